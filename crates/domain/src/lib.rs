@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The types and rules of Headwater: topics, events, frames, the client protocol and access.
+//!
+//! Nothing here does I/O, reads a clock or knows AWS.
+
+pub mod connection;
