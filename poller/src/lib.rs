@@ -1,1 +1,3 @@
-//! Scaffold.
+//! The poller: reads the upstreams, numbers what they say, appends it to the log and has it pushed.
+
+pub mod feed;

@@ -2,4 +2,9 @@
 //!
 //! Nothing here does I/O, reads a clock or knows AWS.
 
+pub mod access;
+pub mod backlog;
 pub mod connection;
+pub mod frame;
+pub mod protocol;
+pub mod topic;

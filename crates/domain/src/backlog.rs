@@ -1,0 +1,137 @@
+//! What a connection that reads too slowly still has to get, in bounded memory.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::RangeInclusive,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    frame::{self, Frame},
+    protocol::{GapReason, Reply},
+    topic::Topic,
+};
+
+/// Most bytes of frames that wait for one connection.
+pub const BACKLOG_BYTES: usize = 256 * 1024;
+
+/// Frames that a connection did not take, oldest first.
+///
+/// Of a conflating topic only the newest event waits. Past [`BACKLOG_BYTES`] the oldest frames are
+/// given up. Whatever is not delivered is told as a `gap`.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    /// By topic, what was given up. All of it is older than the topic's waiting frames.
+    lost: BTreeMap<Topic, RangeInclusive<u64>>,
+}
+
+impl Backlog {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.lost.is_empty()
+    }
+
+    /// Adds a frame behind those that wait.
+    pub fn push(&mut self, frame: Frame) {
+        let mut frame = frame;
+        if frame.topic().kind().conflates() {
+            if let Some(index) = self.frames.iter().position(|old| old.topic() == frame.topic()) {
+                self.give_up(index);
+            }
+            if frame.seq() < frame.last() {
+                self.lose(frame.topic().clone(), frame.seq()..=frame.last() - 1);
+                frame = frame.part(frame.last()..=frame.last()).expect("a frame has a last event");
+            }
+        }
+        self.bytes += frame.json().len();
+        self.frames.push_back(frame);
+        while self.bytes > BACKLOG_BYTES && self.frames.len() > 1 {
+            self.give_up(0);
+        }
+    }
+
+    /// The messages that say all that waits: first the gaps, then the frames.
+    pub fn messages(&self) -> Vec<Bytes> {
+        let gaps = self.lost.iter().map(|(topic, range)| {
+            let (topic, from, to) = (topic.clone(), *range.start(), *range.end());
+            Reply::Gap { topic, from, to, reason: GapReason::Lagging }.to_json()
+        });
+        let frames: Vec<&Bytes> = self.frames.iter().map(Frame::json).collect();
+        gaps.chain(frame::messages(&frames)).collect()
+    }
+
+    fn give_up(&mut self, index: usize) {
+        if let Some(frame) = self.frames.remove(index) {
+            self.bytes -= frame.json().len();
+            self.lose(frame.topic().clone(), frame.seq()..=frame.last());
+        }
+    }
+
+    fn lose(&mut self, topic: Topic, range: RangeInclusive<u64>) {
+        let lost = self.lost.entry(topic).or_insert_with(|| range.clone());
+        *lost = *lost.start().min(range.start())..=*lost.end().max(range.end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn frame(topic: &str, seq: u64, events: &[String]) -> Frame {
+        Frame::new(Topic::parse(topic).expect("a topic"), seq, Timestamp::UNIX_EPOCH, events)
+    }
+
+    fn texts(backlog: &Backlog) -> Vec<String> {
+        let texts = backlog.messages().into_iter();
+        texts.map(|bytes| String::from_utf8(bytes.to_vec()).expect("UTF-8")).collect()
+    }
+
+    #[test]
+    fn of_a_ticker_only_the_newest_waits_and_the_rest_is_a_gap() {
+        let mut backlog = Backlog::default();
+        assert!(backlog.is_empty());
+        backlog.push(frame("coinbase/ticker/BTC-USD", 4, &["4".into(), "5".into()]));
+        backlog.push(frame("coinbase/matches/BTC-USD", 1, &["1".into(), "2".into()]));
+        backlog.push(frame("coinbase/ticker/BTC-USD", 6, &["6".into()]));
+        assert_eq!(
+            texts(&backlog),
+            [
+                r#"{"type":"gap","topic":"coinbase/ticker/BTC-USD","from":4,"to":5,"reason":"lagging"}"#,
+                concat!(
+                    r#"{"type":"events","frames":["#,
+                    r#"{"topic":"coinbase/matches/BTC-USD","seq":1,"at":"1970-01-01T00:00:00.000000Z","events":[1,2]},"#,
+                    r#"{"topic":"coinbase/ticker/BTC-USD","seq":6,"at":"1970-01-01T00:00:00.000000Z","events":[6]}]}"#
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn past_its_size_the_oldest_goes_and_is_told() {
+        let mut backlog = Backlog::default();
+        let event = format!("\"{}\"", "x".repeat(10_000));
+        for seq in 1..=1_000 {
+            backlog.push(frame("mastodon/public", seq, std::slice::from_ref(&event)));
+            assert!(backlog.bytes <= BACKLOG_BYTES);
+        }
+        let kept = backlog.frames.len() as u64;
+        assert!(kept > 20);
+        let gap = format!(r#""from":1,"to":{},"reason":"lagging""#, 1_000 - kept);
+        assert!(texts(&backlog)[0].contains(&gap), "{}", texts(&backlog)[0]);
+        assert_eq!(backlog.frames[0].seq(), 1_000 - kept + 1);
+    }
+
+    #[test]
+    fn one_event_larger_than_the_backlog_still_waits() {
+        let mut backlog = Backlog::default();
+        backlog.push(frame("mastodon/public", 1, &["1".into()]));
+        backlog.push(frame("mastodon/public", 2, &["x".repeat(BACKLOG_BYTES)]));
+        assert_eq!(backlog.frames.len(), 1);
+        assert!(!backlog.is_empty());
+    }
+}

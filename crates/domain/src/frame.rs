@@ -1,0 +1,307 @@
+//! Frames: runs of a topic's events with contiguous numbers, serialised once for everybody.
+
+use std::ops::RangeInclusive;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::topic::Topic;
+
+/// Size a message aims at, in bytes: API Gateway bills in steps of 32 KB and cuts frames there.
+pub const MESSAGE_BYTES: usize = 32 * 1024;
+
+/// Size of the largest event, in bytes. API Gateway refuses messages over 128 KB; the rest is room
+/// for the frame around the event.
+pub const MAX_EVENT_BYTES: usize = 120 * 1024;
+
+/// What an `events` message has before its frames.
+const MESSAGE_HEAD: &[u8] = br#"{"type":"events","frames":["#;
+/// What an `events` message has after its frames.
+const MESSAGE_TAIL: &[u8] = b"]}";
+/// Size up to which frames are filled, in bytes, so that one fits a message.
+const FRAME_BYTES: usize = MESSAGE_BYTES - MESSAGE_HEAD.len() - MESSAGE_TAIL.len();
+
+/// A run of one topic's events, numbered `seq..=last`, with its wire form.
+///
+/// A clone shares the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    topic: Topic,
+    seq: u64,
+    last: u64,
+    at: Timestamp,
+    json: Bytes,
+}
+
+/// Why bytes are no frame.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// Not JSON, or not of a frame's shape.
+    #[error("frame is not of the shape topic, seq, at, events")]
+    Shape(#[from] serde_json::Error),
+    /// A frame has at least one event and its numbers start at 1.
+    #[error("frame has no events or no number")]
+    Empty,
+}
+
+/// The parts of a frame's wire form.
+#[derive(Deserialize)]
+struct Wire<'a> {
+    topic: Topic,
+    seq: u64,
+    at: Timestamp,
+    #[serde(borrow)]
+    events: Vec<&'a RawValue>,
+}
+
+impl Frame {
+    /// Makes the frame of `events`, which are JSON objects, the first of them numbered `seq`.
+    ///
+    /// # Panics
+    ///
+    /// When there are no events.
+    pub fn new<E: AsRef<[u8]>>(topic: Topic, seq: u64, at: Timestamp, events: &[E]) -> Self {
+        assert!(!events.is_empty(), "a frame has events");
+        let size = events.iter().map(|event| event.as_ref().len() + 1).sum::<usize>();
+        let mut json = BytesMut::with_capacity(head_bytes(&topic) + size);
+        json.put_slice(br#"{"topic":""#);
+        json.put_slice(topic.as_str().as_bytes()); // A topic has no character that JSON escapes.
+        json.put_slice(format!(r#"","seq":{seq},"at":"{at:.6}","events":["#).as_bytes());
+        for (index, event) in events.iter().enumerate() {
+            if index > 0 {
+                json.put_u8(b',');
+            }
+            json.put_slice(event.as_ref());
+        }
+        json.put_slice(b"]}");
+        Self { topic, seq, last: seq + events.len() as u64 - 1, at, json: json.freeze() }
+    }
+
+    /// Makes as few frames of `events` as messages allow, numbered on from `seq`.
+    ///
+    /// An event too large to share a message travels in a frame by itself.
+    pub fn pack<E: AsRef<[u8]>>(topic: &Topic, seq: u64, at: Timestamp, events: &[E]) -> Vec<Self> {
+        let head = head_bytes(topic);
+        let mut frames = Vec::new();
+        let (mut start, mut size) = (0, head);
+        for (index, event) in events.iter().enumerate() {
+            let bytes = event.as_ref().len() + 1;
+            if index > start && size + bytes > FRAME_BYTES {
+                frames.push(Self::new(
+                    topic.clone(),
+                    seq + start as u64,
+                    at,
+                    &events[start..index],
+                ));
+                (start, size) = (index, head);
+            }
+            size += bytes;
+        }
+        if start < events.len() {
+            frames.push(Self::new(topic.clone(), seq + start as u64, at, &events[start..]));
+        }
+        frames
+    }
+
+    /// Reads a frame from its wire form.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError`] when it is none.
+    pub fn from_json(json: Bytes) -> Result<Self, FrameError> {
+        let wire: Wire<'_> = serde_json::from_slice(&json)?;
+        if wire.events.is_empty() || wire.seq == 0 {
+            return Err(FrameError::Empty);
+        }
+        let last = wire.seq + wire.events.len() as u64 - 1;
+        let (topic, seq, at) = (wire.topic, wire.seq, wire.at);
+        Ok(Self { topic, seq, last, at, json })
+    }
+
+    /// The topic of all its events.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// The number of its first event.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The number of its last event.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// When it was packed.
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// The wire form: `{"topic","seq","at","events":[…]}`.
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// Its events as JSON texts, each with its number.
+    pub fn events(&self) -> Vec<(u64, Bytes)> {
+        let wire: Wire<'_> = serde_json::from_slice(&self.json).expect("a frame's own wire form");
+        let events = wire.events.iter().map(|event| self.json.slice_ref(event.get().as_bytes()));
+        (self.seq..).zip(events).collect()
+    }
+
+    /// Returns the part whose numbers are in `range`, or `None` where there is none.
+    pub fn part(&self, range: RangeInclusive<u64>) -> Option<Self> {
+        if *range.start() <= self.seq && *range.end() >= self.last {
+            return Some(self.clone());
+        }
+        let first = self.seq.max(*range.start());
+        let events: Vec<Bytes> = self
+            .events()
+            .into_iter()
+            .filter(|(seq, _)| range.contains(seq))
+            .map(|(_, event)| event)
+            .collect();
+        (!events.is_empty()).then(|| Self::new(self.topic.clone(), first, self.at, &events))
+    }
+
+    /// Returns the frame with event `seq` replaced; unchanged where it has no such event.
+    #[must_use]
+    pub fn with_event(&self, seq: u64, event: &Bytes) -> Self {
+        let events = self.events().into_iter();
+        let events: Vec<Bytes> =
+            events.map(|(n, old)| if n == seq { event.clone() } else { old }).collect();
+        Self::new(self.topic.clone(), self.seq, self.at, &events)
+    }
+}
+
+/// Most bytes that a frame of `topic` has around its events.
+fn head_bytes(topic: &Topic) -> usize {
+    topic.as_str().len() + 96
+}
+
+/// Packs frames, in order, into as few `events` messages as the size a message aims at allows.
+///
+/// Takes their wire forms; a frame larger than that by itself makes a message by itself.
+pub fn messages<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Bytes> {
+    let mut messages = Vec::new();
+    let mut start = 0;
+    while start < frames.len() {
+        let mut size = MESSAGE_HEAD.len() + MESSAGE_TAIL.len() + frames[start].as_ref().len();
+        let mut end = start + 1;
+        while end < frames.len() && size + 1 + frames[end].as_ref().len() <= MESSAGE_BYTES {
+            size += 1 + frames[end].as_ref().len();
+            end += 1;
+        }
+        let mut message = BytesMut::with_capacity(size);
+        message.put_slice(MESSAGE_HEAD);
+        for (index, frame) in frames[start..end].iter().enumerate() {
+            if index > 0 {
+                message.put_u8(b',');
+            }
+            message.put_slice(frame.as_ref());
+        }
+        message.put_slice(MESSAGE_TAIL);
+        messages.push(message.freeze());
+        start = end;
+    }
+    messages
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn topic() -> Topic {
+        Topic::parse("coinbase/matches/BTC-USD").expect("a topic")
+    }
+
+    fn at() -> Timestamp {
+        "2026-11-22T10:00:00.123456Z".parse().expect("a time")
+    }
+
+    #[test]
+    fn the_wire_form_is_the_documented_one() {
+        let frame = Frame::new(topic(), 1042, at(), &[r#"{"type":"match"}"#, r#"{"a": 1}"#]);
+        let expected = concat!(
+            r#"{"topic":"coinbase/matches/BTC-USD","seq":1042,"at":"2026-11-22T10:00:00.123456Z","#,
+            r#""events":[{"type":"match"},{"a": 1}]}"#
+        );
+        assert_eq!(frame.json(), expected);
+        assert_eq!(
+            messages(&[frame.json(), frame.json()]),
+            [format!(r#"{{"type":"events","frames":[{expected},{expected}]}}"#)]
+        );
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused() {
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"{"topic":"x","seq":1,"at":"2026-11-22T10:00:00Z","events":[{}]}"#,
+            r#"{"topic":"mastodon/public","seq":1,"at":"2026-11-22T10:00:00Z","events":[]}"#,
+            r#"{"topic":"mastodon/public","seq":0,"at":"2026-11-22T10:00:00Z","events":[{}]}"#,
+        ] {
+            assert!(Frame::from_json(Bytes::from(text)).is_err(), "case: {text}");
+        }
+    }
+
+    fn event() -> impl Strategy<Value = String> {
+        (0..40_000_usize, 0..4).prop_map(|(size, kind)| {
+            let size = if kind == 0 { size } else { size / 100 };
+            format!(r#"{{"text":"{}"}}"#, "x".repeat(size))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn packing_keeps_order_numbers_and_sizes(
+            events in prop::collection::vec(event(), 1..60), first in 1..1_000_000_u64,
+        ) {
+            let frames = Frame::pack(&topic(), first, at(), &events);
+            let mut next = first;
+            let mut texts = Vec::new();
+            for frame in &frames {
+                prop_assert_eq!(frame.seq(), next);
+                next = frame.last() + 1;
+                prop_assert_eq!(&Frame::from_json(frame.json().clone()).unwrap(), frame);
+                prop_assert!(frame.json().len() <= FRAME_BYTES || frame.seq() == frame.last());
+                texts.extend(frame.events().into_iter().map(|(_, event)| event));
+            }
+            prop_assert_eq!(texts, events);
+
+            let wires: Vec<&Bytes> = frames.iter().map(Frame::json).collect();
+            for message in messages(&wires) {
+                let one = message.windows(7).filter(|w| *w == b"\"topic\"").count() == 1;
+                prop_assert!(message.len() <= MESSAGE_BYTES || one);
+            }
+        }
+
+        #[test]
+        fn a_part_has_the_events_of_its_range(count in 1..20_u64, from in 1..30_u64, to in 1..30_u64) {
+            let events: Vec<String> = (10..10 + count).map(|n| n.to_string()).collect();
+            let frame = Frame::new(topic(), 10, at(), &events);
+            let expected: Vec<u64> = (10..10 + count).filter(|n| (from..=to).contains(n)).collect();
+            let part = frame.part(from..=to);
+            let numbers: Vec<u64> = part.iter().flat_map(|part| part.events()).map(|(seq, event)| {
+                assert_eq!(event, seq.to_string());
+                seq
+            }).collect();
+            prop_assert_eq!(numbers, expected);
+        }
+    }
+
+    #[test]
+    fn an_event_can_be_replaced() {
+        let frame = Frame::new(topic(), 5, at(), &["1", "2", "3"]);
+        let replaced = frame.with_event(6, &Bytes::from_static(b"{}"));
+        assert_eq!(replaced, Frame::new(topic(), 5, at(), &["1", "{}", "3"]));
+        assert_eq!(frame.with_event(9, &Bytes::from_static(b"{}")), frame);
+    }
+}

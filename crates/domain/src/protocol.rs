@@ -1,0 +1,451 @@
+//! The WebSocket protocol `headwater.v1`: what clients send and what they are answered.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{access::Limits, connection::ConnectionId, topic::Topic};
+
+/// The subprotocol's name in `Sec-WebSocket-Protocol`.
+pub const SUBPROTOCOL: &str = "headwater.v1";
+
+/// Longest `id` of a request, in bytes.
+pub const MAX_ID_BYTES: usize = 64;
+
+/// Most topics in one `subscribe` or `unsubscribe`.
+pub const MAX_TOPICS_PER_MESSAGE: usize = 100;
+
+/// Most events that `last` can ask for.
+pub const MAX_LAST: u64 = 1_000;
+
+/// A message from a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Echoed in the answer.
+    pub id: Option<String>,
+    /// What the client wants.
+    pub action: Action,
+}
+
+/// What a client can ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Who am I, and what is my connection called.
+    Hello,
+    /// Send me these topics from here on. Topics are as the client spelled them.
+    Subscribe {
+        /// What to send, as the client spelled it.
+        topics: Vec<String>,
+        /// By topic, the number of the last event that the client has.
+        since: BTreeMap<String, u64>,
+        /// How many of the newest events to send first, for topics without `since`.
+        last: Option<u64>,
+    },
+    /// Send me these topics no longer.
+    Unsubscribe {
+        /// What to stop, as the client spelled it.
+        topics: Vec<String>,
+    },
+    /// Which topics am I subscribed to.
+    List,
+    /// Send me these events again.
+    Replay {
+        /// The topic, as the client spelled it.
+        topic: String,
+        /// The first number wanted.
+        from: u64,
+        /// The last number wanted.
+        to: u64,
+    },
+    /// Are you there.
+    Ping,
+}
+
+/// Why a message was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// The request's `id`, where it could be read.
+    pub id: Option<String>,
+    /// The kind of fault.
+    pub code: ErrorCode,
+    /// A sentence for the person who wrote the client.
+    pub message: String,
+    /// The topic it is about, as the client spelled it.
+    pub topic: Option<String>,
+}
+
+/// The kinds of faults that a client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Not JSON, or a field that is missing or of the wrong type.
+    BadRequest,
+    /// No such `action`.
+    UnknownAction,
+    /// No such topic.
+    UnknownTopic,
+    /// The class of the client may not do that.
+    Forbidden,
+    /// More topics than the connection may have.
+    TooManyTopics,
+    /// More messages a second than the connection may send.
+    RateLimited,
+    /// The message is larger than it may be.
+    TooLarge,
+    /// Something that is needed for the answer is away; try again.
+    Unavailable,
+    /// A fault of ours.
+    Internal,
+}
+
+impl Request {
+    /// Reads a message.
+    ///
+    /// Unknown fields are ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] with a code and a sentence, and with the request's `id` where that could be read.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        let refused = |id: &Option<String>, code, message: String| Refused {
+            id: id.clone(),
+            code,
+            message,
+            topic: None,
+        };
+        let fields: Map<String, Value> = serde_json::from_str(text).map_err(|_| {
+            refused(&None, ErrorCode::BadRequest, "the message is not a JSON object".into())
+        })?;
+        let id = match fields.get("id") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(id)) if id.len() <= MAX_ID_BYTES => Some(id.clone()),
+            Some(_) => {
+                let message = format!("id must be a string of at most {MAX_ID_BYTES} bytes");
+                return Err(refused(&None, ErrorCode::BadRequest, message));
+            }
+        };
+        let bad = |message: String| refused(&id, ErrorCode::BadRequest, message);
+        let action = match fields.get("action") {
+            Some(Value::String(action)) => action.as_str(),
+            _ => return Err(bad("action must be a string".into())),
+        };
+        let action = match action {
+            "hello" => Action::Hello,
+            "subscribe" => Action::Subscribe {
+                topics: topics(&fields).map_err(bad)?,
+                since: since(&fields).map_err(bad)?,
+                last: last(&fields).map_err(bad)?,
+            },
+            "unsubscribe" => Action::Unsubscribe { topics: topics(&fields).map_err(bad)? },
+            "list" => Action::List,
+            "replay" => {
+                let Some(Value::String(topic)) = fields.get("topic") else {
+                    return Err(bad("topic must be a string".into()));
+                };
+                let (from, to) =
+                    (number(&fields, "from").map_err(bad)?, number(&fields, "to").map_err(bad)?);
+                if from == 0 || to < from {
+                    return Err(bad("from must be at least 1 and at most to".into()));
+                }
+                Action::Replay { topic: topic.clone(), from, to }
+            }
+            "ping" => Action::Ping,
+            other => {
+                let name: String = other.chars().take(32).collect();
+                let message = format!(
+                    "there is no action {name:?}; there are hello, subscribe, unsubscribe, list, \
+                     replay and ping"
+                );
+                return Err(refused(&id, ErrorCode::UnknownAction, message));
+            }
+        };
+        Ok(Self { id, action })
+    }
+}
+
+fn topics(fields: &Map<String, Value>) -> Result<Vec<String>, String> {
+    let Some(Value::Array(topics)) = fields.get("topics") else {
+        return Err("topics must be a list of strings".into());
+    };
+    if topics.is_empty() || topics.len() > MAX_TOPICS_PER_MESSAGE {
+        return Err(format!("topics must name 1 to {MAX_TOPICS_PER_MESSAGE} topics"));
+    }
+    let texts = topics.iter().map(|topic| topic.as_str().map(str::to_owned));
+    texts.collect::<Option<_>>().ok_or_else(|| "topics must be a list of strings".into())
+}
+
+fn since(fields: &Map<String, Value>) -> Result<BTreeMap<String, u64>, String> {
+    match fields.get("since") {
+        None | Some(Value::Null) => Ok(BTreeMap::new()),
+        Some(Value::Object(since)) => since
+            .iter()
+            .map(|(topic, seq)| seq.as_u64().map(|seq| (topic.clone(), seq)))
+            .collect::<Option<_>>()
+            .ok_or_else(|| "since must map topics to whole numbers".into()),
+        Some(_) => Err("since must map topics to whole numbers".into()),
+    }
+}
+
+fn last(fields: &Map<String, Value>) -> Result<Option<u64>, String> {
+    match fields.get("last") {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_u64() {
+            Some(last) if last <= MAX_LAST => Ok(Some(last)),
+            _ => Err(format!("last must be a whole number from 0 to {MAX_LAST}")),
+        },
+    }
+}
+
+fn number(fields: &Map<String, Value>, name: &str) -> Result<u64, String> {
+    let number = fields.get(name).and_then(Value::as_u64);
+    number.ok_or_else(|| format!("{name} must be a whole number"))
+}
+
+/// A message to a client, other than `events`, which [`crate::frame::messages`] makes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase")]
+pub enum Reply {
+    /// Answers `hello`.
+    Welcome {
+        /// The request's `id`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// What the gateway calls the connection.
+        connection_id: ConnectionId,
+        /// Proves to the REST interface that the caller owns the connection.
+        connection_token: String,
+        /// Whose connection it is.
+        principal: String,
+        /// The principal's class.
+        class: String,
+        /// What the connection may use.
+        limits: Limits,
+        /// When the gateway ends the connection.
+        expires_at: Timestamp,
+    },
+    /// Answers `subscribe`, for the topics that were not refused.
+    Subscribed {
+        /// The request's `id`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// What is subscribed to, and where it stands.
+        topics: Vec<Subscribed>,
+    },
+    /// Answers `unsubscribe`.
+    Unsubscribed {
+        /// The request's `id`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// What is no longer subscribed to.
+        topics: Vec<Topic>,
+    },
+    /// Answers `list`.
+    Subscriptions {
+        /// The request's `id`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// What is subscribed to.
+        topics: Vec<Topic>,
+    },
+    /// Tells that events will not come.
+    Gap {
+        /// Their topic.
+        topic: Topic,
+        /// The first number that is missing.
+        from: u64,
+        /// The last number that is missing.
+        to: u64,
+        /// Why.
+        reason: GapReason,
+    },
+    /// Answers `ping`.
+    Pong {
+        /// The request's `id`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// The server's time.
+        at: Timestamp,
+    },
+    /// Tells of a fault.
+    Error {
+        /// The request's `id`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// The kind of fault.
+        code: ErrorCode,
+        /// A sentence for the person who wrote the client.
+        message: String,
+        /// The topic it is about.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        topic: Option<String>,
+    },
+}
+
+/// A topic in a `subscribed` message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Subscribed {
+    /// Which topic, in canonical spelling.
+    pub topic: Topic,
+    /// The topic's newest number at that moment; 0 where it has no events yet.
+    pub seq: u64,
+    /// With `since`: whether everything after it follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<bool>,
+}
+
+/// Why events are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GapReason {
+    /// They are no longer, or were never, in the log.
+    Expired,
+    /// The client, or the log, took them too slowly.
+    Lagging,
+}
+
+impl Reply {
+    /// The wire form.
+    pub fn to_json(&self) -> Bytes {
+        serde_json::to_vec(self).expect("a reply is JSON").into()
+    }
+}
+
+impl From<Refused> for Reply {
+    fn from(refused: Refused) -> Self {
+        let Refused { id, code, message, topic } = refused;
+        Self::Error { id, code, message, topic }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn parses_what_clients_send() {
+        let topics = vec!["a".to_owned()];
+        let since = BTreeMap::from([("a".to_owned(), 7)]);
+        let cases = [
+            (r#"{"action":"hello","id":"1"}"#, Some("1"), Action::Hello),
+            (r#"{"action":"ping","id":null,"extra":[]}"#, None, Action::Ping),
+            (r#"{"action":"list"}"#, None, Action::List),
+            (
+                r#"{"action":"subscribe","topics":["a"],"since":{"a":7},"last":10}"#,
+                None,
+                Action::Subscribe { topics: topics.clone(), since, last: Some(10) },
+            ),
+            (
+                r#"{"action":"subscribe","topics":["a"]}"#,
+                None,
+                Action::Subscribe { topics: topics.clone(), since: BTreeMap::new(), last: None },
+            ),
+            (r#"{"action":"unsubscribe","topics":["a"]}"#, None, Action::Unsubscribe { topics }),
+            (
+                r#"{"action":"replay","id":"r","topic":"a","from":1,"to":2}"#,
+                Some("r"),
+                Action::Replay { topic: "a".to_owned(), from: 1, to: 2 },
+            ),
+        ];
+        for (text, id, action) in cases {
+            let expected = Request { id: id.map(str::to_owned), action };
+            assert_eq!(Request::parse(text), Ok(expected), "case: {text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_read_and_says_why() {
+        let long = format!(r#"{{"action":"ping","id":"{}"}}"#, "x".repeat(65));
+        let many = format!(r#"{{"action":"subscribe","topics":{:?}}}"#, vec!["a"; 101]);
+        let cases = [
+            ("", None, ErrorCode::BadRequest),
+            ("hello", None, ErrorCode::BadRequest),
+            ("[1]", None, ErrorCode::BadRequest),
+            (r#"{"id":"7"}"#, Some("7"), ErrorCode::BadRequest),
+            (r#"{"id":"7","action":3}"#, Some("7"), ErrorCode::BadRequest),
+            (r#"{"id":7,"action":"ping"}"#, None, ErrorCode::BadRequest),
+            (long.as_str(), None, ErrorCode::BadRequest),
+            (many.as_str(), None, ErrorCode::BadRequest),
+            (r#"{"id":"7","action":"dance"}"#, Some("7"), ErrorCode::UnknownAction),
+            (r#"{"action":"subscribe"}"#, None, ErrorCode::BadRequest),
+            (r#"{"action":"subscribe","topics":[]}"#, None, ErrorCode::BadRequest),
+            (r#"{"action":"subscribe","topics":[1]}"#, None, ErrorCode::BadRequest),
+            (
+                r#"{"action":"subscribe","topics":["a"],"since":{"a":-1}}"#,
+                None,
+                ErrorCode::BadRequest,
+            ),
+            (r#"{"action":"subscribe","topics":["a"],"since":[]}"#, None, ErrorCode::BadRequest),
+            (r#"{"action":"subscribe","topics":["a"],"last":1001}"#, None, ErrorCode::BadRequest),
+            (r#"{"action":"replay","topic":"a","from":2,"to":1}"#, None, ErrorCode::BadRequest),
+            (r#"{"action":"replay","topic":"a","from":0,"to":1}"#, None, ErrorCode::BadRequest),
+            (r#"{"action":"replay","from":1,"to":1}"#, None, ErrorCode::BadRequest),
+        ];
+        for (text, id, code) in cases {
+            let refused = Request::parse(text).expect_err(text);
+            assert_eq!(refused.id.as_deref(), id, "case: {text}");
+            assert_eq!(refused.code, code, "case: {text}");
+            assert!(!refused.message.is_empty(), "case: {text}");
+        }
+    }
+
+    #[test]
+    fn replies_have_the_documented_shape() {
+        let topic = Topic::mastodon_public();
+        let at: Timestamp = "2026-11-22T10:00:00.5Z".parse().expect("a time");
+        let id = Some("1".to_owned());
+        let replies = [
+            Reply::Welcome {
+                id: id.clone(),
+                connection_id: ConnectionId::new("abc="),
+                connection_token: "t".into(),
+                principal: "p".into(),
+                class: "c".into(),
+                limits: Limits::default(),
+                expires_at: at,
+            },
+            Reply::Subscribed {
+                id: id.clone(),
+                topics: vec![
+                    Subscribed { topic: topic.clone(), seq: 5, recovered: Some(true) },
+                    Subscribed { topic: topic.clone(), seq: 0, recovered: None },
+                ],
+            },
+            Reply::Unsubscribed { id: id.clone(), topics: vec![topic.clone()] },
+            Reply::Subscriptions { id: None, topics: vec![] },
+            Reply::Gap { topic, from: 2, to: 3, reason: GapReason::Lagging },
+            Reply::Pong { id: None, at },
+            Reply::Error {
+                id,
+                code: ErrorCode::TooManyTopics,
+                message: "m".into(),
+                topic: Some("t".into()),
+            },
+        ];
+        let lines: Vec<String> = replies
+            .iter()
+            .map(|reply| String::from_utf8(reply.to_json().to_vec()).expect("UTF-8"))
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        {"type":"welcome","id":"1","connectionId":"abc=","connectionToken":"t","principal":"p","class":"c","limits":{"topics":50,"messagesPerSecond":10},"expiresAt":"2026-11-22T10:00:00.5Z"}
+        {"type":"subscribed","id":"1","topics":[{"topic":"mastodon/public","seq":5,"recovered":true},{"topic":"mastodon/public","seq":0}]}
+        {"type":"unsubscribed","id":"1","topics":["mastodon/public"]}
+        {"type":"subscriptions","topics":[]}
+        {"type":"gap","topic":"mastodon/public","from":2,"to":3,"reason":"lagging"}
+        {"type":"pong","at":"2026-11-22T10:00:00.5Z"}
+        {"type":"error","id":"1","code":"too_many_topics","message":"m","topic":"t"}
+        "#);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,80}|[{}\\[\\]\":,a-z0-9]{0,60}") {
+            let _ = Request::parse(&text);
+        }
+    }
+}
