@@ -6,5 +6,6 @@ pub mod access;
 pub mod backlog;
 pub mod connection;
 pub mod frame;
+pub mod post;
 pub mod protocol;
 pub mod topic;
