@@ -1,3 +1,4 @@
 //! The poller: reads the upstreams, numbers what they say, appends it to the log and has it pushed.
 
 pub mod feed;
+pub mod source;

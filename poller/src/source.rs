@@ -1,0 +1,3 @@
+//! The sources: one adapter per kind of upstream.
+
+pub mod mastodon;

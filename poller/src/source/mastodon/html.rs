@@ -1,0 +1,381 @@
+//! Markup of strangers: what of it is forwarded, and what it says without markup.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
+
+use ammonia::{Builder, UrlRelative};
+
+/// Elements that are kept, beyond which only the text of an element is.
+const ELEMENTS: &[&str] = &[
+    "a",
+    "b",
+    "blockquote",
+    "br",
+    "code",
+    "del",
+    "div",
+    "em",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "i",
+    "li",
+    "ol",
+    "p",
+    "pre",
+    "rp",
+    "rt",
+    "ruby",
+    "s",
+    "span",
+    "strong",
+    "sub",
+    "sup",
+    "u",
+    "ul",
+];
+
+/// Elements whose text is not for people, either.
+const DROPPED: &[&str] = &[
+    "iframe", "math", "noembed", "noframes", "noscript", "object", "script", "select", "style",
+    "svg", "template", "textarea", "title", "xmp",
+];
+
+/// Classes by which readers style and fold; none else is kept, so that no post borrows a page's looks.
+const CLASSES: &[&str] =
+    &["ellipsis", "h-card", "hashtag", "invisible", "mention", "quote-inline", "u-url"];
+
+static SANITISER: LazyLock<Builder<'static>> = LazyLock::new(|| {
+    let set = |items: &[&'static str]| items.iter().copied().collect::<HashSet<_>>();
+    let mut builder = Builder::empty();
+    builder
+        .tags(set(ELEMENTS))
+        .clean_content_tags(set(DROPPED))
+        .generic_attributes(set(&["lang"]))
+        .tag_attributes(HashMap::from([
+            ("a", set(&["href"])),
+            ("ol", set(&["start", "reversed"])),
+            ("li", set(&["value"])),
+        ]))
+        .tag_attribute_values(HashMap::from([
+            ("a", HashMap::from([("translate", set(&["no"]))])),
+            ("span", HashMap::from([("translate", set(&["no"]))])),
+        ]))
+        .allowed_classes(HashMap::from([
+            ("a", set(CLASSES)),
+            ("span", set(CLASSES)),
+            ("p", set(CLASSES)),
+        ]))
+        .url_schemes(set(&["http", "https", "mailto"]))
+        .url_relative(UrlRelative::Deny)
+        .link_rel(Some("nofollow noopener noreferrer"))
+        .strip_comments(true);
+    builder
+});
+
+/// Returns what of `html` is safe to insert into a page.
+pub(super) fn sanitise(html: &str) -> String {
+    SANITISER.clean(html).to_string()
+}
+
+/// Returns the text of sanitised HTML: `br` is a new line, a block's end a blank line.
+///
+/// Parts that readers fold, such as the beginning of a link, are in it.
+pub(super) fn text(sanitised: &str) -> String {
+    let mut out = Plain::default();
+    let mut rest = sanitised;
+    while let Some((before, tag)) = rest.split_once('<') {
+        out.push(&decode(before));
+        // A sanitised attribute has neither `<` nor `>`.
+        let Some((tag, after)) = tag.split_once('>') else { break };
+        out.tag(tag.split([' ', '\t', '\n']).next().unwrap_or_default());
+        rest = after;
+    }
+    out.push(&decode(rest));
+    out.text.truncate(out.text.trim_end().len());
+    out.text
+}
+
+/// Returns the beginning of `text`, at most `bytes` long.
+pub(super) fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+/// Returns HTML that says `text`.
+pub(super) fn from_text(text: &str) -> String {
+    let mut html = String::with_capacity(text.len() + 16);
+    for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
+        html.push_str("<p>");
+        for (index, line) in paragraph.split('\n').enumerate() {
+            if index > 0 {
+                html.push_str("<br>");
+            }
+            for c in line.chars() {
+                match c {
+                    '&' => html.push_str("&amp;"),
+                    '<' => html.push_str("&lt;"),
+                    '>' => html.push_str("&gt;"),
+                    '\u{a0}' => html.push_str("&nbsp;"),
+                    c => html.push(c),
+                }
+            }
+        }
+        html.push_str("</p>");
+    }
+    html
+}
+
+/// Decodes, once, the references that sanitised HTML can have.
+fn decode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('&') {
+        out.push_str(before);
+        let known =
+            [("amp;", '&'), ("lt;", '<'), ("gt;", '>'), ("nbsp;", '\u{a0}'), ("quot;", '"')];
+        let found = known.iter().find_map(|(name, c)| Some((*c, after.strip_prefix(name)?)));
+        let (c, after) = found.unwrap_or(('&', after));
+        out.push(c);
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Text in the making, with line breaks held back until something follows them.
+#[derive(Default)]
+struct Plain {
+    text: String,
+    breaks: usize,
+    preformatted: usize,
+}
+
+impl Plain {
+    fn tag(&mut self, tag: &str) {
+        match tag {
+            "br" => self.breaks = (self.breaks + 1).min(2),
+            "pre" => {
+                self.breaks = 2;
+                self.preformatted += 1;
+            }
+            "/pre" => {
+                self.breaks = 2;
+                self.preformatted = self.preformatted.saturating_sub(1);
+            }
+            "p" | "/p" | "blockquote" | "/blockquote" | "/ul" | "/ol" | "h1" | "/h1" | "h2"
+            | "/h2" | "h3" | "/h3" | "h4" | "/h4" | "h5" | "/h5" | "h6" | "/h6" => self.breaks = 2,
+            "li" | "/li" | "ul" | "ol" | "div" | "/div" => self.breaks = self.breaks.max(1),
+            _ => {}
+        }
+    }
+
+    fn push(&mut self, text: &str) {
+        for c in text.chars() {
+            let c = match c {
+                '\n' | '\t' if self.preformatted > 0 => c,
+                ' ' | '\n' | '\t' | '\r' | '\u{c}' => ' ',
+                c if c.is_control() => continue,
+                c => c,
+            };
+            if self.breaks > 0 {
+                // Space beside a break is the source's layout, not the author's.
+                if c == ' ' && self.preformatted == 0 {
+                    continue;
+                }
+                if !self.text.is_empty() {
+                    self.text.truncate(self.text.trim_end_matches([' ', '\n']).len());
+                    self.text.push_str(if self.breaks > 1 { "\n\n" } else { "\n" });
+                }
+                self.breaks = 0;
+            }
+            self.text.push(c);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::source::mastodon::fixtures;
+
+    #[test]
+    fn only_harmless_markup_is_kept() {
+        let cases = [
+            ("script", "<p>a<script>alert(1)</script>b</p>", "<p>ab</p>"),
+            ("handler", "<p onclick=x()>a<img src=x onerror=alert(1)></p>", "<p>a</p>"),
+            (
+                "scheme",
+                r#"<a href="javascript:alert(1)">a</a>"#,
+                r#"<a rel="nofollow noopener noreferrer">a</a>"#,
+            ),
+            (
+                "hidden scheme",
+                "<a href=\" \u{1}java\nscript:alert(1)\">a</a>",
+                r#"<a rel="nofollow noopener noreferrer">a</a>"#,
+            ),
+            (
+                "relative",
+                r#"<a href="/admin">a</a>"#,
+                r#"<a rel="nofollow noopener noreferrer">a</a>"#,
+            ),
+            (
+                "mail",
+                r#"<a href="mailto:a@b.example">a</a>"#,
+                r#"<a href="mailto:a@b.example" rel="nofollow noopener noreferrer">a</a>"#,
+            ),
+            (
+                "own rel",
+                r#"<a href="https://a.example/" rel="me" target="_self">a</a>"#,
+                r#"<a href="https://a.example/" rel="nofollow noopener noreferrer">a</a>"#,
+            ),
+            ("style", r#"<p style="position:fixed">a<style>p{}</style></p>"#, "<p>a</p>"),
+            (
+                "classes",
+                r#"<span class="invisible toolbar mention">a</span>"#,
+                r#"<span class="invisible mention">a</span>"#,
+            ),
+            ("form", r#"<form action="https://evil.example"><input name="password">a</form>"#, "a"),
+            ("svg", "a<svg><a href='https://a.example'>b</a></svg>c", "ac"),
+            ("comment", "a<!-- b -->c", "ac"),
+            ("unclosed", "<p><b>a", "<p><b>a</b></p>"),
+            (
+                "ruby",
+                "<ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp></ruby>",
+                "<ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp></ruby>",
+            ),
+            ("text", "1 < 2 & 3", "1 &lt; 2 &amp; 3"),
+            ("emoji", "<p>:blobcat:</p>", "<p>:blobcat:</p>"),
+        ];
+        for (name, html, expected) in cases {
+            assert_eq!(sanitise(html), expected, "case: {name}");
+        }
+    }
+
+    #[test]
+    fn text_is_what_people_read() {
+        let cases = [
+            ("paragraphs", "<p>a</p><p>b<br>c</p>", "a\n\nb\nc"),
+            ("layout", "<p>a</p>\n  <p>b <br>\n c\nd</p>\n", "a\n\nb\nc d"),
+            (
+                "entities, once",
+                "<p>&amp;lt;b&amp;gt; &lt;i&gt; &#39;&quot; a&nbsp;b</p>",
+                "&lt;b&gt; <i> '\" a\u{a0}b",
+            ),
+            (
+                "folded link",
+                r#"<a href="https://a.example/long/path"><span class="invisible">https://</span><span class="ellipsis">a.example/lo</span><span class="invisible">ng/path</span></a>"#,
+                "https://a.example/long/path",
+            ),
+            (
+                "mention",
+                r#"<span class="h-card"><a href="https://a.example/@b">@<span>b</span></a></span> hi"#,
+                "@b hi",
+            ),
+            ("list", "<p>x</p><ul><li>a</li><li>b</li></ul><p>c</p>", "x\n\na\nb\n\nc"),
+            (
+                "code",
+                "<pre><code>fn main() {\n    x\n}</code></pre><p>y</p>",
+                "fn main() {\n    x\n}\n\ny",
+            ),
+            ("many breaks", "<p>a<br><br><br><br>b</p><p></p><p></p><p>c</p>", "a\n\nb\n\nc"),
+            ("control characters", "a\u{7}b\u{1b}[31mc", "ab[31mc"),
+            ("nothing", "", ""),
+        ];
+        for (name, html, expected) in cases {
+            assert_eq!(text(&sanitise(html)), expected, "case: {name}");
+        }
+    }
+
+    #[test]
+    fn a_cut_keeps_whole_characters() {
+        assert_eq!(cut("aé日", 3), "aé");
+        assert_eq!(cut("aé日", 2), "a");
+        assert_eq!(cut("aé日", 100), "aé日");
+    }
+
+    #[test]
+    fn real_posts_keep_their_words() {
+        for line in fixtures::lines("statuses-real.jsonl") {
+            let content = line["status"]["content"].as_str().unwrap_or_default();
+            let clean = sanitise(content);
+            assert_safe(&clean);
+            assert_eq!(sanitise(&clean), clean, "stable: {content:.300}");
+            let words = |html: &str| text(html).split_whitespace().collect::<String>();
+            assert_eq!(words(&from_text(&text(&clean))), words(&clean));
+        }
+    }
+
+    /// Asserts that markup has only what is allowed, by reading it as strictly as it was written.
+    fn assert_safe(clean: &str) {
+        let mut rest = clean;
+        while let Some((before, tag)) = rest.split_once('<') {
+            assert!(!before.contains('>'), "stray bracket in {clean:?}");
+            let (tag, after) = tag.split_once('>').expect("a closed tag");
+            let name = tag.trim_start_matches('/').split(' ').next().expect("a name");
+            assert!(ELEMENTS.contains(&name), "element {name:?} in {clean:?}");
+            let mut attributes = tag.split_once(' ').map_or("", |(_, attributes)| attributes);
+            while !attributes.is_empty() {
+                let (name, value) = attributes.split_once("=\"").expect("an attribute");
+                let (value, more) = value.split_once('"').expect("a closed attribute");
+                match name.trim() {
+                    "href" => assert!(
+                        ["http:", "https:", "mailto:"]
+                            .iter()
+                            .any(|s| value.trim().to_lowercase().starts_with(s)),
+                        "link to {value:?}"
+                    ),
+                    "rel" => assert_eq!(value, "nofollow noopener noreferrer"),
+                    "class" => assert!(
+                        value.split(' ').all(|class| class.is_empty() || CLASSES.contains(&class))
+                    ),
+                    "lang" | "start" | "reversed" | "value" => {}
+                    "translate" => assert_eq!(value, "no"),
+                    name => panic!("attribute {name:?} in {clean:?}"),
+                }
+                attributes = more;
+            }
+            rest = after;
+        }
+    }
+
+    fn markup() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            "[ -~]{0,12}",
+            "\\PC{0,4}",
+            "</?(p|a|b|span|div|svg|math|script|style|table|td|select|option|li|ol|ul|pre|ruby|rt|br|h1|img|template|noscript|title|textarea|form|code|blockquote|i)( (href|onclick|class|style|src|id|lang)=\"?(javascript:x|https://a.example/?a=1&b=\"|mention|x)\"?){0,2}/?>",
+            "(<!--|-->|<!\\[CDATA\\[|\\]\\]>|&lt;|&#60;|&amp;lt;|&#x3c;script&gt;|\\x00|<|>|\")",
+        ];
+        prop::collection::vec(piece, 0..14).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn whatever_comes_in_only_harmless_markup_comes_out(html in markup()) {
+            let clean = sanitise(&html);
+            assert_safe(&clean);
+            prop_assert_eq!(sanitise(&clean), clean);
+        }
+
+        #[test]
+        fn text_has_no_markup(html in markup()) {
+            let clean = sanitise(&html);
+            let text = text(&clean);
+            // A bracket in the text stands for one that was written as text.
+            let written = clean.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text));
+            let written: usize = written.map(|part| part.matches("&lt;").count()).sum();
+            prop_assert_eq!(text.matches('<').count(), written);
+            let again = from_text(&text);
+            assert_safe(&again);
+            prop_assert_eq!(sanitise(&again), again);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Makes a server's status the platform-neutral post.
+//!
+//! Every text is bounded, every address is an http or https URL, and the only markup is sanitised.
+
+use std::sync::Arc;
+
+use domain::post::{Author, Card, Media, MediaType, Poll, PollOption, Post};
+use jiff::Timestamp;
+use unicode_normalization::UnicodeNormalization;
+use url::Url;
+
+use super::{
+    html,
+    optout::opted_out,
+    status::{Loose, Status},
+};
+
+/// Longest URL that is forwarded, in bytes; a cut one would lead nowhere.
+const MAX_URL_BYTES: usize = 2048;
+/// Longest name, title or tag, in bytes.
+const MAX_LINE_BYTES: usize = 512;
+/// Longest description or content warning, in bytes.
+const MAX_PARAGRAPH_BYTES: usize = 12 * 1024;
+/// Most tags, mentions, attachments or poll options of a post.
+const MAX_ITEMS: usize = 64;
+
+/// Which server a status comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its host, and its port where it is an unusual one.
+    pub host: Arc<str>,
+    /// The domain in its users' handles, which can differ from its host.
+    pub domain: String,
+}
+
+/// Why a status is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// It is not for everybody.
+    NotPublic,
+    /// It only repeats another.
+    Boost,
+    /// Its author asks not to be collected.
+    OptedOut,
+}
+
+/// Whether a status may be forwarded.
+pub(super) fn admit(status: &Status) -> Result<(), Refusal> {
+    let status = status.fields();
+    if status.text("visibility") != Some("public") || status.flag("local_only") {
+        return Err(Refusal::NotPublic);
+    }
+    if status.get("reblog").is_object() {
+        return Err(Refusal::Boost);
+    }
+    if opted_out(status.get("account")) { Err(Refusal::OptedOut) } else { Ok(()) }
+}
+
+/// Returns the post that a status is; `now` stands in for a time that it does not have.
+pub(super) fn post(status: &Status, origin: &Origin, now: Timestamp) -> Post {
+    let fields = status.fields();
+    let html = html::sanitise(fields.text("content").unwrap_or_default());
+    let content_warning =
+        fields.text("spoiler_text").map(paragraph).filter(|text| !text.is_empty());
+    Post {
+        id: status.uri().to_owned(),
+        url: link(fields, "url"),
+        server: origin.host.to_string(),
+        at: status.created_at().unwrap_or(now),
+        edited_at: status.edited_at(),
+        author: author(fields.get("account"), origin),
+        text: html::text(&html),
+        html,
+        truncated: false,
+        language: language(status).map(str::to_owned),
+        tags: tags(status),
+        mentions: fields
+            .list("mentions")
+            .filter_map(|mention| handle(mention, origin))
+            .take(MAX_ITEMS)
+            .collect(),
+        media: fields.list("media_attachments").map(media).take(MAX_ITEMS).collect(),
+        poll: poll(fields.get("poll")),
+        card: card(fields.get("card")),
+        // A warning asks to fold the post; not every software says so in both ways.
+        sensitive: fields.flag("sensitive") || content_warning.is_some(),
+        content_warning,
+        reply_to: fields.id("in_reply_to_id").map(std::borrow::Cow::into_owned),
+        boosts: fields.count("reblogs_count").unwrap_or(0),
+        likes: fields.count("favourites_count").unwrap_or(0),
+        replies: fields.count("replies_count").unwrap_or(0),
+    }
+}
+
+/// The hashtags of a status, lower-cased and in NFKC form, each once.
+pub(super) fn tags(status: &Status) -> Vec<String> {
+    let mut tags = Vec::new();
+    for tag in status.fields().list("tags").filter_map(|tag| tag.text("name")).take(MAX_ITEMS) {
+        let tag = line(tag.trim_start_matches('#'));
+        let tag: String = tag.nfkc().flat_map(char::to_lowercase).nfkc().collect();
+        if !tag.is_empty() && !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    tags
+}
+
+/// The language code of a status, if it can be one.
+pub(super) fn language(status: &Status) -> Option<&str> {
+    let is_code = |code: &&str| {
+        code.len() <= 35
+            && code.split('-').all(|subtag| {
+                !subtag.is_empty() && subtag.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            })
+    };
+    status.fields().text("language").filter(is_code)
+}
+
+fn author(account: Loose<'_>, origin: &Origin) -> Author {
+    let handle = handle(account, origin).unwrap_or_else(|| format!("unknown@{}", origin.domain));
+    let name = account.text("display_name").map(line).filter(|name| !name.is_empty());
+    let user = handle.split('@').next().unwrap_or_default();
+    Author {
+        name: name.unwrap_or_else(|| user.to_owned()),
+        avatar: link(account, "avatar_static").or_else(|| link(account, "avatar")),
+        url: link(account, "url"),
+        bot: account.flag("bot"),
+        handle,
+    }
+}
+
+/// `user@host` of an account or mention.
+fn handle(account: Loose<'_>, origin: &Origin) -> Option<String> {
+    let handle = line(account.text("acct").or_else(|| account.text("username"))?);
+    let handle = handle.trim_start_matches('@');
+    match handle.split_once('@') {
+        _ if handle.is_empty() => None,
+        Some(_) => Some(handle.to_owned()),
+        None => Some(format!("{handle}@{}", origin.domain)),
+    }
+}
+
+fn media(attachment: Loose<'_>) -> Media {
+    let meta = attachment.get("meta");
+    let size = |key: &str| {
+        let sizes = [meta.get("original"), meta.get("small"), meta];
+        sizes.iter().find_map(|size| u32::try_from(size.count(key)?).ok()).filter(|size| *size > 0)
+    };
+    Media {
+        kind: match attachment.text("type") {
+            Some("image") => MediaType::Image,
+            Some("gifv") => MediaType::Gifv,
+            Some("video") => MediaType::Video,
+            Some("audio") => MediaType::Audio,
+            _ => MediaType::Unknown,
+        },
+        url: link(attachment, "url").or_else(|| link(attachment, "remote_url")),
+        preview: link(attachment, "preview_url").or_else(|| link(attachment, "preview_remote_url")),
+        alt: attachment.text("description").map(paragraph).filter(|text| !text.is_empty()),
+        width: size("width"),
+        height: size("height"),
+        blurhash: attachment
+            .text("blurhash")
+            .filter(|hash| hash.len() <= 128 && hash.bytes().all(|byte| byte.is_ascii_graphic()))
+            .map(str::to_owned),
+    }
+}
+
+fn poll(poll: Loose<'_>) -> Option<Poll> {
+    let option = |option: Loose<'_>| PollOption {
+        title: option.text("title").map(line).unwrap_or_default(),
+        votes: option.count("votes_count"),
+    };
+    let options: Vec<PollOption> = poll.list("options").map(option).take(MAX_ITEMS).collect();
+    (!options.is_empty()).then(|| Poll {
+        options,
+        multiple: poll.flag("multiple"),
+        votes: poll.count("votes_count").unwrap_or(0),
+        voters: poll.count("voters_count"),
+        closes_at: poll.time("expires_at"),
+        closed: poll.flag("expired"),
+    })
+}
+
+/// A card's `html` is never taken: it can hold frames of other sites.
+fn card(card: Loose<'_>) -> Option<Card> {
+    Some(Card {
+        url: link(card, "url")?,
+        title: card.text("title").map(line).unwrap_or_default(),
+        description: card.text("description").map(paragraph).filter(|text| !text.is_empty()),
+        image: link(card, "image"),
+        provider: card.text("provider_name").map(line).filter(|text| !text.is_empty()),
+    })
+}
+
+/// The address `key`, if it is one that a page may show or load.
+fn link(of: Loose<'_>, key: &str) -> Option<String> {
+    let url = Url::parse(of.text(key)?).ok()?;
+    let url = matches!(url.scheme(), "http" | "https").then(|| String::from(url))?;
+    (url.len() <= MAX_URL_BYTES).then_some(url)
+}
+
+/// A plain text on one line.
+fn line(text: &str) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    plain(&text, MAX_LINE_BYTES)
+}
+
+/// A plain text that may have several lines.
+fn paragraph(text: &str) -> String {
+    plain(text, MAX_PARAGRAPH_BYTES)
+}
+
+/// Without control characters and without those that turn the reading direction of what follows.
+fn plain(text: &str, bytes: usize) -> String {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let text: String =
+        text.chars().filter(|&c| !turns(c) && (!c.is_control() || c == '\n')).collect();
+    html::cut(text.trim(), bytes).trim_end().to_owned()
+}

@@ -1,0 +1,294 @@
+//! What a server says, read leniently: absent keys, nulls and wrong types are no value, never an
+//! error, because every server software and version leaves out or adds something.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// Longest status id that is taken, in bytes. Known servers use up to 26.
+const MAX_ID_BYTES: usize = 128;
+
+/// A JSON value whose members are read leniently.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loose<'a>(&'a Value);
+
+impl<'a> Loose<'a> {
+    /// The member `key`; nothing to read where there is none.
+    pub(super) fn get(self, key: &str) -> Self {
+        Self(self.0.get(key).unwrap_or(&Value::Null))
+    }
+
+    /// Whether it is an object.
+    pub(super) fn is_object(self) -> bool {
+        self.0.is_object()
+    }
+
+    /// The text `key`; none where it is empty.
+    pub(super) fn text(self, key: &str) -> Option<&'a str> {
+        self.0.get(key)?.as_str().filter(|text| !text.is_empty())
+    }
+
+    /// The id `key`, which is an opaque text; some software sends numbers.
+    pub(super) fn id(self, key: &str) -> Option<Cow<'a, str>> {
+        id(self.0.get(key)?)
+    }
+
+    /// Whether `key` is true.
+    pub(super) fn flag(self, key: &str) -> bool {
+        self.0.get(key).is_some_and(|value| value == true || value == "true")
+    }
+
+    /// The number `key`, which some software sends as text; none where it is negative.
+    pub(super) fn count(self, key: &str) -> Option<u64> {
+        match self.0.get(key)? {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// The time `key`, with or without a fraction; one without an offset is taken as UTC.
+    pub(super) fn time(self, key: &str) -> Option<Timestamp> {
+        let text = self.text(key)?;
+        text.parse().or_else(|_| format!("{text}Z").parse()).ok()
+    }
+
+    /// The members of the list `key`.
+    pub(super) fn list(self, key: &str) -> impl Iterator<Item = Loose<'a>> + use<'a> {
+        self.0.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice).iter().map(Loose)
+    }
+}
+
+fn id(value: &Value) -> Option<Cow<'_, str>> {
+    let id = match value {
+        Value::String(text) => Cow::Borrowed(text.trim().trim_matches('"')),
+        Value::Number(number) => Cow::Owned(number.to_string()),
+        _ => return None,
+    };
+    (!id.is_empty() && id.len() <= MAX_ID_BYTES && !id.contains(char::is_control)).then_some(id)
+}
+
+/// A status: a post as a server stores it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status(Value);
+
+impl Status {
+    /// Takes what a server sent as a status; `None` where it is none: it has no id or no URI.
+    pub fn new(json: Value) -> Option<Self> {
+        let status = Self(json);
+        (status.fields().id("id").is_some() && status.checked_uri().is_some()).then_some(status)
+    }
+
+    /// Its members.
+    pub(super) fn fields(&self) -> Loose<'_> {
+        Loose(&self.0)
+    }
+
+    /// Its id on the server that sent it.
+    pub fn id(&self) -> Cow<'_, str> {
+        self.fields().id("id").unwrap_or_default()
+    }
+
+    /// Its `ActivityPub` URI, which is its name on every server.
+    pub fn uri(&self) -> &str {
+        self.checked_uri().unwrap_or_default()
+    }
+
+    /// When it was written, as its origin claims.
+    pub fn created_at(&self) -> Option<Timestamp> {
+        self.fields().time("created_at")
+    }
+
+    /// When it was last edited.
+    pub fn edited_at(&self) -> Option<Timestamp> {
+        self.fields().time("edited_at")
+    }
+
+    fn checked_uri(&self) -> Option<&str> {
+        // The log keys posts by it, and DynamoDB bounds keys.
+        self.fields().text("uri").filter(|uri| uri.len() <= 1024 && !uri.contains(char::is_control))
+    }
+}
+
+/// What a server tells of its timeline.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// A status is there: it was published, or the server was asked for what it has.
+    Post(Status),
+    /// A status of any age was changed; it may be one nobody was told of.
+    Edit(Status),
+    /// The status with this id is gone; it may be one nobody was told of.
+    Delete(String),
+}
+
+/// A message of the streaming interface.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Envelope {
+    /// Something about the timeline.
+    Told(Told),
+    /// The server refuses a request on the open socket, with an HTTP status where it gives one.
+    Error(Option<u64>),
+    /// An event that says nothing about public posts.
+    Other,
+    /// Not what the interface describes.
+    Malformed,
+}
+
+impl Envelope {
+    /// Reads a text message.
+    pub(super) fn parse(text: &str) -> Self {
+        let Ok(json) = serde_json::from_str::<Value>(text) else { return Self::Malformed };
+        let message = Loose(&json);
+        let Some(event) = message.text("event") else {
+            return match message.text("error") {
+                Some(_) => Self::Error(message.count("status")),
+                None => Self::Malformed,
+            };
+        };
+        let told = match event {
+            "update" => status(message.get("payload")).map(Told::Post),
+            "status.update" => status(message.get("payload")).map(Told::Edit),
+            // The payload is the bare id, not JSON.
+            "delete" => message.id("payload").map(|id| Told::Delete(id.into_owned())),
+            _ => return Self::Other,
+        };
+        told.map_or(Self::Malformed, Self::Told)
+    }
+}
+
+/// The payload is JSON in a string; some software nests it as it is.
+fn status(payload: Loose<'_>) -> Option<Status> {
+    match payload.0 {
+        Value::String(text) => Status::new(serde_json::from_str(text).ok()?),
+        Value::Object(_) => Status::new(payload.0.clone()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::mastodon::fixtures;
+
+    #[test]
+    fn values_are_read_whatever_a_server_makes_of_them() {
+        let json = json!({
+            "id": 117_659_978_849_024_469_u64, "uri": "https://a.example/1", "empty": "", "null": null,
+            "yes": true, "count": "12", "negative": -1, "object": {"inner": 1}, "list": [{}, 1],
+            "at": "2026-11-22T12:00:31Z", "bare": "2026-11-22T12:00:31.5", "never": "soon",
+        });
+        let fields = Loose(&json);
+        assert_eq!(fields.id("id").as_deref(), Some("117659978849024469"));
+        assert_eq!(fields.id("object"), None);
+        assert_eq!(fields.text("empty"), None);
+        assert_eq!(fields.text("null"), None);
+        assert_eq!(fields.text("count"), Some("12"));
+        assert!(fields.flag("yes") && !fields.flag("count") && !fields.flag("absent"));
+        assert_eq!(fields.count("count"), Some(12));
+        assert_eq!(fields.count("negative"), None);
+        assert_eq!(fields.get("object").count("inner"), Some(1));
+        assert_eq!(fields.get("list").get("inner").count("x"), None);
+        assert_eq!(fields.list("list").count(), 2);
+        assert_eq!(fields.list("object").count(), 0);
+        assert_eq!(
+            fields.time("at").map(|at| at.to_string()).as_deref(),
+            Some("2026-11-22T12:00:31Z")
+        );
+        assert_eq!(
+            fields.time("bare").map(|at| at.to_string()).as_deref(),
+            Some("2026-11-22T12:00:31.5Z")
+        );
+        assert_eq!(fields.time("never"), None);
+    }
+
+    #[test]
+    fn messages_are_read() {
+        let payload = r#"{"id":"1","uri":"https://a.example/1"}"#;
+        let status =
+            || Status::new(serde_json::from_str(payload).expect("JSON")).expect("a status");
+        let delete = |id: &str| Envelope::Told(Told::Delete(id.to_owned()));
+        let cases = [
+            (
+                "update",
+                json!({"stream":["public"],"event":"update","payload":payload}),
+                Envelope::Told(Told::Post(status())),
+            ),
+            (
+                "edit",
+                json!({"event":"status.update","payload":payload}),
+                Envelope::Told(Told::Edit(status())),
+            ),
+            (
+                "nested",
+                json!({"event":"update","payload":{"id":"1","uri":"https://a.example/1"}}),
+                Envelope::Told(Told::Post(status())),
+            ),
+            (
+                "delete",
+                json!({"event":"delete","payload":"115500000000000777"}),
+                delete("115500000000000777"),
+            ),
+            (
+                "delete of a flake id",
+                json!({"event":"delete","payload":"AzK3q9TmR0cV1xYw2E"}),
+                delete("AzK3q9TmR0cV1xYw2E"),
+            ),
+            (
+                "delete, number",
+                json!({"event":"delete","payload":115_500_000_000_000_777_u64}),
+                delete("115500000000000777"),
+            ),
+            (
+                "delete, quoted twice",
+                json!({"event":"delete","payload":"\"1155\""}),
+                delete("1155"),
+            ),
+            ("delete, empty", json!({"event":"delete","payload":""}), Envelope::Malformed),
+            ("no payload", json!({"event":"update"}), Envelope::Malformed),
+            ("no URI", json!({"event":"update","payload":{"id":"1"}}), Envelope::Malformed),
+            ("no event", json!({"payload":"{}"}), Envelope::Malformed),
+            ("array", json!([]), Envelope::Malformed),
+            ("unknown event", json!({"event":"some.future.event","payload":"{}"}), Envelope::Other),
+            ("no payload needed", json!({"event":"filters_changed"}), Envelope::Other),
+            (
+                "error",
+                json!({"error":"Unknown stream type","status":400}),
+                Envelope::Error(Some(400)),
+            ),
+            ("error, no status", json!({"error":"Error unsubscribing"}), Envelope::Error(None)),
+        ];
+        for (name, json, expected) in cases {
+            assert_eq!(Envelope::parse(&json.to_string()), expected, "case: {name}");
+        }
+        assert_eq!(Envelope::parse(""), Envelope::Malformed);
+        assert_eq!(Envelope::parse(r#"{"event":"update""#), Envelope::Malformed);
+    }
+
+    #[test]
+    fn recorded_messages_are_read() {
+        for line in fixtures::lines("ws-public-derived.jsonl") {
+            let raw = line["raw"].as_str().expect("a frame");
+            assert!(matches!(Envelope::parse(raw), Envelope::Told(_)), "frame: {raw:.200}");
+        }
+        let told = fixtures::lines("ws-malformed-and-errors.jsonl");
+        let told = told.iter().filter(|line| {
+            matches!(Envelope::parse(line["raw"].as_str().expect("a frame")), Envelope::Told(_))
+        });
+        let notes: Vec<&str> = told.filter_map(|line| line["note"].as_str()).collect();
+        if !notes.is_empty() {
+            assert_eq!(
+                notes,
+                [
+                    "delete payload numeric",
+                    "delete payload JSON-quoted inside string",
+                    "stream is a string not array (some servers)",
+                    "stream missing (pre-3.3 servers)",
+                    "duplicate keys",
+                ]
+            );
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! What is told, and what follows.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::source::mastodon::{fixtures, status::Envelope};
+
+const DAY: Duration = Duration::from_hours(24);
+
+fn now() -> Timestamp {
+    "2026-11-22T12:00:00Z".parse().expect("a time")
+}
+
+fn timeline() -> Timeline {
+    // Long enough ago that nothing here may be remembered.
+    Timeline::new(now() - Duration::from_hours(1), DAY)
+}
+
+fn wanted(topics: &[&str]) -> Wanted {
+    topics.iter().map(|topic| topic.parse().expect("a topic")).collect()
+}
+
+fn origin(host: &str) -> Arc<Origin> {
+    Arc::new(Origin { host: host.into(), domain: host.into() })
+}
+
+/// A post that was written at noon.
+fn status(id: &str, changes: Value) -> Status {
+    let mut json = json!({
+        "id": id,
+        "uri": format!("https://origin.example/{id}"),
+        "created_at": "2026-11-22T12:00:00.000Z",
+        "visibility": "public",
+        "language": "en",
+        "content": "<p>Hello</p>",
+        "account": {"acct": "ana"},
+        "tags": [{"name": "rust"}],
+    });
+    for (key, value) in changes.as_object().expect("an object") {
+        json[key] = value.clone();
+    }
+    Status::new(json).expect("a status")
+}
+
+/// Takes in what a server tells, which depends on nothing earlier, and returns it as short texts.
+fn take(timeline: &mut Timeline, host: &str, told: Told, wanted: &Wanted) -> Vec<String> {
+    let heard = Heard { origin: origin(host), at: now(), told };
+    match timeline.take(&heard, wanted) {
+        Outcome::Done(effects) => summary(&effects),
+        Outcome::Ask(question) => vec![format!("ask {}", question.id)],
+    }
+}
+
+fn summary(effects: &Effects) -> Vec<String> {
+    let published = effects.publish.iter().map(|(topic, outgoing)| {
+        let event: Value = serde_json::from_slice(&outgoing.json).expect("JSON");
+        let (role, uri) = match &outgoing.role {
+            Role::Posted(uri) => ("post", uri),
+            Role::Edited(uri) => ("post.edited", uri),
+            Role::Deleted(uri) => ("post.deleted", uri),
+            role => panic!("unexpected {role:?}"),
+        };
+        assert_eq!(event["type"], role, "the role is that of the event");
+        assert_eq!(event["id"], **uri);
+        format!("{role} {topic}")
+    });
+    published.chain(effects.ignored.iter().map(|why| format!("{why:?}"))).collect()
+}
+
+#[test]
+fn each_told_thing_has_its_consequence() {
+    use Told::{Delete, Edit, Post};
+    let everything = ["mastodon/public", "mastodon/server/a.example", "mastodon/server/b.example"];
+    let edit = |at: &str| json!({"content": "<p>Hullo</p>", "edited_at": at});
+    let post = || Post(status("1", json!({})));
+    let delete = || Delete("1".into());
+    // A name, and then: which server tells what, and what follows.
+    type Told1 = (&'static str, Told, &'static [&'static str]);
+    let cases: Vec<(&str, Vec<Told1>)> = vec![
+        (
+            "a post, told twice, and by two servers",
+            vec![
+                ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
+                ("a.example", post(), &["Known"]),
+                ("b.example", post(), &["post mastodon/server/b.example"]),
+                ("b.example", post(), &["Known"]),
+            ],
+        ),
+        (
+            "a delete goes wherever the post is, once",
+            vec![
+                ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
+                ("b.example", post(), &["post mastodon/server/b.example"]),
+                (
+                    "b.example",
+                    delete(),
+                    &[
+                        "post.deleted mastodon/public",
+                        "post.deleted mastodon/server/a.example",
+                        "post.deleted mastodon/server/b.example",
+                    ],
+                ),
+                ("a.example", delete(), &["Deleted"]),
+                ("a.example", post(), &["Deleted"]),
+                ("c.example", post(), &["Deleted"]),
+            ],
+        ),
+        (
+            "a delete overtakes its post",
+            vec![
+                ("a.example", delete(), &["Unpublished"]),
+                ("a.example", post(), &["Deleted"]),
+                ("a.example", Edit(status("1", edit("2026-11-22T12:01:00Z"))), &["Deleted"]),
+                ("b.example", post(), &["Deleted"]),
+            ],
+        ),
+        (
+            "a delete overtakes its post that another server told of",
+            vec![
+                ("b.example", post(), &["post mastodon/public", "post mastodon/server/b.example"]),
+                ("a.example", delete(), &["Unpublished"]),
+                (
+                    "a.example",
+                    post(),
+                    &["post.deleted mastodon/public", "post.deleted mastodon/server/b.example"],
+                ),
+            ],
+        ),
+        (
+            "an id means another post on another server",
+            vec![
+                ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
+                ("b.example", delete(), &["Unpublished"]),
+                ("a.example", post(), &["Known"]),
+            ],
+        ),
+        (
+            "an edit of what was not published is no news",
+            vec![
+                ("a.example", Edit(status("1", edit("2026-11-22T12:01:00Z"))), &["Unpublished"]),
+                ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
+            ],
+        ),
+        (
+            "an edit is published if it changes something, and once",
+            vec![
+                ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
+                ("a.example", Edit(status("1", json!({"poll": {"votes_count": 9}}))), &["Known"]),
+                (
+                    "a.example",
+                    Edit(status("1", edit("2026-11-22T12:02:00Z"))),
+                    &["post.edited mastodon/public", "post.edited mastodon/server/a.example"],
+                ),
+                ("a.example", Edit(status("1", edit("2026-11-22T12:02:00Z"))), &["Known"]),
+                ("b.example", Edit(status("1", edit("2026-11-22T12:02:00Z"))), &["Known"]),
+                ("b.example", Edit(status("1", edit("2026-11-22T12:01:00Z"))), &["Known"]),
+                (
+                    "b.example",
+                    Edit(status("1", edit("2026-11-22T12:03:00Z"))),
+                    &["post.edited mastodon/public", "post.edited mastodon/server/a.example"],
+                ),
+            ],
+        ),
+        (
+            "software that does not tell when it was edited",
+            vec![
+                ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
+                (
+                    "a.example",
+                    Edit(status("1", json!({"content": "<p>Hullo</p>"}))),
+                    &["post.edited mastodon/public", "post.edited mastodon/server/a.example"],
+                ),
+            ],
+        ),
+        (
+            "an edit that is found by asking",
+            vec![
+                ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
+                (
+                    "a.example",
+                    Post(status("1", edit("2026-11-22T12:02:00Z"))),
+                    &["post.edited mastodon/public", "post.edited mastodon/server/a.example"],
+                ),
+                ("a.example", Post(status("1", edit("2026-11-22T12:02:00Z"))), &["Known"]),
+            ],
+        ),
+        (
+            "an author who opts out takes back what is edited",
+            vec![
+                ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
+                (
+                    "a.example",
+                    Edit(status("1", json!({"account": {"acct": "ana", "noindex": true}}))),
+                    &["post.deleted mastodon/public", "post.deleted mastodon/server/a.example"],
+                ),
+                ("a.example", post(), &["Deleted"]),
+            ],
+        ),
+        (
+            "what may not be forwarded",
+            vec![
+                (
+                    "a.example",
+                    Post(status("1", json!({"visibility": "unlisted"}))),
+                    &["Refused(NotPublic)"],
+                ),
+                (
+                    "a.example",
+                    Post(status("2", json!({"visibility": null}))),
+                    &["Refused(NotPublic)"],
+                ),
+                (
+                    "a.example",
+                    Post(status("3", json!({"reblog": {"id": "9"}}))),
+                    &["Refused(Boost)"],
+                ),
+                (
+                    "a.example",
+                    Post(status("4", json!({"account": {"note": "#nobot"}}))),
+                    &["Refused(OptedOut)"],
+                ),
+            ],
+        ),
+        (
+            "a mass delete of what nobody was told of",
+            (100..400)
+                .map(|id| ("a.example", Delete(id.to_string()), &["Unpublished"][..]))
+                .collect(),
+        ),
+    ];
+    let wanted = wanted(&everything);
+    for (name, steps) in cases {
+        // Ids that hold no time may always be remembered; this table is about one process.
+        let mut timeline = timeline();
+        for (step, (host, told, expected)) in steps.into_iter().enumerate() {
+            let heard = Heard { origin: origin(host), at: now(), told };
+            let effects = match timeline.take(&heard, &wanted) {
+                Outcome::Done(effects) => effects,
+                Outcome::Ask(_) => timeline.recall(&heard, Answer::default(), &wanted),
+            };
+            assert_eq!(summary(&effects), expected, "case: {name}, step {step}");
+        }
+    }
+}
+
+#[test]
+fn a_post_goes_to_each_of_its_topics_that_is_wanted() {
+    let all = wanted(&[
+        "mastodon/public",
+        "mastodon/server/a.example",
+        "mastodon/server/b.example",
+        "mastodon/tag/rust",
+        "mastodon/tag/%E6%97%A5%E6%9C%AC",
+        "mastodon/tag/go",
+        "mastodon/lang/pt",
+        "mastodon/lang/pt-br",
+        "mastodon/lang/en",
+    ]);
+    let post = status(
+        "1",
+        json!({"language": "pt-BR", "tags": [{"name": "Rust"}, {"name": "日本"}, {"name": "rust"}]}),
+    );
+    assert_eq!(
+        take(&mut timeline(), "a.example", Told::Post(post.clone()), &all),
+        [
+            "post mastodon/lang/pt",
+            "post mastodon/lang/pt-br",
+            "post mastodon/public",
+            "post mastodon/server/a.example",
+            "post mastodon/tag/%E6%97%A5%E6%9C%AC",
+            "post mastodon/tag/rust",
+        ]
+    );
+    let told = Told::Post(post.clone());
+    let lang = wanted(&["mastodon/lang/pt"]);
+    assert_eq!(take(&mut timeline(), "a.example", told, &lang), ["post mastodon/lang/pt"]);
+    let told = Told::Post(post);
+    assert_eq!(
+        take(&mut timeline(), "a.example", told, &wanted(&["mastodon/tag/go"])),
+        ["Unwanted"]
+    );
+}
+
+#[test]
+fn what_became_wanted_later_gets_the_post_from_the_next_server() {
+    let mut timeline = timeline();
+    let told = || Told::Post(status("1", json!({})));
+    let (before, after) =
+        (wanted(&["mastodon/public"]), wanted(&["mastodon/public", "mastodon/tag/rust"]));
+    assert_eq!(take(&mut timeline, "a.example", told(), &before), ["post mastodon/public"]);
+    assert_eq!(take(&mut timeline, "b.example", told(), &after), ["post mastodon/tag/rust"]);
+    // An id without a time may be an earlier process's, so both are known here.
+    assert_eq!(
+        take(&mut timeline, "a.example", Told::Delete("1".into()), &Wanted::new()),
+        ["post.deleted mastodon/public", "post.deleted mastodon/tag/rust"],
+        "a delete goes out whether or not somebody still wants the topic"
+    );
+}
+
+#[test]
+fn what_was_published_is_remembered() {
+    let mut timeline = timeline();
+    let wanted = wanted(&["mastodon/public", "mastodon/server/b.example"]);
+    let mut remember = |host: &str| {
+        let told = Told::Post(status("1", json!({})));
+        let heard = Heard { origin: origin(host), at: now(), told };
+        let Outcome::Done(effects) = timeline.take(&heard, &wanted) else { panic!("asks") };
+        effects.remember.map(|r| (r.server.to_string(), r.topics.len()))
+    };
+    assert_eq!(remember("a.example"), Some(("a.example".into(), 1)));
+    assert_eq!(remember("a.example"), None, "nothing to add");
+    assert_eq!(remember("b.example"), Some(("b.example".into(), 2)));
+    assert_eq!(remember("c.example"), Some(("c.example".into(), 2)), "its delete must be known");
+}
+
+/// A timeline of a process that took over at noon.
+fn successor() -> Timeline {
+    Timeline::new(now(), DAY)
+}
+
+fn ask(timeline: &mut Timeline, told: Told, wanted: &Wanted) -> (Heard, Question) {
+    let heard = Heard { origin: origin("a.example"), at: now(), told };
+    match timeline.take(&heard, wanted) {
+        Outcome::Ask(question) => (heard, question),
+        Outcome::Done(effects) => panic!("does not ask: {effects:?}"),
+    }
+}
+
+#[test]
+fn what_an_earlier_process_published_is_asked_for() {
+    let wanted = wanted(&["mastodon/public", "mastodon/tag/rust", "mastodon/lang/en"]);
+    let old = || json!({"created_at": "2026-11-22T11:59:00Z"});
+    let answer = || Answer {
+        uri: Some("https://origin.example/1".into()),
+        topics: ["mastodon/public", "mastodon/tag/old"].map(|t| t.parse().expect("a topic")).into(),
+    };
+
+    let mut timeline = successor();
+    let (heard, question) = ask(&mut timeline, Told::Post(status("1", old())), &wanted);
+    assert_eq!(question.uri.as_deref(), Some("https://origin.example/1"));
+    assert_eq!(question.topics, wanted);
+    let effects = timeline.recall(&heard, answer(), &wanted);
+    assert_eq!(summary(&effects), ["post mastodon/lang/en", "post mastodon/tag/rust"]);
+    assert_eq!(
+        take(&mut timeline, "a.example", Told::Delete("1".into()), &wanted),
+        [
+            "post.deleted mastodon/lang/en",
+            "post.deleted mastodon/public",
+            "post.deleted mastodon/tag/old",
+            "post.deleted mastodon/tag/rust"
+        ]
+    );
+
+    let mut timeline = successor();
+    let (heard, _) = ask(&mut timeline, Told::Post(status("1", old())), &wanted);
+    let effects = timeline.recall(&heard, Answer::default(), &wanted);
+    assert_eq!(effects.publish.len(), 3, "it was not published before");
+
+    let mut timeline = successor();
+    let (heard, question) = ask(&mut timeline, Told::Delete("1".into()), &wanted);
+    assert_eq!((&*question.id, question.uri.as_deref()), ("1", None));
+    let effects = timeline.recall(&heard, answer(), &wanted);
+    let expected = ["post.deleted mastodon/public", "post.deleted mastodon/tag/old"];
+    assert_eq!(summary(&effects), expected);
+
+    let mut timeline = successor();
+    let mut edit = old();
+    edit["edited_at"] = json!("2026-11-22T11:59:30Z");
+    let (heard, _) = ask(&mut timeline, Told::Edit(status("1", edit.clone())), &wanted);
+    let effects = timeline.recall(&heard, answer(), &wanted);
+    let expected = ["post.edited mastodon/public", "post.edited mastodon/tag/old"];
+    assert_eq!(summary(&effects), expected);
+
+    let mut timeline = successor();
+    let (heard, _) = ask(&mut timeline, Told::Edit(status("1", edit)), &wanted);
+    let effects = timeline.recall(&heard, Answer::default(), &wanted);
+    assert_eq!(summary(&effects), ["Unpublished"]);
+}
+
+#[test]
+fn only_what_can_be_remembered_is_asked_for() {
+    let id = |at: &str| snowflake::id(at.parse().expect("a time"));
+    let cases = [
+        ("just before", id("2026-11-22T11:59:00Z"), true),
+        ("clocks disagree", id("2026-11-22T12:05:00Z"), true),
+        ("after", id("2026-11-22T12:30:00Z"), false),
+        ("too long ago", id("2026-11-20T12:00:00Z"), false),
+        ("passed on late", id("2026-11-21T09:00:00Z"), true),
+        ("no time in it", "AzK3q9TmR0cV1xYw2E".to_owned(), true),
+    ];
+    for (name, id, asks) in cases {
+        let told = Told::Delete(id);
+        let heard = Heard { origin: origin("a.example"), at: now(), told };
+        let outcome = successor().take(&heard, &Wanted::new());
+        assert_eq!(matches!(outcome, Outcome::Ask(_)), asks, "case: {name}");
+    }
+}
+
+#[test]
+fn the_newest_posts_of_a_server_can_be_listed() {
+    let mut timeline = timeline();
+    let wanted = wanted(&["mastodon/public"]);
+    for id in ["1", "2", "3"] {
+        let _ = take(&mut timeline, "a.example", Told::Post(status(id, json!({}))), &wanted);
+    }
+    let _ = take(&mut timeline, "b.example", Told::Post(status("4", json!({}))), &wanted);
+    let _ = take(&mut timeline, "a.example", Told::Delete("2".into()), &wanted);
+    let since = now() - DAY;
+    assert_eq!(timeline.recent("a.example", since, 10), ["3", "1"]);
+    assert_eq!(timeline.recent("a.example", since, 1), ["3"]);
+    assert_eq!(timeline.recent("a.example", now() + DAY, 10), [""; 0]);
+}
+
+#[test]
+fn a_made_up_stream_has_its_consequences() {
+    let lines = fixtures::lines("ws-public-synthetic.jsonl");
+    if lines.is_empty() {
+        return;
+    }
+    let mut timeline = timeline();
+    let wanted = wanted(&["mastodon/public"]);
+    let mut counts = std::collections::BTreeMap::new();
+    for line in lines {
+        let Envelope::Told(told) = Envelope::parse(line["raw"].as_str().expect("a frame")) else {
+            continue;
+        };
+        let heard = Heard { origin: origin("social.example"), at: now(), told };
+        let effects = match timeline.take(&heard, &wanted) {
+            Outcome::Done(effects) => effects,
+            Outcome::Ask(_) => timeline.recall(&heard, Answer::default(), &wanted),
+        };
+        for (_, outgoing) in &effects.publish {
+            assert!(outgoing.json.len() <= domain::frame::MAX_EVENT_BYTES);
+        }
+        let what = summary(&effects).join(", ");
+        *counts.entry(what).or_insert(0) += 1;
+        match line["note"].as_str().expect("a note") {
+            "edit of a post seen earlier" => {
+                assert_eq!(summary(&effects), ["post.edited mastodon/public"]);
+            }
+            "quote policy changed" => assert_eq!(summary(&effects), ["Known"]),
+            note if note.starts_with("edit of a 90-day-old") => {
+                assert_eq!(summary(&effects), ["Unpublished"]);
+            }
+            note if note.starts_with("… then the update") => {
+                assert_eq!(summary(&effects), ["Deleted"]);
+            }
+            _ => {}
+        }
+    }
+    insta::assert_json_snapshot!(counts);
+}
