@@ -1,3 +1,12 @@
 //! Every call to AWS: the three tables, posting to a connection, invoking `push`.
 
+pub mod clients;
+pub mod connections;
+pub mod control;
+pub mod error;
+pub mod log;
+pub mod management;
 pub mod post;
+pub mod push;
+pub mod reader;
+pub mod tables;

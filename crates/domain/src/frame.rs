@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::value::RawValue;
 
 use crate::topic::Topic;
@@ -174,6 +174,20 @@ impl Frame {
         let events: Vec<Bytes> =
             events.map(|(n, old)| if n == seq { event.clone() } else { old }).collect();
         Self::new(self.topic.clone(), self.seq, self.at, &events)
+    }
+}
+
+impl Serialize for Frame {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let json: &RawValue = serde_json::from_slice(&self.json).expect("a frame's own wire form");
+        json.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Frame {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json: Box<RawValue> = Box::deserialize(deserializer)?;
+        Self::from_json(Bytes::from(String::from(Box::<str>::from(json)))).map_err(D::Error::custom)
     }
 }
 

@@ -1,1 +1,3 @@
-//! Scaffold.
+//! Headwater whole on one machine: the `headwater` command.
+
+pub mod database;

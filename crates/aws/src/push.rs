@@ -1,0 +1,112 @@
+//! Handing frames to the function `push`.
+
+use aws_sdk_lambda::{Client, primitives::Blob, types::InvocationType};
+use domain::{frame::Frame, topic::Topic};
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{connections::Shard, error::BoxError};
+
+/// What one invocation of `push` has to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// Whose connections.
+    pub shard: Shard,
+    /// The caller sends frames of all topics that were wanted in the shard at that time.
+    pub as_of: Timestamp,
+    /// Numbers whose events were given up before they could be written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Lost>,
+    /// What to send; all of it is in the log. The numbers of a topic are in order.
+    pub frames: Vec<Frame>,
+}
+
+/// Numbers of a topic that have no events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The topic.
+    pub topic: Topic,
+    /// The first of them.
+    pub from: u64,
+    /// The last of them.
+    pub to: u64,
+}
+
+/// What an invocation of `push` did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Messages that gateways took.
+    pub delivered: u64,
+    /// Connections that did not take all of theirs yet: invoke again soon, with or without frames.
+    pub waiting: u64,
+    /// Connections that turned out to be closed.
+    pub gone: u64,
+}
+
+/// Why an invocation of `push` failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// Too many invocations at once; the same job may succeed later.
+    #[error("invocation of push was throttled")]
+    Throttled(#[source] BoxError),
+    /// The function failed, or could not be reached.
+    #[error("invocation of push failed")]
+    Failed(#[source] BoxError),
+}
+
+/// Invokes `push` and waits for it.
+///
+/// Two implementations ship: Lambda's `Invoke`, and a call within one process.
+pub trait Push: Send + Sync + 'static {
+    /// Does a job. A job that failed may have been done in part; doing it again is fine.
+    fn push(&self, job: Job) -> BoxFuture<'_, Result<Report, PushError>>;
+}
+
+/// `push` as a Lambda function.
+#[derive(Clone, Debug)]
+pub struct LambdaPush {
+    client: Client,
+    function: String,
+}
+
+impl LambdaPush {
+    /// The function with this name or ARN.
+    pub fn new(client: Client, function: String) -> Self {
+        Self { client, function }
+    }
+
+    async fn invoke(&self, job: &Job) -> Result<Report, PushError> {
+        let payload = serde_json::to_vec(job).map_err(|error| PushError::Failed(error.into()))?;
+        let answer = self
+            .client
+            .invoke()
+            .function_name(&self.function)
+            .invocation_type(InvocationType::RequestResponse)
+            .payload(Blob::new(payload))
+            .send()
+            .await
+            .map_err(|error| {
+                let throttled = error
+                    .as_service_error()
+                    .is_some_and(|error| error.is_too_many_requests_exception());
+                if throttled {
+                    PushError::Throttled(error.into())
+                } else {
+                    PushError::Failed(error.into())
+                }
+            })?;
+        let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
+        if let Some(kind) = answer.function_error {
+            let text = String::from_utf8_lossy(&payload);
+            return Err(PushError::Failed(format!("{kind} error: {text}").into()));
+        }
+        serde_json::from_slice(&payload).map_err(|error| PushError::Failed(error.into()))
+    }
+}
+
+impl Push for LambdaPush {
+    fn push(&self, job: Job) -> BoxFuture<'_, Result<Report, PushError>> {
+        Box::pin(async move { self.invoke(&job).await })
+    }
+}

@@ -1,0 +1,134 @@
+//! The three tables together: their names, and making them where they are missing.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::{
+    Client,
+    types::{
+        AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType,
+        Projection, ProjectionType, ScalarAttributeType, TimeToLiveSpecification,
+    },
+};
+
+use crate::{
+    connections::{CHANGES_INDEX, Connections},
+    control::Control,
+    error::StoreError,
+    log::Log,
+};
+
+/// The three tables.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// Open connections and their subscriptions.
+    pub connections: Connections,
+    /// All frames.
+    pub log: Log,
+    /// Leases, states, catalogues.
+    pub control: Control,
+    client: Client,
+}
+
+impl Tables {
+    /// The tables whose names start with `prefix`, with log entries that expire after `retention`.
+    pub fn new(client: Client, prefix: &str, retention: Duration) -> Self {
+        Self {
+            connections: Connections::new(client.clone(), format!("{prefix}connections")),
+            log: Log::new(client.clone(), format!("{prefix}events"), retention),
+            control: Control::new(client.clone(), format!("{prefix}control")),
+            client,
+        }
+    }
+
+    /// Makes the tables that are missing, as `template.yaml` does on AWS.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn create_missing(&self) -> Result<(), StoreError> {
+        use ScalarAttributeType::{N, S};
+        let changes = GlobalSecondaryIndex::builder()
+            .index_name(CHANGES_INDEX)
+            .set_key_schema(Some(keys("shard", "changed_at")))
+            .projection(Projection::builder().projection_type(ProjectionType::All).build())
+            .build()
+            .map_err(|error| StoreError::corrupt("connections", error))?;
+        let tables = [
+            (
+                self.connections.table(),
+                keys("shard", "connection_id"),
+                vec![("shard", S), ("connection_id", S), ("changed_at", N)],
+                Some(vec![changes]),
+            ),
+            (self.log.table(), keys("topic", "seq"), vec![("topic", S), ("seq", N)], None),
+            (self.control.table(), keys("pk", "sk"), vec![("pk", S), ("sk", S)], None),
+        ];
+        for (table, keys, attributes, indexes) in tables {
+            self.create(table, keys, attributes, indexes).await?;
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        table: &str,
+        keys: Vec<KeySchemaElement>,
+        attributes: Vec<(&str, ScalarAttributeType)>,
+        indexes: Option<Vec<GlobalSecondaryIndex>>,
+    ) -> Result<(), StoreError> {
+        let attributes = attributes.into_iter().map(|(name, kind)| {
+            AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build()
+        });
+        let attributes: Result<_, _> = attributes.collect();
+        let created = self
+            .client
+            .create_table()
+            .table_name(table)
+            .billing_mode(BillingMode::PayPerRequest)
+            .set_key_schema(Some(keys))
+            .set_attribute_definitions(Some(
+                attributes.map_err(|error| StoreError::corrupt("control", error))?,
+            ))
+            .set_global_secondary_indexes(indexes)
+            .send()
+            .await;
+        match created {
+            Ok(_) => {}
+            Err(error)
+                if error.as_service_error().is_some_and(|e| e.is_resource_in_use_exception()) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(StoreError::from_sdk("CreateTable", error)),
+        }
+        let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name("expires_at");
+        let ttl = ttl.build().map_err(|error| StoreError::corrupt("control", error))?;
+        let set = self
+            .client
+            .update_time_to_live()
+            .table_name(table)
+            .time_to_live_specification(ttl)
+            .send()
+            .await;
+        set.map_err(|error| StoreError::from_sdk("UpdateTimeToLive", error))?;
+        Ok(())
+    }
+
+    /// Whether the database answers and has the tables.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when it does not.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.control.origin().await.map(|_| ())
+    }
+}
+
+fn keys(partition: &str, sort: &str) -> Vec<KeySchemaElement> {
+    [(partition, KeyType::Hash), (sort, KeyType::Range)]
+        .into_iter()
+        .filter_map(|(name, kind)| {
+            KeySchemaElement::builder().attribute_name(name).key_type(kind).build().ok()
+        })
+        .collect()
+}
