@@ -1,4 +1,5 @@
 //! The poller: reads the upstreams, numbers what they say, appends it to the log and has it pushed.
 
+pub mod backoff;
 pub mod feed;
 pub mod source;

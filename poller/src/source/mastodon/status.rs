@@ -14,6 +14,11 @@ const MAX_ID_BYTES: usize = 128;
 pub(super) struct Loose<'a>(&'a Value);
 
 impl<'a> Loose<'a> {
+    /// The value itself.
+    pub(super) fn new(value: &'a Value) -> Self {
+        Self(value)
+    }
+
     /// The member `key`; nothing to read where there is none.
     pub(super) fn get(self, key: &str) -> Self {
         Self(self.0.get(key).unwrap_or(&Value::Null))

@@ -1,0 +1,221 @@
+//! What a server says of itself, and how it can be read.
+
+use serde_json::Value;
+use url::Url;
+
+use super::status::Loose;
+
+/// Who may read a feed of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Everybody.
+    Public,
+    /// Its users.
+    Authenticated,
+    /// Those whom an administrator allows it.
+    Disabled,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Instance {
+    /// The domain in its users' handles.
+    pub(super) domain: String,
+    /// Where it streams from, if it does.
+    pub(super) streaming: Option<Url>,
+    /// Who may read the posts of its own users.
+    pub(super) local: Access,
+    /// Who may read the posts it has from elsewhere.
+    pub(super) remote: Access,
+}
+
+/// Which part of the public timeline to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it.
+    Whole,
+    /// The posts of its own users.
+    Local,
+    /// The posts it has from elsewhere.
+    Remote,
+}
+
+/// How to read a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By its stream; `checked` if it has said that the account may read it.
+    Stream {
+        /// Base URL of the streaming interface.
+        url: Url,
+        /// Whether it is sure that posts will come.
+        checked: bool,
+    },
+    /// By asking for its public timeline again and again.
+    Poll(Part),
+    /// It cannot be read; says why.
+    None(&'static str),
+}
+
+impl Instance {
+    /// Reads `/api/v2/instance`, or `/api/v1/instance` of older servers.
+    pub(super) fn read(json: &Value, base: &Url) -> Self {
+        let instance = Loose::new(json);
+        let configuration = instance.get("configuration");
+        let feeds = configuration.get("timelines_access").get("live_feeds");
+        let access = |key| match feeds.text(key) {
+            Some("authenticated") => Access::Authenticated,
+            Some("disabled") => Access::Disabled,
+            _ => Access::Public,
+        };
+        // Version 1 calls the domain `uri`; some software puts a whole URL there.
+        let domain = instance.text("domain").or_else(|| instance.text("uri")).map(|domain| {
+            domain.split_once("//").map_or(domain, |(_, rest)| rest).trim_end_matches('/')
+        });
+        Self {
+            domain: domain.or(base.host_str()).unwrap_or_default().to_owned(),
+            streaming: configuration
+                .get("urls")
+                .text("streaming")
+                .or_else(|| instance.get("urls").text("streaming_api"))
+                .and_then(|url| streaming(url, base)),
+            local: access("local"),
+            remote: access("remote"),
+        }
+    }
+
+    /// How it can be read, with a user's token or without.
+    pub(super) fn way(&self, has_token: bool) -> Way {
+        use Access::{Authenticated, Disabled, Public};
+        match (has_token, self.local, self.remote) {
+            (true, local, remote) => {
+                let part = Part::Whole;
+                let checked = local != Disabled || remote != Disabled;
+                self.streaming.clone().map_or(Way::Poll(part), |url| Way::Stream { url, checked })
+            }
+            (false, Public, Public) => Way::Poll(Part::Whole),
+            (false, Public, _) => Way::Poll(Part::Local),
+            (false, _, Public) => Way::Poll(Part::Remote),
+            (false, Authenticated, _) | (false, _, Authenticated) => {
+                Way::None("it shows its public timeline only to its users, and no token is set")
+            }
+            (false, Disabled, Disabled) => Way::None(DISABLED),
+        }
+    }
+}
+
+/// Why a server cannot be read that has its live feeds switched off.
+pub(super) const DISABLED: &str =
+    "its live feeds are switched off (timelines_access.live_feeds: disabled)";
+
+/// The URL to stream from: a token never goes out unencrypted to a server that is asked encrypted.
+fn streaming(url: &str, base: &Url) -> Option<Url> {
+    let mut url = Url::parse(url).ok()?;
+    // Some software says https.
+    let scheme = match url.scheme() {
+        "wss" | "https" => "wss",
+        "ws" | "http" if base.scheme() == "http" => "ws",
+        _ => return None,
+    };
+    url.set_scheme(scheme).ok()?;
+    url.path_segments_mut().ok()?.pop_if_empty().extend(["api", "v1", "streaming"]);
+    Some(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::mastodon::fixtures;
+
+    fn base() -> Url {
+        Url::parse("https://social.example").expect("a URL")
+    }
+
+    #[test]
+    fn older_and_odd_servers_are_understood() {
+        let cases = [
+            ("nothing", json!({}), ("social.example", None)),
+            (
+                "version 1",
+                json!({"uri": "example.org", "urls": {"streaming_api": "wss://s.example.org"}}),
+                ("example.org", Some("wss://s.example.org/api/v1/streaming")),
+            ),
+            (
+                "version 1 of Pleroma",
+                json!({"uri": "https://example.org/", "urls": {"streaming_api": "wss://example.org"}}),
+                ("example.org", Some("wss://example.org/api/v1/streaming")),
+            ),
+            (
+                "https",
+                json!({"configuration": {"urls": {"streaming": "https://example.org/"}}}),
+                ("social.example", Some("wss://example.org/api/v1/streaming")),
+            ),
+            (
+                "unencrypted",
+                json!({"configuration": {"urls": {"streaming": "ws://example.org/"}}}),
+                ("social.example", None),
+            ),
+            (
+                "no URL",
+                json!({"configuration": {"urls": {"streaming": "example.org"}}}),
+                ("social.example", None),
+            ),
+        ];
+        for (name, json, expected) in cases {
+            let instance = Instance::read(&json, &base());
+            let streaming = instance.streaming.as_ref().map(Url::as_str);
+            assert_eq!((&*instance.domain, streaming), expected, "case: {name}");
+        }
+    }
+
+    #[test]
+    fn the_way_follows_from_what_the_server_allows() {
+        use Access::{Authenticated, Disabled, Public};
+        let url = Url::parse("wss://social.example/api/v1/streaming").expect("a URL");
+        let stream = |checked| Way::Stream { url: url.clone(), checked };
+        let cases = [
+            (true, Public, Public, stream(true)),
+            (true, Authenticated, Authenticated, stream(true)),
+            (true, Disabled, Authenticated, stream(true)),
+            (true, Disabled, Disabled, stream(false)),
+            (false, Public, Public, Way::Poll(Part::Whole)),
+            (false, Public, Disabled, Way::Poll(Part::Local)),
+            (false, Authenticated, Public, Way::Poll(Part::Remote)),
+            (false, Disabled, Disabled, Way::None(DISABLED)),
+        ];
+        for (has_token, local, remote, expected) in cases {
+            let (domain, streaming) = (String::new(), Some(url.clone()));
+            let instance = Instance { domain, streaming, local, remote };
+            assert_eq!(instance.way(has_token), expected, "case: {instance:?} {has_token}");
+        }
+        let instance = Instance {
+            domain: String::new(),
+            streaming: None,
+            local: Authenticated,
+            remote: Disabled,
+        };
+        assert_eq!(instance.way(true), Way::Poll(Part::Whole));
+        assert!(matches!(instance.way(false), Way::None(why) if why.contains("token")));
+    }
+
+    #[test]
+    fn recorded_servers_are_understood() {
+        let cases = [
+            ("mastodon.social-2026-08-02", true, Some("wss://streaming.mastodon.social/api/v1/streaming")),
+            ("localhost-4.6.4", false, None),
+            ("mastodon_4.5", false, Some("wss://streaming.mastodon.social/api/v1/streaming")),
+            ("gotosocial", false, Some("wss://social.browser.org/api/v1/streaming")),
+            ("pleroma", false, Some("wss://fgc.network/api/v1/streaming")),
+            ("pixelfed", false, None),
+            ("firefish", false, Some("wss://firefish.ranranhome.info/api/v1/streaming")),
+        ];
+        for (name, disabled, streaming) in cases {
+            let Some(json) = fixtures::json(&format!("instance-v2-{name}.json")) else { return };
+            let instance = Instance::read(&json, &base());
+            assert_eq!(instance.streaming.as_ref().map(Url::as_str), streaming, "case: {name}");
+            assert_eq!(instance.way(false) == Way::None(DISABLED), disabled, "case: {name}");
+            assert_ne!(instance.domain, "social.example", "case: {name}");
+        }
+    }
+}
