@@ -1,51 +1,53 @@
-//! How long to wait before the next attempt.
+//! How long to wait between attempts.
 
 use std::time::Duration;
 
-use rand::{Rng, RngExt};
+use rand::{Rng, RngExt as _};
 
-/// Exponential backoff with full jitter: a wait is any time up to a bound that doubles.
+/// Full-jitter exponential backoff: each delay is drawn between zero and a ceiling that doubles.
+///
+/// After <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
     max: Duration,
-    bound: Duration,
+    ceiling: Duration,
 }
 
 impl Backoff {
-    /// Waits of up to `min` at first, and of up to `max` in the end.
+    /// Delays of up to `min` at first and up to `max` in the end.
     pub fn new(min: Duration, max: Duration) -> Self {
-        Self { min, max, bound: min }
+        Self { min, max, ceiling: min }
     }
 
-    /// Returns the next wait.
+    /// Draws the next delay. At least a tenth of its ceiling, so that nobody is hammered.
     pub fn next_delay(&mut self, rng: &mut impl Rng) -> Duration {
-        let delay = self.bound.mul_f64(rng.random());
-        self.bound = (self.bound * 2).min(self.max);
-        delay
+        let ceiling = self.ceiling;
+        self.ceiling = (ceiling * 2).min(self.max);
+        ceiling.mul_f64(rng.random_range(0.1..1.0))
     }
 
-    /// Starts over, after an attempt that was of use.
+    /// Starts over.
     pub fn reset(&mut self) {
-        self.bound = self.min;
+        self.ceiling = self.min;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use rand::{SeedableRng, rngs::StdRng};
-
     use super::*;
 
     #[test]
-    fn waits_grow_to_the_bound_and_start_over() {
-        let mut rng = StdRng::seed_from_u64(1);
-        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-        for bound in [1, 2, 4, 8, 16, 32, 60, 60] {
+    fn delays_grow_to_the_maximum_and_start_over() {
+        let (min, max) = (Duration::from_millis(500), Duration::from_secs(60));
+        let mut backoff = Backoff::new(min, max);
+        let mut rng = rand::rng();
+        for attempt in 0..20_u32 {
+            let ceiling = (min * 2_u32.pow(attempt.min(10))).min(max);
             let delay = backoff.next_delay(&mut rng);
-            assert!(delay <= Duration::from_secs(bound), "{delay:?} within {bound} s");
+            assert!(delay <= ceiling && delay >= ceiling / 10, "attempt {attempt}: {delay:?}");
         }
         backoff.reset();
-        assert!(backoff.next_delay(&mut rng) <= Duration::from_secs(1));
+        assert!(backoff.next_delay(&mut rng) <= min);
     }
 }

@@ -2,4 +2,6 @@
 
 pub mod backoff;
 pub mod feed;
+pub mod numbering;
 pub mod source;
+pub mod states;

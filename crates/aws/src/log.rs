@@ -35,6 +35,8 @@ pub enum Entry {
     Frame(Frame),
     /// Numbers whose events were given up before they could be written.
     Lost {
+        /// Their topic.
+        topic: Topic,
         /// The first of them.
         seq: u64,
         /// The last of them.
@@ -43,6 +45,14 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// Its topic.
+    pub fn topic(&self) -> &Topic {
+        match self {
+            Self::Frame(frame) => frame.topic(),
+            Self::Lost { topic, .. } => topic,
+        }
+    }
+
     /// Its first number.
     pub fn seq(&self) -> u64 {
         match self {
@@ -108,7 +118,6 @@ impl Log {
     /// [`AppendError`]; then nothing was written, unless the database gave no answer.
     pub async fn append(
         &self,
-        topic: &Topic,
         entry: &Entry,
         snapshot: Option<u64>,
         now: Timestamp,
@@ -117,6 +126,7 @@ impl Log {
             Entry::Frame(frame) => Some(Blob::new(compress(frame.json()))),
             Entry::Lost { .. } => None,
         };
+        let topic = entry.topic();
         let put = self
             .client
             .put_item()
@@ -329,10 +339,10 @@ type Item = HashMap<String, AttributeValue>;
 
 fn read_entry(item: &Item) -> Result<Entry, StoreError> {
     let Some(AttributeValue::B(body)) = item.get("body") else {
-        return Ok(Entry::Lost {
-            seq: read_number(item, "seq")?,
-            last: read_number(item, "last")?,
-        });
+        let topic = item.get("topic").and_then(|topic| Topic::parse(topic.as_s().ok()?).ok());
+        let topic = topic.ok_or_else(|| StoreError::corrupt("events", "topic is none"))?;
+        let (seq, last) = (read_number(item, "seq")?, read_number(item, "last")?);
+        return Ok(Entry::Lost { topic, seq, last });
     };
     let json = decompress(body.as_ref()).map_err(|error| StoreError::corrupt("events", error))?;
     let frame = Frame::from_json(json).map_err(|error| StoreError::corrupt("events", error))?;

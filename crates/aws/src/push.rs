@@ -1,9 +1,8 @@
 //! Handing frames to the function `push`.
 
 use aws_sdk_lambda::{Client, primitives::Blob, types::InvocationType};
-use domain::{frame::Frame, topic::Topic};
+use domain::{connection::ConnectionId, frame::Frame, topic::Topic};
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{connections::Shard, error::BoxError};
@@ -13,8 +12,10 @@ use crate::{connections::Shard, error::BoxError};
 pub struct Job {
     /// Whose connections.
     pub shard: Shard,
-    /// The caller sends frames of all topics that were wanted in the shard at that time.
-    pub as_of: Timestamp,
+    /// Connections that the caller has just learnt of: from here on it sends frames of all their
+    /// topics. What they missed before is in the log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joined: Vec<ConnectionId>,
     /// Numbers whose events were given up before they could be written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    ops::RangeInclusive,
+    ops::{Range, RangeInclusive},
 };
 
 use bytes::Bytes;
@@ -53,14 +53,38 @@ impl Backlog {
         }
     }
 
-    /// The messages that say all that waits: first the gaps, then the frames.
-    pub fn messages(&self) -> Vec<Bytes> {
-        let gaps = self.lost.iter().map(|(topic, range)| {
+    /// Adds numbers that the connection will not get.
+    pub fn push_lost(&mut self, topic: Topic, range: RangeInclusive<u64>) {
+        self.lose(topic, range);
+    }
+
+    /// The next message to send: first the gaps, then the frames.
+    pub fn next_message(&self) -> Option<Bytes> {
+        if let Some((topic, range)) = self.lost.first_key_value() {
             let (topic, from, to) = (topic.clone(), *range.start(), *range.end());
-            Reply::Gap { topic, from, to, reason: GapReason::Lagging }.to_json()
-        });
-        let frames: Vec<&Bytes> = self.frames.iter().map(Frame::json).collect();
-        gaps.chain(frame::messages(&frames)).collect()
+            let reason = GapReason::Lagging;
+            return Some(Reply::Gap { topic, from, to, reason }.to_json());
+        }
+        let count = self.next_frames();
+        (count > 0).then(|| {
+            let frames: Vec<&Frame> = self.frames.iter().take(count).collect();
+            frame::message(&frames)
+        })
+    }
+
+    /// Forgets the next message, which was sent.
+    pub fn sent(&mut self) {
+        if self.lost.pop_first().is_none() {
+            for frame in self.frames.drain(..self.next_frames()) {
+                self.bytes -= frame.json().len();
+            }
+        }
+    }
+
+    /// How many frames the next message has.
+    fn next_frames(&self) -> usize {
+        let frames: Vec<&Frame> = self.frames.iter().collect();
+        frame::runs(&frames).first().map_or(0, Range::len)
     }
 
     fn give_up(&mut self, index: usize) {
@@ -86,9 +110,15 @@ mod tests {
         Frame::new(Topic::parse(topic).expect("a topic"), seq, Timestamp::UNIX_EPOCH, events)
     }
 
-    fn texts(backlog: &Backlog) -> Vec<String> {
-        let texts = backlog.messages().into_iter();
-        texts.map(|bytes| String::from_utf8(bytes.to_vec()).expect("UTF-8")).collect()
+    /// Sends all that waits.
+    fn drain(backlog: &mut Backlog) -> Vec<String> {
+        let mut texts = Vec::new();
+        while let Some(message) = backlog.next_message() {
+            texts.push(String::from_utf8(message.to_vec()).expect("UTF-8"));
+            backlog.sent();
+        }
+        assert!(backlog.is_empty());
+        texts
     }
 
     #[test]
@@ -122,8 +152,10 @@ mod tests {
         let kept = backlog.frames.len() as u64;
         assert!(kept > 20);
         let gap = format!(r#""from":1,"to":{},"reason":"lagging""#, 1_000 - kept);
-        assert!(texts(&backlog)[0].contains(&gap), "{}", texts(&backlog)[0]);
         assert_eq!(backlog.frames[0].seq(), 1_000 - kept + 1);
+        let texts = drain(&mut backlog);
+        assert!(texts[0].contains(&gap), "{}", texts[0]);
+        assert!(texts.len() > 5, "it takes several messages: {}", texts.len());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Frames: runs of a topic's events with contiguous numbers, serialised once for everybody.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
@@ -177,6 +177,12 @@ impl Frame {
     }
 }
 
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
 impl Serialize for Frame {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let json: &RawValue = serde_json::from_slice(&self.json).expect("a frame's own wire form");
@@ -196,11 +202,11 @@ fn head_bytes(topic: &Topic) -> usize {
     topic.as_str().len() + 96
 }
 
-/// Packs frames, in order, into as few `events` messages as the size a message aims at allows.
+/// Splits frames, in order, into as few runs as fit an `events` message each.
 ///
-/// Takes their wire forms; a frame larger than that by itself makes a message by itself.
-pub fn messages<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Bytes> {
-    let mut messages = Vec::new();
+/// Takes their wire forms; a frame larger than a message aims at makes a run by itself.
+pub fn runs<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
     let mut start = 0;
     while start < frames.len() {
         let mut size = MESSAGE_HEAD.len() + MESSAGE_TAIL.len() + frames[start].as_ref().len();
@@ -209,19 +215,30 @@ pub fn messages<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Bytes> {
             size += 1 + frames[end].as_ref().len();
             end += 1;
         }
-        let mut message = BytesMut::with_capacity(size);
-        message.put_slice(MESSAGE_HEAD);
-        for (index, frame) in frames[start..end].iter().enumerate() {
-            if index > 0 {
-                message.put_u8(b',');
-            }
-            message.put_slice(frame.as_ref());
-        }
-        message.put_slice(MESSAGE_TAIL);
-        messages.push(message.freeze());
+        runs.push(start..end);
         start = end;
     }
-    messages
+    runs
+}
+
+/// Makes the `events` message of a run of frames, given their wire forms.
+pub fn message<F: AsRef<[u8]>>(frames: &[F]) -> Bytes {
+    let size = frames.iter().map(|frame| frame.as_ref().len() + 1).sum::<usize>();
+    let mut message = BytesMut::with_capacity(MESSAGE_HEAD.len() + size + MESSAGE_TAIL.len());
+    message.put_slice(MESSAGE_HEAD);
+    for (index, frame) in frames.iter().enumerate() {
+        if index > 0 {
+            message.put_u8(b',');
+        }
+        message.put_slice(frame.as_ref());
+    }
+    message.put_slice(MESSAGE_TAIL);
+    message.freeze()
+}
+
+/// Makes as few `events` messages of frames as their sizes allow, given their wire forms.
+pub fn messages<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Bytes> {
+    runs(frames).into_iter().map(|run| message(&frames[run])).collect()
 }
 
 #[cfg(test)]

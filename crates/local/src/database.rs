@@ -251,12 +251,12 @@ mod tests {
         let t = topic("coinbase/matches/BTC-USD");
         assert_eq!(log.newest(&t).await.unwrap(), None);
         let first = frame(&t, 1, &["1", "2", "3"]);
-        log.append(&t, &first, None, now()).await.unwrap();
-        log.append(&t, &first, None, now()).await.expect("a repeated append is fine");
-        let taken = log.append(&t, &frame(&t, 1, &["9"]), None, now()).await;
+        log.append(&first, None, now()).await.unwrap();
+        log.append(&first, None, now()).await.expect("a repeated append is fine");
+        let taken = log.append(&frame(&t, 1, &["9"]), None, now()).await;
         assert!(matches!(taken, Err(AppendError::Taken { seq: 1, .. })), "{taken:?}");
-        log.append(&t, &Entry::Lost { seq: 4, last: 6 }, None, now()).await.unwrap();
-        log.append(&t, &frame(&t, 7, &["7", "8"]), Some(7), now()).await.unwrap();
+        log.append(&Entry::Lost { topic: t.clone(), seq: 4, last: 6 }, None, now()).await.unwrap();
+        log.append(&frame(&t, 7, &["7", "8"]), Some(7), now()).await.unwrap();
 
         let newest = log.newest(&t).await.unwrap().unwrap();
         assert_eq!((newest.entry.last(), newest.snapshot), (8, Some(7)));
@@ -281,7 +281,7 @@ mod tests {
     async fn an_event_in_the_log_can_be_superseded() {
         let log = tables().await.log;
         let t = topic("mastodon/public");
-        log.append(&t, &frame(&t, 1, &["1", "2", "3"]), None, now()).await.unwrap();
+        log.append(&frame(&t, 1, &["1", "2", "3"]), None, now()).await.unwrap();
         let gone = Bytes::from_static(b"{}");
         assert!(log.supersede(&t, 2, &gone, now()).await.unwrap());
         assert!(!log.supersede(&t, 4, &gone, now()).await.unwrap());
@@ -392,7 +392,7 @@ mod tests {
             let tables = aws_sdk_dynamodb_client(&engine);
             tables.create_missing().await.unwrap();
             tables.create_missing().await.expect("tables that are there are fine");
-            tables.log.append(&t, &frame(&t, 1, &["1"]), None, now()).await.unwrap();
+            tables.log.append(&frame(&t, 1, &["1"]), None, now()).await.unwrap();
         }
         // The thread ends, and frees the folder, a moment after the last handle.
         let engine = loop {

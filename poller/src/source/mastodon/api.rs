@@ -69,9 +69,9 @@ impl ApiError {
             Self::Status(StatusCode::UNAUTHORIZED) => {
                 Some("it refuses the request: the token is missing, revoked or not a user's (401)")
             }
-            Self::Status(StatusCode::FORBIDDEN) => {
-                Some("it forbids the request: the token lacks read:statuses, or we are blocked (403)")
-            }
+            Self::Status(StatusCode::FORBIDDEN) => Some(
+                "it forbids the request: the token lacks read:statuses, or we are blocked (403)",
+            ),
             Self::Status(StatusCode::UNPROCESSABLE_ENTITY) => {
                 Some("it shows its public timeline only to its users (422)")
             }
@@ -142,18 +142,16 @@ impl Api {
 
     /// Asks for the page of the public timeline next newer than the status `after`, or the newest.
     pub(super) async fn page(&self, part: Part, after: Option<&str>) -> Result<Page, ApiError> {
-        let mut url = self.url(&["api", "v1", "timelines", "public"]);
-        let mut query = url.query_pairs_mut();
-        query.append_pair("limit", &PAGE.to_string());
-        match part {
-            Part::Whole => &mut query,
-            Part::Local => query.append_pair("local", "true"),
-            Part::Remote => query.append_pair("remote", "true"),
+        let limit = PAGE.to_string();
+        let part = match part {
+            Part::Whole => None,
+            Part::Local => Some(("local", "true")),
+            Part::Remote => Some(("remote", "true")),
         };
-        if let Some(id) = after {
-            query.append_pair("min_id", id);
-        }
-        drop(query);
+        let after = after.map(|id| ("min_id", id));
+        let mut url = self.url(&["api", "v1", "timelines", "public"]);
+        let query = [Some(("limit", limit.as_str())), part, after];
+        url.query_pairs_mut().extend_pairs(query.into_iter().flatten());
         self.page_at(url).await
     }
 
@@ -188,7 +186,10 @@ impl Api {
 
     /// How long to wait between requests so that the server's budget lasts.
     pub(super) fn pause(&self, now: Timestamp) -> Duration {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, |b| b.pause(now))
+        self.budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Duration::ZERO, |b| b.pause(now))
     }
 
     fn url(&self, path: &[&str]) -> Url {

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
+use aws::error::Chain;
 use jiff::Timestamp;
+use tracing::warn;
 
 use super::{
     api::{Api, ApiError, BATCH, PAGE},
@@ -43,7 +45,7 @@ pub(super) async fn run(api: &Api, part: Part, gap: &Gap, now: Timestamp) -> Fil
         }
     }
     if let Err(error) = posts(api, part, gap, now, &mut filled).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "gap not filled");
+        warn!(error = %Chain(&error), "gap not filled");
         filled.missing = "posts of a gap could not be fetched";
     }
     filled

@@ -202,7 +202,11 @@ mod tests {
     #[test]
     fn recorded_servers_are_understood() {
         let cases = [
-            ("mastodon.social-2026-08-02", true, Some("wss://streaming.mastodon.social/api/v1/streaming")),
+            (
+                "mastodon.social-2026-08-02",
+                true,
+                Some("wss://streaming.mastodon.social/api/v1/streaming"),
+            ),
             ("localhost-4.6.4", false, None),
             ("mastodon_4.5", false, Some("wss://streaming.mastodon.social/api/v1/streaming")),
             ("gotosocial", false, Some("wss://social.browser.org/api/v1/streaming")),

@@ -218,3 +218,6 @@ fn plain(text: &str, bytes: usize) -> String {
         text.chars().filter(|&c| !turns(c) && (!c.is_control() || c == '\n')).collect();
     html::cut(text.trim(), bytes).trim_end().to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,7 +124,8 @@ impl Newest {
             let id = status.id().into_owned();
             self.0.insert((id.len(), id))
         };
-        let fresh: Vec<Status> = page.statuses.into_iter().rev().filter(|status| is_fresh(status)).collect();
+        let fresh: Vec<Status> =
+            page.statuses.into_iter().rev().filter(|status| is_fresh(status)).collect();
         while self.0.len() > OVERLAP {
             self.0.pop_first();
         }

@@ -27,7 +27,7 @@ use super::{
     fill,
     instance::Part,
     session::{Ended, Gap, Out, Said, Stray},
-    status::{Envelope, Told},
+    status::Envelope,
 };
 
 /// Longest that connecting takes.

@@ -169,6 +169,11 @@ impl Timeline {
         self.horizon = self.horizon.max(now);
     }
 
+    /// How long what was published has to be remembered.
+    pub fn remembered_for(&self) -> Duration {
+        self.remembered_for
+    }
+
     /// Takes in what a server told.
     pub fn take(&mut self, heard: &Heard, wanted: &Wanted) -> Outcome {
         self.hear(heard, wanted, true).map_or_else(Outcome::Ask, Outcome::Done)
@@ -187,6 +192,12 @@ impl Timeline {
             }
         }
         self.hear(heard, wanted, false).unwrap_or_default()
+    }
+
+    /// Whether a server's status was published and is not deleted.
+    pub fn is_published(&self, server: &str, id: &str) -> bool {
+        let uri = self.ids.peek(&(server.into(), id.into()));
+        uri.and_then(|uri| self.posts.peek(uri)).is_some_and(|held| !held.deleted)
     }
 
     /// Ids of the newest posts of a server that were published since a time, newest first.

@@ -1,0 +1,299 @@
+//! What all handlers are given: the tables, the way to clients, secrets and limits.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws::{
+    clients::{Clients, TableOptions},
+    connections::{Shard, shard_of},
+    control::Product,
+    error::StoreError,
+    post::Post,
+    tables::Tables,
+};
+use clap::Parser;
+use domain::{
+    access::Limits,
+    connection::ConnectionId,
+    topic::{Topic, TopicKind},
+};
+use jiff::Timestamp;
+use lru::LruCache;
+use secrecy::SecretString;
+
+use crate::token::{ConnectionTokens, Jwt, MIN_SECRET_BYTES};
+
+/// Where the time comes from: the binaries give the system's clock.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How long the catalogue of an exchange is kept before it is read again.
+const CATALOGUE_FOR: Duration = Duration::from_secs(60);
+
+/// Connections whose message rate is remembered; API Gateway gives one environment far fewer.
+const RATES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
+
+/// How many shards there are: the number for new connections, then those that older ones may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shards(Vec<Shard>);
+
+impl Shards {
+    /// Most shards: each costs the poller a request a few times a second.
+    pub const MAX: Shard = 1_024;
+
+    /// Reads a comma list such as `8` or, while going from four to eight, `8,4`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, when a number is not between 1 and [`Shards::MAX`].
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let counts = text.split(',').map(|count| match count.trim().parse() {
+            Ok(count) if (1..=Self::MAX).contains(&count) => Ok(count),
+            _ => Err(format!("{count:?} is not a number of shards between 1 and {}", Self::MAX)),
+        });
+        Ok(Self(counts.collect::<Result<_, _>>()?))
+    }
+
+    /// Every shard that can have connections.
+    pub fn all(&self) -> std::ops::Range<Shard> {
+        0..self.0.iter().copied().max().unwrap_or(1)
+    }
+
+    fn of_new(&self, id: &ConnectionId) -> Shard {
+        shard_of(id, self.0.first().copied().unwrap_or(1))
+    }
+
+    fn of_old(&self, id: &ConnectionId) -> impl Iterator<Item = Shard> {
+        self.0.iter().map(move |count| shard_of(id, *count))
+    }
+}
+
+/// The settings that the functions share.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// How many parts the connections are spread over. While that changes, give the new number
+    /// first and the old one after it, such as `8,4`, for two hours.
+    #[arg(long, env = "HEADWATER_SHARDS", default_value = "1", value_parser = Shards::parse)]
+    pub shards: Shards,
+
+    /// Shared secret of the HS256 tokens that clients show, at least 32 bytes. Without it every
+    /// token is refused and everybody is anonymous.
+    #[arg(long, env = "HEADWATER_JWT_SECRET", hide_env_values = true, value_parser = parse_secret)]
+    pub jwt_secret: Option<SecretString>,
+
+    /// Secret of the connection tokens, at least 32 bytes; the same for all functions.
+    #[arg(long, env = "HEADWATER_CONNECTION_SECRET", hide_env_values = true, value_parser = parse_secret)]
+    pub connection_secret: Option<SecretString>,
+
+    /// Base URL of `@connections`, where it cannot be told from the events, as with a custom domain.
+    #[arg(long, env = "HEADWATER_CALLBACK_URL")]
+    pub callback_url: Option<String>,
+
+    /// Most topics that a connection can be subscribed to.
+    #[arg(long, env = "HEADWATER_TOPICS_PER_CONNECTION", default_value_t = Limits::default().topics)]
+    pub topics_per_connection: usize,
+
+    /// Messages a second that a connection can send.
+    #[arg(long, env = "HEADWATER_MESSAGES_PER_SECOND", default_value_t = Limits::default().messages_per_second)]
+    pub messages_per_second: u32,
+}
+
+fn parse_secret(text: &str) -> Result<SecretString, String> {
+    if text.len() < MIN_SECRET_BYTES {
+        return Err(format!("the secret is shorter than {MIN_SECRET_BYTES} bytes"));
+    }
+    Ok(SecretString::from(text))
+}
+
+/// The environment of a Lambda function.
+#[derive(Debug, Parser)]
+struct Environment {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    tables: TableOptions,
+    /// Most posts a second from one environment, under the account's quota of 10,000.
+    #[arg(long, env = "HEADWATER_POSTS_PER_SECOND", default_value_t = 5_000)]
+    posts_per_second: u32,
+}
+
+/// What all handlers are given.
+pub struct App {
+    /// The tables.
+    pub tables: Tables,
+    /// The way to clients.
+    pub post: Arc<dyn Post>,
+    /// Tokens that clients show.
+    pub jwt: Jwt,
+    /// Tokens that clients are given.
+    pub connection_tokens: ConnectionTokens,
+    /// What one connection may use.
+    pub limits: Limits,
+    /// The parts that connections are spread over.
+    pub shards: Shards,
+    /// Base URL of `@connections`, where it is configured.
+    pub callback_url: Option<Arc<str>>,
+    products: Mutex<Option<(Timestamp, Arc<[Product]>)>>,
+    rates: Mutex<LruCache<ConnectionId, Tokens>>,
+}
+
+/// What is left of a connection's message rate.
+#[derive(Clone, Copy)]
+struct Tokens {
+    left: f64,
+    at: Timestamp,
+}
+
+impl App {
+    /// Reads the configuration of a Lambda function from its environment.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the variable which is missing or has a bad value.
+    pub async fn from_env() -> Result<Self, lambda_runtime::Error> {
+        let environment = Environment::try_parse_from(["headwater"])?;
+        let secret = environment.options.connection_secret.clone();
+        let secret = secret.ok_or("HEADWATER_CONNECTION_SECRET is not set")?;
+        let clients = Clients::from_env().await;
+        let tables = clients.tables(&environment.tables);
+        let post = Arc::new(clients.management(environment.posts_per_second));
+        Ok(Self::new(tables, post, environment.options, secret))
+    }
+
+    /// Puts the parts together.
+    pub fn new(
+        tables: Tables,
+        post: Arc<dyn Post>,
+        options: Options,
+        connection_secret: SecretString,
+    ) -> Self {
+        Self {
+            tables,
+            post,
+            jwt: Jwt::new(options.jwt_secret),
+            connection_tokens: ConnectionTokens::new(connection_secret),
+            limits: Limits {
+                topics: options.topics_per_connection,
+                messages_per_second: options.messages_per_second,
+            },
+            shards: options.shards,
+            callback_url: options.callback_url.map(Into::into),
+            products: Mutex::default(),
+            rates: Mutex::new(LruCache::new(RATES)),
+        }
+    }
+
+    /// The shard of a connection that opens.
+    pub fn shard_of_new(&self, id: &ConnectionId) -> Shard {
+        self.shards.of_new(id)
+    }
+
+    /// The shard where the item of a connection is, or would be.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn shard_of(&self, id: &ConnectionId) -> Result<Shard, StoreError> {
+        let newest = self.shards.of_new(id);
+        for shard in self.shards.of_old(id) {
+            if self.shards.0.len() == 1 || self.tables.connections.get(shard, id).await?.is_some() {
+                return Ok(shard);
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Whether a connection may send another message at `now`.
+    pub fn may_send(&self, id: &ConnectionId, now: Timestamp) -> bool {
+        let rate = f64::from(self.limits.messages_per_second);
+        let burst = rate * 2.0;
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = rates.get_or_insert_mut(id.clone(), || Tokens { left: burst, at: now });
+        let passed = now.duration_since(tokens.at).as_secs_f64().max(0.0);
+        tokens.left = (tokens.left + passed * rate).min(burst);
+        tokens.at = now;
+        let may = tokens.left >= 1.0;
+        if may {
+            tokens.left -= 1.0;
+        }
+        may
+    }
+
+    /// The products of Coinbase; empty before the poller has read them for the first time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn products(&self, now: Timestamp) -> Result<Arc<[Product]>, StoreError> {
+        let cached = self.products.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((at, products)) = cached
+            && now.duration_since(at).unsigned_abs() < CATALOGUE_FOR
+        {
+            return Ok(products);
+        }
+        let products: Arc<[Product]> =
+            self.tables.control.products("coinbase").await?.unwrap_or_default().into();
+        if !products.is_empty() {
+            let mut cached = self.products.lock().unwrap_or_else(PoisonError::into_inner);
+            *cached = Some((now, products.clone()));
+        }
+        Ok(products)
+    }
+
+    /// For a topic of a pair that the exchange does not have, the names nearest to it; `None` for
+    /// any other topic, and while the catalogue is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn nearest_to_unknown(
+        &self,
+        topic: &Topic,
+        now: Timestamp,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        match topic.kind() {
+            TopicKind::Ticker | TopicKind::Matches | TopicKind::Level2 => {}
+            TopicKind::Public
+            | TopicKind::Server
+            | TopicKind::Tag
+            | TopicKind::Lang
+            | TopicKind::System => return Ok(None),
+        }
+        let pair = topic.key().unwrap_or_default();
+        let products = self.products(now).await?;
+        if products.is_empty() || products.iter().any(|product| product.id == pair) {
+            return Ok(None);
+        }
+        let mut near: Vec<_> = products
+            .iter()
+            .map(|product| (strsim::damerau_levenshtein(pair, &product.id), &product.id))
+            .filter(|(distance, _)| *distance <= 3)
+            .collect();
+        near.sort();
+        Ok(Some(near.into_iter().take(5).map(|(_, id)| id.clone()).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_a_list_of_numbers() {
+        assert_eq!(Shards::parse("8, 4").expect("shards").all(), 0..8);
+        assert_eq!(Shards::parse("2,16").expect("shards").all(), 0..16);
+        for text in ["", "0", "1,", "x", "1025", "-1"] {
+            assert!(Shards::parse(text).is_err(), "case: {text}");
+        }
+    }
+
+    #[test]
+    fn a_connection_has_its_shard_by_either_number() {
+        let shards = Shards::parse("8,4").expect("shards");
+        let id = ConnectionId::new("TXzPWdnOjoECGjA=");
+        assert_eq!(shards.of_new(&id), shard_of(&id, 8));
+        assert_eq!(shards.of_old(&id).collect::<Vec<_>>(), [shard_of(&id, 8), shard_of(&id, 4)]);
+    }
+}

@@ -1,0 +1,14 @@
+//! `RestFunction` in `template.yaml`.
+
+use std::sync::Arc;
+
+use functions::{app::App, rest};
+use jiff::Timestamp;
+use lambda_http::{Error, lambda_runtime::tracing, run};
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    tracing::init_default_subscriber();
+    let app = Arc::new(App::from_env().await?);
+    run(rest::router(app, Arc::new(Timestamp::now))).await
+}

@@ -1,0 +1,153 @@
+//! Gaps, against a stand-in.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::source::mastodon::{
+    session::Cursor,
+    stand_in::{Rest, answer, status, timeline},
+};
+
+fn now() -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second()).expect("a time")
+}
+
+/// Statuses, newest first: one every `step`, the newest at `now`.
+fn statuses(now: Timestamp, count: u32, step: Duration) -> Vec<Value> {
+    (0..count).map(|n| status(now - step * n, &json!({}))).collect()
+}
+
+async fn serve(statuses: Vec<Value>) -> Rest {
+    Rest::serve(move |asked, _| {
+        let by_id: Vec<&Value> = statuses
+            .iter()
+            .filter(|status| asked.contains(status["id"].as_str().expect("an id")))
+            .collect();
+        match asked {
+            _ if asked.starts_with("/api/v1/timelines/public") => {
+                answer(200, &timeline(&statuses, asked))
+            }
+            _ if asked.starts_with("/api/v1/statuses?") => answer(200, &json!(by_id)),
+            _ => answer(404, &json!({})),
+        }
+    })
+    .await
+}
+
+fn gap(at: Timestamp) -> Gap {
+    Gap { since: Some(Cursor { at, id: None }), check: vec![] }
+}
+
+fn ids(filled: &Filled) -> Vec<String> {
+    let id = |told: &Told| match told {
+        Told::Post(status) => status.id().into_owned(),
+        Told::Edit(status) => format!("edit {}", status.id()),
+        Told::Delete(id) => format!("delete {id}"),
+    };
+    filled.told.iter().map(id).collect()
+}
+
+#[tokio::test]
+async fn a_gap_is_filled_from_a_little_before_it_oldest_first() {
+    let now = now();
+    let server = serve(statuses(now, 1_000, Duration::from_secs(1))).await;
+    let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_mins(3)), now).await;
+    assert_eq!(filled.missing, "");
+    let start = now - Duration::from_mins(6);
+    let expected: Vec<String> =
+        (1..=360).map(|n| snowflake::id(start + Duration::from_secs(n))).collect();
+    assert_eq!(ids(&filled), expected);
+    // The newest page, nine full ones, and one that is empty.
+    assert_eq!(server.asked().len(), 11);
+}
+
+#[tokio::test]
+async fn a_short_gap_of_a_quiet_server_takes_one_request() {
+    let now = now();
+    let server = serve(statuses(now, 100, Duration::from_mins(1))).await;
+    let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_mins(3)), now).await;
+    assert_eq!((ids(&filled).len(), filled.missing), (7, ""));
+    assert_eq!(server.asked(), ["/api/v1/timelines/public?limit=40"]);
+}
+
+#[tokio::test]
+async fn at_first_the_newest_of_the_last_hour_are_a_beginning() {
+    let now = now();
+    let server = serve(statuses(now, 100, Duration::from_mins(5))).await;
+    let filled = run(&server.api(), Part::Whole, &Gap::default(), now).await;
+    assert_eq!((ids(&filled).len(), filled.missing), (13, ""));
+    let server = serve(vec![]).await;
+    let filled = run(&server.api(), Part::Whole, &Gap::default(), now).await;
+    assert_eq!((ids(&filled).len(), filled.missing), (0, ""));
+}
+
+#[tokio::test]
+async fn effort_is_bounded_and_what_is_missing_is_told() {
+    let now = now();
+    let server = serve(statuses(now, 4_000, Duration::from_millis(500))).await;
+    let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_mins(20)), now).await;
+    assert_eq!(ids(&filled).len(), MAX_PAGES * PAGE);
+    assert_eq!(filled.missing, "a gap had too many posts to fetch them all");
+
+    let server = serve(statuses(now, 100, Duration::from_mins(1))).await;
+    let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_hours(9)), now).await;
+    assert_eq!(filled.missing, "a gap is too long ago to be filled whole");
+
+    let server = Rest::serve(|_, _| answer(500, &json!({}))).await;
+    let filled = run(&server.api(), Part::Whole, &gap(now), now).await;
+    assert_eq!(filled.missing, "posts of a gap could not be fetched");
+}
+
+#[tokio::test]
+async fn ids_without_a_time_are_followed_from_the_last_known() {
+    let now = now();
+    let all: Vec<Value> = (0..200_u32)
+        .rev()
+        .map(|n| {
+            let at = now - Duration::from_secs(1) * (200 - n);
+            status(at, &json!({"id": format!("01KDZ{n:03}")}))
+        })
+        .collect();
+    let server = serve(all).await;
+    let at = now - Duration::from_mins(1);
+    let known = Gap { since: Some(Cursor { at, id: Some("01KDZ120".into()) }), check: vec![] };
+    let filled = run(&server.api(), Part::Whole, &known, now).await;
+    assert_eq!((ids(&filled).len(), filled.missing), (79, ""));
+    let filled = run(&server.api(), Part::Whole, &gap(at), now).await;
+    assert_eq!(ids(&filled).len(), 40, "the newest page");
+    assert_eq!(filled.missing, "a gap cannot be filled: the server's ids tell no time");
+}
+
+#[tokio::test]
+async fn what_is_gone_after_a_gap_was_deleted_within() {
+    let now = now();
+    let server = serve(statuses(now, 3, Duration::from_secs(1))).await;
+    let there = snowflake::id(now);
+    let gone = snowflake::id(now - Duration::from_mins(1));
+    let check = vec![there.clone(), gone.clone()];
+    let filled = run(&server.api(), Part::Whole, &Gap { check, ..gap(now) }, now).await;
+    assert_eq!(ids(&filled)[..2], [format!("edit {there}"), format!("delete {gone}")]);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_asked_for_several_is_asked_singly() {
+    let there = status(now(), &json!({}));
+    let id = there["id"].as_str().expect("an id").to_owned();
+    // One knows no such request, the other answers that it has none.
+    for several in [404, 200] {
+        let (there, single) = (there.clone(), format!("/api/v1/statuses/{id}"));
+        let server = Rest::serve(move |asked, _| match asked {
+            _ if asked.starts_with("/api/v1/statuses?") => answer(several, &json!([])),
+            _ if asked == single => answer(200, &there),
+            _ => answer(404, &json!({})),
+        })
+        .await;
+        let told = check(&server.api(), &[id.clone(), "9".into()]).await.expect("an answer");
+        assert!(
+            matches!(&told[..], [Told::Edit(_), Told::Delete(gone)] if gone == "9"),
+            "{told:?}"
+        );
+    }
+    let server = Rest::serve(|_, _| answer(401, &json!({}))).await;
+    assert!(check(&server.api(), &["9".into()]).await.is_err(), "a refusal deletes nothing");
+}

@@ -1,0 +1,104 @@
+//! Polling, against a stand-in.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::source::mastodon::{
+    snowflake,
+    stand_in::{Rest, answer, out, status, timeline},
+};
+
+#[test]
+fn a_busy_server_is_asked_more_often() {
+    let seconds = |interval: Duration| interval.as_secs_f64();
+    let (least, most) = (seconds(INTERVAL.0), seconds(INTERVAL.1));
+    let cases = [(5.0, 0, 7.5), (5.0, 3, 5.0), (5.0, 30, 2.5), (2.0, 40, least), (29.0, 0, most)];
+    for (interval, fresh, expected) in cases {
+        let next = seconds(next_interval(Duration::from_secs_f64(interval), fresh));
+        assert!((next - expected).abs() < 0.001, "{interval} s, {fresh} posts: {next} s");
+    }
+}
+
+#[test]
+fn a_page_is_told_once_even_where_it_overlaps() {
+    let page = |ids: &[u32]| Page {
+        statuses: ids
+            .iter()
+            .map(|id| Status::new(json!({"id": id.to_string(), "uri": "u"})).expect("a status"))
+            .collect(),
+        len: ids.len(),
+        newer: None,
+    };
+    let ids = |statuses: Vec<Status>| -> Vec<String> {
+        statuses.iter().map(|status| status.id().into_owned()).collect()
+    };
+    let mut newest = Newest::default();
+    assert_eq!(newest.cursor(), None);
+    assert_eq!(ids(newest.add(page(&[100, 99, 8]))), ["8", "99", "100"]);
+    assert_eq!(newest.cursor(), Some("8"), "a number with fewer digits is less");
+    assert_eq!(ids(newest.add(page(&[101, 100, 50, 8]))), ["50", "101"], "50 came late");
+    let many: Vec<u32> = (200..240).rev().collect();
+    assert_eq!(newest.add(page(&many)).len(), 40);
+    assert_eq!(newest.cursor(), Some("220"));
+}
+
+#[tokio::test]
+async fn a_refusal_ends_the_session_with_its_reason() {
+    let server = Rest::serve(|_, _| answer(422, &json!({"error": "nein"}))).await;
+    let (mut out, _heard) = out();
+    let stop = CancellationToken::new();
+    let gap = Gap::default();
+    let ended = session(&server.api(), Part::Whole, &gap, &mut out, &stop, |_| true).await;
+    assert!(matches!(&ended, Ended::Refused(why) if why.contains("422")), "{ended}");
+}
+
+#[tokio::test]
+async fn fresh_posts_are_told_and_gone_ones_are_noticed() {
+    let now = Timestamp::now();
+    let first = status(now - Duration::from_secs(20), &json!({}));
+    let posts = Arc::new(Mutex::new(vec![first.clone()]));
+    let served = posts.clone();
+    let server = Rest::serve(move |asked, _| {
+        let posts: Vec<Value> = served.lock().expect("not poisoned").clone();
+        match asked {
+            _ if asked.starts_with("/api/v1/timelines/public") => {
+                answer(200, &timeline(&posts, asked))
+            }
+            _ if asked.starts_with("/api/v1/statuses?") => {
+                let asked_for = |p: &&Value| asked.contains(p["id"].as_str().expect("an id"));
+                answer(200, &json!(posts.iter().filter(asked_for).collect::<Vec<_>>()))
+            }
+            _ => answer(404, &json!({})),
+        }
+    })
+    .await;
+    let (mut out, mut heard) = out();
+    let stop = CancellationToken::new();
+    let listening = stop.clone();
+    let api = server.api();
+    let polling = tokio::spawn(async move {
+        session(&api, Part::Whole, &Gap::default(), &mut out, &listening, |_| true).await
+    });
+    assert!(matches!(heard.recv().await, Some(Said::State(State::Live, _))));
+    let id = |said: Option<Said>| match said {
+        Some(Said::Told(Told::Post(status))) => status.id().into_owned(),
+        Some(Said::Told(Told::Delete(id))) => format!("delete {id}"),
+        Some(Said::Told(Told::Edit(status))) => format!("edit {}", status.id()),
+        other => panic!("unexpected {other:?}"),
+    };
+    assert_eq!(id(heard.recv().await), first["id"]);
+
+    // From here on nothing but the poller waits, so its clock runs ahead.
+    tokio::time::pause();
+    let second = status(now, &json!({}));
+    posts.lock().expect("not poisoned").insert(0, second.clone());
+    assert_eq!(id(heard.recv().await), second["id"]);
+    posts.lock().expect("not poisoned").retain(|post| post["id"] != first["id"]);
+    // Its look comes a minute later by the wall clock, which does not run ahead.
+    assert!(!polling.is_finished());
+    assert_eq!(snowflake::id(now), second["id"].as_str().expect("an id"));
+    stop.cancel();
+    assert!(matches!(polling.await, Ok(Ended::Stopped)));
+}

@@ -1,0 +1,176 @@
+//! Streaming, against a stand-in.
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::source::mastodon::{
+    stand_in::{Client, Rest, Streaming, answer, out, status},
+    status::Told,
+};
+
+/// A server with one post on its timeline, and a session that has it.
+struct Stage {
+    client: Client,
+    headers: Vec<(String, String)>,
+    heard: mpsc::Receiver<Said>,
+    stop: CancellationToken,
+    session: tokio::task::JoinHandle<(Ended, Out)>,
+}
+
+async fn stage() -> Stage {
+    let post = status(Timestamp::now(), &json!({}));
+    let rest = Rest::serve(move |_, _| answer(200, &json!([post]))).await;
+    let streaming = Streaming::bind().await;
+    let token = Some(secrecy::SecretString::from("secret"));
+    let api = Api::new(rest.base.clone(), token, "Headwater/test").expect("a client");
+    let (mut out, mut heard) = out();
+    let stop = CancellationToken::new();
+    let (url, listening) = (streaming.url.clone(), stop.clone());
+    let session = tokio::spawn(async move {
+        let gap = Gap::default();
+        (session(&api, &url, "Headwater/test", &gap, &mut out, &listening).await, out)
+    });
+    let (mut client, headers) = streaming.accept().await;
+    assert_eq!(client.next().await, Message::text(r#"{"type":"subscribe","stream":"public"}"#));
+    assert_eq!(heard.recv().await, Some(Said::State(State::Live, String::new())));
+    // The gap is filled once this is there.
+    assert!(matches!(heard.recv().await, Some(Said::Told(Told::Post(_)))));
+    Stage { client, headers, heard, stop, session }
+}
+
+fn update(id: &str) -> Value {
+    json!({"id": id, "uri": format!("https://a.example/{id}"), "visibility": "public"})
+}
+
+#[tokio::test]
+async fn events_are_told_in_order_and_the_rest_is_counted() {
+    let mut stage = stage().await;
+    let header = |name: &str| {
+        stage.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    };
+    assert_eq!(header("authorization"), Some("Bearer secret"));
+    assert_eq!(header("user-agent"), Some("Headwater/test"));
+    assert_eq!(header("sec-websocket-protocol"), None, "servers take that for the token");
+
+    stage.client.send("update", &update("1").to_string()).await;
+    stage.client.send("status.update", &update("1").to_string()).await;
+    stage.client.send("delete", "1").await;
+    stage.client.send("announcement", "{}").await;
+    for text in ["nonsense", r#"{"error":"Unknown stream type","status":400}"#] {
+        stage.client.socket.send(Message::text(text)).await.expect("sent");
+    }
+    let said = async |stage: &mut Stage| stage.heard.recv().await.expect("something said");
+    assert!(matches!(said(&mut stage).await, Said::Told(Told::Post(s)) if s.id() == "1"));
+    assert!(matches!(said(&mut stage).await, Said::Told(Told::Edit(s)) if s.id() == "1"));
+    assert_eq!(said(&mut stage).await, Said::Told(Told::Delete("1".into())));
+    assert_eq!(said(&mut stage).await, Said::Stray(Stray::Other));
+    assert_eq!(said(&mut stage).await, Said::Stray(Stray::Malformed));
+    assert_eq!(said(&mut stage).await, Said::Stray(Stray::Error));
+
+    stage.stop.cancel();
+    assert!(matches!(stage.client.next().await, Message::Close(_)), "it says goodbye");
+    let (ended, out) = stage.session.await.expect("no panic");
+    assert!(matches!(ended, Ended::Stopped));
+    assert_eq!(out.told, 4);
+    assert_eq!(out.cursor.and_then(|cursor| cursor.id).as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_connection_ends_the_session() {
+    let mut stage1 = stage().await;
+    stage1.client.socket.close(None).await.expect("closed");
+    assert!(matches!(stage1.session.await.expect("no panic").0, Ended::Closed));
+
+    let stage2 = stage().await;
+    drop(stage2.client);
+    let ended = stage2.session.await.expect("no panic").0;
+    assert!(matches!(ended, Ended::Closed | Ended::Socket(_)), "{ended}");
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up() {
+    let stage = stage().await;
+    let (ended, before) = {
+        // Nobody answers pings, and nothing else happens, so the clock runs ahead.
+        tokio::time::pause();
+        let before = Instant::now();
+        (stage.session.await.expect("no panic").0, before)
+    };
+    assert!(matches!(ended, Ended::Silent("the server fell silent")), "{ended}");
+    let waited = before.elapsed();
+    assert!(waited <= DEAD + Duration::from_secs(1), "{waited:?}");
+    drop(stage.client);
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_suffice_is_a_refusal() {
+    let mut stage = stage().await;
+    let text = r#"{"error":"Access token does not have the required scopes","status":401}"#;
+    stage.client.socket.send(Message::text(text)).await.expect("sent");
+    assert!(matches!(stage.session.await.expect("no panic").0, Ended::Refused(_)));
+}
+
+#[tokio::test]
+async fn refused_upgrades_are_told_apart() {
+    let rest = Rest::serve(|_, _| answer(200, &json!([]))).await;
+    for (status, expected) in
+        [(401, "refused"), (403, "refused"), (429, "limited"), (404, "closed")]
+    {
+        let streaming = Streaming::bind().await;
+        let (mut out, _heard) = out();
+        let (api, stop, gap) = (rest.api(), CancellationToken::new(), Gap::default());
+        let (ended, ()) = tokio::join!(
+            session(&api, &streaming.url, "Headwater/test", &gap, &mut out, &stop),
+            streaming.refuse(status),
+        );
+        let kind = match ended {
+            Ended::Refused(_) => "refused",
+            Ended::Limited(_) => "limited",
+            Ended::Closed => "closed",
+            other => panic!("unexpected {other}"),
+        };
+        assert_eq!(kind, expected, "status {status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_a_gap_is_filled_comes_after_it() {
+    let (asked, mut was_asked) = mpsc::unbounded_channel();
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
+    let post = status(Timestamp::now(), &json!({}));
+    let old = post["id"].as_str().expect("an id").to_owned();
+    let rest = Rest::serve(move |_, _| {
+        let _ = asked.send(());
+        let _ = tokio::task::block_in_place(|| gate.lock().expect("not poisoned").recv());
+        answer(200, &json!([post]))
+    });
+    let (rest, streaming) = tokio::join!(rest, Streaming::bind());
+    let (mut out, mut heard) = out();
+    let (api, url) = (rest.api(), streaming.url.clone());
+    let stop = CancellationToken::new();
+    let listening = stop.clone();
+    let session = tokio::spawn(async move {
+        session(&api, &url, "Headwater/test", &Gap::default(), &mut out, &listening).await
+    });
+    let (mut client, _) = streaming.accept().await;
+    was_asked.recv().await.expect("the gap is being filled");
+    client.send("update", &update("2").to_string()).await;
+    client.send("delete", &old).await;
+    client.socket.send(Message::text("nonsense")).await.expect("sent");
+    assert!(matches!(heard.recv().await, Some(Said::State(State::Live, _))));
+    assert_eq!(heard.recv().await, Some(Said::Stray(Stray::Malformed)), "all was read");
+    go.send(()).expect("the server waits");
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        order.push(match heard.recv().await {
+            Some(Said::Told(Told::Post(status))) => status.id().into_owned(),
+            Some(Said::Told(Told::Delete(id))) => format!("delete {id}"),
+            other => panic!("unexpected {other:?}"),
+        });
+    }
+    assert_eq!(order, [old.clone(), "2".to_owned(), format!("delete {old}")]);
+    stop.cancel();
+    assert!(matches!(session.await.expect("no panic"), Ended::Stopped));
+}
