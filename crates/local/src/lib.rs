@@ -1,1 +1,2 @@
 //! Scaffold.
+pub mod gateway;
