@@ -130,7 +130,7 @@ mod tests {
     fn a_bucket_gives_its_burst_and_then_its_rate() {
         let rate = Rate { per_second: 10, burst: 3 };
         let bucket = Bucket::new(Some(rate));
-        let mut taken = |ms| {
+        let taken = |ms| {
             let now = Duration::from_millis(ms);
             (0..10).take_while(|_| bucket.take_at(rate, now)).count()
         };

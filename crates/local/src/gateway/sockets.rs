@@ -67,7 +67,7 @@ impl Hasher for KeyHasher {
 
     fn write_u128(&mut self, key: u128) {
         let folded = (key as u64) ^ ((key >> 64) as u64).rotate_left(32);
-        let product = u128::from(folded) * 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835;
+        let product = u128::from(folded) * 0x9E37_79B9_7F4A_7C15;
         self.0 = (product as u64) ^ ((product >> 64) as u64);
     }
 }

@@ -215,7 +215,7 @@ async fn the_authorizer_decides() {
     assert_eq!(refusal(format!("{}?token=", fixture.url())).await, 401, "an empty token");
     assert_eq!(fixture.fake.seen("authorize").len(), 0);
 
-    connect_async(with_token()).await.expect("101");
+    let _open = connect_async(with_token()).await.expect("101");
     let cases: [(&str, Handler, u16); 6] = [
         ("a deny", say(policy("Deny", "*")), 403),
         ("an allow for something else", say(policy("Allow", "arn:aws:other")), 403),

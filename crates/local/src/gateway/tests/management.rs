@@ -40,7 +40,7 @@ async fn the_sdk_posts_describes_and_deletes() {
             >= connected_at
     );
     let identity = description.identity().expect("identity");
-    assert_eq!(identity.source_ip(), "127.0.0.1");
+    assert_eq!(identity.source_ip(), Some("127.0.0.1"));
 
     sdk.delete_connection().connection_id(&id).send().await.expect("deleted");
     assert_eq!(next_close(&mut client).await, (1000, "Connection Closed Normally".to_owned()));
