@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 mod authorizer;
+mod clock;
 mod connection;
 mod decode;
 mod encode;
@@ -165,7 +166,11 @@ impl Gateway {
     /// # Errors
     ///
     /// When the address cannot be listened at.
-    pub async fn start(
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn start(
         config: Config,
         sockets: Arc<Sockets>,
         functions: Arc<dyn Functions>,
@@ -185,7 +190,7 @@ impl Gateway {
         self.address
     }
 
-    /// Returns the table of its WebSockets.
+    /// Returns the table of its connections.
     pub fn sockets(&self) -> Arc<Sockets> {
         self.sockets.clone()
     }

@@ -13,7 +13,7 @@ use tokio::{join, time};
 use tracing::debug;
 
 use super::{
-    Shared,
+    Shared, clock,
     decode::{Decoder, Incoming},
     encode,
     events::Occasion,
@@ -56,7 +56,7 @@ async fn finish(shared: &Shared, socket: &Socket, end: &End) {
 /// Tells `$disconnect` that a connection ended. Its answer is of no interest.
 pub(super) async fn disconnect(shared: &Shared, client: &Client, end: &End) {
     let Some(route) = shared.config.routes.disconnect() else { return };
-    let at = shared.sockets.now();
+    let at = clock::now();
     let request_id = ids::request(at);
     let occasion = Occasion { api: &shared.config.api, client, request_id: &request_id, at };
     let limit = shared.sockets.limits().integration;

@@ -67,7 +67,7 @@ struct Frame {
     opcode: u8,
     is_final: bool,
     mask: [u8; 4],
-    mask_offset: u8,
+    mask_offset: usize,
     remaining: usize,
 }
 
@@ -168,7 +168,7 @@ impl Decoder {
 impl Frame {
     fn unmask_into(&mut self, payload: &[u8], target: &mut Vec<u8>) {
         let mut mask = self.mask;
-        mask.rotate_left(usize::from(self.mask_offset));
+        mask.rotate_left(self.mask_offset);
         let start = target.len();
         target.extend_from_slice(payload);
         for chunk in target[start..].chunks_mut(4) {
@@ -177,7 +177,7 @@ impl Frame {
             }
         }
         self.remaining -= payload.len();
-        self.mask_offset = (self.mask_offset + (payload.len() % 4) as u8) % 4;
+        self.mask_offset = (self.mask_offset + payload.len()) % 4;
     }
 }
 
@@ -202,10 +202,7 @@ fn parse_header(header: &[u8; 14]) -> Result<Frame, Violation> {
     }
     let (remaining, mask) = match second & 0x7F {
         126 => (u64::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..6]),
-        127 => {
-            let [a, b, c, d, e, f, g, h, ..] = *rest;
-            (u64::from_be_bytes([a, b, c, d, e, f, g, h]), &rest[8..12])
-        }
+        127 => (rest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)), &rest[8..12]),
         length => (u64::from(length), &rest[..4]),
     };
     Ok(Frame {

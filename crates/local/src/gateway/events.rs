@@ -1,12 +1,11 @@
 //! Events of the WebSocket API, field by field as seen in captures of API Gateway's.
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    Api, ids,
+    Api, clock, ids,
     request::{Fields, Request},
     socket::{Client, End},
 };
@@ -195,7 +194,7 @@ impl Occasion<'_> {
             disconnect_status_code: None,
             event_type,
             extended_request_id: self.request_id,
-            request_time: clf(self.at),
+            request_time: clock::common_log(self.at),
             message_direction: "IN",
             disconnect_reason: None,
             stage: &self.api.stage,
@@ -236,17 +235,6 @@ impl<'a> Context<'a, Identity<'a>> {
             authorizer: self.authorizer,
         }
     }
-}
-
-/// A time in the Common Log Format, as `requestTime` has it.
-pub(super) fn clf(at: u64) -> String {
-    timestamp(at).strftime("%d/%b/%Y:%H:%M:%S +0000").to_string()
-}
-
-/// Milliseconds since 1970 as a timestamp.
-pub(super) fn timestamp(at: u64) -> Timestamp {
-    let at = i64::try_from(at).unwrap_or(i64::MAX);
-    Timestamp::from_millisecond(at).unwrap_or(Timestamp::MAX)
 }
 
 /// Serialises an event, which holds nothing that JSON cannot.

@@ -11,7 +11,7 @@ use tungstenite::handshake::derive_accept_key;
 use super::{
     Shared,
     authorizer::{self, Denied},
-    connection,
+    clock, connection,
     events::Occasion,
     functions::FunctionError,
     ids,
@@ -39,7 +39,7 @@ pub(super) fn is_upgrade(request: &Request) -> bool {
 pub(super) async fn accept(
     shared: Arc<Shared>,
     request: Request,
-) -> Result<(Accepted, Response), Response> {
+) -> Result<(Accepted, Response), StatusCode> {
     let key = check(&shared, &request)?;
     let (answer, answered) = oneshot::channel();
     // What has begun is finished: `$connect` may have stored the connection before the client left.
@@ -49,16 +49,16 @@ pub(super) async fn accept(
             connection::disconnect(&shared, &abandoned.client, &End::LOST).await;
         }
     });
-    let accepted = answered.await.map_err(|_| respond::failed())??;
+    let accepted = answered.await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)??;
     let response = respond::switching_protocols(&key, accepted.subprotocol.clone());
     Ok((accepted, response))
 }
 
 /// Checks what needs no function, and returns the key of the answer.
-fn check(shared: &Shared, request: &Request) -> Result<String, Response> {
+fn check(shared: &Shared, request: &Request) -> Result<String, StatusCode> {
     let limits = shared.sockets.limits();
     if request.path.len() + 1 + request.query.len() > limits.url_bytes {
-        return Err(respond::error(StatusCode::URI_TOO_LONG));
+        return Err(StatusCode::URI_TOO_LONG);
     }
     let is_version_13 = request.header(header::SEC_WEBSOCKET_VERSION) == Some("13");
     if !is_upgrade(request)
@@ -66,21 +66,17 @@ fn check(shared: &Shared, request: &Request) -> Result<String, Response> {
         || request.method != Method::GET
         || !is_version_13
     {
-        let mut response = respond::error(StatusCode::UPGRADE_REQUIRED);
-        let headers = response.headers_mut();
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Err(response);
+        return Err(StatusCode::UPGRADE_REQUIRED);
     }
     let key = request.header(header::SEC_WEBSOCKET_KEY);
-    let key = key.ok_or_else(|| respond::error(StatusCode::BAD_REQUEST))?;
+    let key = key.ok_or(StatusCode::BAD_REQUEST)?;
     if !shared.sockets.admits_connect() {
-        return Err(respond::error(StatusCode::TOO_MANY_REQUESTS));
+        return Err(StatusCode::TOO_MANY_REQUESTS);
     }
     Ok(derive_accept_key(key.as_bytes()))
 }
 
-async fn decide(shared: &Shared, request: &Request) -> Result<Accepted, Response> {
+async fn decide(shared: &Shared, request: &Request) -> Result<Accepted, StatusCode> {
     let mut client = Client {
         id: ConnectionId::new(ids::connection(request.received_at)),
         connected_at: request.received_at,
@@ -90,9 +86,8 @@ async fn decide(shared: &Shared, request: &Request) -> Result<Accepted, Response
         authorizer: None,
     };
     let request_id = ids::request(request.received_at);
-    client.authorizer = authorize(shared, request, &client, &request_id)
-        .await
-        .map_err(|denied| respond::error(denied.status()))?;
+    client.authorizer =
+        authorize(shared, request, &client, &request_id).await.map_err(Denied::status)?;
     let subprotocol = connect(shared, request, &client, &request_id).await?;
     Ok(Accepted { client, subprotocol })
 }
@@ -106,7 +101,7 @@ async fn authorize(
     let Some(authorizer) = &shared.config.authorizer else { return Ok(None) };
     authorizer::identity(&authorizer.identity_sources, request).ok_or(Denied::Unauthorized)?;
     let api = &shared.config.api;
-    let occasion = Occasion { api, client, request_id, at: shared.sockets.now() };
+    let occasion = Occasion { api, client, request_id, at: clock::now() };
     let event = occasion.authorize(request);
     let started = Instant::now();
     let limit = shared.sockets.limits().authorizer;
@@ -121,22 +116,22 @@ async fn connect(
     request: &Request,
     client: &Client,
     request_id: &str,
-) -> Result<Option<HeaderValue>, Response> {
+) -> Result<Option<HeaderValue>, StatusCode> {
     let Some(route) = shared.config.routes.connect() else { return Ok(None) };
     let api = &shared.config.api;
-    let occasion = Occasion { api, client, request_id, at: shared.sockets.now() };
+    let occasion = Occasion { api, client, request_id, at: clock::now() };
     let event = occasion.connect(request);
     let limit = shared.sockets.limits().integration;
     let answer = invoke(&*shared.functions, &route.function, event, limit).await;
-    let answer = answer.map_err(|error| respond::error(status_of(&error)))?;
-    let malformed = || respond::error(StatusCode::BAD_GATEWAY);
-    let answer = Answer::parse(&answer).ok_or_else(malformed)?;
-    let status = answer.status().ok_or_else(malformed)?;
+    let answer = answer.map_err(|error| status_of(&error))?;
+    let malformed = StatusCode::BAD_GATEWAY;
+    let answer = Answer::parse(&answer).ok_or(malformed)?;
+    let status = answer.status().ok_or(malformed)?;
     if !status.is_success() {
-        return Err(respond::error(status));
+        return Err(status);
     }
     let subprotocol = answer.header("Sec-WebSocket-Protocol");
-    subprotocol.map(|name| HeaderValue::try_from(name).map_err(|_| malformed())).transpose()
+    subprotocol.map(|name| HeaderValue::try_from(name).map_err(|_| malformed)).transpose()
 }
 
 fn status_of(error: &InvocationError) -> StatusCode {

@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use super::{
     HttpApi, Shared,
     authorizer::{self, Denied},
-    events::{clf, to_json},
+    clock,
+    events::to_json,
     functions::FunctionError,
     ids,
     invocation::{InvocationError, invoke},
@@ -229,7 +230,7 @@ impl<'a> Call<'a> {
                 request_id: &self.request_id,
                 route_key: "$default",
                 stage: "$default",
-                time: clf(request.received_at),
+                time: clock::common_log(request.received_at),
                 time_epoch: request.received_at,
             },
             body: body.map(|(text, _)| text).filter(|text| !text.is_empty()),

@@ -50,8 +50,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            idle: Duration::from_secs(600),
-            lifetime: Duration::from_secs(7_200),
+            idle: Duration::from_mins(10),
+            lifetime: Duration::from_hours(2),
             frame_bytes: 32_768,
             message_bytes: 131_072,
             url_bytes: 4_096,

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::{
-    Callbacks, Shared, events, ids,
+    Callbacks, Shared, clock, ids,
     request::Request,
     respond::{self, Response, with_error_type},
     socket::End,
@@ -62,14 +62,13 @@ fn post(shared: &Shared, id: &str, body: Option<&Bytes>) -> Response {
 
 fn describe(shared: &Shared, id: &str) -> Response {
     let Some(socket) = shared.sockets.find(id) else { return gone() };
-    let time = |at| format!("{:.3}", events::timestamp(at));
     let body = json!({
-        "connectedAt": time(socket.client.connected_at),
+        "connectedAt": clock::iso_8601(socket.client.connected_at),
         "identity": {
             "sourceIp": socket.client.source_ip.to_string(),
             "userAgent": socket.client.user_agent,
         },
-        "lastActiveAt": time(socket.last_active()),
+        "lastActiveAt": clock::iso_8601(socket.last_active()),
     });
     respond::json(StatusCode::OK, body.to_string())
 }

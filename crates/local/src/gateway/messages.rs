@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Shared, encode,
+    Shared, clock, encode,
     events::Occasion,
     functions::FunctionError,
     ids,
@@ -14,7 +14,7 @@ use super::{
 
 /// Starts the invocation for a message.
 pub(super) fn receive(shared: &Arc<Shared>, socket: &Arc<Socket>, body: String) {
-    let at = shared.sockets.now();
+    let at = clock::now();
     socket.touch(at);
     if !shared.sockets.admits_request() {
         return send_error(shared, socket, "Too Many Requests", &ids::request(at));
@@ -84,6 +84,6 @@ fn send(shared: &Shared, socket: &Socket, message: &str) {
     let limits = shared.sockets.limits();
     let frames = encode::text(message.as_bytes(), limits.frame_bytes);
     if socket.send(&frames, limits.send_buffer_bytes).is_ok() {
-        socket.touch(shared.sockets.now());
+        socket.touch(clock::now());
     }
 }

@@ -33,6 +33,17 @@ pub(super) fn message(status: StatusCode, message: &str) -> Response {
     json(status, json!({ "message": message }).to_string())
 }
 
+/// Returns the answer to a handshake that is not accepted.
+pub(super) fn refused_handshake(status: StatusCode) -> Response {
+    let mut response = error(status);
+    if status == StatusCode::UPGRADE_REQUIRED {
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    response
+}
+
 /// Returns the error of a gateway that is broken itself.
 pub(super) fn failed() -> Response {
     error(StatusCode::INTERNAL_SERVER_ERROR)

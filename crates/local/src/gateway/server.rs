@@ -29,7 +29,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Shared, connection,
+    Shared, clock, connection,
     handshake::{self, Accepted},
     http_api, management,
     request::Request,
@@ -89,7 +89,7 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
         let (shared, head, accepted) = (shared.clone(), head.clone(), accepted.clone());
         service_fn(move |request: http::Request<Incoming>| {
             let (parts, body) = request.into_parts();
-            let now = shared.sockets.now();
+            let now = clock::now();
             let request = Request::new(parts, head.take(), peer, local, now);
             let (shared, accepted) = (shared.clone(), accepted.clone());
             Box::pin(async move {
@@ -170,7 +170,7 @@ async fn respond(
                 *accepted.lock() = Some(client);
                 response
             }
-            Err(response) => response,
+            Err(status) => respond::refused_handshake(status),
         },
         Target::Connection(id) => match read(body, limits.message_bytes, limits.http_read).await {
             Ok(body) => management::answer(shared, &request, &id, body.as_ref()),

@@ -1,10 +1,10 @@
-//! The table of open WebSockets, which posts messages to them.
+//! The table of open connections, which posts messages to them.
 
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use aws::post::{Post, PostError, Recipient};
@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use tokio::task::yield_now;
 
 use super::{
-    encode,
+    clock, encode,
     limits::{Bucket, Limits},
     socket::{End, Refused, Socket},
 };
@@ -22,7 +22,7 @@ use super::{
 /// Recipients served between two looks at what else the runtime has to do.
 const BATCH: usize = 64;
 
-/// The open WebSockets of a gateway.
+/// The open connections of a gateway.
 ///
 /// Made before the gateway, so that the functions behind it can post: this is the one-machine
 /// implementation of [`Post`].
@@ -42,11 +42,12 @@ struct Table {
 
 /// The 16 characters of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key(u128);
+struct Key(u64, u64);
 
 impl Key {
     fn new(id: &str) -> Option<Self> {
-        Some(Self(u128::from_ne_bytes(id.as_bytes().try_into().ok()?)))
+        let (first, second) = id.as_bytes().split_first_chunk()?;
+        Some(Self(u64::from_ne_bytes(*first), u64::from_ne_bytes(second.try_into().ok()?)))
     }
 }
 
@@ -56,19 +57,17 @@ struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
-        self.0
+        self.0 ^ (self.0 >> 32)
     }
 
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            self.write_u64(u64::from(*byte));
         }
     }
 
-    fn write_u128(&mut self, key: u128) {
-        let folded = (key as u64) ^ ((key >> 64) as u64).rotate_left(32);
-        let product = u128::from(folded) * 0x9E37_79B9_7F4A_7C15;
-        self.0 = (product as u64) ^ ((product >> 64) as u64);
+    fn write_u64(&mut self, half: u64) {
+        self.0 = (self.0.rotate_left(26) ^ half).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }
 
@@ -102,7 +101,7 @@ impl Sockets {
     pub(super) fn post_to(&self, id: &str, message: &[u8]) -> Result<(), PostError> {
         let socket = self.find(id).ok_or(PostError::Gone)?;
         let frames = self.frames(message)?;
-        self.send(&socket, &frames, self.now())
+        self.send(&socket, &frames, clock::now())
     }
 
     pub(super) fn find(&self, id: &str) -> Option<Arc<Socket>> {
@@ -137,7 +136,7 @@ impl Sockets {
 
     /// Closes the connections that are past the idle or the lifetime limit.
     pub(super) fn close_overdue(&self) {
-        let now = self.now();
+        let now = clock::now();
         let since = |then: u64| Duration::from_millis(now.saturating_sub(then));
         let is_overdue = |socket: &Socket| {
             since(socket.last_active()) >= self.limits.idle
@@ -165,12 +164,6 @@ impl Sockets {
     /// Takes a handshake from the account's quotas.
     pub(super) fn admits_connect(&self) -> bool {
         self.connects.take() && self.requests.take()
-    }
-
-    /// Returns the time in milliseconds since 1970.
-    pub(super) fn now(&self) -> u64 {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn frames(&self, message: &[u8]) -> Result<Bytes, PostError> {
@@ -217,7 +210,7 @@ impl Post for Sockets {
                     };
                     batch.extend(recipients.iter().map(find));
                 }
-                let now = self.now();
+                let now = clock::now();
                 for (index, socket) in batch.drain(..).enumerate() {
                     let result = match socket {
                         _ if !self.admits_request() => Err(PostError::Busy),

@@ -82,6 +82,7 @@ impl Fake {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, clippy::unnecessary_wraps, reason = "reads well in tests")]
 fn answer(answer: Value) -> Outcome {
     Ok(answer.to_string().into())
 }
@@ -98,15 +99,15 @@ struct Fixture {
 }
 
 impl Fixture {
-    async fn new() -> Self {
-        Self::with(|_| {}, Limits::default()).await
+    fn new() -> Self {
+        Self::with(|_| {}, Limits::default())
     }
 
-    async fn with_limits(limits: Limits) -> Self {
-        Self::with(|_| {}, limits).await
+    fn with_limits(limits: Limits) -> Self {
+        Self::with(|_| {}, limits)
     }
 
-    async fn with(change: impl FnOnce(&mut Config), limits: Limits) -> Self {
+    fn with(change: impl FnOnce(&mut Config), limits: Limits) -> Self {
         let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)));
         config.routes = Routes::default()
             .with("$connect", "connect")
@@ -119,7 +120,7 @@ impl Fixture {
         let sockets = Arc::new(Sockets::new(limits));
         let shutdown = CancellationToken::new();
         let gateway = Gateway::start(config, sockets, fake.clone(), shutdown.clone());
-        Self { gateway: gateway.await.expect("a free port"), fake, shutdown }
+        Self { gateway: gateway.expect("a free port"), fake, shutdown }
     }
 
     fn url(&self) -> String {
@@ -271,10 +272,9 @@ fn redact(event: &str) -> String {
         while let Some(at) = out[from..].find(&before).map(|at| from + at) {
             let skip = if out[at..].starts_with(&list) { list.len() } else { before.len() };
             let value = &out[at + skip..];
-            let end = if value.starts_with('"') {
-                value[1..].find('"').expect("a closing quote") + 2
-            } else {
-                value.find([',', '}']).expect("an end")
+            let end = match value.strip_prefix('"') {
+                Some(text) => text.find('"').expect("a closing quote") + 2,
+                None => value.find([',', '}']).expect("an end"),
             };
             out.replace_range(at + skip..at + skip + end, "*");
             from = at + skip;

@@ -34,15 +34,16 @@ impl Sent {
         let mask = [0x12, 0x34, 0x56, 0x78];
         let masked_bit = if self.is_masked { 0x80 } else { 0 };
         let mut out = vec![(u8::from(self.is_final) << 7) | (self.reserved << 4) | self.opcode];
-        match self.payload.len() {
-            len @ ..=125 => out.push(masked_bit | len as u8),
-            len @ ..=65_535 => {
-                out.push(masked_bit | 126);
-                out.extend_from_slice(&(len as u16).to_be_bytes());
+        let length = self.payload.len();
+        match (u8::try_from(length), u16::try_from(length)) {
+            (Ok(length @ ..=125), _) => out.push(masked_bit | length),
+            (_, Ok(length)) => {
+                out.push(masked_bit | 0x7E);
+                out.extend_from_slice(&length.to_be_bytes());
             }
-            len => {
-                out.push(masked_bit | 127);
-                out.extend_from_slice(&(len as u64).to_be_bytes());
+            _ => {
+                out.push(masked_bit | 0x7F);
+                out.extend_from_slice(&(length as u64).to_be_bytes());
             }
         }
         if self.is_masked {

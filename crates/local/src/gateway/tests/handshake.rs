@@ -13,11 +13,11 @@ fn policy(effect: &str, resource: &str) -> Value {
     })
 }
 
-async fn with_authorizer(identity_sources: Vec<IdentitySource>) -> Fixture {
+fn with_authorizer(identity_sources: Vec<IdentitySource>) -> Fixture {
     let authorizer = Authorizer { function: "authorize".to_owned(), identity_sources };
     let change = |config: &mut Config| config.authorizer = Some(authorizer);
     let limits = Limits { authorizer: Duration::from_millis(100), ..Limits::default() };
-    let fixture = Fixture::with(change, limits).await;
+    let fixture = Fixture::with(change, limits);
     fixture.fake.on("authorize", |event| {
         answer(policy("Allow", event["methodArn"].as_str().expect("text")))
     });
@@ -27,7 +27,7 @@ async fn with_authorizer(identity_sources: Vec<IdentitySource>) -> Fixture {
 #[tokio::test]
 async fn the_status_is_what_connect_answers() {
     let limits = Limits { integration: Duration::from_millis(100), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let cases: [(&str, Handler, u16); 11] = [
         ("201", say(json!({"statusCode": 201})), 101),
         ("301", say(json!({"statusCode": 301})), 301),
@@ -60,7 +60,7 @@ fn say(value: Value) -> Handler {
 
 #[tokio::test]
 async fn malformed_handshakes_are_refused() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let plain = "GET /live HTTP/1.1\r\nHost: a\r\n\r\n".to_owned();
     let long = upgrade(&format!("/live?{}", "x".repeat(4_091)), "");
     let cases = [
@@ -82,7 +82,7 @@ async fn malformed_handshakes_are_refused() {
 
 #[tokio::test]
 async fn the_answer_waits_for_connect() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let go = Arc::new(Notify::new());
     let waiting = go.clone();
     fixture.fake.on_async("connect", move |_| {
@@ -108,7 +108,7 @@ async fn the_answer_waits_for_connect() {
 
 #[tokio::test]
 async fn a_client_that_leaves_during_connect_is_disconnected() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let go = Arc::new(Notify::new());
     let waiting = go.clone();
     fixture.fake.on_async("connect", move |_| {
@@ -131,7 +131,7 @@ async fn a_client_that_leaves_during_connect_is_disconnected() {
 
 #[tokio::test]
 async fn the_subprotocol_is_what_connect_chooses() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let offer = upgrade(
         "/live",
         "Sec-WebSocket-Protocol: a, b\r\nSec-WebSocket-Extensions: permessage-deflate\r\n",
@@ -153,8 +153,7 @@ async fn the_subprotocol_is_what_connect_chooses() {
 
 #[tokio::test]
 async fn without_a_connect_route_everyone_is_accepted() {
-    let fixture =
-        Fixture::with(|config| config.routes = Routes::default(), Limits::default()).await;
+    let fixture = Fixture::with(|config| config.routes = Routes::default(), Limits::default());
     let mut client = fixture.connect().await;
     send(&mut client, "hello").await;
     assert!(next_text(&mut client).await.starts_with(r#"{"message": "Forbidden", "#));
@@ -162,7 +161,7 @@ async fn without_a_connect_route_everyone_is_accepted() {
 
 #[tokio::test]
 async fn the_connect_event_is_api_gateways() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let headers = "Origin: https://app.example\r\nUser-Agent: Mozilla/5.0\r\nX-ApiKey: k\r\nx-list: 1\r\nx-list: 2\r\n";
     fixture.raw(&upgrade("/live?token=a%20b&x=1&x=2", headers)).await;
     let event = fixture.fake.event("connect", 1).await;
@@ -188,7 +187,7 @@ async fn the_connect_event_is_api_gateways() {
 
 #[tokio::test]
 async fn an_event_without_query_has_no_query_fields() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     fixture.raw(&upgrade("/live", "")).await;
     let event = fixture.fake.event("connect", 1).await;
     assert!(!event.to_lowercase().contains("querystringparameters"), "{event}");
@@ -197,7 +196,7 @@ async fn an_event_without_query_has_no_query_fields() {
 
 #[tokio::test]
 async fn a_handshake_may_follow_another_request_on_its_connection() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
     stream.write_all(b"GET /x HTTP/1.1\r\nHOST: a\r\n\r\n").await.expect("written");
     assert_eq!(read_response(&mut stream).await.0, 404);
@@ -209,7 +208,7 @@ async fn a_handshake_may_follow_another_request_on_its_connection() {
 
 #[tokio::test]
 async fn the_authorizer_decides() {
-    let fixture = with_authorizer(vec![IdentitySource::Query("token".to_owned())]).await;
+    let fixture = with_authorizer(vec![IdentitySource::Query("token".to_owned())]);
     let with_token = || format!("{}?token=t", fixture.url());
     assert_eq!(refusal(fixture.url()).await, 401, "no token");
     assert_eq!(refusal(format!("{}?token=", fixture.url())).await, 401, "an empty token");
@@ -238,7 +237,7 @@ async fn the_authorizer_decides() {
 
 #[tokio::test]
 async fn the_authorizer_event_is_api_gateways() {
-    let fixture = with_authorizer(Vec::new()).await;
+    let fixture = with_authorizer(Vec::new());
     fixture.raw(&upgrade("/live?token=abc", "HeaderAuth1: v\r\nUser-Agent: ua\r\n")).await;
     let event = fixture.fake.event("authorize", 1).await;
     let expected = concat!(
@@ -262,7 +261,7 @@ async fn the_authorizer_event_is_api_gateways() {
 
 #[tokio::test]
 async fn every_event_carries_what_the_authorizer_said() {
-    let fixture = with_authorizer(Vec::new()).await;
+    let fixture = with_authorizer(Vec::new());
     let mut client = fixture.connect().await;
     send(&mut client, "hello").await;
     let block = r#""authorizer":{"principalId":"user-42","tenant":"t1","integrationLatency":*}}"#;
@@ -279,7 +278,7 @@ async fn every_event_carries_what_the_authorizer_said() {
 async fn connects_are_limited() {
     let rate = Rate { per_second: 1, burst: 2 };
     let limits = Limits { connects: Some(rate), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let _first = fixture.connect().await;
     let _second = fixture.connect().await;
     assert_eq!(refusal(fixture.url()).await, 429);

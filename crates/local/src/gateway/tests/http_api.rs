@@ -2,14 +2,14 @@
 
 use super::*;
 
-async fn with_http(authorizer: Option<Authorizer>, limits: Limits) -> Fixture {
+fn with_http(authorizer: Option<Authorizer>, limits: Limits) -> Fixture {
     let http = HttpApi { function: "rest".to_owned(), authorizer };
-    Fixture::with(|config| config.http = Some(http), limits).await
+    Fixture::with(|config| config.http = Some(http), limits)
 }
 
 #[tokio::test]
 async fn requests_become_events_and_answers_responses() {
-    let fixture = with_http(None, Limits::default()).await;
+    let fixture = with_http(None, Limits::default());
     fixture.fake.on("rest", |_| {
         answer(
             json!({"statusCode": 201, "headers": {"X-Own": "1"}, "cookies": ["a=1"], "body": "{}"}),
@@ -39,7 +39,7 @@ async fn requests_become_events_and_answers_responses() {
 
 #[tokio::test]
 async fn binary_bodies_are_base64() {
-    let fixture = with_http(None, Limits::default()).await;
+    let fixture = with_http(None, Limits::default());
     fixture
         .raw("PUT /x HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 2\r\n\r\nhi")
         .await;
@@ -55,7 +55,7 @@ async fn failures_are_gateway_errors() {
         requests: Some(Rate { per_second: 1, burst: 4 }),
         ..Limits::default()
     };
-    let fixture = with_http(None, limits).await;
+    let fixture = with_http(None, limits);
     let get = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
     let expect = async |request: &str, status: u16, message: &str| {
         let (got, response) = fixture.raw(request).await;
@@ -87,7 +87,7 @@ async fn failures_are_gateway_errors() {
 
 #[tokio::test]
 async fn without_an_http_api_nothing_is_found() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     assert_eq!(fixture.raw("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await.0, 404);
 }
 
@@ -98,7 +98,7 @@ async fn health_waits_for_readiness() {
         config.http = Some(HttpApi { function: "rest".to_owned(), authorizer: None });
         config.ready = readiness;
     };
-    let fixture = Fixture::with(change, Limits::default()).await;
+    let fixture = Fixture::with(change, Limits::default());
     let health = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(fixture.raw(health).await.0, 503);
     assert_eq!(fixture.fake.seen("rest").len(), 0);
@@ -113,7 +113,7 @@ async fn the_authorizer_decides() {
         function: "authorize".to_owned(),
         identity_sources: vec![IdentitySource::Header("Authorization".to_owned())],
     };
-    let fixture = with_http(Some(authorizer), Limits::default()).await;
+    let fixture = with_http(Some(authorizer), Limits::default());
     let expect = async |request: &str, status: u16, end: &str| {
         let (got, response) = fixture.raw(request).await;
         assert_eq!(got, status, "{response}");

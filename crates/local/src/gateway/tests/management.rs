@@ -23,7 +23,7 @@ fn sdk(fixture: &Fixture) -> Sdk {
 
 #[tokio::test]
 async fn the_sdk_posts_describes_and_deletes() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let (mut client, id) = fixture.connect_with_id().await;
     let sdk = sdk(&fixture);
     let post = sdk.post_to_connection().connection_id(&id).data(Blob::new("hello"));
@@ -59,7 +59,7 @@ async fn the_sdk_posts_describes_and_deletes() {
 #[tokio::test]
 async fn the_sdk_knows_the_errors() {
     let limits = Limits { requests: Some(Rate { per_second: 1, burst: 4 }), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let (mut client, id) = fixture.connect_with_id().await;
     let sdk = sdk(&fixture);
     let post =
@@ -77,9 +77,9 @@ async fn the_sdk_knows_the_errors() {
 #[tokio::test]
 async fn a_client_that_does_not_read_is_a_limit_too() {
     let limits = Limits { socket_buffer_bytes: 8_192, ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let (_stuck, id) = fixture.connect_with_id().await;
-    while fixture.gateway.sockets().post_to(&id, &[b'x'; 30_000]).is_ok() {}
+    while fixture.gateway.sockets().post_to(&id, &vec![b'x'; 30_000]).is_ok() {}
     let post =
         sdk(&fixture).post_to_connection().connection_id(&id).data(Blob::new(vec![b'x'; 60_000]));
     let error = post.send().await.expect_err("busy").into_service_error();
@@ -88,7 +88,7 @@ async fn a_client_that_does_not_read_is_a_limit_too() {
 
 #[tokio::test]
 async fn paths_and_ids_may_be_encoded() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let (mut client, id) = fixture.connect_with_id().await;
     let bare = id.trim_end_matches('=');
     for path in [
@@ -106,7 +106,7 @@ async fn paths_and_ids_may_be_encoded() {
 
 #[tokio::test]
 async fn errors_have_their_type_and_body() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let gone = "TXzPWdnOjoECGjA=";
     let cases = [
         ("POST", format!("/live/@connections/{gone}"), 410, "GoneException", ""),
@@ -156,7 +156,7 @@ async fn errors_have_their_type_and_body() {
 
 #[tokio::test]
 async fn times_are_iso_8601_with_milliseconds() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let (_client, id) = fixture.connect_with_id().await;
     let request = format!("GET /live/@connections/{id} HTTP/1.1\r\nHost: a\r\n\r\n");
     let (status, response) = fixture.raw(&request).await;
@@ -173,8 +173,7 @@ async fn times_are_iso_8601_with_milliseconds() {
 
 #[tokio::test]
 async fn the_management_api_can_be_off() {
-    let fixture =
-        Fixture::with(|config| config.callbacks = Callbacks::Off, Limits::default()).await;
+    let fixture = Fixture::with(|config| config.callbacks = Callbacks::Off, Limits::default());
     let (_client, id) = fixture.connect_with_id().await;
     let request = format!("GET /live/@connections/{id} HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(fixture.raw(&request).await.0, 403);

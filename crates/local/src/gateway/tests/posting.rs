@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test]
 async fn posts_reach_their_recipients() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let (mut first, first_id) = fixture.connect_with_id().await;
     let (mut second, second_id) = fixture.connect_with_id().await;
     let unknown = ["TXzPWdnOjoECGjA=", "odd"].map(recipient);
@@ -21,7 +21,7 @@ async fn posts_reach_their_recipients() {
 
 #[tokio::test]
 async fn what_cannot_be_a_text_message_is_refused() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let (_client, id) = fixture.connect_with_id().await;
     let (sockets, to) = (fixture.gateway.sockets(), [recipient(&id)]);
     let refused = sockets.post(&to, vec![b'x'; 131_073].into()).await;
@@ -33,7 +33,7 @@ async fn what_cannot_be_a_text_message_is_refused() {
 
 #[tokio::test]
 async fn posts_arrive_in_order_across_batches() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let (mut client, id) = fixture.connect_with_id().await;
     let sockets = fixture.gateway.sockets();
     // One connection many times over stands for many connections.
@@ -51,7 +51,7 @@ async fn posts_arrive_in_order_across_batches() {
 
 #[tokio::test]
 async fn a_long_message_goes_out_in_frames() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let mut stream = fixture.raw_socket().await;
     let id = field(&fixture.fake.event("connect", 1).await, "connectionId");
     fixture.registered(&id).await;
@@ -69,7 +69,7 @@ async fn a_long_message_goes_out_in_frames() {
 async fn a_client_that_does_not_read_is_busy_and_gets_no_half_message() {
     let limits =
         Limits { socket_buffer_bytes: 8_192, send_buffer_bytes: 50_000, ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let (mut stuck, stuck_id) = fixture.connect_with_id().await;
     let (mut quick, quick_id) = fixture.connect_with_id().await;
     let sockets = fixture.gateway.sockets();
@@ -103,10 +103,10 @@ async fn a_stuck_client_can_be_closed() {
         grace: Duration::from_millis(50),
         ..Limits::default()
     };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let (_stuck, id) = fixture.connect_with_id().await;
     let sockets = fixture.gateway.sockets();
-    while sockets.post_to(&id, &[b'x'; 30_000]).is_ok() {}
+    while sockets.post_to(&id, &vec![b'x'; 30_000]).is_ok() {}
     sockets.close(&recipient(&id)).await.expect("closed");
     assert!(matches!(sockets.post_to(&id, b"x"), Err(PostError::Gone)));
     let event = fixture.fake.event("disconnect", 1).await;
@@ -115,7 +115,7 @@ async fn a_stuck_client_can_be_closed() {
 
 #[tokio::test]
 async fn a_client_that_vanished_is_gone() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let (client, id) = fixture.connect_with_id().await;
     drop(client);
     let sockets = fixture.gateway.sockets();
@@ -127,7 +127,7 @@ async fn a_client_that_vanished_is_gone() {
 async fn a_flood_of_pings_from_a_client_that_does_not_read_is_bounded() {
     let limits =
         Limits { socket_buffer_bytes: 8_192, send_buffer_bytes: 10_000, ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let mut stream = fixture.raw_socket().await;
     let ping = [&[0x89, 0xFD, 0, 0, 0, 0][..], &[b'x'; 125]].concat();
     let flood = ping.repeat(1_000);
@@ -141,7 +141,7 @@ async fn a_flood_of_pings_from_a_client_that_does_not_read_is_bounded() {
 #[tokio::test]
 async fn posts_share_the_rate_of_requests() {
     let limits = Limits { requests: Some(Rate { per_second: 1, burst: 3 }), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let (_client, id) = fixture.connect_with_id().await;
     let refused = fixture.gateway.sockets().post(&vec![recipient(&id); 3], "x".into()).await;
     assert!(matches!(refused[..], [(2, PostError::Busy)]), "{refused:?}");

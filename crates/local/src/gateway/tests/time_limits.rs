@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn idle_connections_are_closed() {
     let limits = Limits { idle: Duration::from_millis(100), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let mut client = fixture.connect().await;
     assert_eq!(next_close(&mut client).await, (1001, "Going away".to_owned()));
     let event = fixture.fake.event("disconnect", 1).await;
@@ -17,7 +17,7 @@ async fn idle_connections_are_closed() {
 #[tokio::test]
 async fn messages_in_either_direction_keep_a_connection() {
     let limits = Limits { idle: Duration::from_millis(300), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let (mut talker, _) = fixture.connect_with_id().await;
     let (mut listener, listener_id) = fixture.connect_with_id().await;
     let (mut pinger, _) = fixture.connect_with_id().await;
@@ -39,8 +39,12 @@ async fn messages_in_either_direction_keep_a_connection() {
 
 #[tokio::test]
 async fn old_connections_are_closed_however_busy() {
-    let limits = Limits { lifetime: Duration::from_millis(200), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let limits = Limits {
+        lifetime: Duration::from_millis(200),
+        grace: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let fixture = Fixture::with_limits(limits);
     let mut client = fixture.connect().await;
     let talk = async {
         while client.send(Message::text("busy")).await.is_ok() {
@@ -62,7 +66,7 @@ fn idle_millis(event: &str) -> u64 {
 #[tokio::test]
 async fn a_slow_head_is_cut_off() {
     let limits = Limits { http_read: Duration::from_millis(100), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
     stream.write_all(b"GET /live HTTP/1.1\r\nHost:").await.expect("written");
     let mut rest = Vec::new();
@@ -73,14 +77,14 @@ async fn a_slow_head_is_cut_off() {
 #[tokio::test]
 async fn a_slow_body_is_cut_off() {
     let limits = Limits { http_read: Duration::from_millis(100), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     let request = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf";
     assert_eq!(fixture.raw(request).await.0, 408);
 }
 
 #[tokio::test]
 async fn a_stopping_gateway_says_goodbye() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new();
     let mut client = fixture.connect().await;
     let address = fixture.gateway.address();
     let mut keep_alive = TcpStream::connect(address).await.expect("a connection");
@@ -99,7 +103,7 @@ async fn a_stopping_gateway_says_goodbye() {
 #[tokio::test]
 async fn a_function_that_hangs_delays_the_end_by_the_grace_period_only() {
     let limits = Limits { grace: Duration::from_millis(50), ..Limits::default() };
-    let fixture = Fixture::with_limits(limits).await;
+    let fixture = Fixture::with_limits(limits);
     fixture.fake.on_async("disconnect", |_| std::future::pending().boxed());
     let _client = fixture.connect().await;
     until("the connection is registered", || !fixture.gateway.sockets().is_empty()).await;
