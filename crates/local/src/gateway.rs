@@ -15,6 +15,7 @@ mod connection;
 mod decode;
 mod encode;
 mod events;
+mod faults;
 mod functions;
 mod handshake;
 mod http_api;
@@ -37,6 +38,7 @@ mod tests;
 
 pub use self::{
     authorizer::{Authorizer, IdentitySource},
+    faults::Faults,
     functions::{FunctionError, Functions},
     limits::{Limits, Rate},
     routes::{Route, Routes, Selection, SelectionError},
@@ -129,13 +131,13 @@ pub struct HttpApi {
     pub authorizer: Option<Authorizer>,
 }
 
-/// Who may call the management API. On AWS IAM decides, and every call is signed; this gateway looks
-/// at no signature, so it looks at where a call comes from.
+/// Who may call the management API. On AWS IAM decides, and every call is signed; this gateway
+/// verifies no signature, so it looks at where a call comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Callbacks {
     /// Nobody: all calls get 403. Functions in the same process post through [`Sockets`].
     Off,
-    /// Callers on this machine.
+    /// Callers on this machine, unless a proxy forwards their call.
     #[default]
     Loopback,
     /// Everyone who reaches the listening address.

@@ -17,6 +17,7 @@ use super::{
     decode::{Decoder, Incoming},
     encode,
     events::Occasion,
+    faults::strikes,
     ids,
     invocation::invoke,
     messages,
@@ -56,6 +57,13 @@ async fn finish(shared: &Shared, socket: &Socket, end: &End) {
 /// Tells `$disconnect` that a connection ended. Its answer is of no interest.
 pub(super) async fn disconnect(shared: &Shared, client: &Client, end: &End) {
     let Some(route) = shared.config.routes.disconnect() else { return };
+    let faults = shared.sockets.faults();
+    if strikes(faults.lost_disconnect) {
+        return;
+    }
+    if !faults.disconnect_delay.is_zero() {
+        time::sleep(faults.disconnect_delay).await;
+    }
     let at = clock::now();
     let request_id = ids::request(at);
     let occasion = Occasion { api: &shared.config.api, client, request_id: &request_id, at };

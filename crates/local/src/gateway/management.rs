@@ -10,6 +10,7 @@ use super::{
     request::Request,
     respond::{self, Response, with_error_type},
     socket::End,
+    sockets::Fault,
 };
 
 /// Answers a call about the connection `id`. The body is none if it was too large to read.
@@ -21,7 +22,9 @@ pub(super) fn answer(
 ) -> Response {
     let is_permitted = match shared.config.callbacks {
         Callbacks::Off => false,
-        Callbacks::Loopback => request.source_ip.is_loopback(),
+        Callbacks::Loopback => {
+            request.source_ip.is_loopback() && request.header("x-forwarded-for").is_none()
+        }
         Callbacks::Everyone => true,
     };
     if !is_permitted {
@@ -56,6 +59,9 @@ fn post(shared: &Shared, id: &str, body: Option<&Bytes>) -> Response {
             respond::message(StatusCode::PAYLOAD_TOO_LARGE, "Message too long"),
             "PayloadTooLargeException",
         ),
+        Err(PostError::Failed(source)) if source.is::<Fault>() => {
+            respond::message(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
+        }
         Err(PostError::Failed(_)) => bad_request("Message is not UTF-8 text"),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     Shared, clock, encode,
     events::Occasion,
+    faults::strikes,
     functions::FunctionError,
     ids,
     invocation::{InvocationError, invoke},
@@ -52,6 +53,9 @@ async fn route(shared: &Shared, socket: &Socket, body: &str, at: u64) {
         Occasion { api: &config.api, client: &socket.client, request_id: &request_id, at };
     let event = occasion.message(key, body);
     let limit = shared.sockets.limits().integration;
+    if strikes(shared.sockets.faults().duplicated_message) {
+        let _ = invoke(&*shared.functions, &route.function, event.clone(), limit).await;
+    }
     match invoke(&*shared.functions, &route.function, event, limit).await {
         Ok(answer) => match Answer::parse(&answer) {
             Some(answer) if route.is_two_way => {

@@ -30,6 +30,7 @@ use tracing::{debug, warn};
 
 use super::{
     Shared, clock, connection,
+    faults::strikes,
     handshake::{self, Accepted},
     http_api, management,
     request::Request,
@@ -128,7 +129,8 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
         }
         (Some(accepted), Ok(())) => {
             // The task that spoke HTTP is large: the WebSocket gets its own.
-            let socket = Arc::new(Socket::new(accepted.client, stream));
+            let is_half_open = strikes(shared.sockets.faults().half_open);
+            let socket = Arc::new(Socket::new(accepted.client, stream, is_half_open));
             shared.sockets.insert(&socket);
             let early = parts.read_buf.to_vec();
             shared.tasks.clone().spawn(connection::run(shared, socket, early));

@@ -74,6 +74,7 @@ pub(super) enum Refused {
 pub(super) struct Socket {
     pub(super) client: Client,
     stream: TcpStream,
+    is_half_open: bool,
     outbound: Mutex<Outbound>,
     task: AtomicWaker,
     last_active: AtomicU64,
@@ -88,11 +89,12 @@ struct Outbound {
 }
 
 impl Socket {
-    pub(super) fn new(client: Client, stream: TcpStream) -> Self {
+    pub(super) fn new(client: Client, stream: TcpStream, is_half_open: bool) -> Self {
         Self {
             last_active: AtomicU64::new(client.connected_at),
             client,
             stream,
+            is_half_open,
             outbound: Mutex::default(),
             task: AtomicWaker::new(),
             in_flight: AtomicU32::new(0),
@@ -104,6 +106,9 @@ impl Socket {
         let mut outbound = self.outbound.lock();
         if outbound.end.is_some() {
             return Err(Refused::Ended);
+        }
+        if self.is_half_open {
+            return Ok(());
         }
         if !outbound.queue.is_empty() {
             return outbound.queue_within(frames, bound);

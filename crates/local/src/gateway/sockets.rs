@@ -15,6 +15,7 @@ use tokio::task::yield_now;
 
 use super::{
     clock, encode,
+    faults::{Faults, strikes},
     limits::{Bucket, Limits},
     socket::{End, Refused, Socket},
 };
@@ -29,6 +30,7 @@ const BATCH: usize = 64;
 #[derive(Debug)]
 pub struct Sockets {
     limits: Limits,
+    faults: Faults,
     requests: Bucket,
     connects: Bucket,
     table: RwLock<Table>,
@@ -78,8 +80,20 @@ impl Sockets {
             requests: Bucket::new(limits.requests),
             connects: Bucket::new(limits.connects),
             limits,
+            faults: Faults::default(),
             table: RwLock::default(),
         }
+    }
+
+    /// Makes the gateway misbehave.
+    #[must_use]
+    pub fn with_faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    pub(super) fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// Returns the limits the gateway enforces.
@@ -175,6 +189,9 @@ impl Sockets {
     }
 
     fn send(&self, socket: &Socket, frames: &Bytes, now: u64) -> Result<(), PostError> {
+        if strikes(self.faults.failed_post) {
+            return Err(PostError::Failed(Fault.into()));
+        }
         match socket.send(frames, self.limits.send_buffer_bytes) {
             Ok(()) => {
                 socket.touch(now);
@@ -237,6 +254,11 @@ impl Post for Sockets {
         })
     }
 }
+
+/// The cause of a post that fails on purpose.
+#[derive(Debug, thiserror::Error)]
+#[error("fault on purpose")]
+pub(super) struct Fault;
 
 /// Returns `error` for each of `count` recipients.
 fn refuse_all(count: usize, error: &PostError) -> Vec<(usize, PostError)> {

@@ -20,6 +20,7 @@ use tungstenite::{Error, Message, client::IntoClientRequest};
 
 use super::*;
 
+mod faults;
 mod handshake;
 mod http_api;
 mod management;
@@ -108,6 +109,14 @@ impl Fixture {
     }
 
     fn with(change: impl FnOnce(&mut Config), limits: Limits) -> Self {
+        Self::start(change, Sockets::new(limits))
+    }
+
+    fn with_faults(faults: Faults) -> Self {
+        Self::start(|_| {}, Sockets::new(Limits::default()).with_faults(faults))
+    }
+
+    fn start(change: impl FnOnce(&mut Config), sockets: Sockets) -> Self {
         let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)));
         config.routes = Routes::default()
             .with("$connect", "connect")
@@ -117,9 +126,8 @@ impl Fixture {
             .with_two_way("two", "two");
         change(&mut config);
         let fake = Arc::new(Fake::default());
-        let sockets = Arc::new(Sockets::new(limits));
         let shutdown = CancellationToken::new();
-        let gateway = Gateway::start(config, sockets, fake.clone(), shutdown.clone());
+        let gateway = Gateway::start(config, Arc::new(sockets), fake.clone(), shutdown.clone());
         Self { gateway: gateway.expect("a free port"), fake, shutdown }
     }
 

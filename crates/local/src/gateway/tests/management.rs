@@ -178,3 +178,13 @@ async fn the_management_api_can_be_off() {
     let request = format!("GET /live/@connections/{id} HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(fixture.raw(&request).await.0, 403);
 }
+
+#[tokio::test]
+async fn a_proxy_is_not_this_machine() {
+    let fixture = Fixture::new();
+    let (_client, id) = fixture.connect_with_id().await;
+    let request =
+        |headers: &str| format!("GET /live/@connections/{id} HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+    assert_eq!(fixture.raw(&request("X-Forwarded-For: 203.0.113.9\r\n")).await.0, 403);
+    assert_eq!(fixture.raw(&request("")).await.0, 200);
+}
