@@ -10,6 +10,10 @@ use crate::feed::Wanted;
 /// Shortest flush that is worth its cost.
 const LEAST_FLUSH_MS: u64 = 1;
 
+/// The base URLs of Mastodon servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Servers(pub Vec<url::Url>);
+
 /// The settings of the poller.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -71,6 +75,15 @@ impl Options {
     pub fn flush(&self) -> Duration {
         Duration::from_millis(self.flush_ms)
     }
+}
+
+fn parse_servers(text: &str) -> Result<Servers, String> {
+    let servers = text.split(',').map(str::trim).filter(|server| !server.is_empty());
+    let servers = servers.map(|server| match url::Url::parse(server) {
+        Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => Ok(url),
+        _ => Err(format!("{server} is no http or https address")),
+    });
+    Ok(Servers(servers.collect::<Result<_, _>>()?))
 }
 
 fn parse_coinbase(text: &str) -> Result<Wanted, String> {

@@ -6,7 +6,7 @@ use ::functions::{
     app::{App, Clock, Options as FunctionOptions},
     push::Pusher,
 };
-use ::poller::{config::Options as PollerOptions, poller::Poller, source::Source};
+use ::poller::{config::{Options as PollerOptions, Servers}, poller::Poller, source::Source};
 use anyhow::{Context as _, ensure};
 use aws::{
     clients::{Clients, TableOptions},
@@ -23,7 +23,7 @@ use crate::{
     database::Engine,
     functions::{AUTHORIZE, CONNECTION, InProcess, REST},
     gateway::{Authorizer, Config, Gateway, HttpApi, Limits, Routes, Sockets},
-    simulator::Simulator,
+    simulator::{self, Simulator},
 };
 
 /// What the simulation records unless told otherwise, so that there is history to look at.
@@ -49,8 +49,13 @@ pub struct Options {
     #[arg(long)]
     pub simulated: bool,
 
-    #[command(flatten)]
-    pub simulator: crate::simulator::Options,
+    /// With `--simulated`: decides everything that is made up.
+    #[arg(long, default_value_t = 1, requires = "simulated")]
+    pub seed: u64,
+
+    /// With `--simulated`: mean of trades a second; a tenth as many posts.
+    #[arg(long, default_value_t = 20.0, requires = "simulated")]
+    pub rate: f64,
 
     #[command(flatten)]
     pub tables: TableOptions,
@@ -96,15 +101,20 @@ impl Up {
         }
 
         let simulator = if options.simulated {
-            let simulator = Simulator::start(&options.simulator, shutdown.clone())
+            let simulation = simulator::Options {
+                seed: options.seed,
+                rate: options.rate,
+                ..simulator::Options::default()
+            };
+            let simulator = Simulator::start(&simulation, shutdown.clone())
                 .await
                 .context("cannot start the simulators")?;
             options.poller.coinbase_url = simulator.coinbase_url().parse()?;
             options.poller.coinbase_rest_url = simulator.coinbase_rest_url().parse()?;
-            options.poller.mastodon_servers = vec![simulator.mastodon_url().parse()?];
-            let server = &options.poller.mastodon_servers[0];
+            options.poller.mastodon_servers = Servers(vec![simulator.mastodon_url().parse()?]);
+            let server = &options.poller.mastodon_servers.0[0];
             let host = ::poller::source::mastodon::host_of(server);
-            let token = SecretString::from(options.simulator.mastodon_token.clone());
+            let token = SecretString::from(simulation.mastodon_token);
             options.poller.mastodon_tokens = vec![(host, token)];
             if options.poller.coinbase_record.is_empty()
                 && options.poller.mastodon_record.is_empty()

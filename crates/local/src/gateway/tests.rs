@@ -171,6 +171,13 @@ impl Fixture {
     }
 }
 
+/// Posts to a client that does not read until it takes no more.
+fn fill(sockets: &Sockets, id: &str) {
+    let message = vec![b'x'; 30_000];
+    let is_full = |_| sockets.post_to(id, &message).is_err();
+    assert!((0..2_000).any(is_full), "the client's buffer never filled");
+}
+
 fn recipient(id: &str) -> Recipient {
     Recipient { endpoint: "http://gateway".into(), id: ConnectionId::new(id) }
 }

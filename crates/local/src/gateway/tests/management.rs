@@ -79,7 +79,7 @@ async fn a_client_that_does_not_read_is_a_limit_too() {
     let limits = Limits { socket_buffer_bytes: 8_192, ..Limits::default() };
     let fixture = Fixture::with_limits(limits);
     let (_stuck, id) = fixture.connect_with_id().await;
-    while fixture.gateway.sockets().post_to(&id, &vec![b'x'; 30_000]).is_ok() {}
+    fill(&fixture.gateway.sockets(), &id);
     let post =
         sdk(&fixture).post_to_connection().connection_id(&id).data(Blob::new(vec![b'x'; 60_000]));
     let error = post.send().await.expect_err("busy").into_service_error();

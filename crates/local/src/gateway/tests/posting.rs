@@ -97,6 +97,23 @@ async fn a_client_that_does_not_read_is_busy_and_gets_no_half_message() {
 }
 
 #[tokio::test]
+async fn a_message_that_the_kernel_takes_in_parts_arrives_whole() {
+    let limits = Limits { socket_buffer_bytes: 8_192, ..Limits::default() };
+    let fixture = Fixture::with_limits(limits);
+    let (mut client, id) = fixture.connect_with_id().await;
+    let sockets = fixture.gateway.sockets();
+    let message = |n: usize| (n..).map(|n| format!("{n} ")).take(21_500).collect::<String>();
+    let mut taken = 0;
+    while taken < 2_000 && sockets.post_to(&id, message(taken).as_bytes()).is_ok() {
+        taken += 1;
+    }
+    assert!((1..2_000).contains(&taken), "the client's buffer never filled");
+    for n in 0..taken {
+        assert_eq!(next_text(&mut client).await, message(n));
+    }
+}
+
+#[tokio::test]
 async fn a_stuck_client_can_be_closed() {
     let limits = Limits {
         socket_buffer_bytes: 8_192,
@@ -106,7 +123,7 @@ async fn a_stuck_client_can_be_closed() {
     let fixture = Fixture::with_limits(limits);
     let (_stuck, id) = fixture.connect_with_id().await;
     let sockets = fixture.gateway.sockets();
-    while sockets.post_to(&id, &vec![b'x'; 30_000]).is_ok() {}
+    fill(&sockets, &id);
     sockets.close(&recipient(&id)).await.expect("closed");
     assert!(matches!(sockets.post_to(&id, b"x"), Err(PostError::Gone)));
     let event = fixture.fake.event("disconnect", 1).await;
