@@ -43,14 +43,10 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_COINBASE_RECORD", default_value = "", value_parser = parse_coinbase)]
     pub coinbase_record: Wanted,
 
-    /// Base URLs of Mastodon servers, such as `https://mastodon.social,https://fosstodon.org`.
-    #[arg(
-        long,
-        env = "HEADWATER_MASTODON_SERVERS",
-        default_value = "https://mastodon.social",
-        value_delimiter = ','
-    )]
-    pub mastodon_servers: Vec<url::Url>,
+    /// Base URLs of Mastodon servers, such as `https://mastodon.social,https://fosstodon.org`;
+    /// empty for none.
+    #[arg(long, env = "HEADWATER_MASTODON_SERVERS", default_value = "https://mastodon.social", value_parser = parse_servers)]
+    pub mastodon_servers: Servers,
 
     /// User tokens with scope `read:statuses`, such as `mastodon.social=…,fosstodon.org=…`. A
     /// server without one is polled.

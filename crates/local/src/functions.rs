@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use ::functions::{
     app::{App, Clock},
-    authorize,
-    connection,
+    authorize, connection,
     failure::Failure,
     rest,
 };
@@ -16,7 +15,7 @@ use lambda_http::{
     Adapter,
     lambda_runtime::{Context, LambdaEvent},
     request::LambdaRequest,
-    tower::ServiceExt as _,
+    tower::Service as _,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -57,8 +56,9 @@ impl InProcess {
             REST => {
                 let request: LambdaRequest = decode(&event)?;
                 let event = LambdaEvent::new(request, Context::default());
-                let adapter = Adapter::from(self.router.clone());
-                let answer = adapter.oneshot(event).await;
+                // A router is always ready to be called.
+                let answer = Adapter::from(self.router.clone()).call(event);
+                let answer = answer.await;
                 encode(&answer.unwrap_or_else(|never| match never {}))
             }
             other => Err(FunctionError::Unavailable(format!("no function {other}").into())),

@@ -6,7 +6,11 @@ use ::functions::{
     app::{App, Clock, Options as FunctionOptions},
     push::Pusher,
 };
-use ::poller::{config::{Options as PollerOptions, Servers}, poller::Poller, source::Source};
+use ::poller::{
+    config::{Options as PollerOptions, Servers},
+    poller::Poller,
+    source::Source,
+};
 use anyhow::{Context as _, ensure};
 use aws::{
     clients::{Clients, TableOptions},
