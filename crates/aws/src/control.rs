@@ -313,7 +313,7 @@ impl Control {
         self.get("catalogue", source).await
     }
 
-    /// Stores where a post stands in a topic.
+    /// Stores where a post stands in a topic: every number under which the log has it.
     ///
     /// # Errors
     ///
@@ -322,19 +322,19 @@ impl Control {
         &self,
         uri: &str,
         topic: &Topic,
-        seq: u64,
+        places: &[u64],
         expires_at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.put(&post_key(uri), topic.as_str(), &seq, Some(expires_at)).await
+        self.put(&post_key(uri), topic.as_str(), places, Some(expires_at)).await
     }
 
-    /// Returns where a post stands in a topic.
+    /// Returns where a post stands in a topic; empty where it does not.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn placed(&self, uri: &str, topic: &Topic) -> Result<Option<u64>, StoreError> {
-        self.get(&post_key(uri), topic.as_str()).await
+    pub async fn places(&self, uri: &str, topic: &Topic) -> Result<Vec<u64>, StoreError> {
+        Ok(self.get(&post_key(uri), topic.as_str()).await?.unwrap_or_default())
     }
 
     /// Whether a post stands in a topic.
@@ -343,7 +343,7 @@ impl Control {
     ///
     /// [`StoreError`] when the database fails.
     pub async fn is_placed(&self, uri: &str, topic: &Topic) -> Result<bool, StoreError> {
-        Ok(self.placed(uri, topic).await?.is_some())
+        Ok(!self.places(uri, topic).await?.is_empty())
     }
 
     /// Stores which post a server's status id means and where it went.

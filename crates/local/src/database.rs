@@ -376,9 +376,9 @@ mod tests {
         assert_eq!(control.reserved(&t).await.unwrap(), None);
         control.reserve(&t, 7).await.unwrap();
         assert_eq!(control.reserved(&t).await.unwrap(), Some(7));
-        control.place("https://a.example/1", &t, 3, now()).await.unwrap();
-        assert_eq!(control.placed("https://a.example/1", &t).await.unwrap(), Some(3));
-        assert_eq!(control.placed("https://a.example/2", &t).await.unwrap(), None);
+        control.place("https://a.example/1", &t, &[3, 5], now()).await.unwrap();
+        assert_eq!(control.places("https://a.example/1", &t).await.unwrap(), [3, 5]);
+        assert_eq!(control.places("https://a.example/2", &t).await.unwrap(), []);
     }
 
     #[tokio::test]

@@ -1,0 +1,37 @@
+//! What the gateway needs from the functions behind it.
+
+use std::error::Error;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+/// The functions behind the gateway.
+pub trait Functions: Send + Sync + 'static {
+    /// Invokes `function` with a JSON event and returns its JSON answer.
+    ///
+    /// The gateway drops the future when the integration timeout passes.
+    fn invoke<'a>(
+        &'a self,
+        function: &'a str,
+        event: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, FunctionError>>;
+}
+
+/// Why a function gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FunctionError {
+    /// The function itself failed, as Lambda tells by the header `X-Amz-Function-Error`.
+    #[error("function failed with {error_type}: {message}")]
+    Handled {
+        /// `errorType` of the function's error.
+        error_type: String,
+        /// `errorMessage` of the function's error.
+        message: String,
+    },
+    /// The function ran into its own time limit.
+    #[error("function timed out")]
+    Timeout,
+    /// The function could not be invoked: missing, not permitted or not reachable.
+    #[error("function is not available")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+}

@@ -1,0 +1,203 @@
+//! The listening socket and the HTTP connections that come in by it.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
+use socket2::{Domain, Protocol, Type};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    time,
+};
+use tracing::{debug, warn};
+
+use super::{
+    Shared, clock, connection,
+    faults::strikes,
+    handshake::{self, Accepted},
+    http_api, management,
+    request::Request,
+    respond::{self, Response},
+    socket::{End, Socket},
+    spelling::{Head, Recorder},
+};
+
+/// Handshakes that may wait for the accept loop.
+const BACKLOG: i32 = 4_096;
+
+/// The buffer of an HTTP connection. A WebSocket has none.
+const HTTP_BUFFER_BYTES: usize = 16 * 1_024;
+
+/// How long the accept loop waits when the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens the listening socket. Its options pass on to the connections.
+pub(super) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    // The kernel doubles what it is asked for, to have room for its own bookkeeping.
+    socket.set_send_buffer_size(send_buffer_bytes / 2)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts connections until the gateway is told to stop.
+pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
+    let mut stopped = pin!(shared.shutdown.cancelled());
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stopped => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                shared.tasks.spawn(serve(shared.clone(), stream, peer));
+            }
+            Err(error) => {
+                warn!(%error, "connection was not accepted");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves HTTP requests until one of them becomes a WebSocket.
+async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+    let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
+    let head = Head::default();
+    let accepted: Arc<Mutex<Option<Accepted>>> = Arc::default();
+    let service = {
+        let (shared, head, accepted) = (shared.clone(), head.clone(), accepted.clone());
+        service_fn(move |request: http::Request<Incoming>| {
+            let (parts, body) = request.into_parts();
+            let now = clock::now();
+            let request = Request::new(parts, head.take(), peer, local, now);
+            let (shared, accepted) = (shared.clone(), accepted.clone());
+            Box::pin(async move {
+                Ok::<_, std::convert::Infallible>(respond(&shared, request, body, &accepted).await)
+            })
+        })
+    };
+    let mut http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.sockets.limits().http_read)
+        .max_buf_size(HTTP_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(Recorder::new(stream, head)), service);
+    let served = {
+        let mut stopped = pin!(shared.shutdown.cancelled());
+        let mut is_stopping = false;
+        poll_fn(|cx| {
+            if !is_stopping && stopped.as_mut().poll(cx).is_ready() {
+                is_stopping = true;
+                Pin::new(&mut http).graceful_shutdown();
+            }
+            http.poll_without_shutdown(cx)
+        })
+        .await
+    };
+    let parts = http.into_parts();
+    let mut stream = parts.io.into_inner().into_inner();
+    let accepted = accepted.lock().take();
+    match (accepted, served) {
+        (None, Ok(())) => {
+            // An error means that the client was faster.
+            let _ = stream.shutdown().await;
+        }
+        (None, Err(error)) => debug!(%error, "HTTP connection failed"),
+        (Some(accepted), Err(_)) => {
+            connection::disconnect(&shared, &accepted.client, &End::LOST).await;
+        }
+        (Some(accepted), Ok(())) => {
+            // The task that spoke HTTP is large: the WebSocket gets its own.
+            let is_half_open = strikes(shared.sockets.faults().half_open);
+            let socket = Arc::new(Socket::new(accepted.client, stream, is_half_open));
+            shared.sockets.insert(&socket);
+            let early = parts.read_buf.to_vec();
+            shared.tasks.clone().spawn(connection::run(shared, socket, early));
+        }
+    }
+}
+
+/// Where a request goes.
+enum Target {
+    WebSocket,
+    Connection(String),
+    Http,
+    Forbidden,
+}
+
+fn target(shared: &Shared, request: &Request) -> Target {
+    let path = percent_decode_str(&request.path).decode_utf8_lossy();
+    let stage = &shared.config.api.stage;
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match segments[..] {
+        [first] | [first, ""] if first == stage => Target::WebSocket,
+        [first, "@connections", id] if first == stage => Target::Connection(id.to_owned()),
+        [_, "@connections", ..] | ["@connections", ..] => Target::Forbidden,
+        _ if handshake::is_upgrade(request) => Target::Forbidden,
+        _ => Target::Http,
+    }
+}
+
+async fn respond(
+    shared: &Arc<Shared>,
+    request: Request,
+    body: Incoming,
+    accepted: &Mutex<Option<Accepted>>,
+) -> Response {
+    let limits = shared.sockets.limits();
+    match target(shared, &request) {
+        Target::WebSocket => match handshake::accept(shared.clone(), request).await {
+            Ok((client, response)) => {
+                *accepted.lock() = Some(client);
+                response
+            }
+            Err(status) => respond::refused_handshake(status),
+        },
+        Target::Connection(id) => match read(body, limits.message_bytes, limits.http_read).await {
+            Ok(body) => management::answer(shared, &request, &id, body.as_ref()),
+            Err(response) => response,
+        },
+        Target::Http if request.head_bytes() > limits.http_head_bytes => {
+            respond::error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+        }
+        Target::Http => match read(body, limits.http_body_bytes, limits.http_read).await {
+            Ok(body) => http_api::answer(shared, &request, body).await,
+            Err(response) => response,
+        },
+        Target::Forbidden => management::forbidden(),
+    }
+}
+
+/// Reads a body; none if it is larger than `limit`.
+async fn read(body: Incoming, limit: usize, wait: Duration) -> Result<Option<Bytes>, Response> {
+    if body.size_hint().lower() > limit as u64 {
+        return Ok(None);
+    }
+    match time::timeout(wait, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(Some(body.to_bytes())),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Ok(None),
+        Ok(Err(_)) => Err(respond::error(StatusCode::BAD_REQUEST)),
+        Err(_) => Err(respond::error(StatusCode::REQUEST_TIMEOUT)),
+    }
+}

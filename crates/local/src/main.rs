@@ -1,0 +1,165 @@
+//! The `headwater` command.
+
+use std::{io::Write as _, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use domain::access::Principal;
+use functions::token::Jwt;
+use jiff::Timestamp;
+use local::{bench, simulator, simulator::Simulator, tail, up, up::Up};
+use secrecy::SecretString;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Streams public posts and market data to any number of people.
+#[derive(Debug, Parser)]
+#[command(name = "headwater", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// What to log, such as `debug` or `info,poller=debug`.
+    #[arg(long, env = "HEADWATER_LOG", default_value = "info", global = true)]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole on this machine, with the live upstreams or simulated ones.
+    Up(Box<up::Options>),
+    /// Run a simulated Coinbase exchange and a simulated Mastodon server.
+    Simulate(simulator::Options),
+    /// Print topics in the terminal.
+    Tail(tail::Options),
+    /// Make a token for local use.
+    Token(TokenOptions),
+    /// Measure speed and memory, and print JSON lines.
+    Bench(bench::Options),
+}
+
+#[derive(Debug, Args)]
+struct TokenOptions {
+    /// The class of the token's bearer, such as `member` or `trader`.
+    #[arg(long, default_value = "member")]
+    class: String,
+
+    /// Whom the token names.
+    #[arg(long, default_value = "local")]
+    subject: String,
+
+    /// How long the token is good, such as `12h`.
+    #[arg(long, default_value = "12h", value_parser = humantime::parse_duration)]
+    term: Duration,
+
+    /// The secret that the server has; at least 32 bytes.
+    #[arg(long, env = "HEADWATER_JWT_SECRET", hide_env_values = true)]
+    jwt_secret: Option<SecretString>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = match EnvFilter::try_new(&cli.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            return fail(&anyhow::anyhow!("HEADWATER_LOG is no filter: {error}"));
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "headwater: {error:#}");
+    ExitCode::FAILURE
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    on_signal(shutdown.clone())?;
+    match command {
+        Command::Up(options) => {
+            let simulated = options.simulated;
+            let up = Up::start(*options, shutdown).await?;
+            welcome(&up, simulated);
+            up.stopped().await
+        }
+        Command::Simulate(options) => {
+            let simulator = Simulator::start(&options, shutdown.clone())
+                .await
+                .context("cannot start the simulators")?;
+            print(&format!(
+                "HEADWATER_COINBASE_URL={}\nHEADWATER_COINBASE_REST_URL={}\n\
+                 HEADWATER_MASTODON_SERVERS={}\n",
+                simulator.coinbase_url(),
+                simulator.coinbase_rest_url(),
+                simulator.mastodon_url(),
+            ));
+            shutdown.cancelled().await;
+            simulator.stopped().await;
+            Ok(())
+        }
+        Command::Tail(options) => tail::run(options, shutdown).await,
+        Command::Token(options) => token(options),
+        Command::Bench(options) => bench::run(options, shutdown).await,
+    }
+}
+
+/// Ends the program gently at the first signal, and at once at the second.
+fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if shutdown.is_cancelled() {
+                std::process::exit(130);
+            }
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}
+
+fn welcome(up: &Up, simulated: bool) {
+    let address = up.address();
+    let data = if simulated { "SIMULATED data" } else { "live data" };
+    print(&format!(
+        "Headwater is up with {data}.\n\n  \
+         status     http://{address}/api/v1/status\n  \
+         WebSocket  ws://{address}/live\n  \
+         REST       http://{address}/api/v1/openapi.json\n\n\
+         In another terminal:\n  \
+         headwater tail --url ws://{address}/live coinbase/ticker/BTC-USD mastodon/public\n\n"
+    ));
+}
+
+fn token(options: TokenOptions) -> anyhow::Result<()> {
+    let secret = options
+        .jwt_secret
+        .context("HEADWATER_JWT_SECRET is not set; use the secret that the server has")?;
+    let principal = Principal { id: options.subject, class: options.class };
+    let token = Jwt::new(Some(secret)).make(&principal, options.term, Timestamp::now())?;
+    print(&format!("{token}\n"));
+    Ok(())
+}
+
+fn print(text: &str) {
+    // A reader that has gone away is no reason to stop.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

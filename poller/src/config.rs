@@ -1,0 +1,133 @@
+//! The poller's configuration.
+
+use std::time::Duration;
+
+use domain::topic::Topic;
+use secrecy::SecretString;
+
+use crate::feed::Wanted;
+
+/// Shortest flush that is worth its cost.
+const LEAST_FLUSH_MS: u64 = 1;
+
+/// The base URLs of Mastodon servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Servers(pub Vec<url::Url>);
+
+/// The settings of the poller.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Shortest time between two frames of a topic, in milliseconds. An event that comes after a
+    /// longer silence goes out at once; under load, frames gather what comes in this time.
+    #[arg(long, env = "HEADWATER_FLUSH_MS", default_value_t = 20,
+          value_parser = clap::value_parser!(u64).range(LEAST_FLUSH_MS..=10_000))]
+    pub flush_ms: u64,
+
+    /// WebSocket address of Coinbase Exchange.
+    #[arg(
+        long,
+        env = "HEADWATER_COINBASE_URL",
+        default_value = "wss://ws-feed.exchange.coinbase.com"
+    )]
+    pub coinbase_url: url::Url,
+
+    /// REST address of Coinbase Exchange.
+    #[arg(
+        long,
+        env = "HEADWATER_COINBASE_REST_URL",
+        default_value = "https://api.exchange.coinbase.com"
+    )]
+    pub coinbase_rest_url: url::Url,
+
+    /// Coinbase topics that are always recorded, such as `ticker/BTC-USD,matches/BTC-USD`.
+    #[arg(long, env = "HEADWATER_COINBASE_RECORD", default_value = "", value_parser = parse_coinbase)]
+    pub coinbase_record: Wanted,
+
+    /// Base URLs of Mastodon servers, such as `https://mastodon.social,https://fosstodon.org`;
+    /// empty for none.
+    #[arg(long, env = "HEADWATER_MASTODON_SERVERS", default_value = "https://mastodon.social", value_parser = parse_servers)]
+    pub mastodon_servers: Servers,
+
+    /// User tokens with scope `read:statuses`, such as `mastodon.social=…,fosstodon.org=…`. A
+    /// server without one is polled.
+    #[arg(long, env = "HEADWATER_MASTODON_TOKENS", hide_env_values = true, value_delimiter = ',', value_parser = parse_token)]
+    pub mastodon_tokens: Vec<(String, SecretString)>,
+
+    /// Mastodon topics that are always recorded, such as `public,tag/rustlang`.
+    #[arg(long, env = "HEADWATER_MASTODON_RECORD", default_value = "", value_parser = parse_mastodon)]
+    pub mastodon_record: Wanted,
+
+    /// How the program names itself to the upstreams; operators should name a contact.
+    #[arg(long, env = "HEADWATER_USER_AGENT", default_value = concat!("Headwater/", env!("CARGO_PKG_VERSION")))]
+    pub user_agent: String,
+
+    /// Most bytes of events that wait while the database is away.
+    #[arg(long, env = "HEADWATER_MEMORY_BYTES", default_value_t = 64 * 1024 * 1024, hide = true)]
+    pub memory_bytes: usize,
+}
+
+impl Options {
+    /// Shortest time between two frames of a topic.
+    pub fn flush(&self) -> Duration {
+        Duration::from_millis(self.flush_ms)
+    }
+}
+
+fn parse_servers(text: &str) -> Result<Servers, String> {
+    let servers = text.split(',').map(str::trim).filter(|server| !server.is_empty());
+    let servers = servers.map(|server| match url::Url::parse(server) {
+        Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => Ok(url),
+        _ => Err(format!("{server} is no http or https address")),
+    });
+    Ok(Servers(servers.collect::<Result<_, _>>()?))
+}
+
+fn parse_coinbase(text: &str) -> Result<Wanted, String> {
+    parse_topics("coinbase", text)
+}
+
+fn parse_mastodon(text: &str) -> Result<Wanted, String> {
+    parse_topics("mastodon", text)
+}
+
+fn parse_topics(family: &str, text: &str) -> Result<Wanted, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let topic =
+                if name.starts_with(family) { name.into() } else { format!("{family}/{name}") };
+            Topic::parse(&topic).map_err(|error| format!("{name}: {error}"))
+        })
+        .collect()
+}
+
+fn parse_token(text: &str) -> Result<(String, SecretString), String> {
+    match text.trim().split_once('=') {
+        Some((host, token)) if !host.is_empty() && !token.is_empty() => {
+            Ok((host.to_owned(), SecretString::from(token)))
+        }
+        // The text itself may be a token, so it is not repeated.
+        _ => Err("a token is given as HOST=TOKEN".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_topics_with_or_without_their_source() {
+        let topics = parse_coinbase("ticker/BTC-USD, coinbase/matches/ETH-USD").expect("topics");
+        let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+        assert_eq!(names, ["coinbase/matches/ETH-USD", "coinbase/ticker/BTC-USD"]);
+        assert_eq!(parse_mastodon(""), Ok(Wanted::new()));
+        assert!(parse_coinbase("ticker/btc").is_err());
+    }
+
+    #[test]
+    fn a_bad_token_is_not_repeated() {
+        let error = parse_token("s3cret").expect_err("no host");
+        assert!(!error.contains("s3cret"));
+        assert!(parse_token("mastodon.social=abc=").is_ok());
+    }
+}

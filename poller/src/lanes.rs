@@ -1,0 +1,241 @@
+//! Lanes: one for each shard, with one invocation of `push` in flight; what gathers meanwhile goes
+//! into the next.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws::{
+    connections::Shard,
+    error::Chain,
+    log::Entry,
+    push::{Job, Lost, Push},
+};
+use domain::{connection::ConnectionId, frame::Frame, topic::Topic};
+use tokio::{sync::Notify, time};
+use tokio_util::sync::CancellationToken;
+use tracing::{instrument, warn};
+
+use crate::backoff::Backoff;
+
+/// Most bytes of frames in a job: Lambda takes 6 MB.
+const JOB_BYTES: usize = 4 * 1024 * 1024;
+
+/// Most connections that a job announces.
+const JOB_JOINED: usize = 50_000;
+
+/// Most bytes of frames that wait for `push`. What is given up is in the log.
+const WAITING_BYTES: usize = 16 * 1024 * 1024;
+
+/// When connections that took too little are tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// The lanes of all shards. Clones share them.
+#[derive(Clone)]
+pub struct Lanes {
+    lanes: Arc<BTreeMap<Shard, Lane>>,
+}
+
+struct Lane {
+    shard: Shard,
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// What somebody in the shard wants.
+    topics: BTreeSet<Topic>,
+    joined: Vec<ConnectionId>,
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    lost: Vec<Lost>,
+}
+
+impl Lanes {
+    /// A lane for each shard, with nothing wanted.
+    pub fn new(shards: impl IntoIterator<Item = Shard>) -> Self {
+        let lanes = shards
+            .into_iter()
+            .map(|shard| (shard, Lane { shard, waiting: Mutex::default(), wake: Notify::new() }));
+        Self { lanes: Arc::new(lanes.collect()) }
+    }
+
+    /// Hands on what was appended, to the lanes where it is wanted.
+    pub fn send<'a>(&self, entries: impl Iterator<Item = &'a Entry> + Clone) {
+        for lane in self.lanes.values() {
+            lane.send(entries.clone());
+        }
+    }
+
+    /// Sets what is wanted in a shard, and announces connections that were not known before.
+    pub fn want(&self, shard: Shard, topics: BTreeSet<Topic>, joined: Vec<ConnectionId>) {
+        let Some(lane) = self.lanes.get(&shard) else { return };
+        let wake = !joined.is_empty();
+        {
+            let mut waiting = lane.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.topics = topics;
+            waiting.joined.extend(joined);
+        }
+        if wake {
+            lane.wake.notify_one();
+        }
+    }
+
+    /// Runs all lanes until `shutdown`, and after that until nothing waits.
+    pub async fn run(&self, push: Arc<dyn Push>, shutdown: CancellationToken) {
+        let lanes = self.lanes.keys().map(|shard| {
+            let (lanes, push, shutdown) = (self.clone(), push.clone(), shutdown.clone());
+            let shard = *shard;
+            tokio::spawn(async move {
+                if let Some(lane) = lanes.lanes.get(&shard) {
+                    lane.run(push.as_ref(), shutdown).await;
+                }
+            })
+        });
+        for lane in lanes.collect::<Vec<_>>() {
+            if let Err(error) = lane.await {
+                warn!(%error, "lane ended");
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn send<'a>(&self, entries: impl Iterator<Item = &'a Entry>) {
+        let mut sent = false;
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries {
+            if !waiting.topics.contains(entry.topic()) {
+                continue;
+            }
+            sent = true;
+            match entry {
+                Entry::Frame(frame) => {
+                    waiting.bytes += frame.json().len();
+                    waiting.frames.push_back(frame.clone());
+                }
+                Entry::Lost { topic, seq, last } => {
+                    let topic = topic.clone();
+                    waiting.lost.push(Lost { topic, from: *seq, to: *last });
+                }
+            }
+        }
+        waiting.shed(self.shard);
+        drop(waiting);
+        if sent {
+            self.wake.notify_one();
+        }
+    }
+
+    #[instrument(name = "lane", skip_all, fields(shard = self.shard))]
+    async fn run(&self, push: &dyn Push, shutdown: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        // Whether connections have not taken all of theirs.
+        let mut retry = false;
+        loop {
+            let patience = if retry { RETRY_AFTER } else { Duration::MAX };
+            let woken = time::timeout(patience, self.wake.notified());
+            let stopping = shutdown.run_until_cancelled(woken).await.is_none();
+            loop {
+                let job = match self.take() {
+                    Some(job) => job,
+                    None if retry && !stopping => self.empty_job(),
+                    None => break,
+                };
+                match push.push(job.clone()).await {
+                    Ok(report) => {
+                        backoff.reset();
+                        retry = report.waiting > 0;
+                        if retry {
+                            break self.wake_if_waiting();
+                        }
+                    }
+                    Err(error) => {
+                        warn!(error = %Chain(&error), "push failed");
+                        self.put_back(job);
+                        if stopping {
+                            return;
+                        }
+                        let delay = backoff.next_delay(&mut rand::rng());
+                        shutdown.run_until_cancelled(time::sleep(delay)).await;
+                    }
+                }
+            }
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    /// With slow connections, rounds still start as soon as there is something new.
+    fn wake_if_waiting(&self) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
+    fn empty_job(&self) -> Job {
+        Job { shard: self.shard, joined: vec![], lost: vec![], frames: vec![] }
+    }
+
+    fn take(&self) -> Option<Job> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.is_empty() {
+            return None;
+        }
+        let mut frames = Vec::new();
+        let mut bytes = 0;
+        while bytes < JOB_BYTES
+            && let Some(frame) = waiting.frames.pop_front()
+        {
+            bytes += frame.json().len();
+            frames.push(frame);
+        }
+        waiting.bytes -= bytes;
+        let joined = waiting.joined.len().min(JOB_JOINED);
+        let joined = waiting.joined.drain(..joined).collect();
+        Some(Job { shard: self.shard, joined, lost: std::mem::take(&mut waiting.lost), frames })
+    }
+
+    /// Puts a job back in front of what has gathered meanwhile.
+    fn put_back(&self, job: Job) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for frame in job.frames.into_iter().rev() {
+            waiting.bytes += frame.json().len();
+            waiting.frames.push_front(frame);
+        }
+        waiting.lost.splice(0..0, job.lost);
+        waiting.joined.splice(0..0, job.joined);
+        waiting.shed(self.shard);
+    }
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.lost.is_empty() && self.joined.is_empty()
+    }
+
+    /// Gives up the oldest frames past the limit; the clients are told and can ask for a replay.
+    fn shed(&mut self, shard: Shard) {
+        if self.bytes <= WAITING_BYTES {
+            return;
+        }
+        let mut count = 0;
+        while self.bytes > WAITING_BYTES / 2
+            && let Some(frame) = self.frames.pop_front()
+        {
+            count += 1;
+            self.bytes -= frame.json().len();
+            let (topic, from, to) = (frame.topic().clone(), frame.seq(), frame.last());
+            match self.lost.iter_mut().find(|lost| lost.topic == topic && lost.to + 1 == from) {
+                Some(lost) => lost.to = to,
+                None => self.lost.push(Lost { topic, from, to }),
+            }
+        }
+        warn!(shard, frames = count, "push is too slow; the oldest frames are not sent");
+    }
+}
