@@ -1,1 +1,3 @@
-//! Scaffold.
+//! Headwater on one machine.
+
+pub mod simulator;
