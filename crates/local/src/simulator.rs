@@ -1,18 +1,18 @@
-//! Simulated upstreams on loopback ports: a Coinbase exchange.
+//! Simulated upstreams: a Coinbase exchange and a Mastodon server on loopback ports.
 //!
-//! It speaks the real protocol and makes up what it says, the same for the same seed.
+//! They speak the real protocols and make up what they say, the same for the same seed.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 pub use self::faults::{Fault, Faults, Switch};
-use self::{coinbase::Coinbase, host::Host, session::Timing};
+use self::{coinbase::Coinbase, host::Host, mastodon::Mastodon, session::Timing};
 
 mod coinbase;
 mod decimal;
@@ -20,9 +20,14 @@ mod exchange;
 mod faults;
 mod host;
 mod mangler;
+mod mastodon;
 mod session;
 mod stats;
+mod timeline;
 mod upgrade;
+
+/// How long a client may take to read the rest of an answer after the shutdown.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How the simulators behave.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,19 +35,29 @@ pub struct Options {
     /// Decides everything that is made up: prices, trades, posts, and where faults strike.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Mean of trades a second over all products; books and tickers follow.
+    /// Mean of trades a second over all products; books and tickers follow, and a tenth as many
+    /// posts, edits and deletes a second are made, at least one in five seconds.
     #[arg(long, default_value_t = 20.0, value_parser = parse_rate)]
     pub rate: f64,
     /// Where the exchange listens; port 0 takes any that is free.
     #[arg(long, default_value = "127.0.0.1:4801")]
     pub coinbase_listen: SocketAddr,
+    /// Where the Mastodon server listens; port 0 takes any that is free.
+    #[arg(long, default_value = "127.0.0.1:4802")]
+    pub mastodon_listen: SocketAddr,
     /// What goes wrong from the start, as a comma list; `PUT` and `DELETE` of
     /// `/_simulator/faults/{name}` on either port switch it later.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub faults: Vec<Fault>,
+    /// The token that the Mastodon server takes.
+    #[arg(long, default_value = "simulated-token")]
+    pub mastodon_token: String,
     /// How long the exchange waits for a client's first subscription.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub subscribe_within: Duration,
+    /// How often the Mastodon server pings its streaming clients.
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    pub ping_every: Duration,
 }
 
 impl Default for Options {
@@ -53,8 +68,11 @@ impl Default for Options {
             seed: 1,
             rate: 20.0,
             coinbase_listen: anywhere,
+            mastodon_listen: anywhere,
             faults: Vec::new(),
+            mastodon_token: "simulated-token".to_owned(),
             subscribe_within: Duration::from_secs(5),
+            ping_every: Duration::from_secs(30),
         }
     }
 }
@@ -72,6 +90,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 #[derive(Debug)]
 pub struct Simulator {
     coinbase: SocketAddr,
+    mastodon: SocketAddr,
     faults: Faults,
     tasks: TaskTracker,
     shutdown: DropGuard,
@@ -85,7 +104,9 @@ impl Simulator {
     /// When an address cannot be bound.
     pub async fn start(options: &Options, shutdown: CancellationToken) -> io::Result<Self> {
         let coinbase_listener = TcpListener::bind(options.coinbase_listen).await?;
+        let mastodon_listener = TcpListener::bind(options.mastodon_listen).await?;
         let coinbase_address = coinbase_listener.local_addr()?;
+        let mastodon_address = mastodon_listener.local_addr()?;
         let (faults, tasks) = (Faults::new(&options.faults), TaskTracker::new());
         let shutdown = shutdown.child_token();
         let host = |switch: &Switch| {
@@ -101,8 +122,20 @@ impl Simulator {
         serve(coinbase_listener, coinbase::router(&coinbase), &tasks, &shutdown);
         tasks.spawn(coinbase.drive());
 
+        let mastodon = Arc::new(Mastodon::new(
+            options.seed,
+            (options.rate / 10.0).max(0.2),
+            options.mastodon_token.clone(),
+            mastodon_address,
+            Timing { settle_within: None, ping_every: Some(options.ping_every) },
+            host(&faults.mastodon),
+        ));
+        serve(mastodon_listener, mastodon::router(&mastodon), &tasks, &shutdown);
+        tasks.spawn(mastodon.drive());
+
         tasks.close();
-        Ok(Self { coinbase: coinbase_address, faults, tasks, shutdown: shutdown.drop_guard() })
+        let (coinbase, mastodon) = (coinbase_address, mastodon_address);
+        Ok(Self { coinbase, mastodon, faults, tasks, shutdown: shutdown.drop_guard() })
     }
 
     /// Returns the base of the exchange's WebSocket feed.
@@ -113,6 +146,11 @@ impl Simulator {
     /// Returns the base of the exchange's REST interface.
     pub fn coinbase_rest_url(&self) -> String {
         format!("http://{}", self.coinbase)
+    }
+
+    /// Returns the base of the Mastodon server.
+    pub fn mastodon_url(&self) -> String {
+        format!("http://{}", self.mastodon)
     }
 
     /// Returns the faults, to be switched at any time.
@@ -132,13 +170,21 @@ impl Simulator {
     }
 }
 
-/// Serves a router until shutdown; what is under way then may finish.
+/// Serves a router until shutdown; requests under way then have a moment to finish.
 fn serve(listener: TcpListener, router: Router, tasks: &TaskTracker, shutdown: &CancellationToken) {
-    let shutdown = shutdown.clone().cancelled_owned();
+    let shutdown = shutdown.clone();
+    let server =
+        axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let too_late = async move {
+        shutdown.cancelled().await;
+        time::sleep(GRACE).await;
+    };
     tasks.spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "a simulated upstream ended");
+        tokio::select! {
+            ended = server => if let Err(error) = ended {
+                tracing::error!(%error, "a simulated upstream ended");
+            },
+            () = too_late => {}
         }
     });
 }

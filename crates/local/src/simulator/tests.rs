@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
-use tokio::{net::TcpStream, time};
+use tokio::net::TcpStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-use tungstenite::Message;
+use tungstenite::{Message, client::IntoClientRequest};
 
 use super::*;
 
 mod coinbase;
+mod mastodon;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
