@@ -62,6 +62,7 @@ use self::{
 use super::Source;
 use crate::{
     backoff::Backoff,
+    config::Options,
     feed::{Feed, Wanted},
 };
 
@@ -118,7 +119,10 @@ impl Mastodon {
         user_agent: &str,
         timeline: Arc<Mutex<Timeline>>,
     ) -> Result<Self, MastodonError> {
-        let Some(name) = host(&base) else { return Err(MastodonError::NoHost(base)) };
+        if !base.has_host() || !matches!(base.scheme(), "http" | "https") {
+            return Err(MastodonError::NoHost(base));
+        }
+        let name = host_of(&base);
         let origin = Origin { host: name.as_str().into(), domain: name.clone() };
         let has_token = token.is_some();
         Ok(Self {
@@ -134,7 +138,7 @@ impl Mastodon {
 
     /// Reads the server whenever somebody wants something of it.
     async fn read(&self, feed: &Feed, shutdown: &CancellationToken) {
-        self.timeline().begin(Timestamp::now());
+        self.timeline().begin(Timestamp::now(), feed.retention());
         let started = Instant::now();
         let mut wanted = feed.wanted();
         loop {
@@ -329,8 +333,32 @@ impl Source for Mastodon {
 
     fn run(&self, feed: Feed, shutdown: CancellationToken) -> BoxFuture<'_, ()> {
         let span = info_span!("upstream", upstream.name = self.name);
-        Box::pin(async move { self.read(&feed, &shutdown).await }.instrument(span))
+        Box::pin(async move { Box::pin(self.read(&feed, &shutdown)).await }.instrument(span))
     }
+}
+
+/// The servers that the options name, which share a timeline.
+///
+/// # Errors
+///
+/// [`MastodonError`] when one of them can be no source.
+pub fn sources(options: &Options) -> Result<Vec<Arc<dyn Source>>, MastodonError> {
+    let timeline = Arc::new(Mutex::new(Timeline::default()));
+    let source = |base: &Url| {
+        let host = host_of(base);
+        let mut tokens = options.mastodon_tokens.iter();
+        let token = tokens.find(|(of, _)| of.eq_ignore_ascii_case(&host));
+        let token = token.map(|(_, token)| token.clone());
+        let source = Mastodon::new(base.clone(), token, &options.user_agent, timeline.clone())?;
+        Ok(Arc::new(source) as Arc<dyn Source>)
+    };
+    options.mastodon_servers.0.iter().map(source).collect()
+}
+
+/// What a server is called: its host, and its port where it is an unusual one.
+pub fn host_of(base: &Url) -> String {
+    let host = base.host_str().unwrap_or_default();
+    base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// What was heard and led to nothing, since it was last told.
@@ -384,11 +412,5 @@ async fn answer(control: &Control, question: Question) -> Answer {
     answer
 }
 
-/// A server's name: its host, and its port where it is an unusual one.
-fn host(base: &Url) -> Option<String> {
-    if !matches!(base.scheme(), "http" | "https") {
-        return None;
-    }
-    let host = base.host_str()?;
-    Some(base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
-}
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@ use std::{
 
 use ammonia::{Builder, UrlRelative};
 
+mod complexity;
+
 /// Elements that are kept, beyond which only the text of an element is.
 const ELEMENTS: &[&str] = &[
     "a",
@@ -78,9 +80,19 @@ static SANITISER: LazyLock<Builder<'static>> = LazyLock::new(|| {
     builder
 });
 
+/// Largest HTML that is read, in bytes: twice what an event can hold.
+const MAX_HTML_BYTES: usize = 256 * 1024;
+
 /// Returns what of `html` is safe to insert into a page.
+///
+/// Markup that would take long to read is dropped, and only its text is kept.
 pub(super) fn sanitise(html: &str) -> String {
-    SANITISER.clean(html).to_string()
+    let html = cut(html, MAX_HTML_BYTES);
+    if complexity::is_bounded(html) {
+        SANITISER.clean(html).to_string()
+    } else {
+        from_text(&text(html))
+    }
 }
 
 /// Returns the text of sanitised HTML: `br` is a new line, a block's end a blank line.

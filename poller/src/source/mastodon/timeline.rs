@@ -152,21 +152,24 @@ pub struct Timeline {
     remembered_for: Duration,
 }
 
-impl Timeline {
-    /// A timeline that begins `now`; an earlier process's words are remembered for a while.
-    pub fn new(now: Timestamp, remembered_for: Duration) -> Self {
+impl Default for Timeline {
+    fn default() -> Self {
         Self {
             posts: LruCache::new(CAPACITY),
             ids: LruCache::new(CAPACITY),
             tombstones: LruCache::new(CAPACITY),
-            horizon: now,
-            remembered_for,
+            horizon: Timestamp::UNIX_EPOCH,
+            remembered_for: Duration::ZERO,
         }
     }
+}
 
-    /// Says that until `now` another process may have published what a server told.
-    pub fn begin(&mut self, now: Timestamp) {
+impl Timeline {
+    /// Says that until `now` another process may have published what a server told, and that what
+    /// is published has to be remembered for a while.
+    pub fn begin(&mut self, now: Timestamp, remembered_for: Duration) {
         self.horizon = self.horizon.max(now);
+        self.remembered_for = remembered_for;
     }
 
     /// How long what was published has to be remembered.
@@ -256,12 +259,11 @@ impl Timeline {
                     (topic.clone(), Outgoing { json: json.clone(), role: role.clone() })
                 }),
             );
-            match self.posts.peek_mut(&uri) {
-                Some(held) => held.topics.extend(fresh.iter().cloned()),
-                None => {
-                    let revision = Some(Revision::of(status, &heard.origin));
-                    self.hold(uri.clone(), fresh.clone(), revision, heard.at);
-                }
+            if let Some(held) = self.posts.peek_mut(&uri) {
+                held.topics.extend(fresh.iter().cloned());
+            } else {
+                let revision = Some(Revision::of(status, &heard.origin));
+                self.hold(uri.clone(), fresh.clone(), revision, heard.at);
             }
         }
         let key: Key = (heard.origin.host.clone(), status.id().into());
