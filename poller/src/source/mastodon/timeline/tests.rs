@@ -161,6 +161,15 @@ fn each_told_thing_has_its_consequence() {
                 ),
                 ("a.example", Edit(status("1", &edit("2026-11-22T12:02:00Z"))), &["Known"]),
                 ("b.example", Edit(status("1", &edit("2026-11-22T12:02:00Z"))), &["Known"]),
+                // Another server writes the same markup differently.
+                (
+                    "b.example",
+                    Edit(status(
+                        "1",
+                        &json!({"content": "<p>Hullo<br></p>", "edited_at": "2026-11-22T12:02:00Z"}),
+                    )),
+                    &["Known"],
+                ),
                 ("b.example", Edit(status("1", &edit("2026-11-22T12:01:00Z"))), &["Known"]),
                 (
                     "b.example",
