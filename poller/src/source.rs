@@ -2,10 +2,51 @@
 
 pub mod mastodon;
 
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::Context as _;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::feed::Feed;
+use self::mastodon::{Mastodon, Timeline};
+use crate::{config::Options, feed::Feed};
+
+/// A family of sources, which has one leader among all pollers, and its name.
+pub type Family = (String, Vec<Arc<dyn Source>>);
+
+/// Makes the sources that the options name. They remember posts for as long as the log does.
+///
+/// # Errors
+///
+/// When an address cannot be one of an upstream.
+pub fn families(
+    options: &Options,
+    remembered_for: Duration,
+    now: Timestamp,
+) -> anyhow::Result<Vec<Family>> {
+    let timeline = Arc::new(Mutex::new(Timeline::new(now, remembered_for)));
+    let mut servers: Vec<Arc<dyn Source>> = Vec::new();
+    for url in &options.mastodon_servers.0 {
+        let host = host_of(url);
+        let token = options.mastodon_tokens.iter().find(|(of, _)| *of == host);
+        let token = token.map(|(_, token)| token.clone());
+        let server = Mastodon::new(url.clone(), token, &options.user_agent, timeline.clone())
+            .with_context(|| format!("bad Mastodon server {url}"))?;
+        servers.push(Arc::new(server));
+    }
+    Ok(vec![("mastodon".to_owned(), servers)])
+}
+
+/// What a server is called in tokens and topics: its host, with the port where that is not the
+/// scheme's own.
+pub fn host_of(url: &url::Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
 
 /// One upstream.
 ///

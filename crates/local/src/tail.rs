@@ -59,10 +59,23 @@ pub struct Options {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Told {
-    Subscribed { topics: Vec<Standing> },
-    Events { frames: Vec<Frame> },
-    Gap { topic: Topic, from: u64, to: u64, reason: String },
-    Error { code: String, message: String, topic: Option<String> },
+    Subscribed {
+        topics: Vec<Standing>,
+    },
+    Events {
+        frames: Vec<Frame>,
+    },
+    Gap {
+        topic: Topic,
+        from: u64,
+        to: u64,
+        reason: String,
+    },
+    Error {
+        code: String,
+        message: String,
+        topic: Option<String>,
+    },
     #[serde(other)]
     Other,
 }
@@ -242,7 +255,8 @@ impl Tail {
             }
             *seen = seq;
             if self.options.json {
-                let line = json!({ "topic": frame.topic, "seq": seq, "at": frame.at, "event": event });
+                let line =
+                    json!({ "topic": frame.topic, "seq": seq, "at": frame.at, "event": event });
                 writeln!(out, "{line}")?;
             } else {
                 let time = frame.at.strftime("%H:%M:%S%.3f");
@@ -277,7 +291,11 @@ fn summary(event: &str) -> String {
         kind @ ("post" | "post.edited") => {
             let author = event.pointer("/author/handle").and_then(Value::as_str);
             let (author, text) = (author.unwrap_or("somebody"), short(text("text")));
-            if kind == "post" { format!("@{author}: {text}") } else { format!("@{author} (edited): {text}") }
+            if kind == "post" {
+                format!("@{author}: {text}")
+            } else {
+                format!("@{author} (edited): {text}")
+            }
         }
         "post.deleted" => format!("deleted {}", text("id")),
         _ if event.get("state").is_some() => {
@@ -300,7 +318,10 @@ mod tests {
     #[test]
     fn an_event_is_one_line() {
         let cases = [
-            (r#"{"type":"ticker","price":"1","best_bid":"0.9","best_ask":"1.1"}"#, "1 bid 0.9 ask 1.1"),
+            (
+                r#"{"type":"ticker","price":"1","best_bid":"0.9","best_ask":"1.1"}"#,
+                "1 bid 0.9 ask 1.1",
+            ),
             (r#"{"type":"match","side":"buy","size":"2","price":"3"}"#, "match buy 2 at 3"),
             (r#"{"type":"l2update","changes":[["buy","1","2"]]}"#, "l2update of 1 levels"),
             (r#"{"type":"post","author":{"handle":"a@b.c"},"text":"x\ny"}"#, "@a@b.c: x y"),

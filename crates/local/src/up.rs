@@ -9,7 +9,7 @@ use ::functions::{
 use ::poller::{
     config::{Options as PollerOptions, Servers},
     poller::Poller,
-    source::Source,
+    source::{families, host_of},
 };
 use anyhow::{Context as _, ensure};
 use aws::{
@@ -117,7 +117,7 @@ impl Up {
             options.poller.coinbase_rest_url = simulator.coinbase_rest_url().parse()?;
             options.poller.mastodon_servers = Servers(vec![simulator.mastodon_url().parse()?]);
             let server = &options.poller.mastodon_servers.0[0];
-            let host = ::poller::source::mastodon::host_of(server);
+            let host = host_of(server);
             let token = SecretString::from(simulation.mastodon_token);
             options.poller.mastodon_tokens = vec![(host, token)];
             if options.poller.coinbase_record.is_empty()
@@ -173,7 +173,7 @@ impl Up {
             origin,
             shards,
             owner: format!("up-{}", std::process::id()).into(),
-            families: families(&options.poller)?,
+            families: families(&options.poller, options.tables.retention, Timestamp::now())?,
         };
         let (stop, stopped) = watch::channel(None);
         let (poller_options, poller_shutdown) = (options.poller, shutdown.clone());
@@ -224,12 +224,4 @@ impl Up {
             }
         }
     }
-}
-
-/// A family of sources, by name.
-type Family = (String, Vec<Arc<dyn Source>>);
-
-/// The sources that the options name, by family.
-fn families(options: &PollerOptions) -> anyhow::Result<Vec<Family>> {
-    ::poller::source::families(options)
 }

@@ -70,10 +70,8 @@ async fn measure(options: &Options) -> anyhow::Result<()> {
         .spawn()
         .context("cannot start the server")?;
     let pid = child.id().context("the server has ended")?;
-    wait_for("the server to start", async || {
-        tokio::net::TcpStream::connect(server).await.is_ok()
-    })
-    .await?;
+    wait_for("the server to start", async || tokio::net::TcpStream::connect(server).await.is_ok())
+        .await?;
     time::sleep(Duration::from_secs(1)).await;
     let before = process::memory_kib(pid, "VmRSS")?;
 

@@ -150,7 +150,8 @@ fn message(payload: &[u8], seen: &Seen, last: &mut u64) -> anyhow::Result<()> {
         seen.events.set(seen.events.get() + 1);
         if let Some(at) = seen.time.find(rest) {
             let sent = number(&rest[at + seen.time.needle().len()..]);
-            latency.record(Duration::from_nanos(now.saturating_sub(sent)).as_micros().try_into()?)?;
+            latency
+                .record(Duration::from_nanos(now.saturating_sub(sent)).as_micros().try_into()?)?;
         }
     }
     Ok(())

@@ -1,0 +1,196 @@
+//! A Coinbase Exchange on a loopback port: the WebSocket feed on `/` and REST beside it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use jiff::Timestamp;
+use tokio::{
+    sync::broadcast,
+    time::{self, Instant, MissedTickBehavior},
+};
+use tungstenite::Utf8Bytes;
+
+use self::feed::{Channel, ClientFeed};
+use super::{
+    exchange::{Exchange, PRODUCTS, Tick},
+    faults::Fault,
+    host::{self, Host},
+    session::{QUEUE, Timing},
+    upgrade::Upgrade,
+};
+
+mod feed;
+mod messages;
+mod rest;
+
+/// How often book changes are sent, when there are any.
+const BOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often `status` and `ticker_batch` speak.
+const SLOW_EVERY: Duration = Duration::from_secs(5);
+/// How far trading may fall behind the clock before it gives up catching up.
+const LARGEST_LAG: Duration = Duration::from_secs(1);
+/// Takers served in one go, so that clients are not starved.
+const TICKS_AT_ONCE: usize = 1_000;
+
+/// A message for whoever subscribed to its channel and product.
+#[derive(Clone, Debug)]
+struct Event {
+    /// Counts all events; a subscription starts after one of them.
+    number: u64,
+    channel: Channel,
+    product: Option<usize>,
+    /// The trade that this `match` tells of.
+    trade: Option<u64>,
+    text: Utf8Bytes,
+}
+
+struct Trading {
+    exchange: Exchange,
+    published: u64,
+    /// Markets that traded since the last `ticker_batch`.
+    traded: Vec<bool>,
+}
+
+/// The simulated exchange.
+pub(super) struct Coinbase {
+    trading: Mutex<Trading>,
+    events: broadcast::Sender<Event>,
+    host: Arc<Host>,
+    timing: Timing,
+}
+
+impl Coinbase {
+    pub(super) fn new(seed: u64, rate: f64, timing: Timing, host: Arc<Host>) -> Self {
+        let exchange = Exchange::new(seed, rate, Timestamp::now());
+        let trading = Trading { exchange, published: 0, traded: vec![false; PRODUCTS.len()] };
+        Self { trading: Mutex::new(trading), events: broadcast::Sender::new(QUEUE), host, timing }
+    }
+
+    /// Trades, whether anybody listens or not, until shutdown.
+    pub(super) async fn drive(self: Arc<Self>) {
+        let mut next_taker = Instant::now();
+        let mut books = ticker(BOOK_EVERY, Duration::ZERO);
+        let to_second = 1_000_000_000 - Timestamp::now().subsec_nanosecond();
+        let to_second = Duration::from_nanos(u64::try_from(to_second).unwrap_or(0));
+        let mut seconds = ticker(Duration::from_secs(1), to_second);
+        let mut slow = ticker(SLOW_EVERY, SLOW_EVERY);
+        loop {
+            tokio::select! {
+                () = self.host.shutdown.cancelled() => return,
+                () = time::sleep_until(next_taker) => next_taker = self.trade(next_taker),
+                _ = books.tick() => self.publish_books(),
+                _ = seconds.tick() => self.publish_heartbeats(),
+                _ = slow.tick() => self.publish_summaries(),
+            }
+        }
+    }
+
+    /// Lets everyone trade whose time has come; returns when the next one comes.
+    fn trade(&self, due: Instant) -> Instant {
+        let mut trading = self.state();
+        let mut due = due.max(Instant::now().checked_sub(LARGEST_LAG).unwrap_or(due));
+        for _ in 0..TICKS_AT_ONCE {
+            if due > Instant::now() {
+                break;
+            }
+            let Tick { market, trades, wait } = trading.exchange.tick(Timestamp::now());
+            due += wait;
+            trading.traded[market] = true;
+            if self.events.receiver_count() == 0 {
+                continue;
+            }
+            for trade in &trades {
+                let text = messages::matched("match", &PRODUCTS[market], trade);
+                self.publish(&mut trading, Channel::Matches, Some(market), Some(trade.id), text);
+            }
+            // Like the real one, a taker that meets several orders changes the ticker once.
+            let text = messages::ticker(&trading.exchange.markets[market]);
+            self.publish(&mut trading, Channel::Ticker, Some(market), None, text);
+        }
+        due
+    }
+
+    fn publish_books(&self) {
+        let mut trading = self.state();
+        let now = Timestamp::now();
+        for (market, changes) in trading.exchange.take_changes() {
+            let text = messages::l2update(&PRODUCTS[market], &changes, now);
+            self.publish(&mut trading, Channel::Level2, Some(market), None, text);
+        }
+    }
+
+    fn publish_heartbeats(&self) {
+        let mut trading = self.state();
+        let now = Timestamp::now();
+        for market in 0..PRODUCTS.len() {
+            let text = messages::heartbeat(&trading.exchange.markets[market], now);
+            self.publish(&mut trading, Channel::Heartbeat, Some(market), None, text);
+        }
+    }
+
+    fn publish_summaries(&self) {
+        let mut trading = self.state();
+        for market in 0..PRODUCTS.len() {
+            if std::mem::take(&mut trading.traded[market]) {
+                let text = messages::ticker(&trading.exchange.markets[market]);
+                self.publish(&mut trading, Channel::TickerBatch, Some(market), None, text);
+            }
+        }
+        self.publish(&mut trading, Channel::Status, None, None, messages::status());
+    }
+
+    fn publish(
+        &self,
+        trading: &mut Trading,
+        channel: Channel,
+        product: Option<usize>,
+        trade: Option<u64>,
+        text: String,
+    ) {
+        trading.published += 1;
+        let event = Event { number: trading.published, channel, product, trade, text: text.into() };
+        // Nobody listens: the exchange trades on.
+        let _ = self.events.send(event);
+    }
+
+    fn state(&self) -> MutexGuard<'_, Trading> {
+        self.trading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns everything the exchange serves.
+pub(super) fn router(exchange: &Arc<Coinbase>) -> Router {
+    let own = Router::new()
+        .route("/", get(connect))
+        .route("/_simulator/trades/{id}", get(rest::traded))
+        .with_state(Arc::clone(exchange));
+    rest::router(Arc::clone(exchange)).merge(own).merge(host::controls(Arc::clone(&exchange.host)))
+}
+
+async fn connect(State(exchange): State<Arc<Coinbase>>, mut request: Request) -> Response {
+    if exchange.host.switch.is_on(Fault::Refuse) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let Some((upgrade, answer)) = Upgrade::accept(&mut request) else {
+        return StatusCode::UPGRADE_REQUIRED.into_response();
+    };
+    let events = exchange.events.subscribe();
+    let (host, timing) = (Arc::clone(&exchange.host), exchange.timing);
+    host.serve(upgrade, ClientFeed::new(exchange), events, timing);
+    answer
+}
+
+fn ticker(period: Duration, after: Duration) -> time::Interval {
+    let mut interval = time::interval_at(Instant::now() + after, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
