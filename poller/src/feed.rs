@@ -1,6 +1,6 @@
 //! What a source is given: where to put events, what is wanted, and what it has told before.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use aws::{
     control::{Control, State},
@@ -95,11 +95,6 @@ impl Feed {
             Entry::Frame(frame) => Some(frame),
             Entry::Lost { .. } => None,
         }))
-    }
-
-    /// How long the log keeps what is published, and so how long it can need to be taken back.
-    pub fn retention(&self) -> Duration {
-        self.numbering.tables().log.retention()
     }
 
     /// The table that keeps what a source has to remember.

@@ -59,10 +59,9 @@ use self::{
     status::Told,
     timeline::{Answer, Heard, Ignored, Outcome, Question, Remember},
 };
-use super::Source;
+use super::{Source, host_of};
 use crate::{
     backoff::Backoff,
-    config::Options,
     feed::{Feed, Wanted},
 };
 
@@ -138,7 +137,7 @@ impl Mastodon {
 
     /// Reads the server whenever somebody wants something of it.
     async fn read(&self, feed: &Feed, shutdown: &CancellationToken) {
-        self.timeline().begin(Timestamp::now(), feed.retention());
+        self.timeline().begin(Timestamp::now());
         let started = Instant::now();
         let mut wanted = feed.wanted();
         loop {
@@ -335,30 +334,6 @@ impl Source for Mastodon {
         let span = info_span!("upstream", upstream.name = self.name);
         Box::pin(async move { Box::pin(self.read(&feed, &shutdown)).await }.instrument(span))
     }
-}
-
-/// The servers that the options name, which share a timeline.
-///
-/// # Errors
-///
-/// [`MastodonError`] when one of them can be no source.
-pub fn sources(options: &Options) -> Result<Vec<Arc<dyn Source>>, MastodonError> {
-    let timeline = Arc::new(Mutex::new(Timeline::default()));
-    let source = |base: &Url| {
-        let host = host_of(base);
-        let mut tokens = options.mastodon_tokens.iter();
-        let token = tokens.find(|(of, _)| of.eq_ignore_ascii_case(&host));
-        let token = token.map(|(_, token)| token.clone());
-        let source = Mastodon::new(base.clone(), token, &options.user_agent, timeline.clone())?;
-        Ok(Arc::new(source) as Arc<dyn Source>)
-    };
-    options.mastodon_servers.0.iter().map(source).collect()
-}
-
-/// What a server is called: its host, and its port where it is an unusual one.
-pub fn host_of(base: &Url) -> String {
-    let host = base.host_str().unwrap_or_default();
-    base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// What was heard and led to nothing, since it was last told.

@@ -152,24 +152,21 @@ pub struct Timeline {
     remembered_for: Duration,
 }
 
-impl Default for Timeline {
-    fn default() -> Self {
+impl Timeline {
+    /// A timeline that begins `now`; what is published has to be remembered for a while.
+    pub fn new(now: Timestamp, remembered_for: Duration) -> Self {
         Self {
             posts: LruCache::new(CAPACITY),
             ids: LruCache::new(CAPACITY),
             tombstones: LruCache::new(CAPACITY),
-            horizon: Timestamp::UNIX_EPOCH,
-            remembered_for: Duration::ZERO,
+            horizon: now,
+            remembered_for,
         }
     }
-}
 
-impl Timeline {
-    /// Says that until `now` another process may have published what a server told, and that what
-    /// is published has to be remembered for a while.
-    pub fn begin(&mut self, now: Timestamp, remembered_for: Duration) {
+    /// Says that until `now` another process may have published what a server told.
+    pub fn begin(&mut self, now: Timestamp) {
         self.horizon = self.horizon.max(now);
-        self.remembered_for = remembered_for;
     }
 
     /// How long what was published has to be remembered.

@@ -13,13 +13,7 @@ fn now() -> Timestamp {
 
 fn timeline() -> Timeline {
     // Long enough ago that nothing here may be remembered.
-    began(now() - Duration::from_hours(1))
-}
-
-fn began(at: Timestamp) -> Timeline {
-    let mut timeline = Timeline::default();
-    timeline.begin(at, DAY);
-    timeline
+    Timeline::new(now() - Duration::from_hours(1), DAY)
 }
 
 fn wanted(topics: &[&str]) -> Wanted {
@@ -332,7 +326,7 @@ fn what_was_published_is_remembered() {
 
 /// A timeline of a process that took over at noon.
 fn successor() -> Timeline {
-    began(now())
+    Timeline::new(now(), DAY)
 }
 
 fn ask(timeline: &mut Timeline, told: Told, wanted: &Wanted) -> (Heard, Question) {
