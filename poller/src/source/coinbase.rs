@@ -6,6 +6,8 @@
 mod book;
 mod decimal;
 mod downstream;
+#[cfg(test)]
+mod fixtures;
 mod level2;
 mod liveness;
 mod message;
