@@ -15,6 +15,8 @@ mod pace;
 mod product;
 mod rest;
 mod session;
+#[cfg(test)]
+mod stand_in;
 mod subscriptions;
 mod tally;
 mod trades;
