@@ -72,6 +72,7 @@ impl Shards {
 
 /// The settings that the functions share.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
     /// How many parts the connections are spread over. While that changes, give the new number
     /// first and the old one after it, such as `8,4`, for two hours.

@@ -14,8 +14,13 @@ const LEAST_FLUSH_MS: u64 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Servers(pub Vec<url::Url>);
 
+/// User tokens of Mastodon servers, by host.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens(pub Vec<(String, SecretString)>);
+
 /// The settings of the poller.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
     /// Shortest time between two frames of a topic, in milliseconds. An event that comes after a
     /// longer silence goes out at once; under load, frames gather what comes in this time.
@@ -50,8 +55,8 @@ pub struct Options {
 
     /// User tokens with scope `read:statuses`, such as `mastodon.social=…,fosstodon.org=…`. A
     /// server without one is polled.
-    #[arg(long, env = "HEADWATER_MASTODON_TOKENS", hide_env_values = true, value_delimiter = ',', value_parser = parse_token)]
-    pub mastodon_tokens: Vec<(String, SecretString)>,
+    #[arg(long, env = "HEADWATER_MASTODON_TOKENS", hide_env_values = true, default_value = "", hide_default_value = true, value_parser = parse_tokens)]
+    pub mastodon_tokens: Tokens,
 
     /// Mastodon topics that are always recorded, such as `public,tag/rustlang`.
     #[arg(long, env = "HEADWATER_MASTODON_RECORD", default_value = "", value_parser = parse_mastodon)]
@@ -101,8 +106,13 @@ fn parse_topics(family: &str, text: &str) -> Result<Wanted, String> {
         .collect()
 }
 
+fn parse_tokens(text: &str) -> Result<Tokens, String> {
+    let tokens = text.split(',').map(str::trim).filter(|token| !token.is_empty());
+    Ok(Tokens(tokens.map(parse_token).collect::<Result<_, _>>()?))
+}
+
 fn parse_token(text: &str) -> Result<(String, SecretString), String> {
-    match text.trim().split_once('=') {
+    match text.split_once('=') {
         Some((host, token)) if !host.is_empty() && !token.is_empty() => {
             Ok((host.to_owned(), SecretString::from(token)))
         }

@@ -38,7 +38,7 @@ pub fn families(
     let mut servers: Vec<Arc<dyn Source>> = Vec::new();
     for url in &options.mastodon_servers.0 {
         let host = host_of(url);
-        let token = options.mastodon_tokens.iter().find(|(of, _)| *of == host);
+        let token = options.mastodon_tokens.0.iter().find(|(of, _)| *of == host);
         let token = token.map(|(_, token)| token.clone());
         let server = Mastodon::new(url.clone(), token, &options.user_agent, timeline.clone())
             .with_context(|| format!("bad Mastodon server {url}"))?;

@@ -10,7 +10,7 @@ use aws::{
     error::Chain,
 };
 use domain::topic::Topic;
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -53,6 +53,7 @@ impl States {
             (state, _) => state,
         };
         let now = Timestamp::now();
+        let now = now.round(Unit::Millisecond).unwrap_or(now);
         let told = {
             let mut last = self.inner.last.lock().unwrap_or_else(PoisonError::into_inner);
             let before = last.get(source);

@@ -163,3 +163,31 @@ fn print(text: &str) {
     // A reader that has gone away is no reason to stop.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_its_name() {
+        let cases = [
+            (["headwater", "up", "--flush-ms", "0"], "--flush-ms"),
+            (["headwater", "up", "--shards", "0"], "--shards"),
+            (["headwater", "up", "--retention", "1s"], "--retention"),
+            (["headwater", "up", "--jwt-secret", "short"], "--jwt-secret"),
+            (["headwater", "up", "--mastodon-servers", "nowhere"], "--mastodon-servers"),
+            (["headwater", "up", "--coinbase-record", "ticker/btc"], "--coinbase-record"),
+        ];
+        for (arguments, name) in cases {
+            let error = Cli::try_parse_from(arguments).expect_err(name);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! `headwater tail`: prints topics in a terminal, reconnects and resumes.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     io::{self, Write as _},
     time::Duration,
@@ -56,28 +57,64 @@ pub struct Options {
 }
 
 /// A message of the server, as far as this program reads it.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
 enum Told {
-    Subscribed {
-        topics: Vec<Standing>,
-    },
-    Events {
-        frames: Vec<Frame>,
-    },
-    Gap {
-        topic: Topic,
-        from: u64,
-        to: u64,
-        reason: String,
-    },
-    Error {
-        code: String,
-        message: String,
-        topic: Option<String>,
-    },
-    #[serde(other)]
-    Other,
+    Subscribed(Vec<Standing>),
+    Events(Vec<Frame>),
+    Gap(Gap),
+    Error(Refusal),
+}
+
+#[derive(Deserialize)]
+struct Kind<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Subscribed {
+    topics: Vec<Standing>,
+}
+
+#[derive(Deserialize)]
+struct Events {
+    frames: Vec<Frame>,
+}
+
+#[derive(Deserialize)]
+struct Gap {
+    topic: Topic,
+    from: u64,
+    to: u64,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: String,
+    message: String,
+    topic: Option<String>,
+}
+
+impl Told {
+    /// Reads a message; `None` for one that means nothing here. API Gateway has messages of its
+    /// own, without a type.
+    fn parse(text: &str) -> Option<Self> {
+        // An enum with a tag would copy the events, and could not keep their text.
+        let kind: Kind<'_> = serde_json::from_str(text).ok()?;
+        match kind.kind.as_ref() {
+            "subscribed" => {
+                let told: Subscribed = serde_json::from_str(text).ok()?;
+                Some(Self::Subscribed(told.topics))
+            }
+            "events" => {
+                let told: Events = serde_json::from_str(text).ok()?;
+                Some(Self::Events(told.frames))
+            }
+            "gap" => serde_json::from_str(text).ok().map(Self::Gap),
+            "error" => serde_json::from_str(text).ok().map(Self::Error),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -204,28 +241,26 @@ impl Tail {
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return Err(error).context("the connection broke"),
             };
-            // API Gateway has messages of its own, without a type.
-            let Ok(told) = serde_json::from_str::<Told>(&text) else { continue };
+            let Some(told) = Told::parse(&text) else { continue };
             match told {
-                Told::Other => {}
-                Told::Subscribed { topics } => {
+                Told::Subscribed(topics) => {
                     for Standing { topic, seq } in topics {
                         self.seen.entry(topic).or_insert(seq.saturating_sub(self.options.last));
                     }
                 }
-                Told::Gap { topic, from, to, reason } => {
+                Told::Gap(Gap { topic, from, to, reason }) => {
                     note(&format!("{topic}: {from} to {to} are missing ({reason})"));
                     let seen = self.seen.entry(topic).or_default();
                     *seen = (*seen).max(to);
                 }
-                Told::Error { code, message, topic } => {
+                Told::Error(Refusal { code, message, topic }) => {
                     note(&format!("{}: {message} ({code})", topic.as_deref().unwrap_or("error")));
                     refused += usize::from(topic.is_some());
                     if refused >= self.options.topics.len() {
                         return Ok(Ended::Refused("no topic is left to print".to_owned()));
                     }
                 }
-                Told::Events { frames } => {
+                Told::Events(frames) => {
                     for frame in frames {
                         let seen = self.seen.get(&frame.topic).copied().unwrap_or(0);
                         if seen > 0 && frame.seq > seen + 1 {
@@ -314,6 +349,15 @@ fn note(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_keep_their_text() {
+        let text = r#"{"type":"events","frames":[{"topic":"mastodon/public","seq":7,"at":"2026-11-22T10:00:00Z","events":[{"b": 1, "a":2}]}]}"#;
+        let Some(Told::Events(frames)) = Told::parse(text) else { panic!("events") };
+        assert_eq!(frames[0].events[0].get(), r#"{"b": 1, "a":2}"#);
+        assert!(Told::parse(r#"{"message":"Internal server error","connectionId":"x"}"#).is_none());
+        assert!(Told::parse(r#"{"type":"new"}"#).is_none());
+    }
 
     #[test]
     fn an_event_is_one_line() {

@@ -7,7 +7,7 @@ use ::functions::{
     push::Pusher,
 };
 use ::poller::{
-    config::{Options as PollerOptions, Servers},
+    config::{Options as PollerOptions, Servers, Tokens},
     poller::Poller,
     source::{families, host_of},
 };
@@ -40,6 +40,7 @@ const DEMO_RECORD: [&str; 4] = [
 
 /// The settings of `headwater up`.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
     /// Address to listen at.
     #[arg(long, env = "HEADWATER_LISTEN", default_value = "127.0.0.1:8080")]
@@ -61,12 +62,15 @@ pub struct Options {
     #[arg(long, default_value_t = 20.0, requires = "simulated")]
     pub rate: f64,
 
+    /// The tables.
     #[command(flatten)]
     pub tables: TableOptions,
 
+    /// The functions.
     #[command(flatten)]
     pub functions: FunctionOptions,
 
+    /// The poller.
     #[command(flatten)]
     pub poller: PollerOptions,
 }
@@ -119,7 +123,7 @@ impl Up {
             let server = &options.poller.mastodon_servers.0[0];
             let host = host_of(server);
             let token = SecretString::from(simulation.mastodon_token);
-            options.poller.mastodon_tokens = vec![(host, token)];
+            options.poller.mastodon_tokens = Tokens(vec![(host, token)]);
             if options.poller.coinbase_record.is_empty()
                 && options.poller.mastodon_record.is_empty()
             {
