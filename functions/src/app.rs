@@ -22,9 +22,10 @@ use domain::{
 };
 use jiff::Timestamp;
 use lru::LruCache;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use tracing::warn;
 
-use crate::token::{ConnectionTokens, Jwt, MIN_SECRET_BYTES};
+use crate::token::{ConnectionTokens, Jwt, SAFE_SECRET_BYTES};
 
 /// Where the time comes from: the binaries give the system's clock.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -79,12 +80,12 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_SHARDS", default_value = "1", value_parser = Shards::parse)]
     pub shards: Shards,
 
-    /// Shared secret of the HS256 tokens that clients show, at least 32 bytes. Without it every
+    /// Shared secret of the HS256 tokens that clients show, best of 32 random bytes or more. Without it every
     /// token is refused and everybody is anonymous.
     #[arg(long, env = "HEADWATER_JWT_SECRET", hide_env_values = true, value_parser = parse_secret)]
     pub jwt_secret: Option<SecretString>,
 
-    /// Secret of the connection tokens, at least 32 bytes; the same for all functions.
+    /// Secret of the connection tokens, best of 32 random bytes or more; the same for all functions.
     #[arg(long, env = "HEADWATER_CONNECTION_SECRET", hide_env_values = true, value_parser = parse_secret)]
     pub connection_secret: Option<SecretString>,
 
@@ -102,8 +103,8 @@ pub struct Options {
 }
 
 fn parse_secret(text: &str) -> Result<SecretString, String> {
-    if text.len() < MIN_SECRET_BYTES {
-        return Err(format!("the secret is shorter than {MIN_SECRET_BYTES} bytes"));
+    if text.is_empty() {
+        return Err("the secret is empty".to_owned());
     }
     Ok(SecretString::from(text))
 }
@@ -170,6 +171,10 @@ impl App {
         options: Options,
         connection_secret: SecretString,
     ) -> Self {
+        let secrets = options.jwt_secret.iter().chain([&connection_secret]);
+        if secrets.map(|it| it.expose_secret().len()).any(|bytes| bytes < SAFE_SECRET_BYTES) {
+            warn!("a secret is shorter than {SAFE_SECRET_BYTES} bytes, and can be guessed");
+        }
         Self {
             tables,
             post,

@@ -11,8 +11,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-/// Fewest bytes of a secret: as many as the hash has (RFC 7518, section 3.2).
-pub const MIN_SECRET_BYTES: usize = 32;
+/// Fewest bytes that a secret should have: as many as the hash has (RFC 7518, section 3.2).
+pub const SAFE_SECRET_BYTES: usize = 32;
 
 /// Makes and checks the tokens by which a client steers its connection over REST.
 #[derive(Clone, Debug)]
@@ -43,15 +43,30 @@ impl ConnectionTokens {
     }
 }
 
-/// What a JWT of ours says.
+/// What a JWT says. Classes come from `classes`, as we write them, or from what issuers commonly
+/// call them; the first counts.
 #[derive(Debug, Serialize, Deserialize)]
 struct Claims {
     sub: String,
-    #[serde(default)]
-    classes: Vec<String>,
+    #[serde(default, alias = "class", alias = "cognito:groups")]
+    classes: Classes,
     exp: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     iat: Option<i64>,
+}
+
+/// One class or several.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Classes {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        Self::Several(Vec::new())
+    }
 }
 
 /// Why a JWT was refused.
@@ -100,7 +115,10 @@ impl Jwt {
                 jsonwebtoken::errors::ErrorKind::ExpiredSignature.into(),
             ));
         }
-        let class = claims.classes.into_iter().next();
+        let class = match claims.classes {
+            Classes::One(class) => Some(class),
+            Classes::Several(classes) => classes.into_iter().next(),
+        };
         Ok(Principal { id: claims.sub, class: class.unwrap_or_else(|| "member".to_owned()) })
     }
 
@@ -119,7 +137,7 @@ impl Jwt {
         let exp = now.checked_add(term).map_err(|_| TokenError::Expiry)?.as_second();
         let claims = Claims {
             sub: principal.id.clone(),
-            classes: vec![principal.class.clone()],
+            classes: Classes::Several(vec![principal.class.clone()]),
             exp,
             iat: Some(now.as_second()),
         };
@@ -162,6 +180,25 @@ mod tests {
         assert!(matches!(jwt("s").check(&token, later), Err(TokenError::Invalid(_))));
         assert!(matches!(jwt("t").check(&token, now()), Err(TokenError::Invalid(_))));
         assert!(matches!(Jwt::new(None).check(&token, now()), Err(TokenError::NotConfigured)));
+    }
+
+    #[test]
+    fn the_class_is_found_under_its_common_names() {
+        let key = EncodingKey::from_secret(b"s");
+        let cases = [
+            (r#""class":"trader""#, "trader"),
+            (r#""classes":["trader","member"]"#, "trader"),
+            (r#""cognito:groups":["trader"]"#, "trader"),
+            (r#""classes":[]"#, "member"),
+            (r#""scope":"x""#, "member"),
+        ];
+        for (claim, expected) in cases {
+            let json = format!(r#"{{"sub":"ann","exp":9999999999,{claim}}}"#);
+            let claims: serde_json::Value = serde_json::from_str(&json).expect("claims");
+            let token = jsonwebtoken::encode(&Header::default(), &claims, &key).expect("a token");
+            let principal = jwt("s").check(&token, now()).expect("valid");
+            assert_eq!(principal.class, expected, "case: {claim}");
+        }
     }
 
     #[test]

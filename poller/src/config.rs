@@ -14,9 +14,27 @@ const LEAST_FLUSH_MS: u64 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Servers(pub Vec<url::Url>);
 
-/// User tokens of Mastodon servers, by host.
+/// User tokens of Mastodon servers.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens(pub Vec<(String, SecretString)>);
+pub struct Tokens(pub Vec<Token>);
+
+/// A user token of a Mastodon server.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// Which server; without it, the one in the same place of the list of servers.
+    pub host: Option<String>,
+    /// The token.
+    pub token: SecretString,
+}
+
+impl Tokens {
+    /// The token of the server `host`, which is the `index`th in the list of servers.
+    pub fn of(&self, host: &str, index: usize) -> Option<&SecretString> {
+        let named = self.0.iter().find(|it| it.host.as_deref() == Some(host));
+        let token = named.or_else(|| self.0.get(index).filter(|it| it.host.is_none()))?;
+        Some(&token.token)
+    }
+}
 
 /// The settings of the poller.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,7 +62,8 @@ pub struct Options {
     )]
     pub coinbase_rest_url: url::Url,
 
-    /// Coinbase topics that are always recorded, such as `ticker/BTC-USD,matches/BTC-USD`.
+    /// Coinbase topics that are always recorded, such as `ticker/BTC-USD,level2/ETH-USD`. A pair
+    /// alone stands for its ticker and its matches.
     #[arg(long, env = "HEADWATER_COINBASE_RECORD", default_value = "", value_parser = parse_coinbase)]
     pub coinbase_record: Wanted,
 
@@ -53,8 +72,8 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_MASTODON_SERVERS", default_value = "https://mastodon.social", value_parser = parse_servers)]
     pub mastodon_servers: Servers,
 
-    /// User tokens with scope `read:statuses`, such as `mastodon.social=…,fosstodon.org=…`. A
-    /// server without one is polled.
+    /// User tokens with scope `read:statuses`, such as `mastodon.social=…,fosstodon.org=…`, or in
+    /// the order of the servers. A server without one is polled.
     #[arg(long, env = "HEADWATER_MASTODON_TOKENS", hide_env_values = true, default_value = "", hide_default_value = true, value_parser = parse_tokens)]
     pub mastodon_tokens: Tokens,
 
@@ -97,13 +116,21 @@ fn parse_mastodon(text: &str) -> Result<Wanted, String> {
 
 fn parse_topics(family: &str, text: &str) -> Result<Wanted, String> {
     let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-    names
-        .map(|name| {
-            let topic =
-                if name.starts_with(family) { name.into() } else { format!("{family}/{name}") };
-            Topic::parse(&topic).map_err(|error| format!("{name}: {error}"))
-        })
-        .collect()
+    let mut topics = Wanted::new();
+    for name in names {
+        let spellings = match (family, name.contains('/')) {
+            // A pair alone stands for what most people want of it.
+            ("coinbase", false) => {
+                vec![format!("coinbase/ticker/{name}"), format!("coinbase/matches/{name}")]
+            }
+            _ if name.starts_with(&format!("{family}/")) => vec![name.to_owned()],
+            _ => vec![format!("{family}/{name}")],
+        };
+        for spelling in spellings {
+            topics.insert(Topic::parse(&spelling).map_err(|error| format!("{name}: {error}"))?);
+        }
+    }
+    Ok(topics)
 }
 
 fn parse_tokens(text: &str) -> Result<Tokens, String> {
@@ -111,18 +138,26 @@ fn parse_tokens(text: &str) -> Result<Tokens, String> {
     Ok(Tokens(tokens.map(parse_token).collect::<Result<_, _>>()?))
 }
 
-fn parse_token(text: &str) -> Result<(String, SecretString), String> {
-    match text.split_once('=') {
+fn parse_token(text: &str) -> Result<Token, String> {
+    let token = match text.split_once('=') {
         Some((host, token)) if !host.is_empty() && !token.is_empty() => {
-            Ok((host.to_owned(), SecretString::from(token)))
+            let host = url::Url::parse(host)
+                .ok()
+                .filter(url::Url::has_host)
+                .map_or_else(|| host.to_owned(), |url| crate::source::host_of(&url));
+            Token { host: Some(host), token: SecretString::from(token) }
         }
         // The text itself may be a token, so it is not repeated.
-        _ => Err("a token is given as HOST=TOKEN".to_owned()),
-    }
+        Some(_) => return Err("a token is given as HOST=TOKEN".to_owned()),
+        None => Token { host: None, token: SecretString::from(text) },
+    };
+    Ok(token)
 }
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     #[test]
@@ -131,13 +166,20 @@ mod tests {
         let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
         assert_eq!(names, ["coinbase/matches/ETH-USD", "coinbase/ticker/BTC-USD"]);
         assert_eq!(parse_mastodon(""), Ok(Wanted::new()));
+        let topics = parse_coinbase("BTC-USD").expect("topics");
+        let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+        assert_eq!(names, ["coinbase/matches/BTC-USD", "coinbase/ticker/BTC-USD"]);
         assert!(parse_coinbase("ticker/btc").is_err());
     }
 
     #[test]
-    fn a_bad_token_is_not_repeated() {
-        let error = parse_token("s3cret").expect_err("no host");
+    fn tokens_are_found_by_host_or_by_place() {
+        let tokens = parse_tokens("https://b.example=two, one").expect("tokens");
+        let of = |host, index| tokens.of(host, index).map(|it| it.expose_secret().to_owned());
+        assert_eq!(of("b.example", 0).as_deref(), Some("two"));
+        assert_eq!(of("a.example", 1).as_deref(), Some("one"));
+        assert_eq!(of("c.example", 0), None, "that token is for another");
+        let error = parse_tokens("=s3cret").expect_err("no host");
         assert!(!error.contains("s3cret"));
-        assert!(parse_token("mastodon.social=abc=").is_ok());
     }
 }

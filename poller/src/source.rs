@@ -36,10 +36,8 @@ pub fn families(
     let exchange = Coinbase::new(url, rest_url, &options.user_agent).context("bad exchange")?;
     let timeline = Arc::new(Mutex::new(Timeline::new(now, remembered_for)));
     let mut servers: Vec<Arc<dyn Source>> = Vec::new();
-    for url in &options.mastodon_servers.0 {
-        let host = host_of(url);
-        let token = options.mastodon_tokens.0.iter().find(|(of, _)| *of == host);
-        let token = token.map(|(_, token)| token.clone());
+    for (index, url) in options.mastodon_servers.0.iter().enumerate() {
+        let token = options.mastodon_tokens.of(&host_of(url), index).cloned();
         let server = Mastodon::new(url.clone(), token, &options.user_agent, timeline.clone())
             .with_context(|| format!("bad Mastodon server {url}"))?;
         servers.push(Arc::new(server));

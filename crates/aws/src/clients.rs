@@ -19,7 +19,11 @@ pub struct TableOptions {
 }
 
 fn parse_retention(text: &str) -> Result<Duration, String> {
-    let retention = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    // A number alone is seconds.
+    let retention = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string())?,
+    };
     let (least, most) = (Duration::from_secs(60), Duration::from_secs(365 * 24 * 3_600));
     if (least..=most).contains(&retention) {
         Ok(retention)

@@ -7,9 +7,9 @@ use ::functions::{
     push::Pusher,
 };
 use ::poller::{
-    config::{Options as PollerOptions, Servers, Tokens},
+    config::{Options as PollerOptions, Servers, Token, Tokens},
     poller::Poller,
-    source::{families, host_of},
+    source::families,
 };
 use anyhow::{Context as _, ensure};
 use aws::{
@@ -120,10 +120,8 @@ impl Up {
             options.poller.coinbase_url = simulator.coinbase_url().parse()?;
             options.poller.coinbase_rest_url = simulator.coinbase_rest_url().parse()?;
             options.poller.mastodon_servers = Servers(vec![simulator.mastodon_url().parse()?]);
-            let server = &options.poller.mastodon_servers.0[0];
-            let host = host_of(server);
             let token = SecretString::from(simulation.mastodon_token);
-            options.poller.mastodon_tokens = Tokens(vec![(host, token)]);
+            options.poller.mastodon_tokens = Tokens(vec![Token { host: None, token }]);
             if options.poller.coinbase_record.is_empty()
                 && options.poller.mastodon_record.is_empty()
             {
