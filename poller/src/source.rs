@@ -1,5 +1,6 @@
 //! What every source is: something that reads an upstream and publishes on topics.
 
+pub mod coinbase;
 pub mod mastodon;
 
 use std::{
@@ -12,7 +13,10 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use self::mastodon::{Mastodon, Timeline};
+use self::{
+    coinbase::Coinbase,
+    mastodon::{Mastodon, Timeline},
+};
 use crate::{config::Options, feed::Feed};
 
 /// A family of sources, which has one leader among all pollers, and its name.
@@ -28,6 +32,8 @@ pub fn families(
     remembered_for: Duration,
     now: Timestamp,
 ) -> anyhow::Result<Vec<Family>> {
+    let (url, rest_url) = (options.coinbase_url.clone(), &options.coinbase_rest_url);
+    let exchange = Coinbase::new(url, rest_url, &options.user_agent).context("bad exchange")?;
     let timeline = Arc::new(Mutex::new(Timeline::new(now, remembered_for)));
     let mut servers: Vec<Arc<dyn Source>> = Vec::new();
     for url in &options.mastodon_servers.0 {
@@ -38,7 +44,10 @@ pub fn families(
             .with_context(|| format!("bad Mastodon server {url}"))?;
         servers.push(Arc::new(server));
     }
-    Ok(vec![("mastodon".to_owned(), servers)])
+    Ok(vec![
+        ("coinbase".to_owned(), vec![Arc::new(exchange) as Arc<dyn Source>]),
+        ("mastodon".to_owned(), servers),
+    ])
 }
 
 /// What a server is called in tokens and topics: its host, with the port where that is not the

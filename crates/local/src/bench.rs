@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The settings of `headwater bench`.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
     #[command(subcommand)]
     bench: Option<Bench>,
@@ -34,9 +35,9 @@ enum Bench {
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     match options.bench {
         Some(Bench::Broadcast(options)) => broadcast::run(&options, &shutdown).await,
-        Some(Bench::Ingest(options)) => ingest::run(&options).await,
+        Some(Bench::Ingest(options)) => ingest::run(&options),
         None => {
-            ingest::run(&ingest::Options::default()).await?;
+            ingest::run(&ingest::Options::default())?;
             broadcast::run(&broadcast::Options::default(), &shutdown).await
         }
     }

@@ -59,7 +59,7 @@ use self::{
     status::Told,
     timeline::{Answer, Heard, Ignored, Outcome, Question, Remember},
 };
-use super::Source;
+use super::{Source, host_of};
 use crate::{
     backoff::Backoff,
     feed::{Feed, Wanted},
@@ -118,7 +118,10 @@ impl Mastodon {
         user_agent: &str,
         timeline: Arc<Mutex<Timeline>>,
     ) -> Result<Self, MastodonError> {
-        let Some(name) = host(&base) else { return Err(MastodonError::NoHost(base)) };
+        if !base.has_host() || !matches!(base.scheme(), "http" | "https") {
+            return Err(MastodonError::NoHost(base));
+        }
+        let name = host_of(&base);
         let origin = Origin { host: name.as_str().into(), domain: name.clone() };
         let has_token = token.is_some();
         Ok(Self {
@@ -329,7 +332,7 @@ impl Source for Mastodon {
 
     fn run(&self, feed: Feed, shutdown: CancellationToken) -> BoxFuture<'_, ()> {
         let span = info_span!("upstream", upstream.name = self.name);
-        Box::pin(async move { self.read(&feed, &shutdown).await }.instrument(span))
+        Box::pin(async move { Box::pin(self.read(&feed, &shutdown)).await }.instrument(span))
     }
 }
 
@@ -384,11 +387,5 @@ async fn answer(control: &Control, question: Question) -> Answer {
     answer
 }
 
-/// A server's name: its host, and its port where it is an unusual one.
-fn host(base: &Url) -> Option<String> {
-    if !matches!(base.scheme(), "http" | "https") {
-        return None;
-    }
-    let host = base.host_str()?;
-    Some(base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
-}
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@ use std::{
 
 use ammonia::{Builder, UrlRelative};
 
+mod complexity;
+
 /// Elements that are kept, beyond which only the text of an element is.
 const ELEMENTS: &[&str] = &[
     "a",
@@ -78,9 +80,31 @@ static SANITISER: LazyLock<Builder<'static>> = LazyLock::new(|| {
     builder
 });
 
+/// Largest HTML that is read, in bytes: twice what an event can hold.
+const MAX_HTML_BYTES: usize = 256 * 1024;
+
+/// Most times that markup is read until it is stable. Twice does for nearly all.
+const MAX_PASSES: usize = 4;
+
 /// Returns what of `html` is safe to insert into a page.
+///
+/// What is returned reads as it was meant: to sanitise it once more changes nothing. Elements that
+/// are left out can have held others where HTML does not allow them, so this is seen to. Markup that
+/// would take long to read is dropped, and only its text is kept.
 pub(super) fn sanitise(html: &str) -> String {
-    SANITISER.clean(html).to_string()
+    let html = cut(html, MAX_HTML_BYTES);
+    if !complexity::is_bounded(html) {
+        return from_text(&text(html));
+    }
+    let mut clean = SANITISER.clean(html).to_string();
+    for _ in 0..MAX_PASSES {
+        let again = SANITISER.clean(&clean).to_string();
+        if again == clean {
+            return clean;
+        }
+        clean = again;
+    }
+    from_text(&text(&clean))
 }
 
 /// Returns the text of sanitised HTML: `br` is a new line, a block's end a blank line.
@@ -249,6 +273,11 @@ mod tests {
                 "ruby",
                 "<ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp></ruby>",
                 "<ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp></ruby>",
+            ),
+            (
+                "links in a link",
+                "<a><table><a>",
+                r#"<a rel="nofollow noopener noreferrer"></a><a rel="nofollow noopener noreferrer"></a>"#,
             ),
             ("text", "1 < 2 & 3", "1 &lt; 2 &amp; 3"),
             ("emoji", "<p>:blobcat:</p>", "<p>:blobcat:</p>"),

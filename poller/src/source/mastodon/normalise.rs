@@ -202,8 +202,8 @@ fn link(of: Loose<'_>, key: &str) -> Option<String> {
 
 /// A plain text on one line.
 fn line(text: &str) -> String {
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    plain(&text, MAX_LINE_BYTES)
+    let text = html::cut(text, 4 * MAX_LINE_BYTES);
+    plain(&text.split_whitespace().collect::<Vec<_>>().join(" "), MAX_LINE_BYTES)
 }
 
 /// A plain text that may have several lines.
@@ -214,8 +214,11 @@ fn paragraph(text: &str) -> String {
 /// Without control characters and without those that turn the reading direction of what follows.
 fn plain(text: &str, bytes: usize) -> String {
     let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let text: String =
-        text.chars().filter(|&c| !turns(c) && (!c.is_control() || c == '\n')).collect();
+    // What is left out has to come from somewhere, but not from far.
+    let text: String = html::cut(text, 4 * bytes)
+        .chars()
+        .filter(|&c| !turns(c) && (!c.is_control() || c == '\n'))
+        .collect();
     html::cut(text.trim(), bytes).trim_end().to_owned()
 }
 

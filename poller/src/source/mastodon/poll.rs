@@ -62,9 +62,12 @@ async fn ask(
         (_, missing) => missing,
     };
     out.say(Said::State(State::Live, detail.to_owned())).await?;
+    // Looks are due by the clock that waits are measured by.
+    let (wall, clock) = (Timestamp::now(), Instant::now());
+    let now = || wall + clock.elapsed();
     let mut recheck = Recheck::default();
     for told in filled.told {
-        pass(told, out, &mut recheck).await?;
+        pass(told, out, &mut recheck, now()).await?;
     }
 
     let mut interval = FIRST_INTERVAL;
@@ -75,11 +78,11 @@ async fn ask(
         let statuses = newest.add(page);
         let fresh = statuses.len();
         for status in statuses {
-            pass(Told::Post(status), out, &mut recheck).await?;
+            pass(Told::Post(status), out, &mut recheck, now()).await?;
         }
         if next_check <= Instant::now() {
             next_check = Instant::now() + CHECK;
-            let ids = recheck.take(Timestamp::now(), &is_held);
+            let ids = recheck.take(now(), &is_held);
             if !ids.is_empty() {
                 for told in fill::check(api, &ids).await? {
                     out.told(told).await?;
@@ -96,9 +99,14 @@ async fn ask(
     }
 }
 
-async fn pass(told: Told, out: &mut Out, recheck: &mut Recheck) -> Result<(), Ended> {
+async fn pass(
+    told: Told,
+    out: &mut Out,
+    recheck: &mut Recheck,
+    now: Timestamp,
+) -> Result<(), Ended> {
     if let Told::Post(status) = &told {
-        recheck.add(status.id().into_owned(), Timestamp::now());
+        recheck.add(status.id().into_owned(), now);
     }
     out.told(told).await
 }

@@ -19,7 +19,8 @@ pub(super) fn fit(mut event: PostEvent) -> Bytes {
             break;
         }
         if let PostEvent::Post(post) | PostEvent::PostEdited(post) = &mut event {
-            post.text = html::cut(&post.text, bytes).trim_end().to_owned();
+            let end = html::cut(&post.text, bytes).trim_end().len();
+            post.text.truncate(end);
             post.html = html::from_text(&post.text);
             post.truncated = true;
             if attempt > 0 {
@@ -43,7 +44,8 @@ fn drop_the_rest(post: &mut Post) {
     post.poll = None;
     post.card = None;
     if let Some(warning) = &mut post.content_warning {
-        *warning = html::cut(warning, 2048).to_owned();
+        let end = html::cut(warning, 2048).len();
+        warning.truncate(end);
     }
 }
 

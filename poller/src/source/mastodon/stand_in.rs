@@ -118,6 +118,7 @@ impl Streaming {
     }
 
     /// Accepts a client, and returns the headers it came with.
+    #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
     pub(super) async fn accept(&self) -> (Client, Vec<(String, String)>) {
         let (stream, _) = self.listener.accept().await.expect("a client");
         let mut headers = Vec::new();
@@ -136,6 +137,7 @@ impl Streaming {
     }
 
     /// Refuses a client.
+    #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
     pub(super) async fn refuse(&self, status: u16) {
         let (stream, _) = self.listener.accept().await.expect("a client");
         let refuse = |_: &Request, _: Upgraded| -> Result<Upgraded, ErrorResponse> {

@@ -55,7 +55,7 @@ pub(super) async fn session(
     out: &mut Out,
     shutdown: &CancellationToken,
 ) -> Ended {
-    let connected = time::timeout(CONNECT, connect(api, url, user_agent));
+    let connected = Box::pin(time::timeout(CONNECT, connect(api, url, user_agent)));
     let mut socket = match shutdown.run_until_cancelled(connected).await {
         None => return Ended::Stopped,
         Some(Err(_)) => return Ended::Silent("the server did not answer"),

@@ -153,7 +153,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// A timeline that begins `now`; an earlier process's words are remembered for a while.
+    /// A timeline that begins `now`; what is published has to be remembered for a while.
     pub fn new(now: Timestamp, remembered_for: Duration) -> Self {
         Self {
             posts: LruCache::new(CAPACITY),
@@ -256,12 +256,11 @@ impl Timeline {
                     (topic.clone(), Outgoing { json: json.clone(), role: role.clone() })
                 }),
             );
-            match self.posts.peek_mut(&uri) {
-                Some(held) => held.topics.extend(fresh.iter().cloned()),
-                None => {
-                    let revision = Some(Revision::of(status, &heard.origin));
-                    self.hold(uri.clone(), fresh.clone(), revision, heard.at);
-                }
+            if let Some(held) = self.posts.peek_mut(&uri) {
+                held.topics.extend(fresh.iter().cloned());
+            } else {
+                let revision = Some(Revision::of(status, &heard.origin));
+                self.hold(uri.clone(), fresh.clone(), revision, heard.at);
             }
         }
         let key: Key = (heard.origin.host.clone(), status.id().into());

@@ -20,7 +20,16 @@ struct Stage {
 
 async fn stage() -> Stage {
     let post = status(Timestamp::now(), &json!({}));
-    let rest = Rest::serve(move |_, _| answer(200, &json!([post]))).await;
+    stage_with(move |_| json!([post])).await
+}
+
+/// The same, with what is on the timeline each time it is asked for.
+async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'static) -> Stage {
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let rest = Rest::serve(move |_, _| {
+        answer(200, &page(asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed)))
+    })
+    .await;
     let streaming = Streaming::bind().await;
     let token = Some(secrecy::SecretString::from("secret"));
     let api = Api::new(rest.base.clone(), token, "Headwater/test").expect("a client");
@@ -173,4 +182,32 @@ async fn what_comes_while_a_gap_is_filled_comes_after_it() {
     assert_eq!(order, [old.clone(), "2".to_owned(), format!("delete {old}")]);
     stop.cancel();
     assert!(matches!(session.await.expect("no panic"), Ended::Stopped));
+}
+
+#[tokio::test]
+async fn a_stream_that_stops_while_the_timeline_goes_on_is_given_up() {
+    let at = |minutes| Timestamp::now() - Duration::from_mins(minutes);
+    let mut stage = stage_with(move |asked| {
+        // At first the last post is long ago, and then there is one that was not streamed.
+        json!([status(at(if asked < 2 { 30 } else { 5 }), &json!({}))])
+    })
+    .await;
+    tokio::time::pause();
+    let began = Instant::now();
+    let mut ping = time::interval(Duration::from_secs(30));
+    let pinging = async {
+        loop {
+            ping.tick().await;
+            if stage.client.socket.send(Message::Ping(bytes::Bytes::new())).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = stage.session => ended.expect("no panic").0,
+        () = pinging => unreachable!("it does not end"),
+    };
+    assert!(matches!(ended, Ended::Silent(why) if why.contains("timeline")), "{ended}");
+    let minutes = began.elapsed().as_secs() / 60;
+    assert!((19..=20).contains(&minutes), "the second look found it, after {minutes} minutes");
 }

@@ -1,0 +1,118 @@
+//! The Coinbase Exchange: public market data over its WebSocket feed.
+//!
+//! Subscribes upstream to what is wanted, forwards messages byte for byte, keeps the order books
+//! that the `level2` topics need, and fetches trades that were missed.
+
+mod book;
+mod decimal;
+mod downstream;
+mod level2;
+mod liveness;
+mod message;
+mod pace;
+mod product;
+mod rest;
+mod session;
+mod subscriptions;
+mod tally;
+mod trades;
+mod upstream;
+
+use std::{collections::HashSet, sync::Arc};
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::BoxFuture;
+use reqwest::header::HeaderValue;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+pub use self::session::{Session, SessionError};
+use self::{
+    rest::Rest,
+    upstream::{Upstream, keep_catalogue},
+};
+use crate::{feed::Feed, source::Source};
+
+/// What the source is called.
+const NAME: &str = "coinbase";
+
+/// The Coinbase Exchange.
+pub struct Coinbase {
+    url: Url,
+    rest: Rest,
+    user_agent: HeaderValue,
+}
+
+impl Coinbase {
+    /// The exchange with its WebSocket feed at `url` and its REST interface at `rest_url`, which
+    /// refuses callers that do not name themselves.
+    ///
+    /// # Errors
+    ///
+    /// When an address or the user agent cannot be one, or this machine cannot do HTTP.
+    pub fn new(url: Url, rest_url: &Url, user_agent: &str) -> anyhow::Result<Self> {
+        check(&url, ["wss", "ws"])?;
+        check(rest_url, ["https", "http"])?;
+        let user_agent = HeaderValue::from_str(user_agent)
+            .ok()
+            .filter(|it| !it.is_empty())
+            .with_context(|| format!("{user_agent:?} cannot be a user agent"))?;
+        let base = rest_url.as_str().trim_end_matches('/');
+        let rest = Rest::new(base, user_agent.clone()).context("setting up HTTP")?;
+        Ok(Self { url, rest, user_agent })
+    }
+}
+
+fn check(url: &Url, schemes: [&str; 2]) -> anyhow::Result<()> {
+    ensure!(
+        schemes.contains(&url.scheme()) && url.has_host(),
+        "{url} is no {} or {} address",
+        schemes[0],
+        schemes[1],
+    );
+    Ok(())
+}
+
+impl Source for Coinbase {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn run(&self, feed: Feed, shutdown: CancellationToken) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let (online, products) = watch::channel(Arc::new(HashSet::new()));
+            let (url, user_agent) = (self.url.to_string(), self.user_agent.clone());
+            let (rest, downstream) = (self.rest.clone(), feed.clone());
+            let upstream = Upstream::new(downstream, rest.clone(), products, url, user_agent);
+            tokio::select! {
+                () = upstream.run(&shutdown) => {}
+                () = keep_catalogue(rest, feed, online) => {}
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_addresses_are_refused_with_a_reason() {
+        let url = |text: &str| Url::parse(text).expect("a URL");
+        let new = |feed, rest, agent: &str| Coinbase::new(url(feed), &url(rest), agent);
+        let (feed, rest) = ("wss://feed.example", "https://api.example");
+        assert!(new(feed, rest, "headwater").is_ok());
+        assert!(new("ws://127.0.0.1:1", "http://127.0.0.1:2/base/", "headwater").is_ok());
+        let cases = [
+            (rest, rest, "a", "https://api.example/ is no wss or ws address"),
+            (feed, "ftp://api.example", "a", "ftp://api.example/ is no https or http address"),
+            (feed, rest, "", "\"\" cannot be a user agent"),
+            (feed, rest, "a\nb", "\"a\\nb\" cannot be a user agent"),
+        ];
+        for (feed, rest, agent, expected) in cases {
+            let error = new(feed, rest, agent).err().expect("a refusal");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Decimals: prices and sizes as exact integers that remember how they were spelled.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, Visitor},
+};
+
+/// Most digits after the point.
+const MAX_SCALE: usize = 18;
+/// Most digits before the point.
+const MAX_WHOLE: usize = 20;
+/// Most digits. They fit 128 bits whatever they are.
+const MAX_DIGITS: usize = MAX_WHOLE + MAX_SCALE;
+/// Digits that fit 64 bits whatever they are.
+const SHORT: usize = 19;
+
+/// A decimal that is not negative, in plain notation.
+///
+/// Equal numbers have equal [`units`](Self::units), however many zeros they end in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decimal {
+    units: u128,
+    scale: u8,
+}
+
+impl Decimal {
+    /// Reads a decimal such as `63514.60`; `None` where the text is anything else.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        // 128 bits hold all digits that are allowed, so a text of a byte more needs a point.
+        let (digits, point) = match bytes.len() {
+            ..=SHORT => {
+                let (digits, point) = read::<u64>(bytes)?;
+                (u128::from(digits), point)
+            }
+            ..=MAX_DIGITS => read::<u128>(bytes)?,
+            len if len == MAX_DIGITS + 1 && bytes.contains(&b'.') => read::<u128>(bytes)?,
+            _ => return None,
+        };
+        let whole = point.unwrap_or(bytes.len());
+        let scale = point.map_or(0, |point| bytes.len() - point - 1);
+        let is_plain = (1..=MAX_WHOLE).contains(&whole)
+            && (bytes[0] != b'0' || whole == 1)
+            && scale <= MAX_SCALE
+            && (point.is_none() || scale > 0);
+        if !is_plain {
+            return None;
+        }
+        Some(Self { units: digits * power(MAX_SCALE - scale), scale: u8::try_from(scale).ok()? })
+    }
+
+    /// The number, in units of 10⁻¹⁸.
+    pub(super) fn units(self) -> u128 {
+        self.units
+    }
+
+    /// Whether it is zero, however it is spelled.
+    pub(super) fn is_zero(self) -> bool {
+        self.units == 0
+    }
+
+    /// Appends the decimal as it was spelled.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        let scale = usize::from(self.scale);
+        write_digits(self.units / power(MAX_SCALE), 1, out);
+        if scale > 0 {
+            out.push(b'.');
+            write_digits(self.units % power(MAX_SCALE) / power(MAX_SCALE - scale), scale, out);
+        }
+    }
+}
+
+/// An integer that digits can be gathered in.
+trait Gather: Copy + From<u8> {
+    fn push(self, digit: u8) -> Self;
+}
+
+impl Gather for u64 {
+    fn push(self, digit: u8) -> Self {
+        self * 10 + Self::from(digit)
+    }
+}
+
+impl Gather for u128 {
+    fn push(self, digit: u8) -> Self {
+        self * 10 + Self::from(digit)
+    }
+}
+
+/// Returns all digits as one integer that has room for them, and where the point is.
+fn read<N: Gather>(bytes: &[u8]) -> Option<(N, Option<usize>)> {
+    let (mut digits, mut point) = (N::from(0), None);
+    for (index, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => digits = digits.push(byte - b'0'),
+            b'.' if point.is_none() => point = Some(index),
+            _ => return None,
+        }
+    }
+    Some((digits, point))
+}
+
+/// Appends `number` with at least `width` digits.
+fn write_digits(mut number: u128, width: usize, out: &mut Vec<u8>) {
+    let start = out.len();
+    while number > 0 || out.len() < start + width {
+        out.push(b'0' + u8::try_from(number % 10).unwrap_or_default());
+        number /= 10;
+    }
+    out[start..].reverse();
+}
+
+/// Ten to the power of `exponent`, which is at most [`MAX_SCALE`].
+fn power(exponent: usize) -> u128 {
+    const POWERS: [u128; MAX_SCALE + 1] = {
+        let mut powers = [1; MAX_SCALE + 1];
+        let mut exponent = 1;
+        while exponent <= MAX_SCALE {
+            powers[exponent] = powers[exponent - 1] * 10;
+            exponent += 1;
+        }
+        powers
+    };
+    POWERS[exponent]
+}
+
+impl<'de> Deserialize<'de> for Decimal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Decimal;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string that holds a plain decimal")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Decimal, E> {
+                Decimal::parse(text)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_plain_decimals_are_read() {
+        let longest = "99999999999999999999.999999999999999999";
+        for text in
+            ["0", "0.0", "0.00000000", "63514.60", "1", "123456789012.5", "0.000001", longest]
+        {
+            let mut spelled = Vec::new();
+            Decimal::parse(text).expect(text).write(&mut spelled);
+            assert_eq!(String::from_utf8_lossy(&spelled), text);
+        }
+        let too_long = "9".repeat(39);
+        for text in [
+            "",
+            ".",
+            ".5",
+            "5.",
+            "00",
+            "01.5",
+            "-1",
+            "+1",
+            "1e5",
+            "6.351015e4",
+            "1.2.3",
+            " 1",
+            "1,5",
+            "NaN",
+            "٣",
+            "0.0000000000000000001",
+            "100000000000000000000",
+            too_long.as_str(),
+        ] {
+            assert!(Decimal::parse(text).is_none(), "case: {text}");
+        }
+    }
+
+    /// Compares decimals as a person would: by the digits, zeros filled in.
+    fn compare(a: &str, b: &str) -> std::cmp::Ordering {
+        let parts = |text: &str| {
+            let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+            (format!("{whole:0>20}"), format!("{fraction:0<18}"))
+        };
+        parts(a).cmp(&parts(b))
+    }
+
+    proptest! {
+        #[test]
+        fn keys_order_as_numbers_do(
+            a in "(0|[1-9][0-9]{0,19})(\\.[0-9]{1,18})?",
+            b in "(0|[1-9][0-9]{0,3})(\\.[0-9]{1,4})?",
+            c in "(0|[1-9][0-9]{0,3})(\\.[0-9]{1,4})?",
+        ) {
+            for (one, other) in [(&a, &b), (&b, &c), (&c, &a)] {
+                let (x, y) = (Decimal::parse(one).unwrap(), Decimal::parse(other).unwrap());
+                prop_assert_eq!(x.units().cmp(&y.units()), compare(one, other));
+            }
+        }
+
+        #[test]
+        fn the_spelling_survives(text in "(0|[1-9][0-9]{0,19})(\\.[0-9]{1,18})?") {
+            let mut spelled = Vec::new();
+            Decimal::parse(&text).unwrap().write(&mut spelled);
+            prop_assert_eq!(String::from_utf8(spelled).unwrap(), text);
+        }
+
+        #[test]
+        fn no_text_panics(text in "[0-9.]{0,45}|\\PC{0,10}") {
+            let _ = Decimal::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What a connection to the exchange needs of the feed; tests put a recorder in its place.
+
+use std::{future::Future, sync::Arc};
+
+use aws::{
+    control::{Product, State},
+    error::StoreError,
+};
+use domain::{frame::Frame, topic::Topic};
+use tokio::sync::watch;
+
+use crate::feed::{Feed, Outgoing, Wanted};
+
+/// What a connection to the exchange needs of the feed.
+pub(super) trait Downstream: Clone + Send + Sync + 'static {
+    fn wanted(&self) -> watch::Receiver<Arc<Wanted>>;
+
+    fn publish(&self, topic: &Topic, event: Outgoing);
+
+    fn report(&self, state: State, detail: String);
+
+    fn newest(
+        &self,
+        topic: &Topic,
+    ) -> impl Future<Output = Result<Option<Frame>, StoreError>> + Send;
+
+    fn put_products(
+        &self,
+        products: &[Product],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+impl Downstream for Feed {
+    fn wanted(&self) -> watch::Receiver<Arc<Wanted>> {
+        Self::wanted(self)
+    }
+
+    fn publish(&self, topic: &Topic, event: Outgoing) {
+        Self::publish(self, topic, event);
+    }
+
+    fn report(&self, state: State, detail: String) {
+        Self::report(self, state, detail);
+    }
+
+    async fn newest(&self, topic: &Topic) -> Result<Option<Frame>, StoreError> {
+        Self::newest(self, topic).await
+    }
+
+    async fn put_products(&self, products: &[Product]) -> Result<(), StoreError> {
+        self.control().put_products(super::NAME, products).await
+    }
+}

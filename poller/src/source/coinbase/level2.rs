@@ -1,0 +1,235 @@
+//! Keeps the order book of one product, and says when it cannot be trusted.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{book::Book, message::Levels};
+
+/// Levels a side in our own snapshots.
+const DEPTH: usize = 200;
+
+/// How often a book that changes is told whole.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
+
+/// How long the exchange may take to send a snapshot that was asked for.
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(20);
+
+/// Delay before a snapshot is asked for again when that was done a moment ago.
+const MIN_DELAY: Duration = Duration::from_secs(1);
+/// Longest such delay, and how long a book has to be sound for the first to be right again.
+const MAX_DELAY: Duration = Duration::from_secs(60);
+
+/// The book of one product, if it is sound.
+#[derive(Debug, Default)]
+pub(super) struct Level2 {
+    book: Option<Book>,
+    /// When the exchange last changed it, in the exchange's own words.
+    time: String,
+    /// Whether it changed since it was last told whole.
+    is_changed: bool,
+    told_at: Option<Instant>,
+    /// Since when a snapshot is awaited.
+    asked_at: Option<Instant>,
+    /// When to ask for a snapshot.
+    ask_at: Option<Instant>,
+    /// When a snapshot was last asked for out of doubt, and how long the next time has to wait.
+    last_ask: Option<(Instant, Duration)>,
+}
+
+/// What to do with an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Updated {
+    /// It is in the book and can be passed on.
+    Applied,
+    /// There is no book, so it is of no use.
+    NoBook,
+    /// It made the book impossible.
+    Crossed,
+}
+
+impl Level2 {
+    /// Takes the exchange's snapshot; `false` when it cannot be.
+    pub(super) fn start(&mut self, levels: &Levels, time: Option<&str>, now: Instant) -> bool {
+        let book = Book::new(&levels.asks, &levels.bids);
+        if book.is_crossed() {
+            self.doubt(now);
+            return false;
+        }
+        self.book = Some(book);
+        self.time.clear();
+        self.set_time(time);
+        (self.asked_at, self.ask_at) = (None, None);
+        (self.is_changed, self.told_at) = (true, None);
+        true
+    }
+
+    /// Takes an update.
+    pub(super) fn update(&mut self, levels: &Levels, time: Option<&str>, now: Instant) -> Updated {
+        let Some(book) = &mut self.book else { return Updated::NoBook };
+        book.apply(&levels.changes);
+        if book.is_crossed() {
+            self.doubt(now);
+            return Updated::Crossed;
+        }
+        self.set_time(time);
+        self.is_changed = true;
+        Updated::Applied
+    }
+
+    /// Gives the book up, if there is one, and sees to it that another is asked for.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        self.book = None;
+        self.asked_at = None;
+        if self.ask_at.is_none() {
+            self.ask_at = Some(match self.last_ask {
+                Some((at, delay)) if now < at + MAX_DELAY => now + delay,
+                _ => now,
+            });
+        }
+    }
+
+    /// Whether there is a book.
+    pub(super) fn is_sound(&self) -> bool {
+        self.book.is_some()
+    }
+
+    /// Whether there is no book and none is awaited.
+    pub(super) fn is_idle(&self) -> bool {
+        self.book.is_none() && self.asked_at.is_none() && self.ask_at.is_none()
+    }
+
+    /// Notes that the exchange was asked for a snapshot.
+    pub(super) fn asked(&mut self, now: Instant) {
+        *self = Self { asked_at: Some(now), last_ask: self.last_ask, ..Self::default() };
+    }
+
+    /// Forgets the book: the connection is lost, or nobody wants it.
+    pub(super) fn forget(&mut self) {
+        *self = Self { last_ask: self.last_ask, ..Self::default() };
+    }
+
+    /// Whether to ask the exchange for another snapshot. Says so once.
+    pub(super) fn is_to_ask(&mut self, now: Instant) -> bool {
+        if self.asked_at.is_some_and(|at| now >= at + SNAPSHOT_WITHIN) {
+            self.doubt(now);
+        }
+        if self.ask_at.is_none_or(|at| now < at) {
+            return false;
+        }
+        self.ask_at = None;
+        let delay = match self.last_ask {
+            Some((at, delay)) if now < at + 2 * MAX_DELAY => (delay * 2).min(MAX_DELAY),
+            _ => MIN_DELAY,
+        };
+        self.last_ask = Some((now, delay));
+        true
+    }
+
+    /// Returns our own snapshot of the book, if it is time for one.
+    pub(super) fn due_snapshot(&mut self, product: &str, now: Instant) -> Option<Bytes> {
+        let is_due = self.told_at.is_none_or(|at| now >= at + SNAPSHOT_EVERY);
+        (is_due && self.is_changed).then(|| self.snapshot(product, now))?
+    }
+
+    /// Returns our own snapshot of the book.
+    pub(super) fn snapshot(&mut self, product: &str, now: Instant) -> Option<Bytes> {
+        let book = self.book.as_ref()?;
+        (self.is_changed, self.told_at) = (false, Some(now));
+        Some(book.snapshot(product, DEPTH, &self.time))
+    }
+
+    /// Keeps a time, unless it is the zero time that some updates carry.
+    fn set_time(&mut self, time: Option<&str>) {
+        let is_time = |byte: u8| byte.is_ascii_digit() || b"-:.+TZ".contains(&byte);
+        if let Some(time) = time
+            && !time.starts_with("0001-")
+            && time.bytes().all(is_time)
+        {
+            self.time.clear();
+            self.time.push_str(time);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::coinbase::message::Message;
+
+    const SNAPSHOT: &str = r#"{"type":"snapshot","asks":[["2","1"]],"bids":[["1","1"]]}"#;
+
+    fn levels(text: &str) -> Levels {
+        let mut levels = Levels::default();
+        Message::read(text, &mut levels).expect("a message");
+        levels
+    }
+
+    fn update(price: &str) -> Levels {
+        levels(&format!(r#"{{"type":"l2update","changes":[["buy","{price}","1"]]}}"#))
+    }
+
+    #[test]
+    fn updates_count_from_the_snapshot_until_the_book_is_crossed() {
+        let (mut level2, now) = (Level2::default(), Instant::now());
+        assert_eq!(level2.update(&update("1"), None, now), Updated::NoBook);
+        assert!(level2.start(&levels(SNAPSHOT), None, now));
+        assert_eq!(level2.update(&update("1.5"), None, now), Updated::Applied);
+        assert_eq!(level2.update(&update("2.0"), None, now), Updated::Crossed);
+        assert_eq!(level2.update(&update("1.5"), None, now), Updated::NoBook);
+        assert!(level2.is_to_ask(now));
+        assert!(!level2.is_to_ask(now), "once");
+        let crossed = levels(r#"{"type":"snapshot","asks":[["1","1"]],"bids":[["1","1"]]}"#);
+        assert!(!level2.start(&crossed, None, now));
+        assert!(!level2.is_sound());
+    }
+
+    #[test]
+    fn the_whole_book_is_told_now_and_then_if_it_changed() {
+        let (mut level2, now) = (Level2::default(), Instant::now());
+        level2.start(&levels(SNAPSHOT), Some("2026-07-07T22:58:17.038046Z"), now);
+        let told = level2.due_snapshot("A-B", now).expect("a snapshot at the start");
+        let expected = r#"{"type":"snapshot","product_id":"A-B","asks":[["2","1"]],"bids":[["1","1"]],"time":"2026-07-07T22:58:17.038046Z"}"#;
+        assert_eq!(told, expected.as_bytes());
+        assert_eq!(level2.due_snapshot("A-B", now + SNAPSHOT_EVERY), None, "nothing changed");
+        level2.update(&update("1.5"), Some("0001-01-01T00:00:00.000000Z"), now);
+        assert_eq!(level2.due_snapshot("A-B", now + Duration::from_secs(29)), None);
+        let told = level2.due_snapshot("A-B", now + SNAPSHOT_EVERY).expect("a snapshot");
+        assert!(
+            told.ends_with(
+                br#""bids":[["1.5","1"],["1","1"]],"time":"2026-07-07T22:58:17.038046Z"}"#
+            )
+        );
+        level2.update(&update("1.6"), Some("\" no time"), now);
+        level2.update(&update("1.6"), Some("2026-07-07T23:00:00Z"), now);
+        let told = level2.snapshot("A-B", now).expect("a snapshot");
+        assert!(told.ends_with(br#""time":"2026-07-07T23:00:00Z"}"#));
+    }
+
+    #[test]
+    fn doubts_that_come_again_and_again_ask_more_and_more_seldom() {
+        let (mut level2, start) = (Level2::default(), Instant::now());
+        let mut asks = Vec::new();
+        for tenth in 0..3_000 {
+            let now = start + tenth * Duration::from_millis(100);
+            level2.doubt(now);
+            if level2.is_to_ask(now) {
+                asks.push(tenth / 10);
+                level2.asked(now);
+            }
+        }
+        assert_eq!(asks, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]);
+        let later = start + Duration::from_secs(900);
+        level2.doubt(later);
+        assert!(level2.is_to_ask(later), "that is long ago");
+    }
+
+    #[test]
+    fn a_snapshot_that_does_not_come_is_asked_for_again() {
+        let (mut level2, now) = (Level2::default(), Instant::now());
+        level2.asked(now);
+        assert!(!level2.is_to_ask(now + Duration::from_secs(19)));
+        assert!(level2.is_to_ask(now + SNAPSHOT_WITHIN));
+    }
+}

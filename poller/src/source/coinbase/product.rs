@@ -1,0 +1,72 @@
+//! One product: what is wanted of it and what is known of it.
+
+use std::collections::BTreeSet;
+
+use domain::topic::{Topic, TopicError};
+
+use super::{level2::Level2, liveness::Liveness, subscriptions::Channel, trades::Trades};
+
+/// One product.
+#[derive(Debug)]
+pub(super) struct Product {
+    pub(super) ticker_topic: Topic,
+    pub(super) matches_topic: Topic,
+    pub(super) level2_topic: Topic,
+    /// The channels whose topics are wanted.
+    pub(super) wants: BTreeSet<Channel>,
+    pub(super) trades: Trades,
+    pub(super) level2: Level2,
+    pub(super) liveness: Liveness,
+    is_looked_up: bool,
+}
+
+impl Product {
+    /// Nothing is wanted or known.
+    ///
+    /// # Errors
+    ///
+    /// [`TopicError`] when `id` is no pair.
+    pub(super) fn new(id: &str) -> Result<Self, TopicError> {
+        Ok(Self {
+            ticker_topic: Topic::coinbase("ticker", id)?,
+            matches_topic: Topic::coinbase("matches", id)?,
+            level2_topic: Topic::coinbase("level2", id)?,
+            wants: BTreeSet::new(),
+            trades: Trades::default(),
+            level2: Level2::default(),
+            liveness: Liveness::default(),
+            is_looked_up: false,
+        })
+    }
+
+    pub(super) fn wants(&self, channel: Channel) -> bool {
+        self.wants.contains(&channel)
+    }
+
+    /// Forgets what serves only topics that are not wanted. The newest trade stays known.
+    pub(super) fn settle(&mut self) {
+        if !self.wants(Channel::Matches) {
+            self.trades.rest();
+        }
+        if !self.wants(Channel::Level2) {
+            self.level2.forget();
+        }
+        if self.wants.is_empty() {
+            self.liveness.rest();
+        }
+    }
+
+    /// Whether to look up its newest trade in the log. Says so once.
+    pub(super) fn is_to_look_up(&mut self) -> bool {
+        let is_first = self.wants(Channel::Matches) && !self.is_looked_up;
+        self.is_looked_up |= is_first;
+        is_first
+    }
+
+    /// Forgets what holds for one connection only.
+    pub(super) fn disconnect(&mut self) {
+        self.trades.disconnect();
+        self.level2.forget();
+        self.liveness.rest();
+    }
+}

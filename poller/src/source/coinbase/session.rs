@@ -1,0 +1,464 @@
+//! What is known of the exchange, and what each of its messages does to that. No I/O, no clock.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use domain::{frame::MAX_EVENT_BYTES, topic::Topic};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tracing::{info, warn};
+
+use super::{
+    level2::Updated,
+    liveness::Stalled,
+    message::{Levels, Message},
+    product::Product,
+    subscriptions::{Channel, Subscriptions, Verb},
+    tally::{Losses, Tally},
+    trades::Taken,
+};
+use crate::feed::{Outgoing, Role, Wanted};
+
+#[cfg(test)]
+mod tests;
+
+/// How long a connection may be without any message.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How long after a heartbeat the exchange counts as alive.
+const ALIVE: Duration = Duration::from_secs(3);
+
+/// Most products that the state names.
+const NAMED: usize = 5;
+
+/// Everything that is known of the exchange, over all connections to it.
+///
+/// It is given what arrives and the time, and says what to publish, what to send and what to look
+/// up.
+#[derive(Debug)]
+pub struct Session {
+    products: HashMap<Arc<str>, Product>,
+    /// All products that trade, once that is known.
+    catalogue: Option<Arc<HashSet<String>>>,
+    /// Wanted products that are not among them.
+    absent: Vec<Arc<str>>,
+    subscriptions: Subscriptions,
+    chores: Vec<Chore>,
+    tally: Tally,
+    losses: Losses,
+    levels: Levels,
+    connection: Option<Connection>,
+}
+
+/// What is known of a connection.
+#[derive(Debug)]
+struct Connection {
+    heard_at: Instant,
+    heartbeat_at: Option<Instant>,
+    is_answered: bool,
+    forwarded: u64,
+}
+
+/// Something to look up; the answer goes to the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Chore {
+    /// Which trade is the newest in the log, for [`Session::know`].
+    LookUp { product: Arc<str>, topic: Topic },
+    /// These trades, for [`Session::fill`].
+    Fill { product: Arc<str>, ids: RangeInclusive<u64> },
+}
+
+/// Why a connection is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Nothing came for too long.
+    #[error("nothing came for {} seconds", SILENCE.as_secs())]
+    Silent,
+    /// Heartbeats failed to come, and asking anew did not help.
+    #[error("{0} has no heartbeat")]
+    Stalled(Arc<str>),
+    /// The exchange is about to hang up.
+    #[error("the exchange says: {0}")]
+    Refused(String),
+}
+
+impl Session {
+    /// Nothing is wanted, and there is no connection.
+    pub(super) fn new() -> Self {
+        Self {
+            products: HashMap::new(),
+            catalogue: None,
+            absent: Vec::new(),
+            subscriptions: Subscriptions::default(),
+            chores: Vec::new(),
+            tally: Tally::default(),
+            losses: Losses::default(),
+            levels: Levels::default(),
+            connection: None,
+        }
+    }
+
+    /// A session with a connection, which wants topics and found nothing in the log: for measuring
+    /// [`on_message`](Self::on_message).
+    pub fn connected(wanted: &Wanted, now: Instant) -> Self {
+        let mut session = Self::new();
+        session.want(wanted);
+        session.connect(now);
+        for product in session.products.values_mut() {
+            product.trades.know(None, now, &mut |_| ());
+        }
+        session
+    }
+
+    /// Takes which topics are wanted.
+    pub(super) fn want(&mut self, wanted: &Wanted) {
+        for product in self.products.values_mut() {
+            product.wants.clear();
+        }
+        for topic in wanted.iter().filter(|topic| topic.source() == "coinbase") {
+            let (Some(id), channel) = (topic.key(), topic.channel()) else { continue };
+            let channel = match channel {
+                "ticker" => Channel::Ticker,
+                "matches" => Channel::Matches,
+                _ => Channel::Level2,
+            };
+            if let Some(product) = self.products.get_mut(id) {
+                product.wants.insert(channel);
+            } else if let Ok(mut product) = Product::new(id) {
+                product.wants.insert(channel);
+                self.products.insert(id.into(), product);
+            }
+        }
+        for (id, product) in &mut self.products {
+            if product.is_to_look_up() {
+                let (product, topic) = (Arc::clone(id), product.matches_topic.clone());
+                self.chores.push(Chore::LookUp { product, topic });
+            }
+            product.settle();
+        }
+        self.subscribe();
+    }
+
+    /// Takes which products trade.
+    pub(super) fn know_catalogue(&mut self, catalogue: Arc<HashSet<String>>) {
+        self.catalogue = Some(catalogue);
+        self.subscribe();
+    }
+
+    /// Takes the newest trade that the log has of a product.
+    pub(super) fn know(
+        &mut self,
+        product: &str,
+        logged: Option<u64>,
+        now: Instant,
+        publish: &mut impl FnMut(&Topic, Outgoing),
+    ) {
+        let Some(product) = self.products.get_mut(product) else { return };
+        let topic = &product.matches_topic;
+        product.trades.know(logged, now, &mut |text| publish(topic, Outgoing::plain(text)));
+    }
+
+    /// Takes what was found of missing trades, in any order.
+    pub(super) fn fill(
+        &mut self,
+        id: &str,
+        ids: &RangeInclusive<u64>,
+        found: Vec<(u64, Bytes)>,
+        now: Instant,
+        publish: &mut impl FnMut(&Topic, Outgoing),
+    ) {
+        let Some(product) = self.products.get_mut(id) else { return };
+        if !product.wants(Channel::Matches) {
+            return product.trades.cancel();
+        }
+        info!(product = id, first = ids.start(), last = ids.end(), found = found.len(), "trades");
+        let topic = &product.matches_topic;
+        let mut out = |text| publish(topic, Outgoing::plain(text));
+        let lost = product.trades.fill(ids, found, now, &mut out);
+        self.losses.add(id, lost, now);
+    }
+
+    /// Whether there is nothing to connect for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.subscriptions.is_idle()
+    }
+
+    /// Starts over on a connection.
+    pub(super) fn connect(&mut self, now: Instant) {
+        self.subscriptions.reset();
+        let (heartbeat_at, is_answered, forwarded) = (None, false, 0);
+        self.connection = Some(Connection { heard_at: now, heartbeat_at, is_answered, forwarded });
+    }
+
+    /// Takes that the connection is lost. Returns how many events it brought.
+    pub(super) fn disconnect(&mut self) -> u64 {
+        for product in self.products.values_mut() {
+            product.disconnect();
+        }
+        self.connection.take().map_or(0, |connection| connection.forwarded)
+    }
+
+    /// Whether the exchange has said anything on this connection.
+    pub(super) fn is_answered(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.is_answered)
+    }
+
+    /// Takes a sign of life that says nothing.
+    pub(super) fn on_sign_of_life(&mut self, now: Instant) {
+        if let Some(connection) = &mut self.connection {
+            connection.heard_at = now;
+        }
+    }
+
+    /// Takes a binary message. The exchange never sends any.
+    pub(super) fn on_binary(&mut self, now: Instant) {
+        self.on_sign_of_life(now);
+        self.tally.binary.add("");
+    }
+
+    /// Takes a text from the exchange, and publishes what follows from it.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Refused`] when the exchange is about to hang up.
+    pub fn on_message(
+        &mut self,
+        text: Utf8Bytes,
+        now: Instant,
+        publish: &mut impl FnMut(&Topic, Outgoing),
+    ) -> Result<(), SessionError> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        (connection.heard_at, connection.is_answered) = (now, true);
+        let Ok(message) = Message::read(&text, &mut self.levels) else {
+            self.on_garbage(&text, now);
+            return Ok(());
+        };
+        let id = message.product.as_deref().unwrap_or_default();
+        let Some(product) = self.products.get_mut(id) else {
+            return self.on_other(&message, &text, now);
+        };
+        let mut publish = |topic: &Topic, event| {
+            connection.forwarded += 1;
+            publish(topic, event);
+        };
+        let is_small = text.len() <= MAX_EVENT_BYTES;
+        let time = message.time.as_deref();
+        match (&*message.kind, message.trade_id) {
+            ("l2update", _) => match product.level2.update(&self.levels, time, now) {
+                Updated::Applied if is_small => {
+                    publish(&product.level2_topic, Outgoing::plain(text));
+                }
+                // Too large for a message of ours, so the book that it leads to takes its place.
+                Updated::Applied => {
+                    if let Some(json) = product.level2.snapshot(id, now) {
+                        publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
+                    }
+                }
+                Updated::NoBook => {}
+                Updated::Crossed => warn!(product = id, "book is crossed"),
+            },
+            ("ticker", _) if is_small => {
+                if product.wants(Channel::Ticker) {
+                    publish(&product.ticker_topic, Outgoing::plain(text));
+                }
+            }
+            ("match" | "last_match", Some(trade)) if is_small => {
+                if product.wants(Channel::Matches) {
+                    let topic = &product.matches_topic;
+                    let mut out = |text| publish(topic, Outgoing::plain(text));
+                    match product.trades.take(trade, text.into(), now, &mut out) {
+                        Taken::Published | Taken::Held => {}
+                        Taken::Duplicate => self.tally.duplicates += 1,
+                        Taken::Overflowed { lost } => {
+                            self.losses.add(product.matches_topic.as_str(), lost, now);
+                        }
+                    }
+                }
+            }
+            ("heartbeat", _) => {
+                product.liveness.hear(now);
+                connection.heartbeat_at = Some(now);
+                if product.wants(Channel::Matches)
+                    && let Some(last) = message.last_trade_id
+                    && product.trades.hear(last, now)
+                {
+                    warn!(product = id, last, "trade ids started over");
+                }
+            }
+            ("snapshot", _) => {
+                if product.wants(Channel::Level2) {
+                    if product.level2.start(&self.levels, time, now) {
+                        if let Some(json) = product.level2.snapshot(id, now) {
+                            publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
+                        }
+                    } else {
+                        warn!(product = id, "snapshot is crossed");
+                    }
+                }
+                // Tens of thousands of levels, and nothing else comes near.
+                self.levels = Levels::default();
+            }
+            ("ticker" | "match" | "last_match", _) => self.on_garbage(&text, now),
+            _ => return self.on_other(&message, &text, now),
+        }
+        Ok(())
+    }
+
+    /// Does what is due, and publishes what follows from it.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`] when the connection is of no more use.
+    pub(super) fn tick(
+        &mut self,
+        now: Instant,
+        publish: &mut impl FnMut(&Topic, Outgoing),
+    ) -> Result<(), SessionError> {
+        self.subscriptions.tick(now);
+        self.tally.tell(now);
+        let mut others_live = false;
+        if let Some(connection) = &self.connection {
+            if now >= connection.heard_at + SILENCE {
+                return Err(SessionError::Silent);
+            }
+            others_live = connection.heartbeat_at.is_some_and(|at| now < at + ALIVE);
+        }
+        for (id, product) in &mut self.products {
+            if let Some(hole) = product.trades.missing(now) {
+                if hole.is_own_fault && product.level2.is_sound() {
+                    warn!(product = &**id, "trades missed, so updates of the book may be too");
+                    product.level2.doubt(now);
+                }
+                self.chores.push(Chore::Fill { product: Arc::clone(id), ids: hole.ids });
+            }
+            if let Some(json) = product.level2.due_snapshot(id, now) {
+                publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
+            }
+            let was_asked = self.subscriptions.has_asked(id, Channel::Level2);
+            if was_asked && product.wants(Channel::Level2) && product.level2.is_idle() {
+                product.level2.doubt(now);
+            }
+            if product.level2.is_to_ask(now) {
+                self.subscriptions.renew(id, Some(Channel::Level2));
+            }
+            match product.liveness.stalled(now) {
+                None => {}
+                Some(Stalled::Renew) => {
+                    warn!(product = &**id, "no heartbeat");
+                    product.level2.forget();
+                    self.subscriptions.renew(id, None);
+                }
+                Some(Stalled::Refuse) if others_live => {
+                    self.subscriptions.refuse_product(id, "no heartbeat", now);
+                }
+                Some(Stalled::Reconnect | Stalled::Refuse) => {
+                    return Err(SessionError::Stalled(Arc::clone(id)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the next message to send, if there is one and it may go now.
+    pub(super) fn next_request(&mut self, now: Instant) -> Option<String> {
+        let request = self.subscriptions.next(now)?;
+        for (id, channel) in request.pairs() {
+            let Some(product) = self.products.get_mut(&id) else { continue };
+            match (request.verb, channel) {
+                (Verb::Subscribe, Channel::Level2) => product.level2.asked(now),
+                (Verb::Subscribe, Channel::Heartbeat) => product.liveness.asked(now),
+                (Verb::Unsubscribe, Channel::Level2) => product.level2.forget(),
+                (Verb::Unsubscribe, Channel::Heartbeat) => product.liveness.rest(),
+                (_, Channel::Matches | Channel::Ticker) => {}
+            }
+        }
+        serde_json::to_string(&request).ok()
+    }
+
+    /// Returns what to look up. Says so once.
+    pub(super) fn take_chores(&mut self) -> Vec<Chore> {
+        std::mem::take(&mut self.chores)
+    }
+
+    /// Says what people should know of a connection that works; empty if that is nothing.
+    pub(super) fn detail(&self, now: Instant) -> String {
+        let mut parts = Vec::new();
+        let refusals = self.subscriptions.refusals();
+        for (product, reason) in refusals.iter().take(NAMED) {
+            parts.push(format!("{product} refused: {reason}"));
+        }
+        if refusals.len() > NAMED {
+            parts.push(format!("{} more refused", refusals.len() - NAMED));
+        }
+        if !self.absent.is_empty() {
+            let more = if self.absent.len() > NAMED { " and others" } else { "" };
+            let names: Vec<&str> = self.absent.iter().take(NAMED).map(|id| &**id).collect();
+            parts.push(format!("not traded: {}{more}", names.join(", ")));
+        }
+        if let Some(lost) = self.losses.recent(now) {
+            parts.push(format!("{lost} trades were missed and could not be fetched"));
+        }
+        parts.join("; ")
+    }
+
+    fn subscribe(&mut self) {
+        let catalogue = self.catalogue.as_ref();
+        let wanted = self.products.iter().filter(|(_, product)| !product.wants.is_empty());
+        let (there, absent): (Vec<_>, Vec<_>) = wanted
+            .partition(|(id, _)| catalogue.is_none_or(|catalogue| catalogue.contains(&***id)));
+        self.absent = absent.into_iter().map(|(id, _)| Arc::clone(id)).collect();
+        self.absent.sort_unstable();
+        self.subscriptions.want(there.into_iter().flat_map(|(id, product)| {
+            product.wants.iter().map(move |channel| (Arc::clone(id), *channel))
+        }));
+    }
+
+    fn on_other(
+        &mut self,
+        message: &Message<'_>,
+        text: &str,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        match &*message.kind {
+            "subscriptions" => {
+                for (id, channel) in self.subscriptions.confirm(&message.channels, now) {
+                    if channel == Channel::Heartbeat
+                        && let Some(product) = self.products.get_mut(&id)
+                    {
+                        product.liveness.confirmed(now);
+                    }
+                }
+            }
+            "error" => {
+                let said = message.message.as_deref().unwrap_or_default();
+                let reason = message.reason.as_deref().filter(|reason| !reason.is_empty());
+                if said.contains("ErrSlow") || reason.is_some_and(|it| it.contains("ErrSlow")) {
+                    return Err(SessionError::Refused(said.to_owned()));
+                }
+                if !self.subscriptions.fail(reason.unwrap_or(said), now) {
+                    self.tally.errors.add(text);
+                }
+            }
+            "l2update" | "snapshot" | "ticker" | "match" | "last_match" | "heartbeat" => {
+                self.on_garbage(text, now);
+            }
+            _ => self.tally.unknown.add(text),
+        }
+        Ok(())
+    }
+
+    /// Takes a text that cannot be read. A book that it might be about is not sound any more.
+    fn on_garbage(&mut self, text: &str, now: Instant) {
+        self.tally.garbage.add(text);
+        for (id, product) in &mut self.products {
+            if product.level2.is_sound() && text.contains(&**id) {
+                product.level2.doubt(now);
+            }
+        }
+    }
+}

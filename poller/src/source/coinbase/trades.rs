@@ -1,0 +1,418 @@
+//! The trades of one product in the order of their ids, and the holes among them.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+/// How long a trade may be late before it counts as missed.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// How long a heartbeat may be ahead of the trades.
+const HEARTBEAT_GRACE: Duration = Duration::from_secs(2);
+
+/// How long heartbeats have to stay behind the trades, while there are none, until the exchange
+/// counts as having started over.
+const STARTED_OVER: Duration = Duration::from_secs(30);
+
+/// Most trades that wait for a hole to be filled.
+const MAX_HELD: usize = 10_000;
+
+/// The trades of one product.
+///
+/// Ids count up by one. A trade beyond the next id waits until those before it came, late or from
+/// the REST interface, or are given up.
+#[derive(Debug, Default)]
+pub(super) struct Trades {
+    /// Whether the log was looked at. Until then all trades wait.
+    is_known: bool,
+    /// The newest trade that was published.
+    last: Option<u64>,
+    held: BTreeMap<u64, Bytes>,
+    /// Since when there is a hole below those that wait.
+    hole_since: Option<Instant>,
+    /// The newest trade that a heartbeat told of while it was not here, and since when.
+    ahead: Option<(u64, Instant)>,
+    /// Since when heartbeats tell of older trades than were published.
+    behind_since: Option<Instant>,
+    is_filling: bool,
+    /// The first trade that came over this connection.
+    first_here: Option<u64>,
+}
+
+/// What became of a trade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Published, and those that waited for it with it.
+    Published,
+    /// It was there already.
+    Duplicate,
+    /// It waits.
+    Held,
+    /// It did not fit among those that wait: they were published, and so many given up.
+    Overflowed { lost: u64 },
+}
+
+/// Trades that are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hole {
+    /// From the first missing to the last missing; some between may be here.
+    pub(super) ids: RangeInclusive<u64>,
+    /// Whether this connection should have brought some of them.
+    pub(super) is_own_fault: bool,
+}
+
+impl Trades {
+    /// Takes what the log has: its newest trade, if any.
+    pub(super) fn know(
+        &mut self,
+        logged: Option<u64>,
+        now: Instant,
+        publish: &mut impl FnMut(Bytes),
+    ) {
+        self.is_known = true;
+        self.last = logged.or_else(|| Some(self.held.first_key_value()?.0.saturating_sub(1)));
+        self.drain(now, publish);
+    }
+
+    /// Takes a trade from upstream.
+    pub(super) fn take(
+        &mut self,
+        id: u64,
+        text: Bytes,
+        now: Instant,
+        publish: &mut impl FnMut(Bytes),
+    ) -> Taken {
+        self.first_here.get_or_insert(id);
+        let is_next = match self.last {
+            _ if !self.is_known => false,
+            None => true,
+            Some(last) if id <= last => return Taken::Duplicate,
+            Some(last) => id - 1 == last,
+        };
+        if is_next {
+            publish(text);
+            self.last = Some(id);
+            self.behind_since = None;
+            if !self.held.is_empty() || self.ahead.is_some() {
+                self.drain(now, publish);
+            }
+            return Taken::Published;
+        }
+        if self.held.contains_key(&id) {
+            return Taken::Duplicate;
+        }
+        // A copy, because the text is part of a larger buffer that would be kept with it.
+        self.held.insert(id, Bytes::copy_from_slice(&text));
+        self.hole_since.get_or_insert(now);
+        if self.held.len() <= MAX_HELD {
+            return Taken::Held;
+        }
+        self.is_known = true;
+        let newest = self.held.last_key_value().map_or(id, |(newest, _)| *newest);
+        Taken::Overflowed { lost: self.give_up(newest, now, publish) }
+    }
+
+    /// Takes the newest trade's id from a heartbeat. Returns whether the exchange started over.
+    pub(super) fn hear(&mut self, id: u64, now: Instant) -> bool {
+        let Some(last) = self.last else { return false };
+        let newest = self.held.last_key_value().map_or(last, |(id, _)| *id);
+        if id > newest {
+            let since = self.ahead.map_or(now, |(_, since)| since);
+            self.ahead = Some((id, since));
+        }
+        if id == 0 || id >= last {
+            self.behind_since = None;
+            return false;
+        }
+        let since = *self.behind_since.get_or_insert(now);
+        let started_over = now - since >= STARTED_OVER && self.held.is_empty();
+        if started_over {
+            (self.last, self.behind_since, self.ahead) = (Some(id), None, None);
+        }
+        started_over
+    }
+
+    /// Returns the hole that has been there for too long, and expects it to be filled.
+    pub(super) fn missing(&mut self, now: Instant) -> Option<Hole> {
+        let last = self.last.filter(|_| self.is_known && !self.is_filling)?;
+        let is_due = |since: Instant, grace| now.saturating_duration_since(since) >= grace;
+        let end = match (self.ahead, self.hole_since) {
+            (Some((id, since)), _) if is_due(since, HEARTBEAT_GRACE) => id,
+            (_, Some(since)) if is_due(since, GRACE) => self.last_missing()?,
+            _ => return None,
+        };
+        self.is_filling = true;
+        let is_own_fault = self.first_here.is_some_and(|first| end > first);
+        Some(Hole { ids: last.saturating_add(1)..=end, is_own_fault })
+    }
+
+    /// Takes what was found of a hole, and publishes that in order; returns how many trades of the
+    /// hole are given up.
+    pub(super) fn fill(
+        &mut self,
+        ids: &RangeInclusive<u64>,
+        found: Vec<(u64, Bytes)>,
+        now: Instant,
+        publish: &mut impl FnMut(Bytes),
+    ) -> u64 {
+        self.is_filling = false;
+        let last = self.last.unwrap_or_default();
+        for (id, text) in found {
+            if id > last && ids.contains(&id) {
+                self.held.entry(id).or_insert(text);
+            }
+        }
+        self.give_up(*ids.end(), now, publish)
+    }
+
+    /// Expects no hole to be filled any more.
+    pub(super) fn cancel(&mut self) {
+        self.is_filling = false;
+    }
+
+    /// Forgets what the connection told.
+    pub(super) fn disconnect(&mut self) {
+        self.first_here = None;
+        self.ahead = None;
+    }
+
+    /// Forgets all but the newest trade: nobody wants them.
+    pub(super) fn rest(&mut self) {
+        let (is_known, last, is_filling) = (self.is_known, self.last, self.is_filling);
+        *self = Self { is_known, last, is_filling, ..Self::default() };
+    }
+
+    /// Publishes those that wait and do not wait for another.
+    fn drain(&mut self, now: Instant, publish: &mut impl FnMut(Bytes)) {
+        let Some(mut last) = self.last else { return };
+        while let Some(entry) = self.held.first_entry() {
+            if *entry.key() > last.saturating_add(1) {
+                break;
+            }
+            let (id, text) = entry.remove_entry();
+            if id > last {
+                publish(text);
+                last = id;
+            }
+        }
+        self.last = Some(last);
+        // What waits on, waits for another hole.
+        self.hole_since = (!self.held.is_empty()).then_some(now);
+        self.ahead = self.ahead.filter(|(id, _)| *id > last);
+    }
+
+    /// Publishes what is there up to `end`, and returns how many are missing up to there.
+    fn give_up(&mut self, end: u64, now: Instant, publish: &mut impl FnMut(Bytes)) -> u64 {
+        let mut lost = 0;
+        while self.last.is_none_or(|last| last < end) {
+            let next =
+                self.held.first_key_value().map_or(end, |(id, _)| id.saturating_sub(1).min(end));
+            lost += self.last.map_or(0, |last| next.saturating_sub(last));
+            self.last = self.last.max(Some(next));
+            self.drain(now, publish);
+        }
+        self.drain(now, publish);
+        lost
+    }
+
+    /// The newest missing trade below those that wait.
+    fn last_missing(&self) -> Option<u64> {
+        let mut ids = self.held.keys().rev().copied();
+        let mut lowest = ids.next()?;
+        for id in ids {
+            if id + 1 != lowest {
+                break;
+            }
+            lowest = id;
+        }
+        lowest.checked_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Trades with what they published, as ids; a trade from elsewhere is told by a minus.
+    struct Bench {
+        trades: Trades,
+        now: Instant,
+        out: Vec<i64>,
+    }
+
+    impl Bench {
+        fn new(logged: Option<u64>) -> Self {
+            let mut bench = Self { trades: Trades::default(), now: Instant::now(), out: vec![] };
+            bench.trades.know(logged, bench.now, &mut |_| ());
+            bench
+        }
+
+        fn take(&mut self, id: u64) -> Taken {
+            let (text, out) = (Bytes::from(id.to_string()), &mut self.out);
+            self.trades.take(id, text, self.now, &mut |text| out.push(read(&text)))
+        }
+
+        fn fill(&mut self, ids: RangeInclusive<u64>, found: &[u64]) -> u64 {
+            let out = &mut self.out;
+            let found = found.iter().map(|id| (*id, Bytes::from(format!("-{id}")))).collect();
+            self.trades.fill(&ids, found, self.now, &mut |text| out.push(read(&text)))
+        }
+
+        fn missing(&mut self, after: Duration) -> Option<RangeInclusive<u64>> {
+            self.now += after;
+            self.trades.missing(self.now).map(|hole| hole.ids)
+        }
+    }
+
+    fn read(text: &Bytes) -> i64 {
+        std::str::from_utf8(text).expect("UTF-8").parse().expect("a number")
+    }
+
+    #[test]
+    fn trades_follow_each_other_and_repeats_are_dropped() {
+        let mut bench = Bench::new(None);
+        let taken = [7, 8, 8, 7, 9].map(|id| bench.take(id));
+        use Taken::{Duplicate, Published};
+        assert_eq!(taken, [Published, Published, Duplicate, Duplicate, Published]);
+        assert_eq!(bench.out, [7, 8, 9]);
+        assert_eq!(bench.missing(Duration::from_secs(9)), None);
+    }
+
+    #[test]
+    fn trades_that_swapped_places_are_put_right() {
+        let mut bench = Bench::new(Some(6));
+        for id in [8, 7, 11, 10, 9] {
+            bench.take(id);
+        }
+        assert_eq!(bench.out, [7, 8, 9, 10, 11]);
+        assert_eq!(bench.missing(GRACE * 2), None);
+    }
+
+    #[test]
+    fn a_hole_is_filled_after_a_grace_and_live_texts_are_preferred() {
+        let mut bench = Bench::new(Some(6));
+        assert_eq!([9, 12].map(|id| bench.take(id)), [Taken::Held; 2]);
+        assert_eq!(bench.missing(GRACE - MS), None);
+        assert_eq!(bench.missing(MS), Some(7..=11));
+        assert_eq!(bench.missing(GRACE), None, "one at a time");
+        bench.take(7);
+        bench.take(13);
+        let lost = bench.fill(7..=11, &[11, 10, 9, 8, 7, 6, 14]);
+        assert_eq!((lost, bench.out.as_slice()), (0, [7, -8, 9, -10, -11, 12, 13].as_slice()));
+    }
+
+    #[test]
+    fn what_cannot_be_filled_is_counted_and_given_up() {
+        let cases = [
+            (vec![], 5, vec![10, 12]),
+            (vec![8], 4, vec![-8, 10, 12]),
+            (vec![6, 7, 8, 9], 1, vec![-6, -7, -8, -9, 10, 12]),
+            (vec![6, 7, 8, 9, 11], 0, vec![-6, -7, -8, -9, 10, -11, 12]),
+        ];
+        for (found, lost, out) in cases {
+            let mut bench = Bench::new(Some(5));
+            bench.take(10);
+            bench.take(12);
+            assert_eq!(bench.missing(GRACE), Some(6..=11));
+            assert_eq!(bench.fill(6..=11, &found), lost, "case: {found:?}");
+            assert_eq!(bench.out, out, "case: {found:?}");
+        }
+    }
+
+    #[test]
+    fn heartbeats_tell_of_a_hole_at_the_head() {
+        let mut bench = Bench::new(Some(5));
+        assert!(!bench.trades.hear(5, bench.now));
+        assert_eq!(bench.missing(HEARTBEAT_GRACE), None);
+        bench.trades.hear(7, bench.now);
+        assert_eq!(bench.missing(HEARTBEAT_GRACE - MS), None);
+        bench.take(6);
+        bench.trades.hear(8, bench.now);
+        assert_eq!(bench.missing(MS), Some(7..=8));
+        assert_eq!(bench.fill(7..=8, &[7]), 1);
+        assert_eq!(bench.out, [6, -7]);
+        assert_eq!(bench.take(9), Taken::Published);
+        bench.trades.hear(10, bench.now);
+        bench.take(10);
+        assert_eq!(bench.missing(HEARTBEAT_GRACE), None, "it was only late");
+    }
+
+    #[test]
+    fn only_a_hole_within_this_connection_is_its_fault() {
+        for (ids, is_own_fault) in [(vec![9], false), (vec![9, 11], true)] {
+            let mut bench = Bench::new(Some(6));
+            for id in ids {
+                bench.take(id);
+            }
+            let hole = bench.trades.missing(bench.now + GRACE).expect("a hole");
+            assert_eq!(hole.is_own_fault, is_own_fault, "{hole:?}");
+        }
+    }
+
+    #[test]
+    fn trades_wait_until_the_log_was_looked_at() {
+        for (logged, expected) in [(None, vec![8, 9]), (Some(8), vec![9]), (Some(5), vec![])] {
+            let mut bench = Bench::new(None);
+            bench.trades = Trades::default();
+            assert_eq!([8, 9].map(|id| bench.take(id)), [Taken::Held; 2]);
+            assert_eq!(bench.missing(GRACE), None);
+            let out = &mut bench.out;
+            bench.trades.know(logged, bench.now, &mut |text| out.push(read(&text)));
+            assert_eq!(bench.out, expected, "case: {logged:?}");
+        }
+    }
+
+    #[test]
+    fn an_exchange_that_starts_over_is_followed_in_the_end() {
+        let mut bench = Bench::new(Some(1_000));
+        assert!(!bench.trades.hear(3, bench.now));
+        bench.now += STARTED_OVER;
+        assert_eq!(bench.take(4), Taken::Duplicate);
+        assert!(bench.trades.hear(4, bench.now));
+        assert_eq!(bench.take(5), Taken::Published);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut bench = Bench::new(Some(1));
+        let bound = u64::try_from(MAX_HELD).expect("a number");
+        for id in 3..bound + 3 {
+            assert_eq!(bench.take(id), Taken::Held);
+        }
+        assert_eq!(bench.take(bound + 4), Taken::Overflowed { lost: 2 });
+        assert_eq!(bench.out.len(), MAX_HELD + 1);
+        assert_eq!(bench.take(bound + 5), Taken::Published);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_goes_out_once_and_in_order(
+            steps in vec((0_u8..4, 0_u64..40, vec(0_u64..40, 0..8)), 0..80),
+            logged in proptest::option::of(0_u64..10),
+        ) {
+            let mut bench = Bench::new(logged);
+            let mut hole = None;
+            for (step, id, found) in steps {
+                match step {
+                    0 | 1 => { bench.take(id); }
+                    // A lower id than what was published may mean that the exchange started over.
+                    2 if bench.trades.last.is_none_or(|last| id >= last) => {
+                        bench.trades.hear(id, bench.now);
+                    }
+                    _ => hole = hole.or_else(|| bench.missing(HEARTBEAT_GRACE)),
+                }
+                if step == 3 && let Some(ids) = hole.take() {
+                    bench.fill(ids, &found);
+                }
+            }
+            let ids: Vec<_> = bench.out.iter().map(|id| id.unsigned_abs()).collect();
+            prop_assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+            prop_assert!(ids.iter().all(|id| logged.is_none_or(|logged| *id > logged)));
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! Keeps a connection to the exchange while anything of it is wanted.
+
+use std::{collections::HashSet, future, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use aws::{control::State, error::Chain};
+use bytes::Bytes;
+use domain::topic::Topic;
+use futures_util::{FutureExt as _, Sink, SinkExt as _, Stream, StreamExt as _};
+use jiff::Timestamp;
+use reqwest::header::{HeaderValue, USER_AGENT};
+use serde::Deserialize;
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::{self, Instant, MissedTickBehavior},
+};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    tungstenite::{self, Message, client::IntoClientRequest as _, protocol::WebSocketConfig},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, instrument, warn};
+
+use super::{
+    downstream::Downstream,
+    rest::{Rest, retry_after},
+    session::{Chore, Session, SessionError},
+};
+use crate::{backoff::Backoff, feed::Wanted};
+
+#[cfg(test)]
+mod tests;
+
+/// How long connecting may take, with TLS and handshake.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// How long sending a request may take.
+const SEND_WITHIN: Duration = Duration::from_secs(5);
+/// How often a ping is sent.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// How often it is seen to what is due.
+const TICK: Duration = Duration::from_millis(100);
+/// Most messages that are handled before anything else gets its turn.
+const BATCH: usize = 256;
+/// Largest message. The book of a busy product has over 1 MB.
+const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+/// Failures in a row from which on the exchange counts as down.
+const DOWN_AFTER: u32 = 3;
+/// How often the catalogue is fetched.
+const CATALOGUE_EVERY: Duration = Duration::from_secs(600);
+/// Longest pause that the exchange can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// The connection to the exchange, with everything that outlives one.
+pub(super) struct Upstream<D> {
+    downstream: D,
+    wanted: watch::Receiver<Arc<Wanted>>,
+    products: watch::Receiver<Arc<HashSet<String>>>,
+    rest: Rest,
+    session: Session,
+    chores: JoinSet<Done>,
+    url: String,
+    user_agent: HeaderValue,
+}
+
+/// A chore that is done.
+enum Done {
+    Known { product: Arc<str>, logged: Option<u64> },
+    Filled { product: Arc<str>, ids: RangeInclusive<u64>, found: Vec<(u64, Bytes)> },
+}
+
+/// Something that happened beside the connection.
+enum Event {
+    Wanted,
+    Products,
+    Done(Result<Done, JoinError>),
+}
+
+/// Why there is no connection any more.
+#[derive(Debug, thiserror::Error)]
+enum UpstreamError {
+    #[error("no connection within {} seconds", CONNECT_WITHIN.as_secs())]
+    Slow,
+    #[error("the exchange refuses the connection with {status}")]
+    Refused { status: tungstenite::http::StatusCode, retry_after: Option<Duration> },
+    #[error("connection failed")]
+    Socket(#[source] tungstenite::Error),
+    #[error("a request could not be sent within {} seconds", SEND_WITHIN.as_secs())]
+    Stuck,
+    #[error("the exchange closed the connection{0}")]
+    Closed(String),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+impl From<tungstenite::Error> for UpstreamError {
+    fn from(error: tungstenite::Error) -> Self {
+        match error {
+            tungstenite::Error::Http(answer) => Self::Refused {
+                status: answer.status(),
+                retry_after: retry_after(answer.headers(), Timestamp::now()),
+            },
+            error => Self::Socket(error),
+        }
+    }
+}
+
+impl UpstreamError {
+    /// How long the exchange wants to be left alone.
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::Refused { retry_after: Some(asked), .. } => (*asked).min(MAX_RETRY_AFTER),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether the exchange answers, and says no.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if status.is_client_error())
+    }
+}
+
+impl<D: Downstream> Upstream<D> {
+    /// Nothing is connected yet. `products` is empty until it is known what trades.
+    pub(super) fn new(
+        downstream: D,
+        rest: Rest,
+        products: watch::Receiver<Arc<HashSet<String>>>,
+        url: String,
+        user_agent: HeaderValue,
+    ) -> Self {
+        let (session, chores) = (Session::new(), JoinSet::new());
+        let wanted = downstream.wanted();
+        Self { downstream, wanted, products, rest, session, chores, url, user_agent }
+    }
+
+    /// Connects whenever something is wanted, until `shutdown`.
+    #[instrument(name = "upstream", skip_all, fields(upstream.name = super::NAME))]
+    pub(super) async fn run(mut self, shutdown: &CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
+        let mut failures = 0;
+        self.on_event(Event::Wanted);
+        self.on_event(Event::Products);
+        while !shutdown.is_cancelled() {
+            if self.session.is_idle() {
+                let detail = self.session.detail(Instant::now());
+                let detail =
+                    if detail.is_empty() { "idle: nothing is wanted".into() } else { detail };
+                self.downstream.report(State::Live, detail);
+                shutdown.run_until_cancelled(self.wait(Duration::from_secs(1))).await;
+                continue;
+            }
+            if failures == 0 {
+                self.downstream.report(State::Connecting, "connecting".to_owned());
+            }
+            let Some(connected) = shutdown.run_until_cancelled(self.connect()).await else { break };
+            let ended = match connected {
+                Ok(mut socket) => {
+                    self.session.connect(Instant::now());
+                    let ended = self.pump(&mut socket, shutdown).await;
+                    hang_up(&mut socket).await;
+                    if self.session.disconnect() > 0 {
+                        // A connection is not health, but what came over it is.
+                        backoff.reset();
+                        failures = 0;
+                    }
+                    ended
+                }
+                Err(error) => Err(error),
+            };
+            let Err(error) = ended else {
+                info!("disconnected: nothing is wanted, or shutdown");
+                continue;
+            };
+            failures += 1;
+            let delay = backoff.next_delay(&mut rand::rng()).max(error.retry_after());
+            warn!(error = %Chain(&error), delay_ms = delay.as_millis(), "connection ended");
+            let is_down = failures >= DOWN_AFTER || error.is_refusal();
+            let state = if is_down { State::Down } else { State::Connecting };
+            self.downstream.report(state, format!("{}; trying again", Chain(&error)));
+            let until = Instant::now() + delay;
+            while Instant::now() < until && !shutdown.is_cancelled() {
+                let rest = until - Instant::now();
+                shutdown.run_until_cancelled(self.wait(rest)).await;
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, UpstreamError> {
+        let mut request = self.url.as_str().into_client_request()?;
+        request.headers_mut().insert(USER_AGENT, self.user_agent.clone());
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX_MESSAGE_BYTES))
+            .max_frame_size(Some(MAX_MESSAGE_BYTES));
+        let connecting = connect_async_with_config(request, Some(config), true);
+        let connected = time::timeout(CONNECT_WITHIN, connecting).await;
+        let (socket, _) = connected.map_err(|_| UpstreamError::Slow)??;
+        Ok(socket)
+    }
+
+    /// Reads a connection until it is lost, or of no use, or not wanted any more.
+    async fn pump<S>(
+        &mut self,
+        socket: &mut S,
+        shutdown: &CancellationToken,
+    ) -> Result<(), UpstreamError>
+    where
+        S: Stream<Item = Result<Message, tungstenite::Error>>
+            + Sink<Message, Error = tungstenite::Error>
+            + Unpin,
+    {
+        let mut ticks = time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ping_at = Instant::now() + PING_EVERY;
+        let mut report_at = Instant::now();
+        while !self.session.is_idle() {
+            while let Some(request) = self.session.next_request(Instant::now()) {
+                debug!(request, "request");
+                send(socket, Message::text(request)).await?;
+            }
+            self.start_chores();
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                message = socket.next() => {
+                    let now = Instant::now();
+                    self.on_message(message, now)?;
+                    for _ in 1..BATCH {
+                        let Some(message) = socket.next().now_or_never() else { break };
+                        self.on_message(message, now)?;
+                    }
+                }
+                event = self.event() => self.on_event(event),
+                _ = ticks.tick() => {
+                    let now = Instant::now();
+                    self.tick(now)?;
+                    if now >= ping_at {
+                        ping_at = now + PING_EVERY;
+                        send(socket, Message::Ping(Bytes::new())).await?;
+                    }
+                    if self.session.is_answered() && now >= report_at {
+                        report_at = now + Duration::from_secs(1);
+                        self.downstream.report(State::Live, self.session.detail(now));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for an event, or for a while.
+    async fn wait(&mut self, duration: Duration) {
+        self.start_chores();
+        tokio::select! {
+            event = self.event() => self.on_event(event),
+            () = time::sleep(duration.min(Duration::from_secs(1))) => {}
+        }
+        if let Err(error) = self.tick(Instant::now()) {
+            debug!(error = %Chain(&error), "no connection that this could be about");
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        message: Option<Result<Message, tungstenite::Error>>,
+        now: Instant,
+    ) -> Result<(), UpstreamError> {
+        match message {
+            Some(Ok(Message::Text(text))) => {
+                let downstream = &self.downstream;
+                let mut publish = |topic: &Topic, event| downstream.publish(topic, event);
+                self.session.on_message(text, now, &mut publish)?;
+            }
+            Some(Ok(Message::Binary(_))) => self.session.on_binary(now),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                self.session.on_sign_of_life(now);
+            }
+            Some(Ok(Message::Close(frame))) => {
+                let why = frame.map(|frame| format!(" with {} {}", frame.code, frame.reason));
+                return Err(UpstreamError::Closed(why.unwrap_or_default()));
+            }
+            Some(Err(error)) => return Err(error.into()),
+            None => return Err(UpstreamError::Closed(String::new())),
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), SessionError> {
+        let downstream = &self.downstream;
+        self.session.tick(now, &mut |topic, event| downstream.publish(topic, event))
+    }
+
+    /// Waits for something beside the connection.
+    async fn event(&mut self) -> Event {
+        tokio::select! {
+            () = changed(&mut self.wanted) => Event::Wanted,
+            () = changed(&mut self.products) => Event::Products,
+            Some(done) = self.chores.join_next() => Event::Done(done),
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let now = Instant::now();
+        let downstream = &self.downstream;
+        let mut publish = |topic: &Topic, event| downstream.publish(topic, event);
+        match event {
+            Event::Wanted => {
+                let wanted = Arc::clone(&self.wanted.borrow_and_update());
+                self.session.want(&wanted);
+            }
+            Event::Products => {
+                let products = Arc::clone(&self.products.borrow_and_update());
+                if !products.is_empty() {
+                    self.session.know_catalogue(products);
+                }
+            }
+            Event::Done(Ok(Done::Known { product, logged })) => {
+                self.session.know(&product, logged, now, &mut publish);
+            }
+            Event::Done(Ok(Done::Filled { product, ids, found })) => {
+                self.session.fill(&product, &ids, found, now, &mut publish);
+            }
+            Event::Done(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => debug!(%error, "chore cancelled"),
+            },
+        }
+    }
+
+    fn start_chores(&mut self) {
+        for chore in self.session.take_chores() {
+            match chore {
+                Chore::LookUp { product, topic } => {
+                    let downstream = self.downstream.clone();
+                    self.chores.spawn(async move {
+                        let logged = newest_trade(&downstream, &topic).await;
+                        Done::Known { product, logged }
+                    });
+                }
+                Chore::Fill { product, ids } => {
+                    let rest = self.rest.clone();
+                    self.chores.spawn(async move {
+                        let found = rest.trades(&product, &ids).await;
+                        Done::Filled { product, ids, found }
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Waits until a watched value changes, for ever if nobody can change it any more.
+async fn changed<T>(watched: &mut watch::Receiver<T>) {
+    if watched.changed().await.is_err() {
+        future::pending::<()>().await;
+    }
+}
+
+async fn send<S>(socket: &mut S, message: Message) -> Result<(), UpstreamError>
+where
+    S: Sink<Message, Error = tungstenite::Error> + Unpin,
+{
+    let sent = time::timeout(SEND_WITHIN, socket.send(message)).await;
+    Ok(sent.map_err(|_| UpstreamError::Stuck)??)
+}
+
+async fn hang_up<S>(socket: &mut S)
+where
+    S: Sink<Message, Error = tungstenite::Error> + Unpin,
+{
+    if let Ok(Err(error)) = time::timeout(Duration::from_secs(1), socket.close()).await {
+        debug!(error = %Chain(&error), "connection was closed already");
+    }
+}
+
+/// Returns the newest trade in the log. Does not give up, since trades wait for the answer.
+async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Event {
+        trade_id: Option<u64>,
+    }
+
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+    let frame = loop {
+        match downstream.newest(topic).await {
+            Ok(frame) => break frame?,
+            Err(error) => warn!(%topic, error = %Chain(&error), "log not read"),
+        }
+        let delay = backoff.next_delay(&mut rand::rng());
+        time::sleep(delay).await;
+    };
+    let trade = |event: &Bytes| serde_json::from_slice::<Event>(event).ok()?.trade_id;
+    frame.events().iter().rev().find_map(|(_, event)| trade(event))
+}
+
+/// Asks what trades, now and then, and tells it.
+pub(super) async fn keep_catalogue(
+    rest: Rest,
+    downstream: impl Downstream,
+    online: watch::Sender<Arc<HashSet<String>>>,
+) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), CATALOGUE_EVERY);
+    loop {
+        let mut delay = backoff.next_delay(&mut rand::rng());
+        match rest.products().await {
+            Ok(products) if products.is_empty() => warn!("the exchange lists no products"),
+            Ok(products) => {
+                let ids = products.iter().filter(|product| product.online);
+                online.send_replace(Arc::new(ids.map(|product| product.id.clone()).collect()));
+                match downstream.put_products(&products).await {
+                    Ok(()) => {
+                        backoff.reset();
+                        delay = CATALOGUE_EVERY;
+                    }
+                    Err(error) => warn!(error = %Chain(&error), "catalogue not stored"),
+                }
+            }
+            Err(error) => {
+                warn!(error = %Chain(&error), "catalogue not fetched");
+                delay = delay.max(error.retry_after().unwrap_or_default());
+            }
+        }
+        time::sleep(delay).await;
+    }
+}
