@@ -219,9 +219,10 @@ impl Client {
         self.take(&format!("a message of type {kind}"), |it| it["type"] == kind).await
     }
 
-    /// Returns the next message of API Gateway's own, without a type.
-    pub async fn expect_untyped(&mut self) -> Value {
-        self.take("a message without a type", |it| it.get("type").is_none()).await
+    /// Returns the next message of one of these types, none of which is `events`.
+    pub async fn expect_one_of(&mut self, kinds: &[&str]) -> Value {
+        let is_it = |it: &Value| kinds.iter().any(|kind| it["type"] == *kind);
+        self.take(&format!("a message of a type among {kinds:?}"), is_it).await
     }
 
     /// Returns the next events of a topic.
@@ -324,7 +325,9 @@ impl Client {
             Ok(Some(Ok(Message::Text(text)))) => self.take_in(&text),
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
             Ok(other) => panic!("waited for {what}, got {other:?} after {:#?}", self.told),
-            Err(_) => panic!("waited in vain for {what}; the last to come: {:#?}", self.told),
+            Err(time::error::Elapsed { .. }) => {
+                panic!("waited in vain for {what}; the last to come: {:#?}", self.told)
+            }
         }
     }
 
@@ -384,7 +387,7 @@ impl Client {
             match self.seen.get(&topic).copied() {
                 Some(seen) if seq <= seen => continue,
                 Some(seen) => {
-                    assert_eq!(seq, seen + 1, "{topic} has a hole; last: {:#?}", self.told)
+                    assert_eq!(seq, seen + 1, "{topic} has a hole; last: {:#?}", self.told);
                 }
                 None => {}
             }

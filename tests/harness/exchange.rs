@@ -162,7 +162,8 @@ impl Exchange {
 
     /// Breaks all connections.
     pub fn drop_all(&self) {
-        for line in &self.desk.state.lock().lines {
+        // Forgotten at once: nothing that is said from here on is for them.
+        for line in self.desk.state.lock().lines.drain(..) {
             let _ = line.orders.send(Order::Drop);
         }
     }
@@ -307,7 +308,7 @@ impl Site for Desk {
                     .iter()
                     .map(|id| json!({"id": id, "status": "online", "trading_disabled": false}))
                     .collect();
-                Answer::ok(json!(list))
+                Answer::ok(&json!(list))
             }
             ["products", product, "trades"] => state.page(product, request),
             _ => Answer::status(404),

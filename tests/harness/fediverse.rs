@@ -121,7 +121,8 @@ impl Fediverse {
 
     /// Breaks all streams.
     pub fn drop_all(&self) {
-        for (_, orders, _) in &self.server.state.lock().lines {
+        // Forgotten at once: what is posted from here on is not told to them.
+        for (_, orders, _) in self.server.state.lock().lines.drain(..) {
             let _ = orders.send(Order::Drop);
         }
     }
@@ -134,7 +135,7 @@ impl Fediverse {
     /// How long after an edit another one counts as later.
     pub fn later(status: &Value) -> String {
         let at: Timestamp = status["created_at"].as_str().unwrap().parse().unwrap();
-        (at + Duration::from_secs(60)).to_string()
+        (at + Duration::from_mins(1)).to_string()
     }
 }
 
@@ -155,7 +156,7 @@ impl Site for Server {
         match path[..] {
             ["api", "v2", "instance"] => {
                 let access = if state.is_closed { "authenticated" } else { "public" };
-                Answer::ok(json!({
+                Answer::ok(&json!({
                     "domain": self.address.to_string(),
                     "configuration": {
                         "urls": {"streaming": format!("ws://{}", self.address)},
@@ -185,14 +186,14 @@ impl Site for Server {
                 }
                 page.reverse();
                 page.truncate(40);
-                Answer::ok(json!(page))
+                Answer::ok(&json!(page))
             }
             ["api", "v1", "statuses"] => {
                 let asked: Vec<&str> =
                     request.query("id[]").chain(request.query("id%5B%5D")).collect();
                 let is_asked =
                     |status: &&Value| asked.iter().any(|id| status["id"].as_str() == Some(id));
-                Answer::ok(json!(state.statuses.iter().filter(is_asked).collect::<Vec<_>>()))
+                Answer::ok(&json!(state.statuses.iter().filter(is_asked).collect::<Vec<_>>()))
             }
             ["api", "v1", "statuses", id] => {
                 let found = state.statuses.iter().find(|status| status["id"] == id);
@@ -217,7 +218,9 @@ impl Site for Server {
                 if request["type"] == "subscribe" && request["stream"] == "public" {
                     let mut state = self.state.lock();
                     let line = state.lines.iter_mut().find(|(line, _, _)| *line == id);
-                    line.unwrap().2 = true;
+                    if let Some((_, _, is_public)) = line {
+                        *is_public = true;
+                    }
                 }
             };
             site::follow(socket, ordered, hear).await;

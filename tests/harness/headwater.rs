@@ -114,7 +114,7 @@ impl Setup {
                 break rest.trim_end_matches("/live").parse().unwrap();
             }
         };
-        let headwater = Headwater { address, running: Running::There(program) };
+        let headwater = Headwater { address, running: Running::There(Box::new(program)) };
         headwater.is_ready(self.has_catalogue).await;
         headwater
     }
@@ -129,7 +129,7 @@ pub struct Headwater {
 
 enum Running {
     Here { up: Box<Up>, shutdown: CancellationToken },
-    There(Program),
+    There(Box<Program>),
 }
 
 impl Headwater {

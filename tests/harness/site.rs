@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use futures_util::{SinkExt as _, StreamExt as _, future::BoxFuture};
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -43,7 +44,7 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    pub(crate) fn ok(body: impl ToString) -> Self {
+    pub(crate) fn ok(body: &Value) -> Self {
         Self::Http(200, Vec::new(), body.to_string())
     }
 
@@ -100,13 +101,15 @@ async fn exchange_words<S: Site>(site: Arc<S>, mut stream: TcpStream) -> Option<
             site.converse(socket).await;
         }
         Answer::Http(status, headers, body) => {
-            let more: String =
-                headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-            let answer = format!(
+            let mut answer = format!(
                 "HTTP/1.1 {status} Something\r\ncontent-type: application/json\r\n\
-                 content-length: {}\r\nconnection: close\r\n{more}\r\n{body}",
+                 content-length: {}\r\nconnection: close\r\n",
                 body.len()
             );
+            for (name, value) in headers {
+                answer.extend([name, ": ", &value, "\r\n"]);
+            }
+            answer = answer + "\r\n" + &body;
             stream.write_all(answer.as_bytes()).await.ok()?;
             stream.shutdown().await.ok()?;
         }

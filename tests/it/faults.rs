@@ -164,8 +164,8 @@ async fn an_exchange_that_refuses_is_down_until_it_lets_us_in() {
     let states = states_until(&mut client, "down").await;
     let detail = states.last().unwrap()["detail"].as_str().unwrap();
     assert!(detail.contains("403"), "{detail}");
-    let status = headwater.rest().get("/healthz").await;
-    assert_eq!(status.status, 200, "an upstream's fault is not ours");
+    let health = headwater.rest().get("/healthz").await;
+    assert_eq!(health.status, 200, "an upstream's fault is not ours");
     exchange.refuse(None);
     states_until(&mut client, "live").await;
     let id = exchange.newest_trade("BTC-USD") + 1;

@@ -166,7 +166,8 @@ async fn an_edit_and_a_delete_are_forwarded_and_the_old_text_is_gone_from_histor
     assert_eq!(members, ["at", "id", "server", "type"], "nothing of the post is left");
     until("the second words are gone", async || {
         let page = headwater.rest().history(PUBLIC).await.to_string();
-        (!page.contains("words")).then_some(assert!(page.contains("somebody else's")))
+        assert!(page.contains("somebody else's"), "{page}");
+        (!page.contains("words")).then_some(())
     })
     .await;
     let mut late = headwater.client().await;
@@ -224,12 +225,6 @@ async fn what_was_posted_while_a_stream_was_broken_is_fetched() {
     let removed = post("removed");
     client.events(PUBLIC, 2).await;
     server.drop_all();
-    until("the stream is broken", async || {
-        let status = headwater.rest().get("/api/v1/status").await.json();
-        (status["sources"][1]["state"] == "connecting" || status.to_string().contains("connecting"))
-            .then_some(())
-    })
-    .await;
     server.delete(&removed);
     let missed = post("missed");
     server.streamed().await;

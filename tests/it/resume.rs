@@ -225,7 +225,8 @@ async fn stopped_and_started_again_it_numbers_on() {
     exchange.subscribed("matches", "BTC-USD").await;
     exchange.trade("BTC-USD");
     let before = client.event(MATCHES).await;
-    headwater.stop().await;
+    let (closed, ()) = tokio::join!(client.closed(), headwater.stop());
+    assert_eq!(closed.0, 1001, "clients are told that it goes away");
     until("the exchange is left", async || {
         exchange.trade_unheard("BTC-USD");
         (exchange.newest_trade("BTC-USD") > before.trade_id() + 3).then_some(())
@@ -238,7 +239,6 @@ async fn stopped_and_started_again_it_numbers_on() {
     assert_eq!(client.event(MATCHES).await, before);
     let next = client.event(MATCHES).await;
     assert_eq!((next.seq, next.trade_id()), (2, before.trade_id() + 1));
-    headwater.stop().await;
 }
 
 /// Trades all the time, until told to stop.

@@ -28,9 +28,9 @@ async fn simulated_data_flows_and_is_labelled() {
     assert!(sources.iter().any(|source| source == "coinbase"), "{sources:?}");
     let status = headwater.rest().get("/api/v1/status").await.json();
     assert_eq!(status["data"], "simulated");
-    let states = status["sources"].as_array().unwrap().iter();
-    assert!(states.clone().count() == 2, "{status}");
-    assert!(states.map(|it| &it["state"]).all(|state| *state == "simulated"), "{status}");
+    let told = status["sources"].as_array().unwrap();
+    assert_eq!(told.len(), 2, "{status}");
+    assert!(told.iter().all(|it| it["state"] == "simulated"), "{status}");
 }
 
 #[tokio::test]
@@ -41,6 +41,7 @@ async fn simulated_and_live_data_are_never_in_one_folder() {
     let mut client = headwater.client().await;
     client.subscribe(&["coinbase/ticker/BTC-USD"]).await;
     client.events("coinbase/ticker/BTC-USD", 1).await;
+    client.close().await;
     headwater.stop().await;
 
     let refused = Program::run(&setup.arguments(), &[]).await;
