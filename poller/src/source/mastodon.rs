@@ -209,7 +209,7 @@ impl Mastodon {
             let (state, wait) = match ended {
                 Ended::Stopped => return,
                 Ended::Refused(_) => (State::Down, REFUSED.mul_f64(jitter)),
-                Ended::Limited(wait) => (State::Connecting, wait.mul_f64(jitter)),
+                Ended::Limited(wait) => (State::Connecting, wait.min(REFUSED).mul_f64(jitter)),
                 Ended::Api(_) | Ended::Socket(_) | Ended::Closed | Ended::Silent(_) => {
                     let state = if useless < ATTEMPTS { State::Connecting } else { State::Down };
                     (state, backoff.next_delay(&mut rand::rng()))

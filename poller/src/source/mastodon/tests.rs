@@ -21,7 +21,7 @@ fn a_server_is_a_source_named_by_its_host() {
     ];
     for (base, expected) in cases {
         let server = server(base).ok();
-        assert_eq!(server.as_ref().map(|server| server.name()), expected, "case: {base}");
+        assert_eq!(server.as_ref().map(Source::name), expected, "case: {base}");
     }
 }
 
