@@ -46,6 +46,20 @@ pub struct Poller {
     pub families: Vec<(String, Vec<Arc<dyn Source>>)>,
 }
 
+/// Sees to it that the tables hold data of one origin only.
+///
+/// # Errors
+///
+/// When they hold data of the other, or cannot be read.
+pub async fn claim(tables: &Tables, origin: Origin) -> anyhow::Result<()> {
+    let there = tables.control.claim_origin(origin).await?;
+    if there != origin {
+        let (there, ours) = (name(there), name(origin));
+        bail!("the tables hold {there} data, and the sources are {ours}: use other tables");
+    }
+    Ok(())
+}
+
 impl Poller {
     /// Reads the upstreams until `shutdown`, and then brings the last frames on their way.
     ///
@@ -57,11 +71,7 @@ impl Poller {
         options: &config::Options,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let there = self.tables.control.claim_origin(self.origin).await?;
-        if there != self.origin {
-            let (there, ours) = (name(there), name(self.origin));
-            bail!("the tables hold {there} data, and the sources are {ours}: use other tables");
-        }
+        claim(&self.tables, self.origin).await?;
         let numbering = Numbering::new(
             self.tables.clone(),
             numbering::Options { flush: options.flush(), memory_bytes: options.memory_bytes },

@@ -8,7 +8,7 @@ use ::functions::{
 };
 use ::poller::{
     config::{Options as PollerOptions, Servers, Token, Tokens},
-    poller::Poller,
+    poller::{Poller, claim},
     source::families,
 };
 use anyhow::{Context as _, ensure};
@@ -97,6 +97,8 @@ impl Up {
         let clients = Clients::from_config(engine.sdk_config());
         let tables = clients.tables(&options.tables);
         tables.create_missing().await.context("cannot make the tables")?;
+        let origin = if options.simulated { Origin::Simulated } else { Origin::Live };
+        claim(&tables, origin).await?;
         // The database is this process's alone, so whoever had a lease or a connection is dead.
         tables.control.clear_leases().await.context("cannot read the tables")?;
         for shard in options.functions.shards.all() {
@@ -168,7 +170,6 @@ impl Up {
 
         let sweeper = engine.sweep(shutdown.clone());
         tasks.spawn(sweeper);
-        let origin = if options.simulated { Origin::Simulated } else { Origin::Live };
         let poller = Poller {
             tables,
             push: pusher,

@@ -1,0 +1,398 @@
+//! A WebSocket client that holds Headwater to its protocol.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::SocketAddr,
+    ops::RangeInclusive,
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::{self, Instant},
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{
+        Error, Message,
+        client::IntoClientRequest as _,
+        http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL},
+    },
+};
+
+use crate::PATIENCE;
+
+/// How many of the last texts are told when a client gives up.
+const TOLD: usize = 12;
+
+/// An event as it arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its number.
+    pub seq: u64,
+    /// When it was numbered.
+    pub at: String,
+    /// Its very bytes.
+    pub text: String,
+}
+
+impl Event {
+    /// The event as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap()
+    }
+
+    /// The id of the trade that it is.
+    pub fn trade_id(&self) -> u64 {
+        self.json()["trade_id"].as_u64().unwrap()
+    }
+}
+
+/// Events that were told to be missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The topic.
+    pub topic: String,
+    /// The numbers.
+    pub range: RangeInclusive<u64>,
+    /// Why.
+    pub reason: String,
+}
+
+/// A client's connection.
+///
+/// Events are sorted by topic as they arrive. Numbers that are not above the last are dropped, and
+/// a jump that no `gap` explains is a panic.
+pub struct Client {
+    socket: WebSocketStream<TcpStream>,
+    /// What the server chose of the offered subprotocols.
+    pub subprotocol: Option<String>,
+    /// The gaps that were told, oldest first.
+    pub gaps: Vec<Gap>,
+    /// How many messages with events have come.
+    pub messages: u64,
+    events: HashMap<String, VecDeque<Event>>,
+    /// By topic, the last number that came; absent where any number may come next.
+    seen: HashMap<String, u64>,
+    /// What the client asked a topic to start with: the number after which, or none for `last`.
+    starts: BTreeMap<String, Option<u64>>,
+    replaying: Option<(String, RangeInclusive<u64>, Vec<Event>)>,
+    others: VecDeque<Value>,
+    told: VecDeque<String>,
+    asked: u64,
+}
+
+#[derive(Deserialize)]
+struct Events {
+    frames: Vec<Frame>,
+}
+
+#[derive(Deserialize)]
+struct Frame {
+    topic: String,
+    seq: u64,
+    at: String,
+    events: Vec<Box<RawValue>>,
+}
+
+impl Client {
+    /// Connects to a path, offering subprotocols.
+    ///
+    /// # Errors
+    ///
+    /// The status, when the server refuses.
+    pub async fn try_connect(
+        address: SocketAddr,
+        path: &str,
+        protocols: &[&str],
+    ) -> Result<Self, u16> {
+        let stream = TcpStream::connect(address).await.unwrap();
+        Self::shake_hands(stream, address, path, protocols).await
+    }
+
+    /// Connects with the smallest receive buffer that the kernel gives.
+    pub async fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1_024).unwrap();
+        let stream = socket.connect(address).await.unwrap();
+        Self::shake_hands(stream, address, "/live", &[]).await.unwrap()
+    }
+
+    async fn shake_hands(
+        stream: TcpStream,
+        address: SocketAddr,
+        path: &str,
+        protocols: &[&str],
+    ) -> Result<Self, u16> {
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
+        if !protocols.is_empty() {
+            let value = HeaderValue::try_from(protocols.join(", ")).unwrap();
+            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, value);
+        }
+        let shaken = time::timeout(PATIENCE, client_async(request, stream)).await;
+        let (socket, answer) = match shaken.expect("a handshake is answered") {
+            Ok(connected) => connected,
+            Err(Error::Http(answer)) => return Err(answer.status().as_u16()),
+            // The library objects to an answer without the subprotocol.
+            Err(error) => panic!("no handshake: {error}"),
+        };
+        let subprotocol = answer.headers().get(SEC_WEBSOCKET_PROTOCOL);
+        Ok(Self {
+            socket,
+            subprotocol: subprotocol.map(|name| name.to_str().unwrap().to_owned()),
+            gaps: Vec::new(),
+            messages: 0,
+            events: HashMap::new(),
+            seen: HashMap::new(),
+            starts: BTreeMap::new(),
+            replaying: None,
+            others: VecDeque::new(),
+            told: VecDeque::new(),
+            asked: 0,
+        })
+    }
+
+    /// Sends a text as it is.
+    pub async fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).await.unwrap();
+    }
+
+    /// Sends a binary message.
+    pub async fn send_binary(&mut self, bytes: &[u8]) {
+        self.socket.send(Message::binary(bytes.to_vec())).await.unwrap();
+    }
+
+    /// Sends a request.
+    pub async fn send(&mut self, request: &Value) {
+        if request["action"] == "subscribe" {
+            for topic in request["topics"].as_array().into_iter().flatten() {
+                let topic = topic.as_str().unwrap_or_default();
+                let since = request["since"][topic].as_u64();
+                let has_last = request["last"].as_u64().is_some_and(|last| last > 0);
+                self.starts.remove(topic);
+                if since.is_some() || has_last || topic.contains("/level2/") {
+                    self.starts.insert(topic.to_owned(), since);
+                }
+            }
+        }
+        self.send_text(&request.to_string()).await;
+    }
+
+    /// Sends a request with an id of its own, and returns what answers it.
+    pub async fn ask(&mut self, request: Value) -> Value {
+        self.asked += 1;
+        let id = format!("ask-{}", self.asked);
+        let mut request = request;
+        request["id"] = json!(id);
+        self.send(&request).await;
+        self.take(&format!("an answer to {request}"), |it| it["id"] == *id).await
+    }
+
+    /// Says hello, and returns the welcome.
+    pub async fn hello(&mut self) -> Value {
+        let welcome = self.ask(json!({"action": "hello"})).await;
+        assert_eq!(welcome["type"], "welcome", "{welcome}");
+        welcome
+    }
+
+    /// Subscribes to topics, all of which exist, from here on.
+    pub async fn subscribe(&mut self, topics: &[&str]) -> Value {
+        self.subscribe_with(topics, json!({})).await
+    }
+
+    /// Subscribes to topics, all of which exist, with more members in the request.
+    pub async fn subscribe_with(&mut self, topics: &[&str], more: Value) -> Value {
+        let mut request = json!({"action": "subscribe", "topics": topics});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            request[key] = value.clone();
+        }
+        let answer = self.ask(request).await;
+        assert_eq!(answer["type"], "subscribed", "{answer}");
+        assert_eq!(answer["topics"].as_array().unwrap().len(), topics.len(), "{answer}");
+        answer
+    }
+
+    /// Returns the next message of a type that is not `events`.
+    pub async fn expect(&mut self, kind: &str) -> Value {
+        self.take(&format!("a message of type {kind}"), |it| it["type"] == kind).await
+    }
+
+    /// Returns the next message of one of these types, none of which is `events`.
+    pub async fn expect_one_of(&mut self, kinds: &[&str]) -> Value {
+        let is_it = |it: &Value| kinds.iter().any(|kind| it["type"] == *kind);
+        self.take(&format!("a message of a type among {kinds:?}"), is_it).await
+    }
+
+    /// Returns the next events of a topic.
+    pub async fn events(&mut self, topic: &str, count: usize) -> Vec<Event> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let here = self.events.entry(topic.to_owned()).or_default();
+            if here.len() >= count {
+                return here.drain(..count).collect();
+            }
+            let what = format!("{count} events of {topic}, of which {} are here", here.len());
+            self.read(&what, deadline).await;
+        }
+    }
+
+    /// Returns the next event of a topic.
+    pub async fn event(&mut self, topic: &str) -> Event {
+        self.events(topic, 1).await.remove(0)
+    }
+
+    /// Returns the next events of a topic up to one that is wanted, with it.
+    pub async fn events_until(
+        &mut self,
+        topic: &str,
+        mut is_last: impl FnMut(&Event) -> bool,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.event(topic).await;
+            let is_end = is_last(&event);
+            events.push(event);
+            if is_end {
+                return events;
+            }
+        }
+    }
+
+    /// Asks for a replay, and returns what came of it.
+    pub async fn replay(&mut self, topic: &str, range: RangeInclusive<u64>) -> Vec<Event> {
+        let count = usize::try_from(range.end() - range.start() + 1).unwrap();
+        let request =
+            json!({"action": "replay", "topic": topic, "from": range.start(), "to": range.end()});
+        self.replaying = Some((topic.to_owned(), range, Vec::new()));
+        self.send(&request).await;
+        let deadline = Instant::now() + PATIENCE;
+        while self.replaying.as_ref().is_some_and(|(_, _, events)| events.len() < count) {
+            self.read("a replay", deadline).await;
+        }
+        self.replaying.take().map(|(_, _, events)| events).unwrap_or_default()
+    }
+
+    /// Waits until the server closes the connection, and returns code and reason.
+    pub async fn closed(&mut self) -> (u16, String) {
+        loop {
+            let message = time::timeout(PATIENCE, self.socket.next()).await;
+            match message.expect("the server closes the connection") {
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    return (frame.code.into(), frame.reason.to_string());
+                }
+                Some(Ok(Message::Close(None))) => return (1005, String::new()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => panic!("broken without a close frame: {error}"),
+                None => return (1006, String::new()),
+            }
+        }
+    }
+
+    /// Closes the connection.
+    pub async fn close(mut self) {
+        self.socket.close(None).await.unwrap();
+        while let Some(Ok(_)) = self.socket.next().await {}
+    }
+
+    /// Reads until the connection is broken, and takes in what still comes.
+    pub async fn read_to_the_end(&mut self) {
+        while let Ok(Some(Ok(message))) = time::timeout(PATIENCE, self.socket.next()).await {
+            if let Message::Text(text) = message {
+                self.take_in(&text);
+            }
+        }
+    }
+
+    /// Returns the events of a topic that are here and were not asked for yet.
+    pub fn drain(&mut self, topic: &str) -> Vec<Event> {
+        self.events.remove(topic).unwrap_or_default().into()
+    }
+
+    async fn take(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(index) = self.others.iter().position(&is_it) {
+                return self.others.remove(index).unwrap();
+            }
+            self.read(what, deadline).await;
+        }
+    }
+
+    async fn read(&mut self, what: &str, deadline: Instant) {
+        match time::timeout_at(deadline, self.socket.next()).await {
+            Ok(Some(Ok(Message::Text(text)))) => self.take_in(&text),
+            Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
+            Ok(other) => panic!("waited for {what}, got {other:?} after {:#?}", self.told),
+            Err(time::error::Elapsed { .. }) => {
+                panic!("waited in vain for {what}; the last to come: {:#?}", self.told)
+            }
+        }
+    }
+
+    fn take_in(&mut self, text: &str) {
+        self.told.push_back(text.chars().take(400).collect());
+        if self.told.len() > TOLD {
+            self.told.pop_front();
+        }
+        let message: Value = serde_json::from_str(text).unwrap();
+        match message["type"].as_str() {
+            Some("events") => {
+                self.messages += 1;
+                // The events keep their bytes.
+                let events: Events = serde_json::from_str(text).unwrap();
+                for frame in events.frames {
+                    self.take_frame(frame);
+                }
+            }
+            Some("gap") => {
+                let number = |name: &str| message[name].as_u64().unwrap();
+                let (topic, range) =
+                    (message["topic"].as_str().unwrap().to_owned(), number("from")..=number("to"));
+                if let Some(seen) = self.seen.get_mut(&topic) {
+                    assert_eq!(*range.start(), *seen + 1, "a gap begins where events ended");
+                    *seen = *range.end();
+                }
+                let reason = message["reason"].as_str().unwrap().to_owned();
+                self.gaps.push(Gap { topic, range, reason });
+            }
+            Some("subscribed") => {
+                for entry in message["topics"].as_array().unwrap() {
+                    let topic = entry["topic"].as_str().unwrap().to_owned();
+                    let seq = entry["seq"].as_u64().unwrap();
+                    match self.starts.remove(&topic) {
+                        Some(Some(since)) => self.seen.insert(topic, since.min(seq)),
+                        Some(None) => self.seen.remove(&topic),
+                        None => self.seen.insert(topic, seq),
+                    };
+                }
+                self.others.push_back(message);
+            }
+            _ => self.others.push_back(message),
+        }
+    }
+
+    fn take_frame(&mut self, frame: Frame) {
+        let Frame { topic, seq, at, events } = frame;
+        assert!(!events.is_empty(), "a frame of {topic} without events");
+        for (seq, event) in (seq..).zip(events) {
+            let event = Event { seq, at: at.clone(), text: event.get().to_owned() };
+            if let Some((replayed, range, found)) = &mut self.replaying
+                && *replayed == topic
+                && range.contains(&seq)
+            {
+                found.push(event.clone());
+            }
+            match self.seen.get(&topic).copied() {
+                Some(seen) if seq <= seen => continue,
+                Some(seen) => {
+                    assert_eq!(seq, seen + 1, "{topic} has a hole; last: {:#?}", self.told);
+                }
+                None => {}
+            }
+            self.seen.insert(topic.clone(), seq);
+            self.events.entry(topic.clone()).or_default().push_back(event);
+        }
+    }
+}

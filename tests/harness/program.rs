@@ -1,0 +1,97 @@
+//! The program `headwater`, run as people run it.
+
+use std::{path::PathBuf, process::Stdio};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time,
+};
+
+use crate::PATIENCE;
+
+/// A running program.
+pub struct Program {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// What a program that has ended leaves behind.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code; none where a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said beside.
+    pub stderr: String,
+}
+
+impl Program {
+    /// Starts `headwater` with arguments and variables. What it says beside its output goes where
+    /// the test's own words go.
+    pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = command(arguments, variables);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Runs `headwater` to its end.
+    pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
+        let output = command(arguments, variables).stdin(Stdio::null()).output();
+        let output = time::timeout(PATIENCE, output).await;
+        let output = output.unwrap_or_else(|_| panic!("headwater {arguments:?} does not end"));
+        let output = output.unwrap();
+        Finished {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// The next line that it prints.
+    pub async fn line(&mut self) -> String {
+        let line = time::timeout(PATIENCE, self.lines.next_line()).await;
+        let line = line.expect("the program prints a line").unwrap();
+        line.expect("the program prints a line before it ends")
+    }
+
+    /// Ends it at once.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub async fn terminate(mut self) {
+        let id = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+        let ended = time::timeout(PATIENCE, self.child.wait()).await;
+        let status = ended.expect("the program ends when asked to").unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(binary());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HEADWATER_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).envs(variables.iter().copied()).kill_on_drop(true);
+    command
+}
+
+/// The program, beside which the tests were built.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().and_then(|deps| deps.parent()).unwrap();
+    let binary = folder.join("headwater");
+    assert!(
+        binary.exists(),
+        "{} is missing: build it first with `cargo build -p local`, as `make test` does",
+        binary.display()
+    );
+    binary
+}

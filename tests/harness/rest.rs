@@ -1,0 +1,116 @@
+//! A client of the REST interface.
+
+use std::net::SocketAddr;
+
+use reqwest::{
+    Method,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
+use serde_json::Value;
+
+use crate::PATIENCE;
+
+/// A client of the REST interface, that may name a connection.
+#[derive(Clone)]
+pub struct Rest {
+    http: reqwest::Client,
+    base: String,
+    headers: HeaderMap,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub text: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        let json = serde_json::from_str(&self.text);
+        json.unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+
+    /// What a header says; empty where it is absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The body, which has to be an RFC 9457 problem with this status.
+    pub fn problem(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["status"], status, "{problem}");
+        assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
+        problem
+    }
+}
+
+impl Rest {
+    /// A client that names no connection.
+    pub fn new(address: SocketAddr) -> Self {
+        let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
+        Self { http, base: format!("http://{address}"), headers: HeaderMap::new() }
+    }
+
+    /// The client with another header.
+    #[must_use]
+    pub fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut rest = self.clone();
+        let name = HeaderName::from_static(name);
+        rest.headers.insert(name, HeaderValue::try_from(value).unwrap());
+        rest
+    }
+
+    /// The client, naming the connection of a welcome.
+    #[must_use]
+    pub fn of(&self, welcome: &Value) -> Self {
+        self.with("x-connection-id", welcome["connectionId"].as_str().unwrap())
+            .with("x-connection-token", welcome["connectionToken"].as_str().unwrap())
+    }
+
+    /// Asks.
+    pub async fn ask(&self, method: Method, path: &str) -> Answer {
+        self.try_ask(method, path).await.unwrap()
+    }
+
+    /// Asks, if there is somebody to ask.
+    ///
+    /// # Errors
+    ///
+    /// When no answer came.
+    pub async fn try_ask(&self, method: Method, path: &str) -> reqwest::Result<Answer> {
+        let url = format!("{}{path}", self.base);
+        let answer = self.http.request(method, url).headers(self.headers.clone()).send().await?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Ok(Answer { status, headers, text: answer.text().await? })
+    }
+
+    /// `GET`.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path).await
+    }
+
+    /// `POST`.
+    pub async fn post(&self, path: &str) -> Answer {
+        self.ask(Method::POST, path).await
+    }
+
+    /// `DELETE`.
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.ask(Method::DELETE, path).await
+    }
+
+    /// A page of a topic's history.
+    pub async fn history(&self, topic_and_query: &str) -> Value {
+        let answer = self.get(&format!("/api/v1/history/{topic_and_query}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+}

@@ -1,0 +1,187 @@
+//! Bad days of the upstreams.
+
+use harness::{Client, Event, Exchange, Headwater};
+use serde_json::{Value, json};
+
+const MATCHES: &str = "coinbase/matches/BTC-USD";
+const LEVEL2: &str = "coinbase/level2/BTC-USD";
+const SOURCES: &str = "system/sources";
+
+async fn following(exchange: &Exchange) -> (Headwater, Client) {
+    let headwater = Headwater::setup().exchange(exchange).start().await;
+    let mut client = headwater.client().await;
+    client.subscribe_with(&[SOURCES], json!({"last": 100})).await;
+    client.subscribe(&[MATCHES]).await;
+    exchange.subscribed("matches", "BTC-USD").await;
+    states_until(&mut client, "live").await;
+    (headwater, client)
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_mended_and_what_was_missed_is_fetched() {
+    let exchange = Exchange::start().await;
+    let (_headwater, mut client) = following(&exchange).await;
+    let mut trades: Vec<u64> = (0..20).map(|_| exchange.trade("BTC-USD")).collect();
+    client.events(MATCHES, 1).await;
+    exchange.drop_all();
+    trades.extend((0..20).map(|_| exchange.trade_unheard("BTC-USD")));
+    let states = states_until(&mut client, "connecting").await;
+    let detail = states.last().unwrap()["detail"].as_str().unwrap();
+    assert!(!detail.is_empty(), "it says why");
+    states_until(&mut client, "live").await;
+    exchange.subscribed("matches", "BTC-USD").await;
+    trades.extend((0..20).map(|_| exchange.trade("BTC-USD")));
+    let events = client.events(MATCHES, trades.len() - 1).await;
+    assert_eq!(events.iter().map(Event::trade_id).collect::<Vec<_>>(), trades[1..]);
+    assert!(events.iter().any(|event| event.json()["backfilled"] == true));
+    assert_eq!(exchange.accepted(), 2);
+}
+
+#[tokio::test]
+async fn trades_that_the_feed_leaves_out_are_fetched() {
+    let exchange = Exchange::start().await;
+    let (_headwater, mut client) = following(&exchange).await;
+    let trades = [
+        exchange.trade("BTC-USD"),
+        exchange.trade_unheard("BTC-USD"),
+        exchange.trade_unheard("BTC-USD"),
+        exchange.trade("BTC-USD"),
+        // At the end there is nothing after it, and heartbeats tell.
+        exchange.trade_unheard("BTC-USD"),
+    ];
+    let events = client.events(MATCHES, trades.len()).await;
+    assert_eq!(events.iter().map(Event::trade_id).collect::<Vec<_>>(), trades);
+    let fetched: Vec<bool> =
+        events.iter().map(|event| event.json()["backfilled"] == true).collect();
+    assert_eq!(fetched, [false, true, true, false, true]);
+    assert_eq!(exchange.accepted(), 1, "no reason to connect anew");
+}
+
+#[tokio::test]
+async fn garbage_is_survived() {
+    let exchange = Exchange::start().await;
+    let (_headwater, mut client) = following(&exchange).await;
+    let first = exchange.trade("BTC-USD");
+    let garbage = [
+        "",
+        "nonsense",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        r#"{"type":"match"}"#,
+        r#"{"type":"match","product_id":"BTC-USD"}"#,
+        r#"{"type":"match","product_id":"BTC-USD","trade_id":"one"}"#,
+        r#"{"type":"match","product_id":"BTC-USD","trade_id":-1}"#,
+        r#"{"type":"match","product_id":7,"trade_id":1002}"#,
+        r#"{"type":"match","product_id":"NOT-WANTED","trade_id":1}"#,
+        r#"{"type":"heartbeat","product_id":"BTC-USD","last_trade_id":"many"}"#,
+        r#"{"type":"subscriptions","channels":"all"}"#,
+        r#"{"type":"subscriptions"}"#,
+        r#"{"type":"something.new","product_id":"BTC-USD"}"#,
+        r#"{"type":"error","message":"Something else","reason":null}"#,
+        r#"{"type":"l2update","product_id":"BTC-USD","changes":[["buy","x","y"]]}"#,
+        r#"{"type":"snapshot","product_id":"BTC-USD","asks":[["1"]],"bids":{}}"#,
+        r#"{"type":["match"],"product_id":"BTC-USD","trade_id":1002}"#,
+        "\u{0}\u{1}\u{fffd}",
+    ];
+    for text in garbage {
+        exchange.send(text);
+    }
+    exchange.send_binary(&[0, 159, 146, 150]);
+    exchange.send("[".repeat(100_000));
+    exchange.send(format!(r#"{{"type":"match","x":"{}"}}"#, "x".repeat(300_000)));
+    exchange.send(format!(
+        r#"{{"type":"ticker","product_id":"BTC-USD","x":"{}"}}"#,
+        "x".repeat(300_000)
+    ));
+    let second = exchange.trade("BTC-USD");
+    let events = client.events(MATCHES, 2).await;
+    assert_eq!(events.iter().map(Event::trade_id).collect::<Vec<_>>(), [first, second]);
+    assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(exchange.accepted(), 1, "no reason to connect anew");
+}
+
+#[tokio::test]
+async fn repeated_and_swapped_trades_are_put_in_order() {
+    let exchange = Exchange::start().await;
+    let (_headwater, mut client) = following(&exchange).await;
+    let text = |id: u64| format!(r#"{{"type":"match","product_id":"BTC-USD","trade_id":{id}}}"#);
+    for id in [1, 2, 2, 1, 4, 3, 3, 5] {
+        exchange.send(text(id));
+    }
+    let events = client.events(MATCHES, 5).await;
+    let expected: Vec<String> = (1..=5).map(text).collect();
+    assert_eq!(events.iter().map(|event| event.text.clone()).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn a_book_that_became_doubtful_begins_anew() {
+    let exchange = Exchange::start().await;
+    exchange.set_book(
+        "BTC-USD",
+        r#"{"type":"snapshot","product_id":"BTC-USD","asks":[["11","1"]],"bids":[["9","1"]],"time":"2026-11-22T10:00:00Z"}"#,
+    );
+    let headwater = Headwater::setup().exchange(&exchange).start().await;
+    let mut client = headwater.client().await;
+    client.subscribe(&[LEVEL2]).await;
+    assert_eq!(client.event(LEVEL2).await.json()["type"], "snapshot");
+    exchange.set_book(
+        "BTC-USD",
+        r#"{"type":"snapshot","product_id":"BTC-USD","asks":[["21","1"]],"bids":[["19","1"]],"time":"2026-11-22T10:00:01Z"}"#,
+    );
+    exchange.send(r#"{"type":"l2update","product_id":"BTC-USD","changes":[["buy","10","#);
+    let snapshot = client.event(LEVEL2).await.json();
+    assert_eq!((&snapshot["type"], &snapshot["asks"]), (&json!("snapshot"), &json!([["21", "1"]])));
+    exchange.drop_all();
+    let snapshot = client.event(LEVEL2).await.json();
+    assert_eq!(snapshot["type"], "snapshot", "a new connection, a new book");
+}
+
+#[tokio::test]
+async fn an_exchange_that_falls_silent_is_left_for_a_new_connection() {
+    let exchange = Exchange::start().await;
+    let (_headwater, mut client) = following(&exchange).await;
+    let mut trades = vec![exchange.trade("BTC-USD")];
+    client.events(MATCHES, 1).await;
+    exchange.fall_silent();
+    trades.extend((0..10).map(|_| exchange.trade("BTC-USD")));
+    // It is noticed after about ten seconds without a word.
+    let events = client.events(MATCHES, 10).await;
+    assert_eq!(events.iter().map(Event::trade_id).collect::<Vec<_>>(), trades[1..]);
+    assert_eq!(exchange.accepted(), 2);
+    let states = states_until(&mut client, "connecting").await;
+    assert_eq!(states.last().unwrap()["source"], "coinbase");
+    states_until(&mut client, "live").await;
+}
+
+#[tokio::test]
+async fn an_exchange_that_refuses_is_down_until_it_lets_us_in() {
+    let exchange = Exchange::start().await;
+    let (headwater, mut client) = following(&exchange).await;
+    exchange.refuse(Some(403));
+    exchange.drop_all();
+    let states = states_until(&mut client, "down").await;
+    let detail = states.last().unwrap()["detail"].as_str().unwrap();
+    assert!(detail.contains("403"), "{detail}");
+    let health = headwater.rest().get("/healthz").await;
+    assert_eq!(health.status, 200, "an upstream's fault is not ours");
+    exchange.refuse(None);
+    states_until(&mut client, "live").await;
+    let id = exchange.newest_trade("BTC-USD") + 1;
+    exchange.subscribed("matches", "BTC-USD").await;
+    assert_eq!(exchange.trade("BTC-USD"), id);
+    assert_eq!(client.event(MATCHES).await.trade_id(), id);
+}
+
+/// The changes of the exchange's state, up to one that is wanted.
+async fn states_until(client: &mut Client, state: &str) -> Vec<Value> {
+    let is_it = |event: &Event| {
+        let event = event.json();
+        event["source"] == "coinbase"
+            && event["state"] == state
+            && event["detail"] != "idle: nothing is wanted"
+    };
+    let events = client.events_until(SOURCES, is_it).await;
+    events.iter().map(Event::json).collect()
+}
