@@ -141,6 +141,9 @@ impl Mastodon {
         let started = Instant::now();
         let mut wanted = feed.wanted();
         loop {
+            if !self.concerns(&wanted.borrow()) {
+                feed.report(State::Live, "idle: nothing is wanted");
+            }
             let wish = wanted.wait_for(|wanted| self.concerns(wanted));
             let is_wanted = matches!(shutdown.run_until_cancelled(wish).await, Some(Ok(_)));
             if !is_wanted {
@@ -163,9 +166,6 @@ impl Mastodon {
                 self.remember(remembered, feed.control()),
                 let_go,
             );
-            if !shutdown.is_cancelled() {
-                feed.report(State::Connecting, "idle: nobody wants its posts");
-            }
         }
     }
 
@@ -280,7 +280,10 @@ impl Mastodon {
 
     async fn take(&self, told: Told, feed: &Feed) -> (Option<Ignored>, Option<Remember>) {
         let origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let heard = Heard { origin, at: Timestamp::now(), told };
+        // Its digits beyond milliseconds would tell nobody anything.
+        let now = Timestamp::now();
+        let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+        let heard = Heard { origin, at, told };
         let wanted = feed.wanted().borrow().clone();
         // Published under the lock: what another server tells of the same post must come after.
         let publish = |effects: timeline::Effects| {

@@ -92,7 +92,8 @@ fn measure(kind: &str, messages: Vec<Utf8Bytes>) -> anyhow::Result<()> {
     let (cpu, elapsed) = (process::cpu_time(pid)? - cpu, start.elapsed());
     ensure!(!cpu.is_zero(), "too few messages to measure");
     ensure!(events > 0, "nothing was published");
-    let per_second = f64::from(u32::try_from(count).context("too many messages")?) / cpu.as_secs_f64();
+    let per_second =
+        f64::from(u32::try_from(count).context("too many messages")?) / cpu.as_secs_f64();
     report(json!({
         "bench": "ingest",
         "kind": kind,
@@ -145,12 +146,8 @@ fn update(n: u64) -> String {
             if change % 2 == 0 { ("buy", 6_000_000 - level) } else { ("sell", 6_000_000 + level) };
         let size = if (n + change) % 5 == 0 { 0 } else { n % 1_000 };
         let comma = if change == 0 { "" } else { "," };
-        let _ = write!(
-            text,
-            r#"{comma}["{side}","{}.{:02}","0.{size:08}"]"#,
-            price / 100,
-            price % 100
-        );
+        let _ =
+            write!(text, r#"{comma}["{side}","{}.{:02}","0.{size:08}"]"#, price / 100, price % 100);
     }
     text.push_str(r#"],"time":"2026-11-22T10:00:00.123456Z"}"#);
     text
