@@ -184,6 +184,13 @@ impl Pusher {
             });
             let frames = frames[from..].to_vec();
             let backlog = &mut view.set_aside(&recipient.id).backlog;
+            if from == 0 {
+                // Gaps go first, so they may be what was not taken. Telling one twice is harmless.
+                let lost = job.lost.iter();
+                for lost in lost.filter(|it| topics.binary_search(&it.topic).is_ok()) {
+                    backlog.push_lost(lost.topic.clone(), lost.from..=lost.to);
+                }
+            }
             for frame in frames {
                 backlog.push(frame);
             }

@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(control.reserved(&t).await.unwrap(), Some(7));
         control.place("https://a.example/1", &t, &[3, 5], now()).await.unwrap();
         assert_eq!(control.places("https://a.example/1", &t).await.unwrap(), [3, 5]);
-        assert_eq!(control.places("https://a.example/2", &t).await.unwrap(), []);
+        assert!(control.places("https://a.example/2", &t).await.unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@
 mod book;
 mod decimal;
 mod downstream;
+#[cfg(test)]
+mod fixtures;
 mod level2;
 mod liveness;
 mod message;
@@ -13,6 +15,8 @@ mod pace;
 mod product;
 mod rest;
 mod session;
+#[cfg(test)]
+mod stand_in;
 mod subscriptions;
 mod tally;
 mod trades;

@@ -268,7 +268,88 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::{Json, Router, http, response::IntoResponse as _, routing::get};
+
     use super::*;
+    use crate::source::coinbase::stand_in::{rest_trade, serve, trades_up_to};
+
+    fn ids(found: &[(u64, Bytes)]) -> Vec<u64> {
+        found.iter().map(|(id, _)| *id).collect()
+    }
+
+    #[tokio::test]
+    async fn a_hole_is_read_page_by_page() {
+        let (router, mut asks) = trades_up_to(10_000);
+        let rest = serve(router).await;
+        let found = rest.trades("A-B", &(7_000..=9_200)).await;
+        assert_eq!(ids(&found), (7_000..=9_200).rev().collect::<Vec<_>>());
+        asks.close();
+        assert_eq!(asks.recv().await, Some(9_201));
+        assert_eq!(asks.recv().await, Some(8_201));
+        assert_eq!(asks.recv().await, Some(7_201));
+        assert_eq!(asks.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn of_too_many_trades_the_newest_are_fetched_at_a_pace() {
+        let (router, mut asks) = trades_up_to(30_000);
+        let rest = serve(router).await;
+        let start = Instant::now();
+        let found = rest.trades("A-B", &(1..=30_000)).await;
+        assert_eq!(ids(&found), (10_001..=30_000).rev().collect::<Vec<_>>());
+        assert_eq!((asks.len(), asks.recv().await), (20, Some(30_001)));
+        assert!(start.elapsed() >= Duration::from_millis(1_400), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn failures_are_tried_again_and_refusals_are_not() {
+        use http::StatusCode;
+
+        let cases = [
+            (vec![StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE], 3, vec![7]),
+            (vec![StatusCode::INTERNAL_SERVER_ERROR; 3], 3, vec![]),
+            (vec![StatusCode::NOT_FOUND], 1, vec![]),
+        ];
+        for (failures, requests, expected) in cases {
+            let count = Arc::new(AtomicU32::new(0));
+            let counted = Arc::clone(&count);
+            let page = async move || {
+                let attempt = counted.fetch_add(1, Ordering::Relaxed);
+                match failures.get(usize::try_from(attempt).expect("small")) {
+                    Some(status) => (*status, [("retry-after", "0")]).into_response(),
+                    None => Json([rest_trade(7)]).into_response(),
+                }
+            };
+            let router = Router::new().route("/products/A-B/trades", get(page));
+            let found = serve(router).await.trades("A-B", &(7..=7)).await;
+            assert_eq!((ids(&found), count.load(Ordering::Relaxed)), (expected, requests));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trade_that_comes_late_to_rest_is_waited_for() {
+        let count = Arc::new(AtomicU32::new(0));
+        let page = async move || {
+            let newest = if count.fetch_add(1, Ordering::Relaxed) == 0 { 6 } else { 7 };
+            Json((5..=newest).rev().map(rest_trade).collect::<Vec<_>>())
+        };
+        let router = Router::new().route("/products/A-B/trades", get(page));
+        let found = serve(router).await.trades("A-B", &(6..=7)).await;
+        assert_eq!(ids(&found), [7, 6]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_taken() {
+        let router = Router::new()
+            .route("/products", get(async || " ".repeat(MAX_BODY_BYTES + 1)))
+            .route("/products/A-B/trades", get(async || "[{}]"));
+        let rest = serve(router).await;
+        let products = rest.products().await;
+        assert!(matches!(products, Err(RestError::TooLarge)), "{products:?}");
+        assert_eq!(rest.trades("A-B", &(1..=2)).await, []);
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

@@ -60,6 +60,7 @@ impl Oddity {
     }
 
     /// How many came.
+    #[cfg(test)]
     pub(super) fn count(&self) -> u64 {
         self.count
     }

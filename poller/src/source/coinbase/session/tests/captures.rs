@@ -1,0 +1,195 @@
+//! Recorded minutes of the exchange. Without the recordings these tests say so and pass.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::source::coinbase::fixtures;
+
+/// What is known of a recording.
+fn expected(name: &str) -> Option<Value> {
+    let all: Value = serde_json::from_str(&fixtures::read("EXPECTED.json")?).expect("JSON");
+    Some(all[name].clone())
+}
+
+fn topics(products: &[&str], channels: &[&str]) -> Vec<String> {
+    let all = products.iter().flat_map(|product| {
+        channels.iter().map(move |channel| format!("coinbase/{channel}/{product}"))
+    });
+    all.collect()
+}
+
+fn bench(products: &[&str], channels: &[&str]) -> Bench {
+    let topics = topics(products, channels);
+    Bench::new(&topics.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Counts of what was passed on, as `type product`.
+fn counts(out: &[(Topic, Outgoing)]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for (topic, event) in out.iter().filter(|(_, event)| event.role == Role::Plain) {
+        let json: Value = serde_json::from_slice(&event.json).expect("JSON");
+        assert_eq!(json["product_id"].as_str(), topic.key(), "on its own topic");
+        let kind = json["type"].as_str().expect("a type");
+        *counts.entry(format!("{kind} {}", topic.key().expect("a product"))).or_default() += 1;
+    }
+    counts
+}
+
+/// Checks counts of what was passed on.
+fn assert_counts(out: &[(Topic, Outgoing)], expected: &Value) {
+    let counts = counts(out);
+    let passed_on = ["match ", "last_match ", "l2update ", "ticker "];
+    for (kind, count) in expected["counts"].as_object().expect("an object") {
+        if passed_on.iter().any(|passed| kind.starts_with(passed)) {
+            assert_eq!(counts.get(kind).copied(), count.as_u64(), "{kind}");
+        }
+    }
+}
+
+/// Checks the best levels of a book, as our own snapshot tells them.
+fn assert_top(bench: &mut Bench, product: &str, expected: &Value) {
+    let now = bench.now;
+    let level2 = &mut bench.session.products.get_mut(product).expect("a product").level2;
+    let told = level2.snapshot(product, now).expect("a sound book");
+    let told: Value = serde_json::from_slice(&told).expect("JSON");
+    for (side, name) in [("asks", "ask"), ("bids", "bid")] {
+        let (price, size) = (format!("best_{name}"), format!("best_{name}_size"));
+        assert_eq!(told[side][0], json!([expected[price], expected[size]]), "{side} of {product}");
+        let levels = expected[format!("{name}_levels")].as_u64().map(|levels| levels.min(200));
+        let told = told[side].as_array().map(|told| told.len() as u64);
+        assert_eq!(told, levels, "{side} of {product}");
+    }
+}
+
+#[test]
+fn a_minute_of_two_products_is_passed_on_whole() {
+    for name in ["exchange-2026-07-07-btc-eth.jsonl", "exchange-2026-07-07-btc-eth.trimmed.jsonl"] {
+        let Some((text, expected)) = fixtures::read(name).zip(expected(name)) else { return };
+        let products = ["BTC-USD", "ETH-USD"];
+        let mut bench = bench(&products, &["matches", "level2"]);
+        for line in text.lines() {
+            bench.take(line).expect("the connection is of use");
+            bench.tick(Duration::from_millis(24)).expect("the connection is of use");
+        }
+        assert_eq!(bench.requests(), [""; 0], "nothing was in doubt");
+        assert_eq!(bench.session.take_chores(), []);
+        assert_counts(&bench.out, &expected);
+        // Byte for byte, and in order.
+        for kind in ["l2update", "match", "last_match"] {
+            let is_one = |text: &&str| text.contains(&format!(r#""type":"{kind}""#));
+            let came: Vec<&str> = text.lines().filter(is_one).collect();
+            let went = bench.out.iter().filter(|(_, event)| event.role == Role::Plain);
+            let went = went.map(|(_, event)| std::str::from_utf8(&event.json).expect("UTF-8"));
+            assert_eq!(went.filter(is_one).collect::<Vec<_>>(), came);
+        }
+        for product in products {
+            assert_top(&mut bench, product, &expected["final_book"][product]);
+        }
+    }
+}
+
+#[test]
+fn ten_thin_products_are_passed_on_whole() {
+    #[derive(serde::Deserialize)]
+    struct Line<'a> {
+        dir: String,
+        #[serde(borrow)]
+        msg: Option<&'a RawValue>,
+    }
+
+    let name = "exchange-2021-04-17-level2-ticker-matches.jsonl";
+    let Some((text, expected)) = fixtures::read(name).zip(expected(name)) else { return };
+    let books = expected["final_book"].as_object().expect("an object");
+    let products: Vec<&str> = books.keys().map(String::as_str).collect();
+    let wanted = topics(&products, &["ticker", "matches", "level2"]);
+    let wanted = wanted.iter().map(|topic| Topic::parse(topic).expect("a topic")).collect();
+    let now = Instant::now();
+    // Without requests, since it was another client's that were answered.
+    let mut bench = Bench { session: Session::connected(&wanted, now), now, out: Vec::new() };
+    for line in text.lines() {
+        let line: Line<'_> = serde_json::from_str(line).expect("a line");
+        if line.dir == "server" {
+            bench.take(line.msg.expect("a message").get()).expect("the connection is of use");
+        }
+    }
+    assert_counts(&bench.out, &expected);
+    for (product, book) in books {
+        assert_top(&mut bench, product, book);
+    }
+}
+
+#[test]
+fn faults_in_a_minute_are_made_good() {
+    let name = "exchange-2026-07-07-derived-faults.jsonl";
+    let Some((text, expected)) = fixtures::read(name).zip(expected(name)) else { return };
+    let rest = fixtures::read("rest-trades-btc-usd-derived.json").expect("the page beside it");
+    let rest: Value = serde_json::from_str(&rest).expect("JSON");
+
+    let mut bench = bench(&["BTC-USD", "ETH-USD"], &["matches", "level2"]);
+    let mut renewals = 0;
+    let mut ended = Ok(());
+    for line in text.lines() {
+        ended = bench.take(line);
+        bench.tick(Duration::from_millis(24)).expect("the connection is of use");
+        renewals += bench.requests().len() / 2;
+        for chore in bench.session.take_chores() {
+            let Chore::Fill { product, ids } = chore else { panic!("{chore:?}") };
+            assert_eq!(&*product, "BTC-USD");
+            let found = rest["body"].as_array().expect("an array").iter();
+            let found = found.map(|it| (it["trade_id"].as_u64().expect("an id"), it.to_string()));
+            let found = found.filter(|(id, _)| ids.contains(id));
+            bench.fill(&product, &ids, found.map(|(id, text)| (id, text.into())).collect());
+        }
+    }
+    assert!(matches!(ended, Err(SessionError::Refused(_))), "the last is an error: {ended:?}");
+    assert!(renewals >= 1, "the book of BTC-USD is in doubt");
+
+    let mut live: BTreeMap<u64, &str> = BTreeMap::new();
+    for line in text.lines().filter(|line| line.contains(r#"match""#)) {
+        let json: Value = serde_json::from_str(line).expect("JSON");
+        if json["product_id"] == "BTC-USD" {
+            live.insert(json["trade_id"].as_u64().expect("an id"), line);
+        }
+    }
+    let trades = bench.out.iter().filter(|(topic, _)| topic.as_str() == "coinbase/matches/BTC-USD");
+    let mut dropped = Vec::new();
+    for ((_, event), expected) in trades.clone().zip(1_052_119_288..) {
+        let json: Value = serde_json::from_slice(&event.json).expect("JSON");
+        let id = json["trade_id"].as_u64().expect("an id");
+        assert_eq!(id, expected, "in order, each once");
+        match live.get(&id) {
+            Some(text) => assert_eq!(event.json, text.as_bytes(), "live texts are kept"),
+            None => dropped.push(id),
+        }
+    }
+    assert_eq!(trades.count(), 345);
+    assert_eq!(json!(dropped), expected["dropped_trade_ids"]);
+}
+
+#[test]
+fn frames_of_every_kind_are_taken() {
+    let Some(single) = fixtures::read("exchange-single-frames.jsonl") else { return };
+    let synthetic = fixtures::read("exchange-synthetic-frames.jsonl").unwrap_or_default();
+    let texts = single.lines().chain(synthetic.lines()).map(|line| {
+        let line: Value = serde_json::from_str(line).expect("a line");
+        line["raw"].as_str().map_or_else(|| line["frame"].to_string(), str::to_owned)
+    });
+    let mut passed_on = 0;
+    for text in texts {
+        // Each by itself, so that none depends on those before it; after a snapshot, since updates
+        // need one.
+        let products = ["BTC-USD", "ETH-USD", "ETH-EUR", "NEW-USD", "BTC-EUR"];
+        let mut bench = bench(&products, &["ticker", "matches", "level2"]);
+        bench.get(&json!({"type": "snapshot", "product_id": "BTC-USD", "asks": [], "bids": []}));
+        bench.out.clear();
+        let ended = bench.take(&text);
+        assert_eq!(ended.is_err(), text.contains("ErrSlow"), "{text}: {ended:?}");
+        for (_, event) in bench.out.iter().filter(|(_, event)| event.role == Role::Plain) {
+            assert_eq!(event.json, text.as_bytes(), "byte for byte");
+            passed_on += 1;
+        }
+    }
+    assert!(passed_on >= 10, "only {passed_on} were passed on");
+}

@@ -1,0 +1,285 @@
+//! An exchange to test against, which does what a test tells it to, and a recorder of what is
+//! published.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use aws::{
+    control::{Product, State},
+    error::StoreError,
+};
+use axum::{
+    Json, Router,
+    extract::{Path, Query},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use domain::{frame::Frame, topic::Topic};
+use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    time,
+};
+use tokio_tungstenite::{
+    WebSocketStream, accept_async,
+    tungstenite::{self, Message},
+};
+
+use super::{downstream::Downstream, rest::Rest};
+use crate::feed::{Outgoing, Wanted};
+
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for something that has to happen.
+pub(super) async fn soon<F: Future>(future: F) -> F::Output {
+    time::timeout(PATIENCE, future).await.expect("it happens")
+}
+
+/// The topics of these names.
+pub(super) fn topics(names: &[&str]) -> Arc<Wanted> {
+    Arc::new(names.iter().map(|name| Topic::parse(name).expect("a topic")).collect())
+}
+
+/// The WebSocket feed.
+pub(super) struct Exchange {
+    listener: TcpListener,
+}
+
+impl Exchange {
+    pub(super) async fn open() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.expect("a port") }
+    }
+
+    pub(super) fn address(&self) -> String {
+        self.listener.local_addr().expect("an address").to_string()
+    }
+
+    /// Waits for the next connection before its handshake.
+    pub(super) async fn accept_raw(&self) -> TcpStream {
+        soon(self.listener.accept()).await.expect("a connection").0
+    }
+
+    /// Waits for the next connection.
+    pub(super) async fn accept(&self) -> Peer<WebSocketStream<TcpStream>> {
+        let socket = accept_async(self.accept_raw().await).await.expect("a handshake");
+        Peer { socket, sent: BTreeMap::new() }
+    }
+}
+
+/// The exchange's end of a connection.
+pub(super) struct Peer<S> {
+    pub(super) socket: S,
+    /// What it sends: the products of each channel.
+    pub(super) sent: BTreeMap<String, Vec<String>>,
+}
+
+impl<S> Peer<S>
+where
+    S: Stream<Item = Result<Message, tungstenite::Error>>
+        + Sink<Message, Error = tungstenite::Error>
+        + Unpin,
+{
+    /// Waits for the next message that is no ping; `None` when there will be none.
+    pub(super) async fn message(&mut self) -> Option<Message> {
+        loop {
+            match soon(self.socket.next()).await {
+                Some(Ok(Message::Ping(_))) => {}
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(message)) => return Some(message),
+            }
+        }
+    }
+
+    /// Waits for the next request, as `verb products channels`.
+    pub(super) async fn request(&mut self) -> String {
+        let message = self.message().await.expect("a request");
+        let json: Value = serde_json::from_str(message.to_text().expect("a text")).expect("JSON");
+        let list = |name: &str| -> Vec<String> {
+            serde_json::from_value(json[name].clone()).expect("a list of names")
+        };
+        let (products, channels) = (list("product_ids"), list("channels"));
+        let verb = json["type"].as_str().expect("a verb");
+        for channel in &channels {
+            let sent = self.sent.entry(channel.clone()).or_default();
+            sent.retain(|product| !products.contains(product));
+            if verb == "subscribe" {
+                sent.extend(products.iter().cloned());
+            }
+        }
+        format!("{verb} {} {}", products.join(","), channels.join(","))
+    }
+
+    /// Waits for the next request and agrees to it.
+    pub(super) async fn agree(&mut self) -> String {
+        let request = self.request().await;
+        let channels: Vec<Value> = self
+            .sent
+            .iter()
+            .filter(|(_, products)| !products.is_empty())
+            .map(|(name, products)| {
+                let name = name.replace("level2_batch", "level2_50");
+                json!({"name": name, "product_ids": products, "account_ids": null})
+            })
+            .collect();
+        self.send(&json!({"type": "subscriptions", "channels": channels})).await;
+        request
+    }
+
+    pub(super) async fn send(&mut self, json: &Value) {
+        self.socket.send(Message::text(json.to_string())).await.expect("sent");
+    }
+}
+
+/// A trade as the REST interface tells it.
+pub(super) fn rest_trade(id: u64) -> Value {
+    json!({"trade_id": id, "side": "buy", "size": "1", "price": "2", "time": "t"})
+}
+
+/// Serves a REST interface and returns a client of it.
+pub(super) async fn serve(router: Router) -> Rest {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Rest::new(&base, "headwater/test".parse().expect("a header")).expect("a client")
+}
+
+/// A REST interface that knows all trades of all products from 1 up to a newest one. It says what
+/// it was asked.
+pub(super) fn trades_up_to(newest: u64) -> (Router, mpsc::UnboundedReceiver<u64>) {
+    let (asked, asks) = mpsc::unbounded_channel();
+    let page = move |Path(_): Path<String>, Query(query): Query<HashMap<String, u64>>, headers| {
+        let asked = asked.clone();
+        async move {
+            let headers: HeaderMap = headers;
+            if !headers.contains_key("user-agent") {
+                return StatusCode::BAD_REQUEST.into_response();
+            }
+            let (after, limit) = (query["after"], query["limit"].min(1_000));
+            asked.send(after).expect("the test listens");
+            page(newest, after, limit)
+        }
+    };
+    (Router::new().route("/products/{id}/trades", get(page)), asks)
+}
+
+/// A page of trades before `after`.
+fn page(newest: u64, after: u64, limit: u64) -> Response {
+    let end = newest.min(after - 1);
+    let ids: Vec<u64> = (1..=end).rev().take(usize::try_from(limit).expect("small")).collect();
+    let cursors: Vec<(&str, String)> = [("cb-before", ids.first()), ("cb-after", ids.last())]
+        .into_iter()
+        .filter_map(|(name, id)| Some((name, id?.to_string())))
+        .collect();
+    let headers = cursors
+        .iter()
+        .map(|(name, id)| (name.parse().expect("a name"), id.parse().expect("a header")));
+    let headers: HeaderMap = headers.collect();
+    (headers, Json(ids.into_iter().map(rest_trade).collect::<Vec<_>>())).into_response()
+}
+
+/// Records what a source does, in the place of a feed.
+#[derive(Clone)]
+pub(super) struct Recorder {
+    wanted: watch::Receiver<Arc<Wanted>>,
+    events: mpsc::UnboundedSender<(Topic, Outgoing)>,
+    states: watch::Sender<(State, String)>,
+    products: watch::Sender<Vec<Product>>,
+    logged: Arc<Mutex<HashMap<Topic, Frame>>>,
+}
+
+/// The other end of a recorder.
+pub(super) struct Records {
+    pub(super) wanted: watch::Sender<Arc<Wanted>>,
+    pub(super) events: mpsc::UnboundedReceiver<(Topic, Outgoing)>,
+    pub(super) states: watch::Receiver<(State, String)>,
+    pub(super) products: watch::Receiver<Vec<Product>>,
+    logged: Arc<Mutex<HashMap<Topic, Frame>>>,
+}
+
+impl Recorder {
+    pub(super) fn new() -> (Self, Records) {
+        let (want, wanted) = watch::channel(Arc::default());
+        let (events, published) = mpsc::unbounded_channel();
+        let (states, reported) = watch::channel((State::Connecting, "not started".to_owned()));
+        let (products, listed) = watch::channel(Vec::new());
+        let logged = Arc::default();
+        let records = Records {
+            wanted: want,
+            events: published,
+            states: reported,
+            products: listed,
+            logged: Arc::clone(&logged),
+        };
+        (Self { wanted, events, states, products, logged }, records)
+    }
+}
+
+impl Records {
+    pub(super) fn want(&self, names: &[&str]) {
+        self.wanted.send_replace(topics(names));
+    }
+
+    /// Puts an event in the log.
+    pub(super) fn log(&self, topic: &str, event: &Value) {
+        let topic = Topic::parse(topic).expect("a topic");
+        let frame = Frame::new(topic.clone(), 1, jiff::Timestamp::UNIX_EPOCH, &[event.to_string()]);
+        self.logged.lock().expect("not poisoned").insert(topic, frame);
+    }
+
+    /// Waits for the next event.
+    pub(super) async fn event(&mut self) -> Value {
+        let (_, event) = soon(self.events.recv()).await.expect("an event");
+        serde_json::from_slice(&event.json).expect("JSON")
+    }
+
+    /// Waits for the next trades and returns their ids.
+    pub(super) async fn trades(&mut self, count: usize) -> Vec<u64> {
+        let mut ids = Vec::new();
+        while ids.len() < count {
+            ids.extend(self.event().await["trade_id"].as_u64());
+        }
+        ids
+    }
+
+    /// Waits for a state with words in its detail.
+    pub(super) async fn state(&mut self, state: State, words: &str) {
+        let is_it = |told: &(State, String)| told.0 == state && told.1.contains(words);
+        let told = time::timeout(PATIENCE, self.states.wait_for(is_it)).await.is_ok();
+        assert!(told, "expected {state:?} {words:?}, got {:?}", self.states.borrow());
+    }
+}
+
+impl Downstream for Recorder {
+    fn wanted(&self) -> watch::Receiver<Arc<Wanted>> {
+        self.wanted.clone()
+    }
+
+    fn publish(&self, topic: &Topic, event: Outgoing) {
+        // A test that is over does not listen.
+        let _ = self.events.send((topic.clone(), event));
+    }
+
+    fn report(&self, state: State, detail: String) {
+        self.states.send_if_modified(|told| {
+            let is_new = *told != (state, detail.clone());
+            *told = (state, detail);
+            is_new
+        });
+    }
+
+    async fn newest(&self, topic: &Topic) -> Result<Option<Frame>, StoreError> {
+        Ok(self.logged.lock().expect("not poisoned").get(topic).cloned())
+    }
+
+    async fn put_products(&self, products: &[Product]) -> Result<(), StoreError> {
+        self.products.send_replace(products.to_vec());
+        Ok(())
+    }
+}
