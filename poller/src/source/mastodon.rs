@@ -1,10 +1,10 @@
 //! Public posts of Mastodon servers and of others that speak its interface.
 //!
 //! With a user's token a server is streamed, without one its public timeline is polled where it
-//! shows that to everybody. [`timeline`] decides what of it is an event, and is shared by all
+//! shows that to everybody. The [`Timeline`] decides what of it is an event, and is shared by all
 //! servers, so that a post that several of them tell of is published once.
 //!
-//! Only public posts are forwarded, and none of authors who ask not to be collected ([`optout`]).
+//! Only public posts are forwarded, and none of authors who ask not to be collected (`optout`).
 //! What a server deletes is deleted here: from the topics, and by them from the log.
 
 use std::{
@@ -191,6 +191,9 @@ impl Mastodon {
     }
 
     async fn keep_reading(&self, mut out: Out, stop: &CancellationToken) {
+        if out.say(Said::State(State::Connecting, String::new())).await.is_err() {
+            return;
+        }
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut useless = 0;
         while !stop.is_cancelled() {
