@@ -1,10 +1,10 @@
 //! Public posts of Mastodon servers and of others that speak its interface.
 //!
 //! With a user's token a server is streamed, without one its public timeline is polled where it
-//! shows that to everybody. [`timeline`] decides what of it is an event, and is shared by all
+//! shows that to everybody. The [`Timeline`] decides what of it is an event, and is shared by all
 //! servers, so that a post that several of them tell of is published once.
 //!
-//! Only public posts are forwarded, and none of authors who ask not to be collected ([`optout`]).
+//! Only public posts are forwarded, and none of authors who ask not to be collected (`optout`).
 //! What a server deletes is deleted here: from the topics, and by them from the log.
 
 use std::{
@@ -141,6 +141,9 @@ impl Mastodon {
         let started = Instant::now();
         let mut wanted = feed.wanted();
         loop {
+            if !self.concerns(&wanted.borrow()) {
+                feed.report(State::Live, "idle: nothing is wanted");
+            }
             let wish = wanted.wait_for(|wanted| self.concerns(wanted));
             let is_wanted = matches!(shutdown.run_until_cancelled(wish).await, Some(Ok(_)));
             if !is_wanted {
@@ -163,9 +166,6 @@ impl Mastodon {
                 self.remember(remembered, feed.control()),
                 let_go,
             );
-            if !shutdown.is_cancelled() {
-                feed.report(State::Connecting, "idle: nobody wants its posts");
-            }
         }
     }
 
@@ -191,6 +191,9 @@ impl Mastodon {
     }
 
     async fn keep_reading(&self, mut out: Out, stop: &CancellationToken) {
+        if out.say(Said::State(State::Connecting, String::new())).await.is_err() {
+            return;
+        }
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut useless = 0;
         while !stop.is_cancelled() {
@@ -280,7 +283,10 @@ impl Mastodon {
 
     async fn take(&self, told: Told, feed: &Feed) -> (Option<Ignored>, Option<Remember>) {
         let origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let heard = Heard { origin, at: Timestamp::now(), told };
+        // Its digits beyond milliseconds would tell nobody anything.
+        let now = Timestamp::now();
+        let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+        let heard = Heard { origin, at, told };
         let wanted = feed.wanted().borrow().clone();
         // Published under the lock: what another server tells of the same post must come after.
         let publish = |effects: timeline::Effects| {
