@@ -209,29 +209,34 @@ impl Log {
             .send()
             .await
             .map_err(|error| StoreError::from_sdk("Query", error))?;
+        // Entries are appended meanwhile, so `from` counts as read only if its entry was found.
+        let mut next = from;
         for item in before.items() {
             let entry = read_entry(item)?;
-            if entry.last() >= from && !is_expired(item, now) {
-                size += body_bytes(item);
-                entries.push(entry);
+            if entry.last() >= from {
+                next = from.saturating_add(1);
+                if !is_expired(item, now) {
+                    size += body_bytes(item);
+                    entries.push(entry);
+                }
             }
+        }
+        if to < next {
+            return Ok(entries);
         }
         let mut pages = self
             .client
             .query()
             .table_name(&self.table)
-            .key_condition_expression("topic = :topic AND seq BETWEEN :after AND :to")
+            .key_condition_expression("topic = :topic AND seq BETWEEN :next AND :to")
             .expression_attribute_values(":topic", AttributeValue::S(topic.to_string()))
-            .expression_attribute_values(":after", number(from.saturating_add(1)))
+            .expression_attribute_values(":next", number(next))
             .expression_attribute_values(":to", number(to))
             .consistent_read(true)
             .limit(64)
             .into_paginator()
             .items()
             .send();
-        if to <= from {
-            return Ok(entries);
-        }
         while size < bytes
             && let Some(item) = pages.next().await
         {
