@@ -308,8 +308,8 @@ struct Past {
     /// Its number.
     seq: u64,
     /// When it was numbered.
-    #[schema(value_type = String, format = DateTime)]
-    at: Timestamp,
+    #[schema(format = DateTime)]
+    at: String,
     /// The event itself.
     #[schema(value_type = Object)]
     event: Box<RawValue>,
@@ -366,7 +366,9 @@ async fn history(
             let event = serde_json::from_slice(&event).map_err(|error| {
                 aws::error::StoreError::Corrupt { table: "events", source: error.into() }
             })?;
-            page.events.push(Past { seq, at: frame.at(), event });
+            // As live frames spell it.
+            let at = format!("{:.6}", frame.at());
+            page.events.push(Past { seq, at, event });
         }
     }
     page.next = (last < to).then_some(last);

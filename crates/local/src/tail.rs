@@ -290,8 +290,8 @@ impl Tail {
             }
             *seen = seq;
             if self.options.json {
-                let line =
-                    json!({ "topic": frame.topic, "seq": seq, "at": frame.at, "event": event });
+                let at = format!("{:.6}", frame.at);
+                let line = json!({ "topic": frame.topic, "seq": seq, "at": at, "event": event });
                 writeln!(out, "{line}")?;
             } else {
                 let time = frame.at.strftime("%H:%M:%S%.3f");
