@@ -129,7 +129,7 @@ mod tests {
         backlog.push(frame("coinbase/matches/BTC-USD", 1, &["1".into(), "2".into()]));
         backlog.push(frame("coinbase/ticker/BTC-USD", 6, &["6".into()]));
         assert_eq!(
-            texts(&backlog),
+            drain(&mut backlog),
             [
                 r#"{"type":"gap","topic":"coinbase/ticker/BTC-USD","from":4,"to":5,"reason":"lagging"}"#,
                 concat!(

@@ -94,8 +94,8 @@ mod tests {
         Level { price: read(price), size: read(size) }
     }
 
-    fn change(side: Side, price: &str, size: &str) -> Change {
-        Change { side, level: level(price, size) }
+    fn change(side: Side, price: &str, amount: &str) -> Change {
+        Change { side, level: level(price, amount) }
     }
 
     fn text(book: &Book, depth: usize) -> String {

@@ -19,7 +19,7 @@ const SNAPSHOT_WITHIN: Duration = Duration::from_secs(20);
 /// Delay before a snapshot is asked for again when that was done a moment ago.
 const MIN_DELAY: Duration = Duration::from_secs(1);
 /// Longest such delay, and how long a book has to be sound for the first to be right again.
-const MAX_DELAY: Duration = Duration::from_secs(60);
+const MAX_DELAY: Duration = Duration::from_mins(1);
 
 /// The book of one product, if it is sound.
 #[derive(Debug, Default)]
@@ -220,7 +220,7 @@ mod tests {
             }
         }
         assert_eq!(asks, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]);
-        let later = start + Duration::from_secs(900);
+        let later = start + Duration::from_mins(15);
         level2.doubt(later);
         assert!(level2.is_to_ask(later), "that is long ago");
     }

@@ -20,7 +20,7 @@ pub(super) struct Message<'a> {
     pub(super) time: Option<Cow<'a, str>>,
     pub(super) channels: Vec<Acknowledged<'a>>,
     /// What an error says.
-    pub(super) message: Option<Cow<'a, str>>,
+    pub(super) said: Option<Cow<'a, str>>,
     /// Why, where the error says that too.
     pub(super) reason: Option<Cow<'a, str>>,
 }
@@ -134,7 +134,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
                 Field::Asks => map.next_value_seed(InPlace(&mut levels.asks))?,
                 Field::Bids => map.next_value_seed(InPlace(&mut levels.bids))?,
                 Field::Channels => message.channels = map.next_value()?,
-                Field::Message => message.message = text(map.next_value()?),
+                Field::Message => message.said = text(map.next_value()?),
                 Field::Reason => message.reason = text(map.next_value()?),
                 Field::Other => {
                     map.next_value::<IgnoredAny>()?;
@@ -189,10 +189,10 @@ impl<'de> Visitor<'de> for LevelRow {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Level, A::Error> {
-        let price = element(&mut seq, 0, &self)?;
-        let size = element(&mut seq, 1, &self)?;
+        let level =
+            Level { price: element(&mut seq, 0, &self)?, size: element(&mut seq, 1, &self)? };
         while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Level { price, size })
+        Ok(level)
     }
 }
 
@@ -204,11 +204,15 @@ impl<'de> Visitor<'de> for ChangeRow {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Change, A::Error> {
-        let side = element(&mut seq, 0, &self)?;
-        let price = element(&mut seq, 1, &self)?;
-        let size = element(&mut seq, 2, &self)?;
+        let change = Change {
+            side: element(&mut seq, 0, &self)?,
+            level: Level {
+                price: element(&mut seq, 1, &self)?,
+                size: element(&mut seq, 2, &self)?,
+            },
+        };
         while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Change { side, level: Level { price, size } })
+        Ok(change)
     }
 }
 

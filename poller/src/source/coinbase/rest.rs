@@ -93,7 +93,8 @@ struct Listed<'a> {
 
 #[derive(Deserialize)]
 struct Trade<'a> {
-    trade_id: u64,
+    #[serde(rename = "trade_id")]
+    id: u64,
     #[serde(borrow)]
     side: Cow<'a, str>,
     #[serde(borrow)]
@@ -106,7 +107,7 @@ struct Trade<'a> {
 
 /// A trade from the REST interface in the shape of a message.
 #[derive(Serialize)]
-struct Backfilled<'a> {
+struct Recovered<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
     trade_id: u64,
@@ -205,8 +206,8 @@ impl Rest {
         let (headers, body) = self.get(&url).await?;
         let trades: Vec<Trade<'_>> = serde_json::from_slice(&body).map_err(RestError::Shape)?;
         let cursor = headers.get("cb-after").and_then(|id| id.to_str().ok()?.parse().ok());
-        let oldest = cursor.or_else(|| trades.iter().map(|trade| trade.trade_id).min());
-        let trades = trades.iter().map(|trade| Ok((trade.trade_id, message(product, trade)?)));
+        let oldest = cursor.or_else(|| trades.iter().map(|trade| trade.id).min());
+        let trades = trades.iter().map(|trade| Ok((trade.id, message(product, trade)?)));
         let trades = trades.collect::<Result<_, _>>().map_err(RestError::Shape)?;
         Ok(Page { trades, oldest })
     }
@@ -247,13 +248,18 @@ impl Page {
 }
 
 fn message(product: &str, trade: &Trade<'_>) -> serde_json::Result<Bytes> {
-    let Trade { trade_id, side, size, price, time } = trade;
-    let trade_id = *trade_id;
-    let kind = "match";
-    let product_id = product;
-    let backfilled =
-        Backfilled { kind, trade_id, side, size, price, product_id, time, backfilled: true };
-    serde_json::to_vec(&backfilled).map(Bytes::from)
+    let Trade { id: trade_id, side, size, price, time } = trade;
+    let recovered = Recovered {
+        kind: "match",
+        trade_id: *trade_id,
+        side,
+        size,
+        price,
+        product_id: product,
+        time,
+        backfilled: true,
+    };
+    serde_json::to_vec(&recovered).map(Bytes::from)
 }
 
 /// Returns how long an answer asks to be left alone, in seconds or up to a date.

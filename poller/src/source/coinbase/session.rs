@@ -435,7 +435,7 @@ impl Session {
                 }
             }
             "error" => {
-                let said = message.message.as_deref().unwrap_or_default();
+                let said = message.said.as_deref().unwrap_or_default();
                 let reason = message.reason.as_deref().filter(|reason| !reason.is_empty());
                 if said.contains("ErrSlow") || reason.is_some_and(|it| it.contains("ErrSlow")) {
                     return Err(SessionError::Refused(said.to_owned()));

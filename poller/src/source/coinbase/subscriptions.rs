@@ -16,7 +16,7 @@ use super::{message::Acknowledged, pace::Pace};
 const PRODUCTS_PER_REQUEST: usize = 50;
 
 /// How long what was refused is left alone.
-const REFUSED_FOR: Duration = Duration::from_secs(600);
+const REFUSED_FOR: Duration = Duration::from_mins(10);
 
 /// How long the exchange may take to answer a request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -385,8 +385,8 @@ mod tests {
     #[test]
     fn requests_are_small_and_paced() {
         let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
-        let many: String = (0..120).map(|n| format!("ticker/A{n}-B ")).collect();
-        subscriptions.want(pairs(&many));
+        let many = (0..120).map(|n| (format!("A{n}-B").into(), Channel::Ticker));
+        subscriptions.want(many);
         let counts: Vec<usize> = std::iter::from_fn(|| subscriptions.next(now))
             .map(|request| request.product_ids.len())
             .collect();

@@ -6,10 +6,10 @@ use tokio::time::Instant;
 use tracing::warn;
 
 /// How often a kind of oddity is told of.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// How long a loss stays in the state.
-const TELL_LOSS_FOR: Duration = Duration::from_secs(600);
+const TELL_LOSS_FOR: Duration = Duration::from_mins(10);
 
 /// Most bytes of a message that are shown.
 const SAMPLE_BYTES: usize = 200;

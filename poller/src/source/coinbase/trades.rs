@@ -234,7 +234,10 @@ impl Trades {
 mod tests {
     use proptest::{collection::vec, prelude::*};
 
-    use super::*;
+    use super::{
+        Taken::{Duplicate, Published},
+        *,
+    };
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -277,7 +280,6 @@ mod tests {
     fn trades_follow_each_other_and_repeats_are_dropped() {
         let mut bench = Bench::new(None);
         let taken = [7, 8, 8, 7, 9].map(|id| bench.take(id));
-        use Taken::{Duplicate, Published};
         assert_eq!(taken, [Published, Published, Duplicate, Duplicate, Published]);
         assert_eq!(bench.out, [7, 8, 9]);
         assert_eq!(bench.missing(Duration::from_secs(9)), None);
@@ -297,7 +299,7 @@ mod tests {
     fn a_hole_is_filled_after_a_grace_and_live_texts_are_preferred() {
         let mut bench = Bench::new(Some(6));
         assert_eq!([9, 12].map(|id| bench.take(id)), [Taken::Held; 2]);
-        assert_eq!(bench.missing(GRACE - MS), None);
+        assert_eq!(bench.missing(GRACE.saturating_sub(MS)), None);
         assert_eq!(bench.missing(MS), Some(7..=11));
         assert_eq!(bench.missing(GRACE), None, "one at a time");
         bench.take(7);
@@ -330,7 +332,7 @@ mod tests {
         assert!(!bench.trades.hear(5, bench.now));
         assert_eq!(bench.missing(HEARTBEAT_GRACE), None);
         bench.trades.hear(7, bench.now);
-        assert_eq!(bench.missing(HEARTBEAT_GRACE - MS), None);
+        assert_eq!(bench.missing(HEARTBEAT_GRACE.saturating_sub(MS)), None);
         bench.take(6);
         bench.trades.hear(8, bench.now);
         assert_eq!(bench.missing(MS), Some(7..=8));

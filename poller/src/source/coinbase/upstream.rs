@@ -47,9 +47,9 @@ const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// Failures in a row from which on the exchange counts as down.
 const DOWN_AFTER: u32 = 3;
 /// How often the catalogue is fetched.
-const CATALOGUE_EVERY: Duration = Duration::from_secs(600);
+const CATALOGUE_EVERY: Duration = Duration::from_mins(10);
 /// Longest pause that the exchange can ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
 /// The connection to the exchange, with everything that outlives one.
 pub(super) struct Upstream<D> {
@@ -137,7 +137,7 @@ impl<D: Downstream> Upstream<D> {
     /// Connects whenever something is wanted, until `shutdown`.
     #[instrument(name = "upstream", skip_all, fields(upstream.name = super::NAME))]
     pub(super) async fn run(mut self, shutdown: &CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
         let mut failures = 0;
         self.on_event(Event::Wanted);
         self.on_event(Event::Products);
@@ -192,7 +192,7 @@ impl<D: Downstream> Upstream<D> {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let connecting = connect_async_with_config(request, Some(config), true);
+        let connecting = Box::pin(connect_async_with_config(request, Some(config), true));
         let connected = time::timeout(CONNECT_WITHIN, connecting).await;
         let (socket, _) = connected.map_err(|_| UpstreamError::Slow)??;
         Ok(socket)

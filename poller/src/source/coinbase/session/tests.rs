@@ -243,12 +243,12 @@ fn a_connection_without_messages_is_of_no_use() {
     let mut bench = Bench::new(&["coinbase/ticker/A-B"]);
     bench.tick(Duration::from_millis(9_999)).expect("not yet");
     bench.session.on_sign_of_life(bench.now);
-    bench.tick(Duration::from_millis(9_000)).expect("not yet");
+    bench.tick(Duration::from_secs(9)).expect("not yet");
     bench.session.on_binary(bench.now);
     let ended = bench.tick(Duration::from_secs(10));
     assert!(matches!(ended, Err(SessionError::Silent)), "{ended:?}");
     bench.session.disconnect();
-    bench.tick(Duration::from_secs(60)).expect("there is no connection to be silent");
+    bench.tick(Duration::from_mins(1)).expect("there is no connection to be silent");
 }
 
 #[test]

@@ -340,7 +340,7 @@ async fn the_catalogue_is_told_once_it_can_be_fetched() {
     let told = soon(records.products.wait_for(|told| !told.is_empty())).await.expect("told");
     let told: Vec<(&str, bool)> = told.iter().map(|it| (it.id.as_str(), it.online)).collect();
     assert_eq!(told, [("A-B", true), ("C-D", false), ("E-F", false)]);
-    let online: &HashSet<String> = &soon(products.wait_for(|ids| !ids.is_empty())).await.unwrap();
-    assert_eq!(*online, HashSet::from(["A-B".to_owned()]));
+    let online = soon(products.wait_for(|ids| !ids.is_empty())).await.expect("told");
+    assert_eq!(**online, HashSet::from(["A-B".to_owned()]));
     task.abort();
 }

@@ -55,11 +55,12 @@ fn assert_top(bench: &mut Bench, product: &str, expected: &Value) {
     let told = level2.snapshot(product, now).expect("a sound book");
     let told: Value = serde_json::from_slice(&told).expect("JSON");
     for (side, name) in [("asks", "ask"), ("bids", "bid")] {
-        let (price, size) = (format!("best_{name}"), format!("best_{name}_size"));
-        assert_eq!(told[side][0], json!([expected[price], expected[size]]), "{side} of {product}");
-        let levels = expected[format!("{name}_levels")].as_u64().map(|levels| levels.min(200));
-        let told = told[side].as_array().map(|told| told.len() as u64);
-        assert_eq!(told, levels, "{side} of {product}");
+        let (price, amount) = (format!("best_{name}"), format!("best_{name}_size"));
+        let best = json!([expected[price], expected[amount]]);
+        assert_eq!(told[side][0], best, "{side} of {product}");
+        let depth = expected[format!("{name}_levels")].as_u64().map(|depth| depth.min(200));
+        let shown = told[side].as_array().map(|shown| shown.len() as u64);
+        assert_eq!(shown, depth, "{side} of {product}");
     }
 }
 
