@@ -35,10 +35,17 @@ impl Setup {
 
     /// Sets an option, such as `--flush-ms`.
     #[must_use]
-    pub fn option(mut self, name: &str, value: &str) -> Self {
+    pub fn option(self, name: &str, value: &str) -> Self {
+        let mut setup = self.without(name);
+        setup.arguments.push(format!("{name}={value}"));
+        setup
+    }
+
+    /// Leaves an option to its variable or its default.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
         let prefix = format!("{name}=");
         self.arguments.retain(|argument| !argument.starts_with(&prefix));
-        self.arguments.push(format!("{prefix}{value}"));
         self
     }
 

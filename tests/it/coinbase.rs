@@ -171,6 +171,34 @@ async fn a_later_reader_of_a_book_starts_at_the_newest_snapshot() {
 }
 
 #[tokio::test]
+async fn who_subscribes_in_the_middle_of_a_burst_misses_nothing() {
+    let exchange = Exchange::start().await;
+    let headwater = Headwater::setup().exchange(&exchange).option("--flush-ms", "1").start().await;
+    for product in ["BTC-USD", "ETH-USD", "SOL-USD"] {
+        let topic = format!("coinbase/matches/{product}");
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            let mut client = headwater.client().await;
+            for _ in 0..200 {
+                exchange.trade(product);
+            }
+            // The first one is there before the first trade is heard, the others amid the rest.
+            let answer = client.subscribe(&[&topic]).await;
+            if clients.is_empty() {
+                exchange.subscribed("matches", product).await;
+            }
+            clients.push((client, answer["topics"][0]["seq"].as_u64().unwrap()));
+        }
+        let newest = exchange.trade(product);
+        for (client, from) in &mut clients {
+            let events = client.events_until(&topic, |event| event.trade_id() == newest).await;
+            assert_eq!(events[0].seq, *from + 1, "from the very next one on");
+            assert_eq!(client.gaps, []);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_second_client_gets_the_same_numbers_and_a_client_that_left_gets_none() {
     let exchange = Exchange::start().await;
     let headwater = Headwater::setup().exchange(&exchange).start().await;
