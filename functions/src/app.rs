@@ -31,7 +31,7 @@ use crate::token::{ConnectionTokens, Jwt, SAFE_SECRET_BYTES};
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// How long the catalogue of an exchange is kept before it is read again.
-const CATALOGUE_FOR: Duration = Duration::from_secs(60);
+const CATALOGUE_FOR: Duration = Duration::from_mins(1);
 
 /// Connections whose message rate is remembered; API Gateway gives one environment far fewer.
 const RATES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");

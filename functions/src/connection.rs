@@ -195,7 +195,7 @@ async fn act(
                 class: principal.class,
                 limits: app.limits,
                 // The item outlives the connection by ten minutes.
-                expires_at: connected + LIFETIME - std::time::Duration::from_secs(600),
+                expires_at: connected + LIFETIME - std::time::Duration::from_mins(10),
             };
             app.say(to, reply.to_json()).await?;
         }

@@ -174,9 +174,9 @@ mod tests {
     #[test]
     fn a_token_is_good_until_it_expires() {
         let principal = Principal { id: "ann".into(), class: "trader".into() };
-        let token = jwt("s").make(&principal, Duration::from_secs(60), now()).expect("a token");
+        let token = jwt("s").make(&principal, Duration::from_mins(1), now()).expect("a token");
         assert_eq!(jwt("s").check(&token, now()).expect("valid"), principal);
-        let later = now() + Duration::from_secs(60);
+        let later = now() + Duration::from_mins(1);
         assert!(matches!(jwt("s").check(&token, later), Err(TokenError::Invalid(_))));
         assert!(matches!(jwt("t").check(&token, now()), Err(TokenError::Invalid(_))));
         assert!(matches!(Jwt::new(None).check(&token, now()), Err(TokenError::NotConfigured)));

@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn delays_grow_to_the_maximum_and_start_over() {
-        let (min, max) = (Duration::from_millis(500), Duration::from_secs(60));
+        let (min, max) = (Duration::from_millis(500), Duration::from_mins(1));
         let mut backoff = Backoff::new(min, max);
         let mut rng = rand::rng();
         for attempt in 0..20_u32 {

@@ -29,7 +29,7 @@ const EVERY: Duration = Duration::from_millis(250);
 const AT_MOST_EVERY: Duration = Duration::from_millis(10);
 
 /// How long a topic is still fetched after the last who wanted it.
-const LINGER: Duration = Duration::from_secs(60);
+const LINGER: Duration = Duration::from_mins(1);
 
 /// Follows the connections, tells the lanes who joined, and the sources what is wanted.
 pub struct Interest {

@@ -64,9 +64,9 @@ impl Lanes {
     }
 
     /// Hands on what was appended, to the lanes where it is wanted.
-    pub fn send<'a>(&self, entries: impl Iterator<Item = &'a Entry> + Clone) {
+    pub fn send(&self, entries: &[&Entry]) {
         for lane in self.lanes.values() {
-            lane.send(entries.clone());
+            lane.send(entries);
         }
     }
 
@@ -104,7 +104,7 @@ impl Lanes {
 }
 
 impl Lane {
-    fn send<'a>(&self, entries: impl Iterator<Item = &'a Entry>) {
+    fn send(&self, entries: &[&Entry]) {
         let mut sent = false;
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in entries {

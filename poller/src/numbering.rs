@@ -261,7 +261,8 @@ impl Numbering {
     }
 
     fn hand_over(&self, lanes: &Lanes, done: Vec<Done>) {
-        lanes.send(done.iter().flat_map(|done| &done.entries));
+        let entries: Vec<&Entry> = done.iter().flat_map(|done| &done.entries).collect();
+        lanes.send(&entries);
         for done in done {
             if done.posts.is_empty() {
                 self.finish(&done);

@@ -24,7 +24,7 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string())?,
     };
-    let (least, most) = (Duration::from_secs(60), Duration::from_secs(365 * 24 * 3_600));
+    let (least, most) = (Duration::from_mins(1), Duration::from_hours(365 * 24));
     if (least..=most).contains(&retention) {
         Ok(retention)
     } else {

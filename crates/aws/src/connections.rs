@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     sync::Arc,
     time::Duration,
 };
@@ -22,10 +23,10 @@ use crate::{error::StoreError, post::Recipient};
 pub const CHANGES_INDEX: &str = "changes";
 
 /// How long an item outlives the two hours that API Gateway gives a connection.
-pub const LIFETIME: Duration = Duration::from_secs(2 * 3_600 + 600);
+pub const LIFETIME: Duration = Duration::from_mins(130);
 
 /// How long the item of a closed connection stays to tell readers of the index.
-const GONE_FOR: Duration = Duration::from_secs(600);
+const GONE_FOR: Duration = Duration::from_mins(10);
 
 /// How long a `subscribe` may take to send what came before; past it, its topics count as live.
 const JOINING_FOR: Duration = Duration::from_secs(30);
@@ -164,7 +165,7 @@ struct Cursor {
     at: i64,
 }
 
-/// DynamoDB has no empty sets, so the attribute is absent then.
+/// `DynamoDB` has no empty sets, so the attribute is absent then.
 mod string_set {
     use super::{BTreeSet, Topic};
     use serde::{Deserializer, Serializer};
@@ -234,7 +235,7 @@ impl Connections {
         Self { client, table, writes: Arc::new(watch::Sender::new(0)) }
     }
 
-    /// Its name in DynamoDB.
+    /// Its name in `DynamoDB`.
     pub fn table(&self) -> &str {
         &self.table
     }
@@ -599,7 +600,7 @@ fn key(shard: Shard, id: &ConnectionId) -> std::collections::HashMap<String, Att
     .into()
 }
 
-fn number(value: impl ToString) -> AttributeValue {
+fn number(value: impl Display) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fmt::Display,
     time::Duration,
 };
 
@@ -91,7 +92,7 @@ impl Control {
         Self { client, table }
     }
 
-    /// Its name in DynamoDB.
+    /// Its name in `DynamoDB`.
     pub fn table(&self) -> &str {
         &self.table
     }
@@ -444,6 +445,6 @@ fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
 }
 
-fn number(value: impl ToString) -> AttributeValue {
+fn number(value: impl Display) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }

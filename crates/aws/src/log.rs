@@ -1,6 +1,6 @@
 //! The `events` table: the log of all frames, which is the fan-out job, the history and the resume.
 
-use std::{cell::RefCell, collections::HashMap, io, time::Duration};
+use std::{cell::RefCell, collections::HashMap, fmt::Display, io, time::Duration};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -101,7 +101,7 @@ impl Log {
         Self { client, table, retention }
     }
 
-    /// Its name in DynamoDB.
+    /// Its name in `DynamoDB`.
     pub fn table(&self) -> &str {
         &self.table
     }
@@ -368,7 +368,7 @@ fn body_bytes(item: &Item) -> usize {
     item.get("body").and_then(|body| body.as_b().ok()).map_or(0, |body| body.as_ref().len())
 }
 
-fn number(value: impl ToString) -> AttributeValue {
+fn number(value: impl Display) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 

@@ -88,9 +88,9 @@ impl LambdaPush {
             .send()
             .await
             .map_err(|error| {
-                let throttled = error
-                    .as_service_error()
-                    .is_some_and(|error| error.is_too_many_requests_exception());
+                let throttled = error.as_service_error().is_some_and(
+                    aws_sdk_lambda::operation::invoke::InvokeError::is_too_many_requests_exception,
+                );
                 if throttled {
                     PushError::Throttled(error.into())
                 } else {

@@ -14,7 +14,7 @@ use crate::{
 const OVERLAP: Duration = Duration::from_secs(2);
 
 /// How often the whole shard is read again, in case the index lagged by more than the overlap.
-const RELOAD_AFTER: Duration = Duration::from_secs(300);
+const RELOAD_AFTER: Duration = Duration::from_mins(5);
 
 /// Reads a shard once, and after that what changes, so that its cost follows churn and not size.
 #[derive(Debug)]

@@ -95,7 +95,7 @@ impl Tables {
         match created {
             Ok(_) => {}
             Err(error)
-                if error.as_service_error().is_some_and(|e| e.is_resource_in_use_exception()) =>
+                if error.as_service_error().is_some_and(aws_sdk_dynamodb::operation::create_table::CreateTableError::is_resource_in_use_exception) =>
             {
                 return Ok(());
             }

@@ -301,7 +301,7 @@ mod tests {
             for frame in &frames {
                 prop_assert_eq!(frame.seq(), next);
                 next = frame.last() + 1;
-                prop_assert_eq!(&Frame::from_json(frame.json().clone()).unwrap(), frame);
+                prop_assert_eq!(&Frame::from_json(frame.json().clone()).expect("a frame"), frame);
                 prop_assert!(frame.json().len() <= FRAME_BYTES || frame.seq() == frame.last());
                 texts.extend(frame.events().into_iter().map(|(_, event)| event));
             }
@@ -320,7 +320,7 @@ mod tests {
             let frame = Frame::new(topic(), 10, at(), &events);
             let expected: Vec<u64> = (10..10 + count).filter(|n| (from..=to).contains(n)).collect();
             let part = frame.part(from..=to);
-            let numbers: Vec<u64> = part.iter().flat_map(|part| part.events()).map(|(seq, event)| {
+            let numbers: Vec<u64> = part.iter().flat_map(Frame::events).map(|(seq, event)| {
                 assert_eq!(event, seq.to_string());
                 seq
             }).collect();

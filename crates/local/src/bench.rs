@@ -1,5 +1,7 @@
 //! `headwater bench`: speed and memory, as JSON lines.
 
+#![allow(clippy::unwrap_used, reason = "`json!` expands to one")]
+
 mod broadcast;
 mod client;
 mod exchange;

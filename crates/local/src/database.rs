@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// How often expired items are deleted; the engine does not do that by itself.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// The file in the data folder.
 const FILE: &str = "headwater.db";
@@ -228,7 +228,7 @@ mod tests {
     fn aws_sdk_dynamodb_client(engine: &Engine) -> Tables {
         let options = aws::clients::TableOptions {
             table_prefix: "test-".to_owned(),
-            retention: Duration::from_secs(3_600),
+            retention: Duration::from_hours(1),
         };
         Clients::from_config(engine.sdk_config()).tables(&options)
     }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 /// How often something is sent, so that API Gateway does not end the connection as idle.
-const KEEP_ALIVE: Duration = Duration::from_secs(300);
+const KEEP_ALIVE: Duration = Duration::from_mins(5);
 
 /// Longest text of a post that is printed, in characters.
 const TEXT_CHARS: usize = 160;

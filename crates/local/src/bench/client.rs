@@ -113,10 +113,10 @@ fn frames(bytes: &[u8], seen: &Seen, last: &mut u64) -> anyhow::Result<usize> {
         let (head, size) = match &bytes[used..] {
             [_, size, ..] if *size < 126 => (2, usize::from(*size)),
             [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
-            [_, 127, a, b, c, d, e, f, g, h, ..] => {
-                let size = u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
-                (10, usize::try_from(size)?)
-            }
+            [_, 127, rest @ ..] => match rest.first_chunk() {
+                Some(size) => (10, usize::try_from(u64::from_be_bytes(*size))?),
+                None => return Ok(used),
+            },
             _ => return Ok(used),
         };
         let Some(payload) = bytes.get(used + head..used + head + size) else { return Ok(used) };

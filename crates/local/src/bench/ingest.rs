@@ -89,7 +89,7 @@ fn measure(kind: &str, messages: Vec<Utf8Bytes>) -> anyhow::Result<()> {
             waiting.clear();
         }
     }
-    let (cpu, elapsed) = (process::cpu_time(pid)? - cpu, start.elapsed());
+    let (cpu, elapsed) = (process::cpu_time(pid)?.checked_sub(cpu).unwrap(), start.elapsed());
     ensure!(!cpu.is_zero(), "too few messages to measure");
     ensure!(events > 0, "nothing was published");
     let per_second =
@@ -144,7 +144,7 @@ fn update(n: u64) -> String {
         let level = (n * 7 + change * 13) % 200 + 1;
         let (side, price) =
             if change % 2 == 0 { ("buy", 6_000_000 - level) } else { ("sell", 6_000_000 + level) };
-        let size = if (n + change) % 5 == 0 { 0 } else { n % 1_000 };
+        let size = if (n + change).is_multiple_of(5) { 0 } else { n % 1_000 };
         let comma = if change == 0 { "" } else { "," };
         let _ =
             write!(text, r#"{comma}["{side}","{}.{:02}","0.{size:08}"]"#, price / 100, price % 100);

@@ -71,7 +71,7 @@ impl World {
     async fn new() -> Self {
         let engine = Engine::open(None).unwrap();
         let options =
-            TableOptions { table_prefix: "t-".into(), retention: Duration::from_secs(3_600) };
+            TableOptions { table_prefix: "t-".into(), retention: Duration::from_hours(1) };
         let tables = Clients::from_config(engine.sdk_config()).tables(&options);
         tables.create_missing().await.unwrap();
         let gateway = Arc::new(Gateway::default());
