@@ -1,7 +1,6 @@
 //! What all handlers are given: the tables, the way to clients, secrets and limits.
 
 use std::{
-    num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -34,7 +33,7 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 const CATALOGUE_FOR: Duration = Duration::from_mins(1);
 
 /// Connections whose message rate is remembered; API Gateway gives one environment far fewer.
-const RATES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
+const RATES: usize = 100_000;
 
 /// How many shards there are: the number for new connections, then those that older ones may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +186,8 @@ impl App {
             shards: options.shards,
             callback_url: options.callback_url.map(Into::into),
             products: Mutex::default(),
-            rates: Mutex::new(LruCache::new(RATES)),
+            // A cache with a bound takes its memory at once.
+            rates: Mutex::new(LruCache::unbounded()),
         }
     }
 
@@ -216,6 +216,9 @@ impl App {
         let rate = f64::from(self.limits.messages_per_second);
         let burst = rate * 2.0;
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if rates.len() >= RATES {
+            rates.pop_lru();
+        }
         let tokens = rates.get_or_insert_mut(id.clone(), || Tokens { left: burst, at: now });
         let passed = now.duration_since(tokens.at).as_secs_f64().max(0.0);
         tokens.left = (tokens.left + passed * rate).min(burst);

@@ -199,7 +199,12 @@ impl Numbering {
             if !stopping {
                 time::sleep_until(next_round).await;
             }
-            next_round = Instant::now() + self.inner.options.flush;
+            // Timers fire late. Counting from when a round was due, and not from when it began,
+            // the delay of one round does not add to that of the next.
+            let now = Instant::now();
+            let flush = self.inner.options.flush;
+            let due = if now.duration_since(next_round) < flush { next_round } else { now };
+            next_round = due + flush;
             let work = self.take_ready();
             if !work.is_empty() {
                 rounds.spawn(self.clone().round(work, lanes.clone()));

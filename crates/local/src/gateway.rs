@@ -5,7 +5,11 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinHandle, time};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -158,6 +162,8 @@ struct Shared {
     functions: Arc<dyn Functions>,
     sockets: Arc<Sockets>,
     tasks: TaskTracker,
+    /// Turns of the handshakes that the functions work on.
+    handshakes: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -182,7 +188,9 @@ impl Gateway {
         let address = listener.local_addr()?;
         info!(%address, stage = config.api.stage, "gateway listens");
         let tasks = TaskTracker::new();
-        let shared = Shared { config, functions, sockets: sockets.clone(), tasks, shutdown };
+        let handshakes = Arc::new(Semaphore::new(sockets.limits().handshakes));
+        let sockets_of = sockets.clone();
+        let shared = Shared { config, functions, sockets: sockets_of, tasks, handshakes, shutdown };
         let task = tokio::spawn(run(Arc::new(shared), listener));
         Ok(Self { address, sockets, task })
     }

@@ -41,10 +41,14 @@ pub(super) async fn accept(
     request: Request,
 ) -> Result<(Accepted, Response), StatusCode> {
     let key = check(&shared, &request)?;
+    // A crowd that connects at once waits here, where it costs little, and not in the functions.
+    let turn = shared.handshakes.clone().acquire_owned().await;
+    let turn = turn.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     let (answer, answered) = oneshot::channel();
     // What has begun is finished: `$connect` may have stored the connection before the client left.
     shared.tasks.clone().spawn(async move {
         let decided = decide(&shared, &request).await;
+        drop(turn);
         if let Err(Ok(abandoned)) = answer.send(decided) {
             connection::disconnect(&shared, &abandoned.client, &End::LOST).await;
         }

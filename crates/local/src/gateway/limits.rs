@@ -41,6 +41,8 @@ pub struct Limits {
     /// Messages of one connection that functions work on at the same time. Beyond it the gateway
     /// stops reading from that connection.
     pub in_flight: u32,
+    /// Handshakes that functions work on at the same time. More wait for their turn.
+    pub handshakes: usize,
     /// Longest wait for a request's head, and for its body.
     pub http_read: Duration,
     /// How long a closed connection may take to drain, and a stopping gateway to finish.
@@ -64,6 +66,7 @@ impl Default for Limits {
             send_buffer_bytes: 64 * 1_024,
             socket_buffer_bytes: 256 * 1_024,
             in_flight: 16,
+            handshakes: 64,
             http_read: Duration::from_secs(30),
             grace: Duration::from_secs(5),
         }
