@@ -11,7 +11,7 @@ use bytes::Bytes;
 use domain::{frame::MAX_EVENT_BYTES, topic::Topic};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{
     level2::Updated,
@@ -176,7 +176,13 @@ impl Session {
         if !product.wants(Channel::Matches) {
             return product.trades.cancel();
         }
-        info!(product = id, first = ids.start(), last = ids.end(), found = found.len(), "trades");
+        debug!(
+            product = id,
+            first = ids.start(),
+            last = ids.end(),
+            found = found.len(),
+            "missed trades fetched"
+        );
         let topic = &product.matches_topic;
         let mut out = |text| publish(topic, Outgoing::plain(text));
         let lost = product.trades.fill(ids, found, now, &mut out);

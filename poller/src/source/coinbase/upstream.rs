@@ -83,8 +83,9 @@ enum UpstreamError {
     Slow,
     #[error("the exchange refuses the connection with {status}")]
     Refused { status: tungstenite::http::StatusCode, retry_after: Option<Duration> },
-    #[error("connection failed")]
-    Socket(#[source] tungstenite::Error),
+    // Its text holds its causes.
+    #[error("connection failed: {0}")]
+    Socket(tungstenite::Error),
     #[error("a request could not be sent within {} seconds", SEND_WITHIN.as_secs())]
     Stuck,
     #[error("the exchange closed the connection{0}")]

@@ -170,6 +170,17 @@ fn our_snapshots_are_marked_and_come_every_half_minute() {
 }
 
 #[test]
+fn nothing_is_told_of_a_book_without_its_connection() {
+    let mut bench = Bench::new(&["coinbase/level2/A-B"]);
+    bench.get(&snapshot(A));
+    bench.get(&update(A, "buy", "1.2"));
+    assert_eq!(bench.kinds(), ["snapshot", "l2update"]);
+    assert_eq!(bench.session.disconnect(), 2, "that many events came");
+    bench.tick(Duration::from_mins(1)).expect("there is no connection to end");
+    assert_eq!(bench.kinds(), [""; 0]);
+}
+
+#[test]
 fn an_update_too_large_to_pass_on_becomes_a_snapshot() {
     let mut bench = Bench::new(&["coinbase/level2/A-B"]);
     bench.get(&snapshot(A));
