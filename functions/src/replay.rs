@@ -79,7 +79,7 @@ impl App {
     ///
     /// # Errors
     ///
-    /// [`ReplayError`], at the latest after [`PATIENCE`].
+    /// [`ReplayError`], at the latest after 20 seconds.
     pub async fn say(&self, to: &Recipient, message: Bytes) -> Result<(), ReplayError> {
         let deadline = Instant::now() + PATIENCE;
         let mut wait = Duration::from_millis(5);
