@@ -26,7 +26,6 @@ test: tools ## Run all tests
 	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-nextest
 	$(CARGO) build --package local --bin headwater
 	$(CARGO) nextest run --workspace
-	$(CARGO) test --quiet --workspace --doc
 
 .PHONY: lint
 lint: tools ## Check format, lints and documentation
