@@ -7,7 +7,7 @@ use std::{
 
 use aws::{
     clients::{Clients, TableOptions},
-    connections::{Shard, shard_of},
+    connections::{Shard, Shards},
     control::Product,
     error::StoreError,
     post::Post,
@@ -34,41 +34,6 @@ const CATALOGUE_FOR: Duration = Duration::from_mins(1);
 
 /// Connections whose message rate is remembered; API Gateway gives one environment far fewer.
 const RATES: usize = 100_000;
-
-/// How many shards there are: the number for new connections, then those that older ones may have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shards(Vec<Shard>);
-
-impl Shards {
-    /// Most shards: each costs the poller a request a few times a second.
-    pub const MAX: Shard = 1_024;
-
-    /// Reads a comma list such as `8` or, while going from four to eight, `8,4`.
-    ///
-    /// # Errors
-    ///
-    /// A sentence, when a number is not between 1 and [`Shards::MAX`].
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let counts = text.split(',').map(|count| match count.trim().parse() {
-            Ok(count) if (1..=Self::MAX).contains(&count) => Ok(count),
-            _ => Err(format!("{count:?} is not a number of shards between 1 and {}", Self::MAX)),
-        });
-        Ok(Self(counts.collect::<Result<_, _>>()?))
-    }
-
-    /// Every shard that can have connections.
-    pub fn all(&self) -> std::ops::Range<Shard> {
-        0..self.0.iter().copied().max().unwrap_or(1)
-    }
-
-    fn of_new(&self, id: &ConnectionId) -> Shard {
-        shard_of(id, self.0.first().copied().unwrap_or(1))
-    }
-
-    fn of_old(&self, id: &ConnectionId) -> impl Iterator<Item = Shard> {
-        self.0.iter().map(move |count| shard_of(id, *count))
-    }
-}
 
 /// The settings that the functions share.
 #[derive(Clone, Debug, clap::Args)]
@@ -204,7 +169,7 @@ impl App {
     pub async fn shard_of(&self, id: &ConnectionId) -> Result<Shard, StoreError> {
         let newest = self.shards.of_new(id);
         for shard in self.shards.of_old(id) {
-            if self.shards.0.len() == 1 || self.tables.connections.get(shard, id).await?.is_some() {
+            if self.shards.is_settled() || self.tables.connections.get(shard, id).await?.is_some() {
                 return Ok(shard);
             }
         }
@@ -282,27 +247,5 @@ impl App {
             .collect();
         near.sort();
         Ok(Some(near.into_iter().take(5).map(|(_, id)| id.clone()).collect()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_a_list_of_numbers() {
-        assert_eq!(Shards::parse("8, 4").expect("shards").all(), 0..8);
-        assert_eq!(Shards::parse("2,16").expect("shards").all(), 0..16);
-        for text in ["", "0", "1,", "x", "1025", "-1"] {
-            assert!(Shards::parse(text).is_err(), "case: {text}");
-        }
-    }
-
-    #[test]
-    fn a_connection_has_its_shard_by_either_number() {
-        let shards = Shards::parse("8,4").expect("shards");
-        let id = ConnectionId::new("TXzPWdnOjoECGjA=");
-        assert_eq!(shards.of_new(&id), shard_of(&id, 8));
-        assert_eq!(shards.of_old(&id).collect::<Vec<_>>(), [shard_of(&id, 8), shard_of(&id, 4)]);
     }
 }

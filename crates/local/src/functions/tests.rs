@@ -6,13 +6,13 @@ use std::{
 };
 
 use ::functions::{
-    app::{App, Options, Shards},
+    app::{App, Options},
     push::Pusher,
     subscribe::Start,
 };
 use aws::{
     clients::{Clients, TableOptions},
-    connections::Connection,
+    connections::{Connection, Shards},
     log::Entry,
     post::{Post, PostError, Recipient},
     push::{Job, Lost},
