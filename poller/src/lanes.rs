@@ -149,7 +149,7 @@ impl Lane {
                     Ok(report) => {
                         backoff.reset();
                         retry = report.waiting > 0;
-                        if retry {
+                        if retry && !stopping {
                             break self.wake_if_waiting();
                         }
                     }

@@ -42,10 +42,12 @@ pub fn families(
             .with_context(|| format!("bad Mastodon server {url}"))?;
         servers.push(Arc::new(server));
     }
-    Ok(vec![
-        ("coinbase".to_owned(), vec![Arc::new(exchange) as Arc<dyn Source>]),
-        ("mastodon".to_owned(), servers),
-    ])
+    let mut families = vec![("coinbase".to_owned(), vec![Arc::new(exchange) as Arc<dyn Source>])];
+    // A family without sources has nothing to lead.
+    if !servers.is_empty() {
+        families.push(("mastodon".to_owned(), servers));
+    }
+    Ok(families)
 }
 
 /// What a server is called in tokens and topics: its host, with the port where that is not the
