@@ -1,6 +1,7 @@
 //! What all handlers are given: the tables, the way to clients, secrets and limits.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,11 +10,12 @@ use aws::{
     clients::{Clients, TableOptions},
     connections::{Shard, Shards},
     control::Product,
-    error::StoreError,
+    error::{Chain, StoreError},
     post::Post,
+    settings::explain,
     tables::Tables,
 };
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use domain::{
     access::Limits,
     connection::ConnectionId,
@@ -24,7 +26,11 @@ use lru::LruCache;
 use secrecy::{ExposeSecret as _, SecretString};
 use tracing::warn;
 
-use crate::token::{ConnectionTokens, Jwt, SAFE_SECRET_BYTES};
+use crate::{
+    callback::Callback,
+    push::Pusher,
+    token::{ConnectionTokens, Jwt, SAFE_SECRET_BYTES},
+};
 
 /// Where the time comes from: the binaries give the system's clock.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -53,9 +59,10 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_CONNECTION_SECRET", hide_env_values = true, value_parser = parse_secret)]
     pub connection_secret: Option<SecretString>,
 
-    /// Base URL of `@connections`, where it cannot be told from the events, as with a custom domain.
-    #[arg(long, env = "HEADWATER_CALLBACK_URL")]
-    pub callback_url: Option<String>,
+    /// Base URL of `@connections`, where that is not `https://{domain}/{stage}`, as with a custom
+    /// domain. `{domain}`, `{api}` and `{stage}` stand for what the events say.
+    #[arg(long, env = "HEADWATER_CALLBACK_URL", default_value_t)]
+    pub callback_url: Callback,
 
     /// Most topics that a connection can be subscribed to.
     #[arg(long, env = "HEADWATER_TOPICS_PER_CONNECTION", default_value_t = Limits::default().topics)]
@@ -73,16 +80,95 @@ fn parse_secret(text: &str) -> Result<SecretString, String> {
     Ok(SecretString::from(text))
 }
 
-/// The environment of a Lambda function.
-#[derive(Debug, Parser)]
-struct Environment {
+/// The settings of a Lambda function.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Environment {
+    /// What all functions have.
     #[command(flatten)]
-    options: Options,
+    pub options: Options,
+
+    /// The tables.
     #[command(flatten)]
-    tables: TableOptions,
+    pub tables: TableOptions,
+
     /// Most posts a second from one environment, under the account's quota of 10,000.
-    #[arg(long, env = "HEADWATER_POSTS_PER_SECOND", default_value_t = 5_000)]
-    posts_per_second: u32,
+    #[arg(long, env = "HEADWATER_POSTS_PER_SECOND", default_value_t = 5_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub posts_per_second: u32,
+
+    /// Name or ARN of a secret in AWS Secrets Manager, a JSON object with `connectionSecret` and
+    /// `jwtSecret`. What it has takes the place of the two settings of that name.
+    #[arg(long, env = "HEADWATER_SECRET_ID")]
+    pub secret_id: Option<String>,
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "headwater")]
+struct Cli {
+    #[command(flatten)]
+    environment: Environment,
+}
+
+/// Why a function cannot start: one line that names what is missing or has a bad value.
+#[derive(thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+/// `main` shows errors this way.
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StartError {
+    fn new(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self(Chain(error).to_string())
+    }
+}
+
+impl Environment {
+    /// Reads the environment of the process.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] that names the variable which has a bad value.
+    pub fn read() -> Result<Self, StartError> {
+        let cli = Cli::try_parse_from(["headwater"]).map_err(|error| {
+            let told = explain(&Cli::command(), &error);
+            StartError(told.unwrap_or_else(|| error.to_string()))
+        })?;
+        Ok(cli.environment)
+    }
+
+    /// What the handlers behind the two APIs are given.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when there is no secret of connection tokens, or it cannot be read.
+    pub async fn app(self, clients: &Clients) -> Result<App, StartError> {
+        let tables = clients.tables(&self.tables);
+        let post = Arc::new(clients.management(self.posts_per_second));
+        let mut options = self.options;
+        if let Some(id) = &self.secret_id {
+            let secrets = clients.secrets(id).await.map_err(|error| StartError::new(&error))?;
+            options.connection_secret = secrets.connection_secret.map(SecretString::from);
+            options.jwt_secret = secrets.jwt_secret.map(SecretString::from);
+        }
+        let Some(secret) = options.connection_secret.clone() else {
+            let text = "no secret of connection tokens: set HEADWATER_SECRET_ID or \
+                        HEADWATER_CONNECTION_SECRET";
+            return Err(StartError(text.to_owned()));
+        };
+        Ok(App::new(tables, post, options, secret))
+    }
+
+    /// The function `push`, which needs no secret.
+    pub fn pusher(&self, clients: &Clients, clock: Clock) -> Pusher {
+        let post = Arc::new(clients.management(self.posts_per_second));
+        Pusher::new(&clients.tables(&self.tables), post, clock)
+    }
 }
 
 /// What all handlers are given.
@@ -99,8 +185,8 @@ pub struct App {
     pub limits: Limits,
     /// The parts that connections are spread over.
     pub shards: Shards,
-    /// Base URL of `@connections`, where it is configured.
-    pub callback_url: Option<Arc<str>>,
+    /// Where `@connections` is.
+    pub callback_url: Callback,
     products: Mutex<Option<(Timestamp, Arc<[Product]>)>>,
     rates: Mutex<LruCache<ConnectionId, Tokens>>,
 }
@@ -113,19 +199,15 @@ struct Tokens {
 }
 
 impl App {
-    /// Reads the configuration of a Lambda function from its environment.
+    /// Puts together what a Lambda function behind an API needs, from its environment.
     ///
     /// # Errors
     ///
-    /// A sentence that names the variable which is missing or has a bad value.
-    pub async fn from_env() -> Result<Self, lambda_runtime::Error> {
-        let environment = Environment::try_parse_from(["headwater"])?;
-        let secret = environment.options.connection_secret.clone();
-        let secret = secret.ok_or("HEADWATER_CONNECTION_SECRET is not set")?;
-        let clients = Clients::from_env().await;
-        let tables = clients.tables(&environment.tables);
-        let post = Arc::new(clients.management(environment.posts_per_second));
-        Ok(Self::new(tables, post, environment.options, secret))
+    /// [`StartError`] that names what is missing or has a bad value.
+    pub async fn from_env() -> Result<Self, StartError> {
+        let environment = Environment::read()?;
+        let clients = Clients::from_env().await.map_err(|error| StartError::new(&error))?;
+        environment.app(&clients).await
     }
 
     /// Puts the parts together.
@@ -149,7 +231,7 @@ impl App {
                 messages_per_second: options.messages_per_second,
             },
             shards: options.shards,
-            callback_url: options.callback_url.map(Into::into),
+            callback_url: options.callback_url,
             products: Mutex::default(),
             // A cache with a bound takes its memory at once.
             rates: Mutex::new(LruCache::unbounded()),

@@ -343,14 +343,12 @@ fn recipient(
     id: ConnectionId,
     context: &ApiGatewayWebsocketProxyRequestContext,
 ) -> Result<Recipient, ConnectionEventError> {
-    let endpoint = if let Some(url) = &app.callback_url {
-        url.clone()
-    } else {
-        let domain = context.domain_name.as_deref();
-        let domain = domain.ok_or(ConnectionEventError::Missing("domainName"))?;
-        let stage = context.stage.as_deref().ok_or(ConnectionEventError::Missing("stage"))?;
-        format!("https://{domain}/{stage}").into()
-    };
+    let part =
+        |value: &Option<String>, name| value.clone().ok_or(ConnectionEventError::Missing(name));
+    let domain = part(&context.domain_name, "domainName")?;
+    let api = part(&context.apiid, "apiId")?;
+    let stage = part(&context.stage, "stage")?;
+    let endpoint = app.callback_url.fill(&domain, &api, &stage);
     Ok(Recipient { endpoint, id })
 }
 

@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod authorize;
+pub mod callback;
 pub mod connection;
 pub mod failure;
 pub mod problem;

@@ -47,9 +47,11 @@ struct Joining {
 }
 
 impl App {
-    /// Subscribes a connection to topics and sends it what they start with.
+    /// Subscribes a connection to topics.
     ///
-    /// With `answer`, the connection is told so in a `subscribed` message with this `id` before.
+    /// With `answer`, the connection is told so in a `subscribed` message with this `id`, and sent
+    /// what the topics start with. Otherwise all is left to `push`, so that who asks for a
+    /// subscription elsewhere needs no permission to post.
     ///
     /// # Errors
     ///
@@ -75,11 +77,13 @@ impl App {
             joining.push(one);
             outcome.topics.push(subscribed);
         }
-        if let Some(id) = answer {
+        let sent = if let Some(id) = answer {
             let reply = Reply::Subscribed { id, topics: outcome.topics.clone() };
             self.say(recipient, reply.to_json()).await?;
-        }
-        let sent = self.catch_up(recipient, &mut joining, now).await;
+            self.catch_up(recipient, &mut joining, now).await
+        } else {
+            Ok(())
+        };
         let cursors = joining.into_iter().map(|one| (one.topic, one.next - 1)).collect();
         connections.go_live(shard, &recipient.id, &cursors, now).await?;
         sent?;

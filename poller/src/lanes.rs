@@ -14,11 +14,12 @@ use aws::{
     push::{Job, Lost, Push},
 };
 use domain::{connection::ConnectionId, frame::Frame, topic::Topic};
+use jiff::Timestamp;
 use tokio::{sync::Notify, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{instrument, warn};
 
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, health::Counters};
 
 /// Most bytes of frames in a job: Lambda takes 6 MB.
 const JOB_BYTES: usize = 4 * 1024 * 1024;
@@ -36,6 +37,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct Lanes {
     lanes: Arc<BTreeMap<Shard, Lane>>,
+    counters: Arc<Counters>,
 }
 
 struct Lane {
@@ -60,11 +62,28 @@ impl Lanes {
         let lanes = shards
             .into_iter()
             .map(|shard| (shard, Lane { shard, waiting: Mutex::default(), wake: Notify::new() }));
-        Self { lanes: Arc::new(lanes.collect()) }
+        Self { lanes: Arc::new(lanes.collect()), counters: Arc::default() }
+    }
+
+    /// What went through the lanes.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Hands on what was appended, to the lanes where it is wanted.
     pub fn send(&self, entries: &[&Entry]) {
+        let frames = entries.iter().filter_map(|entry| match entry {
+            Entry::Frame(frame) => Some(frame),
+            Entry::Lost { .. } => None,
+        });
+        let (mut count, mut events) = (0, 0);
+        for frame in frames {
+            count += 1;
+            events += frame.last() - frame.seq() + 1;
+        }
+        if count > 0 {
+            self.counters.appended(count, events, Timestamp::now());
+        }
         for lane in self.lanes.values() {
             lane.send(entries);
         }
@@ -91,7 +110,7 @@ impl Lanes {
             let shard = *shard;
             tokio::spawn(async move {
                 if let Some(lane) = lanes.lanes.get(&shard) {
-                    lane.run(push.as_ref(), shutdown).await;
+                    lane.run(push.as_ref(), &lanes.counters, shutdown).await;
                 }
             })
         });
@@ -131,7 +150,7 @@ impl Lane {
     }
 
     #[instrument(name = "lane", skip_all, fields(shard = self.shard))]
-    async fn run(&self, push: &dyn Push, shutdown: CancellationToken) {
+    async fn run(&self, push: &dyn Push, counters: &Counters, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         // Whether connections have not taken all of theirs.
         let mut retry = false;
@@ -155,6 +174,7 @@ impl Lane {
                     }
                     Err(error) => {
                         warn!(error = %Chain(&error), "push failed");
+                        counters.push_failed();
                         self.put_back(job);
                         if stopping {
                             return;

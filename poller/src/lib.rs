@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod config;
 pub mod feed;
+pub mod health;
 pub mod interest;
 pub mod lanes;
 pub mod leases;

@@ -1,25 +1,47 @@
 //! The poller as a container on AWS.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{io::Write as _, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
+use anyhow::{Context as _, ensure};
 use aws::{
     clients::{Clients, TableOptions},
     connections::Shards,
     control::Origin,
     error::Chain,
+    settings::explain,
 };
-use clap::Parser;
+use axum::{Json, Router, http::StatusCode, response::IntoResponse as _, routing::get};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use jiff::Timestamp;
-use poller::{config, poller::Poller, source::families};
-use tokio::signal::unix::{SignalKind, signal};
+use poller::{
+    config,
+    health::{Looks, TELL_EVERY},
+    poller::Poller,
+    source::families,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
+
+/// The exit code for a wrong command line, as `clap` has it.
+const USAGE: u8 = 2;
+
+/// Longest wait for an answer of the health check.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Reads the upstreams, numbers what they say, appends it to the log and has it pushed.
 #[derive(Debug, Parser)]
 #[command(name = "headwater-poller", version)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     #[command(flatten)]
     poller: config::Options,
 
@@ -38,17 +60,52 @@ struct Options {
     #[arg(long, env = "HEADWATER_SIMULATED")]
     simulated: bool,
 
+    /// Address to tell at, under `/healthz`, how the poller is doing.
+    #[arg(long, env = "HEADWATER_HEALTH_LISTEN", global = true)]
+    health_listen: Option<SocketAddr>,
+
+    /// Write metrics for CloudWatch to the log, in its embedded metric format, once a minute.
+    #[arg(long, env = "HEADWATER_METRICS")]
+    metrics: bool,
+
     /// What to log, such as `debug` or `info,poller=debug`.
     #[arg(long, env = "HEADWATER_LOG", default_value = "info")]
     log: EnvFilter,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask the poller that listens at `--health-listen` how it is doing; for the container's health
+    /// check. Ends with 0 if it works.
+    Health,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = Options::parse();
-    let Options { poller: options, tables, shards, push_function, simulated, log } = options;
-    tracing_subscriber::fmt().json().with_env_filter(log).init();
-    match run(&options, &tables, &shards, push_function, simulated).await {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => match explain(&Options::command(), &error) {
+            Some(told) => {
+                let _ = writeln!(std::io::stderr(), "headwater-poller: {told}");
+                return ExitCode::from(USAGE);
+            }
+            None => error.exit(),
+        },
+    };
+    if let Some(Command::Health) = options.command {
+        return match ask(options.health_listen).await {
+            Ok(told) => {
+                let _ = writeln!(std::io::stdout(), "{told}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "headwater-poller: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    tracing_subscriber::fmt().json().with_env_filter(options.log.clone()).init();
+    match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(error = %Chain(error.as_ref()), "the poller cannot go on");
@@ -57,13 +114,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(
-    options: &config::Options,
-    tables: &TableOptions,
-    shards: &Shards,
-    push_function: String,
-    simulated: bool,
-) -> anyhow::Result<()> {
+async fn run(options: Options) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -76,15 +127,64 @@ async fn run(
         info!("stopping");
         stop.cancel();
     });
-    let clients = Clients::from_env().await;
+    let clients = Clients::from_env().await?;
     let owner: u64 = rand::random();
+    let looks = watch::Sender::new(None);
+    if let Some(address) = options.health_listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen at {address}"))?;
+        tokio::spawn(axum::serve(listener, health(looks.subscribe())).into_future());
+    }
+    if options.metrics {
+        tokio::spawn(tell(looks.subscribe(), options.tables.table_prefix.clone()));
+    }
     let poller = Poller {
-        families: families(options, tables.retention, Timestamp::now())?,
-        tables: clients.tables(tables),
-        push: Arc::new(clients.push(push_function)),
-        origin: if simulated { Origin::Simulated } else { Origin::Live },
-        shards: shards.all(),
+        families: families(&options.poller, options.tables.retention, Timestamp::now())?,
+        tables: clients.tables(&options.tables),
+        push: Arc::new(clients.push(options.push_function)),
+        origin: if options.simulated { Origin::Simulated } else { Origin::Live },
+        shards: options.shards.all(),
         owner: format!("poller-{owner:016x}").into(),
+        looks,
     };
-    poller.run(options, shutdown).await
+    poller.run(&options.poller, shutdown).await
+}
+
+fn health(looks: Looks) -> Router {
+    let answer = async move || {
+        let look = looks.borrow().clone();
+        match look {
+            Some(look) if look.is_healthy(Timestamp::now()) => Json(look).into_response(),
+            Some(look) => (StatusCode::SERVICE_UNAVAILABLE, Json(look)).into_response(),
+            None => (StatusCode::SERVICE_UNAVAILABLE, "starting").into_response(),
+        }
+    };
+    Router::new().route("/healthz", get(answer))
+}
+
+/// Asks a poller how it is doing.
+async fn ask(address: Option<SocketAddr>) -> anyhow::Result<String> {
+    let address = address.context("HEADWATER_HEALTH_LISTEN (--health-listen) is not set")?;
+    let client = reqwest::Client::builder().timeout(HEALTH_TIMEOUT).build()?;
+    let answer = client.get(format!("http://{address}/healthz")).send().await;
+    let answer = answer.with_context(|| format!("no poller answers at {address}"))?;
+    let status = answer.status();
+    let told = answer.text().await?;
+    ensure!(status.is_success(), "the poller does not work: {told}");
+    Ok(told)
+}
+
+/// Writes metrics where the log goes.
+async fn tell(looks: Looks, deployment: String) {
+    let mut before = None;
+    let mut timer = time::interval(TELL_EVERY);
+    timer.tick().await;
+    loop {
+        timer.tick().await;
+        let Some(look) = looks.borrow().clone() else { continue };
+        let line = look.to_metrics(before.as_ref(), &deployment);
+        let _ = writeln!(std::io::stdout(), "{line}");
+        before = Some(look);
+    }
 }

@@ -12,13 +12,15 @@ use aws::{
 };
 use domain::topic::Topic;
 use futures_util::future;
-use tokio::time;
+use jiff::Timestamp;
+use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use crate::{
     config,
     feed::Feed,
+    health::{LOOK_EVERY, Look},
     interest::Interest,
     lanes::Lanes,
     leases,
@@ -44,6 +46,8 @@ pub struct Poller {
     pub owner: Arc<str>,
     /// The sources, by family: all sources of a family have one leader.
     pub families: Vec<(String, Vec<Arc<dyn Source>>)>,
+    /// Where the poller shows how it is doing.
+    pub looks: watch::Sender<Option<Look>>,
 }
 
 /// Sees to it that the tables hold data of one origin only.
@@ -83,8 +87,10 @@ impl Poller {
         let mut interest = Interest::new(&self.tables.connections, self.shards, recorded);
 
         let sources = TaskTracker::new();
+        let mut all_wanted = Vec::new();
         for (family, members) in self.families {
             let wanted = interest.wanted_of(&family);
+            all_wanted.push(wanted.clone());
             let (numbering, owner) = (numbering.clone(), self.owner.clone());
             let (states, shutdown) = (states.clone(), shutdown.clone());
             sources.spawn(async move {
@@ -105,6 +111,26 @@ impl Poller {
             });
         }
         sources.close();
+
+        let looking = {
+            let (lanes, numbering) = (lanes.clone(), numbering.clone());
+            async move {
+                let mut timer = time::interval(LOOK_EVERY);
+                loop {
+                    timer.tick().await;
+                    let database = numbering.tables().check().await.is_ok();
+                    let leads = numbering.held().into_iter().map(|lease| lease.source);
+                    self.looks.send_replace(Some(Look {
+                        leads: leads.collect(),
+                        database,
+                        sources_down: states.down(),
+                        wanted: all_wanted.iter().any(|wanted| !wanted.borrow().is_empty()),
+                        ..lanes.counters().look(Timestamp::now())
+                    }));
+                }
+            }
+        };
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(looking));
 
         // Each stage stops after the one before it, so that nothing read is left behind.
         let (sources_done, frames_done) = (CancellationToken::new(), CancellationToken::new());

@@ -72,4 +72,10 @@ impl States {
         // The task ends with the runtime only.
         let _ = self.inner.changed.send(told);
     }
+
+    /// How many sources are down.
+    pub(crate) fn down(&self) -> usize {
+        let last = self.inner.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.values().filter(|it| it.state == State::Down).count()
+    }
 }

@@ -2,9 +2,18 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, ConfigLoader, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig,
+};
+use aws_sdk_lambda::config::Credentials;
 
-use crate::{management::Management, push::LambdaPush, tables::Tables};
+use crate::{
+    invoke::Lambda,
+    management::Management,
+    push::LambdaPush,
+    secrets::{self, SecretError, Secrets},
+    tables::Tables,
+};
 
 /// The settings of the tables, shared by all programs that open them.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,6 +41,14 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Longest wait for `push`: its own time limit in `template.yaml` and some time for the way.
+const PUSH_TIMEOUT: Duration = Duration::from_secs(65);
+
+/// No AWS region is configured.
+#[derive(Debug, thiserror::Error)]
+#[error("no AWS region is set; set AWS_REGION, such as AWS_REGION=eu-central-1")]
+pub struct NoRegion;
+
 /// The AWS SDK's configuration and the clients made from it.
 #[derive(Clone, Debug)]
 pub struct Clients {
@@ -40,17 +57,34 @@ pub struct Clients {
 
 impl Clients {
     /// Reads region, credentials and endpoint as every AWS program does.
-    pub async fn from_env() -> Self {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(Duration::from_secs(2))
-            .operation_attempt_timeout(Duration::from_secs(5))
-            .build();
-        let config = aws_config::defaults(BehaviorVersion::latest())
-            .timeout_config(timeouts)
-            .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(50)))
-            .load()
-            .await;
-        Self { config }
+    ///
+    /// # Errors
+    ///
+    /// [`NoRegion`] when nothing names one.
+    pub async fn from_env() -> Result<Self, NoRegion> {
+        let config = defaults().load().await;
+        if config.region().is_none() {
+            return Err(NoRegion);
+        }
+        Ok(Self { config })
+    }
+
+    /// Speaks to a stand-in for AWS at `endpoint`, which does not ask who is calling: region and
+    /// credentials come from the environment where they are there, and are made up where not.
+    pub async fn of_stand_in(endpoint: &str) -> Self {
+        let config = defaults().endpoint_url(endpoint);
+        let has_credentials = std::env::var_os("AWS_ACCESS_KEY_ID").is_some();
+        let config = if has_credentials {
+            config
+        } else {
+            config.credentials_provider(Credentials::new("local", "local", None, None, "local"))
+        };
+        let config = config.load().await;
+        if config.region().is_some() {
+            return Self { config };
+        }
+        let region = Region::from_static("us-east-1");
+        Self { config: config.into_builder().region(region).build() }
     }
 
     /// Uses a configuration made elsewhere, such as for an embedded database.
@@ -69,16 +103,40 @@ impl Clients {
         Management::new(self.config.clone(), posts_per_second)
     }
 
-    /// Invokes the Lambda function `push` by this name.
-    pub fn push(&self, function: String) -> LambdaPush {
-        // One invocation may post for a while, and must not be sent twice in parallel.
+    /// Invokes Lambda functions, and waits for each no longer than `timeout`.
+    pub fn lambda(&self, timeout: Duration) -> Lambda {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(2))
-            .operation_attempt_timeout(Duration::from_secs(65))
+            .operation_attempt_timeout(timeout)
             .build();
+        // An event must not be handled twice because its answer is late.
         let config = aws_sdk_lambda::config::Builder::from(&self.config)
             .timeout_config(timeouts)
             .retry_config(RetryConfig::disabled());
-        LambdaPush::new(aws_sdk_lambda::Client::from_conf(config.build()), function)
+        Lambda::new(aws_sdk_lambda::Client::from_conf(config.build()))
     }
+
+    /// Invokes the Lambda function `push` by this name.
+    pub fn push(&self, function: String) -> LambdaPush {
+        LambdaPush::new(self.lambda(PUSH_TIMEOUT), function)
+    }
+
+    /// Reads the secret with this name or ARN.
+    ///
+    /// # Errors
+    ///
+    /// [`SecretError`] when it cannot be read or is malformed.
+    pub async fn secrets(&self, id: &str) -> Result<Secrets, SecretError> {
+        secrets::read(&aws_sdk_secretsmanager::Client::new(&self.config), id).await
+    }
+}
+
+fn defaults() -> ConfigLoader {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(2))
+        .operation_attempt_timeout(Duration::from_secs(5))
+        .build();
+    aws_config::defaults(BehaviorVersion::latest())
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(50)))
 }

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashMap,
+    error::Error as StdError,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,29 +18,51 @@ use aws_sdk_apigatewaymanagement::{
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use tokio::time::{self, Instant};
+use tracing::warn;
 
 use crate::post::{Post, PostError, Recipient};
 
 /// Posts in flight at the same time from one process.
 const CONCURRENCY: usize = 256;
 
+/// How soon a gateway that refused is tried again.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+
+/// After how long a gateway that nobody listens at has lost its connections. AWS's own is always
+/// there; one of ours may have died, and its clients have connected to another.
+const DEAD_AFTER: Duration = Duration::from_secs(15);
+
 /// `@connections` of the gateways that the recipients name.
 #[derive(Debug)]
 pub struct Management {
     config: SdkConfig,
-    clients: Mutex<HashMap<Arc<str>, Client>>,
+    gateways: Mutex<HashMap<Arc<str>, Arc<Gateway>>>,
     budget: Budget,
+}
+
+/// A gateway's management API.
+#[derive(Debug)]
+struct Gateway {
+    client: Client,
+    refusal: Mutex<Option<Refusal>>,
+}
+
+/// Since when nobody listens at a gateway's address, and when that was seen last.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    since: Instant,
+    seen: Instant,
 }
 
 impl Management {
     /// Posts with the credentials of `config`, at most `posts_per_second`.
     pub fn new(config: SdkConfig, posts_per_second: u32) -> Self {
-        Self { config, clients: Mutex::default(), budget: Budget::new(posts_per_second) }
+        Self { config, gateways: Mutex::default(), budget: Budget::new(posts_per_second) }
     }
 
-    fn client(&self, endpoint: &Arc<str>) -> Client {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = clients.entry(endpoint.clone()).or_insert_with(|| {
+    fn gateway(&self, endpoint: &Arc<str>) -> Arc<Gateway> {
+        let mut gateways = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        let gateway = gateways.entry(endpoint.clone()).or_insert_with(|| {
             let timeouts = TimeoutConfig::builder()
                 .connect_timeout(Duration::from_secs(2))
                 .operation_timeout(Duration::from_secs(10))
@@ -51,22 +75,70 @@ impl Management {
                 .endpoint_url(endpoint.as_ref())
                 .retry_config(retries)
                 .timeout_config(timeouts);
-            Client::from_conf(config.build())
+            let client = Client::from_conf(config.build());
+            Arc::new(Gateway { client, refusal: Mutex::default() })
         });
-        client.clone()
+        gateway.clone()
     }
 
     async fn post_one(&self, recipient: &Recipient, message: Bytes) -> Result<(), PostError> {
+        let gateway = self.gateway(&recipient.endpoint);
+        gateway.is_there(Instant::now())?;
         self.budget.spend().await;
-        let posted = self
-            .client(&recipient.endpoint)
+        let posted = gateway
+            .client
             .post_to_connection()
             .connection_id(recipient.id.as_str())
             .data(Blob::new(message))
             .send()
             .await;
-        posted.map(|_| ()).map_err(sort)
+        gateway.learn(&recipient.endpoint, posted.map(|_| ()).map_err(sort))
     }
+}
+
+impl Gateway {
+    /// Fails at once while nobody listens at the gateway's address.
+    fn is_there(&self, now: Instant) -> Result<(), PostError> {
+        match *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(refusal) if now - refusal.seen < REFUSED_FOR => Err(refusal.error()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Notes whether somebody listens at the gateway's address, and returns the result, which a
+    /// refusal is no longer part of.
+    fn learn(&self, endpoint: &str, result: Result<(), PostError>) -> Result<(), PostError> {
+        let now = Instant::now();
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Err(PostError::Failed(error)) if is_refusal(error.as_ref()) => {
+                if refusal.is_none() {
+                    warn!(endpoint, "nobody listens at the gateway's address");
+                }
+                let since = refusal.map_or(now, |refusal| refusal.since);
+                let seen = Refusal { since, seen: now };
+                *refusal = Some(seen);
+                Err(seen.error())
+            }
+            result => {
+                *refusal = None;
+                result
+            }
+        }
+    }
+}
+
+impl Refusal {
+    fn error(&self) -> PostError {
+        if self.seen - self.since < DEAD_AFTER { PostError::Busy } else { PostError::Gone }
+    }
+}
+
+/// Whether the other machine answered that nobody listens there.
+fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        || error.source().is_some_and(is_refusal)
 }
 
 impl Post for Management {
@@ -89,10 +161,11 @@ impl Post for Management {
 
     fn close<'a>(&'a self, recipient: &'a Recipient) -> BoxFuture<'a, Result<(), PostError>> {
         Box::pin(async move {
-            let client = self.client(&recipient.endpoint);
-            let deleted =
-                client.delete_connection().connection_id(recipient.id.as_str()).send().await;
-            deleted.map(|_| ()).map_err(sort)
+            let gateway = self.gateway(&recipient.endpoint);
+            gateway.is_there(Instant::now())?;
+            let delete = gateway.client.delete_connection();
+            let deleted = delete.connection_id(recipient.id.as_str()).send().await;
+            gateway.learn(&recipient.endpoint, deleted.map(|_| ()).map_err(sort))
         })
     }
 }
@@ -144,6 +217,8 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use aws_config::BehaviorVersion;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -155,5 +230,26 @@ mod tests {
         }
         let took = start.elapsed().as_millis();
         assert!((1_990..=2_010).contains(&took), "300 posts at 100 a second took {took} ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_nobody_listens_at_has_lost_its_connections_in_the_end() {
+        let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
+        let gateway = Management::new(config, 1).gateway(&"http://127.0.0.1:9".into());
+        let refused =
+            || Err(PostError::Failed(Box::new(io::Error::from(io::ErrorKind::ConnectionRefused))));
+        let start = Instant::now();
+        assert!(matches!(gateway.learn("gateway", refused()), Err(PostError::Busy)));
+        assert!(matches!(gateway.is_there(start), Err(PostError::Busy)), "nobody asks at once");
+        assert!(gateway.is_there(start + REFUSED_FOR).is_ok(), "somebody asks again");
+
+        time::advance(DEAD_AFTER).await;
+        assert!(matches!(gateway.learn("gateway", refused()), Err(PostError::Gone)));
+        assert!(matches!(gateway.is_there(Instant::now()), Err(PostError::Gone)));
+
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let broken = gateway.learn("gateway", Err(PostError::Failed(Box::new(reset))));
+        assert!(matches!(broken, Err(PostError::Failed(_))), "somebody is there");
+        assert!(gateway.is_there(Instant::now()).is_ok());
     }
 }

@@ -1,11 +1,14 @@
 //! Handing frames to the function `push`.
 
-use aws_sdk_lambda::{Client, primitives::Blob, types::InvocationType};
 use domain::{connection::ConnectionId, frame::Frame, topic::Topic};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::{connections::Shard, error::BoxError};
+use crate::{
+    connections::Shard,
+    error::BoxError,
+    invoke::{InvokeError, Lambda},
+};
 
 /// What one invocation of `push` has to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,42 +70,26 @@ pub trait Push: Send + Sync + 'static {
 /// `push` as a Lambda function.
 #[derive(Clone, Debug)]
 pub struct LambdaPush {
-    client: Client,
+    lambda: Lambda,
     function: String,
 }
 
 impl LambdaPush {
     /// The function with this name or ARN.
-    pub fn new(client: Client, function: String) -> Self {
-        Self { client, function }
+    pub fn new(lambda: Lambda, function: String) -> Self {
+        Self { lambda, function }
     }
 
     async fn invoke(&self, job: &Job) -> Result<Report, PushError> {
-        let payload = serde_json::to_vec(job).map_err(|error| PushError::Failed(error.into()))?;
-        let answer = self
-            .client
-            .invoke()
-            .function_name(&self.function)
-            .invocation_type(InvocationType::RequestResponse)
-            .payload(Blob::new(payload))
-            .send()
-            .await
-            .map_err(|error| {
-                let throttled = error.as_service_error().is_some_and(
-                    aws_sdk_lambda::operation::invoke::InvokeError::is_too_many_requests_exception,
-                );
-                if throttled {
-                    PushError::Throttled(error.into())
-                } else {
-                    PushError::Failed(error.into())
-                }
-            })?;
-        let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
-        if let Some(kind) = answer.function_error {
-            let text = String::from_utf8_lossy(&payload);
-            return Err(PushError::Failed(format!("{kind} error: {text}").into()));
-        }
-        serde_json::from_slice(&payload).map_err(|error| PushError::Failed(error.into()))
+        let event = serde_json::to_vec(job).map_err(|error| PushError::Failed(error.into()))?;
+        let answer = self.lambda.invoke(&self.function, event).await.map_err(|error| {
+            if let InvokeError::Throttled { .. } = error {
+                PushError::Throttled(error.into())
+            } else {
+                PushError::Failed(error.into())
+            }
+        })?;
+        serde_json::from_slice(&answer).map_err(|error| PushError::Failed(error.into()))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The SDK's requests end in an HTTP connector; this one hands them to `dynoxide` on a thread of
 //! its own, because the engine computes on the thread that calls it.
 
-use std::{path::Path, sync::mpsc, thread, time::Duration};
+use std::{fs::File, path::Path, sync::mpsc, thread, time::Duration};
 
 use anyhow::{Context as _, bail};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -51,22 +51,7 @@ impl Engine {
     ///
     /// When the folder cannot be written, or another process has it open.
     pub fn open(folder: Option<&Path>) -> anyhow::Result<Self> {
-        let (database, lock) = match folder {
-            None => (Database::memory().context("cannot open a database in memory")?, None),
-            Some(folder) => {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
-                let lock = lock(folder)?;
-                let file = folder.join(FILE);
-                let path = file.to_str().context("the data folder's name is not UTF-8")?;
-                let database = Database::new(path)
-                    .with_context(|| format!("cannot open the database {}", file.display()))?;
-                // Sets `synchronous = NORMAL`: a commit survives the death of the process, and
-                // waits for no disk. What the machine's death can take are the last moments.
-                database.disable_bulk_loading().context("cannot configure the database")?;
-                (database, Some(lock))
-            }
-        };
+        let (database, lock) = open(folder)?;
         let (requests, queue) = mpsc::channel();
         thread::Builder::new()
             .name("database".to_owned())
@@ -110,10 +95,33 @@ impl Engine {
     }
 }
 
+/// Opens the database in `folder`, which is made if missing and taken for this process alone while the
+/// file is open, or one in memory.
+///
+/// # Errors
+///
+/// When the folder cannot be written, or another process has it open.
+pub(crate) fn open(folder: Option<&Path>) -> anyhow::Result<(Database, Option<File>)> {
+    let Some(folder) = folder else {
+        return Ok((Database::memory().context("cannot open a database in memory")?, None));
+    };
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
+    let lock = lock(folder)?;
+    let file = folder.join(FILE);
+    let path = file.to_str().context("the data folder's name is not UTF-8")?;
+    let database = Database::new(path)
+        .with_context(|| format!("cannot open the database {}", file.display()))?;
+    // Sets `synchronous = NORMAL`: a commit survives the death of the process, and waits for no
+    // disk. What the machine's death can take are the last moments.
+    database.disable_bulk_loading().context("cannot configure the database")?;
+    Ok((database, Some(lock)))
+}
+
 /// Takes the folder for this process alone, until the file is dropped.
-fn lock(folder: &Path) -> anyhow::Result<std::fs::File> {
+fn lock(folder: &Path) -> anyhow::Result<File> {
     let path = folder.join("lock");
-    let file = std::fs::File::create(&path)
+    let file = File::create(&path)
         .with_context(|| format!("cannot write to the data folder {}", folder.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

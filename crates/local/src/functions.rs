@@ -6,6 +6,7 @@ use ::functions::{
     app::{App, Clock},
     authorize, connection,
     failure::Failure,
+    push::Pusher,
     rest,
 };
 use axum::Router;
@@ -28,18 +29,22 @@ pub const CONNECTION: &str = "connection";
 /// The name of the function behind the HTTP API.
 pub const REST: &str = "rest";
 
+/// The name of the function that the poller invokes.
+pub const PUSH: &str = "push";
+
 /// The functions, called directly.
 pub struct InProcess {
     app: Arc<App>,
+    pusher: Arc<Pusher>,
     router: Router,
     clock: Clock,
 }
 
 impl InProcess {
-    /// The functions of `app`.
-    pub fn new(app: Arc<App>, clock: Clock) -> Self {
+    /// The functions of `app`, and `push`.
+    pub fn new(app: Arc<App>, pusher: Arc<Pusher>, clock: Clock) -> Self {
         let router = rest::router(app.clone(), clock.clone());
-        Self { app, router, clock }
+        Self { app, pusher, router, clock }
     }
 
     async fn call(&self, function: &str, event: Bytes) -> Result<Bytes, FunctionError> {
@@ -60,6 +65,10 @@ impl InProcess {
                 let answer = Adapter::from(self.router.clone()).call(event);
                 let answer = answer.await;
                 encode(&answer.unwrap_or_else(|never| match never {}))
+            }
+            PUSH => {
+                let report = self.pusher.handle(decode(&event)?).await;
+                encode(&report.map_err(|error| failed(error.into()))?)
             }
             other => Err(FunctionError::Unavailable(format!("no function {other}").into())),
         }

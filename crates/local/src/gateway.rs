@@ -23,8 +23,10 @@ mod faults;
 mod functions;
 mod handshake;
 mod http_api;
+mod http_routes;
 mod ids;
 mod invocation;
+mod lambda;
 mod limits;
 mod management;
 mod messages;
@@ -44,6 +46,7 @@ pub use self::{
     authorizer::{Authorizer, IdentitySource},
     faults::Faults,
     functions::{FunctionError, Functions},
+    http_routes::{HttpRoute, HttpRoutes, RouteKey, RouteKeyError},
     limits::{Limits, Rate},
     routes::{Route, Routes, Selection, SelectionError},
     sockets::Sockets,
@@ -63,8 +66,11 @@ pub struct Config {
     pub selection: Selection,
     /// Who decides about handshakes. None admits everyone to `$connect`.
     pub authorizer: Option<Authorizer>,
-    /// The HTTP API beside the WebSocket API. Without it other paths are not found.
-    pub http: Option<HttpApi>,
+    /// The HTTP API beside the WebSocket API. Paths without a route are not found.
+    pub http: HttpRoutes,
+    /// What events call the gateway's host, where that is not what clients call it: behind a load
+    /// balancer, the address where this very gateway takes calls of the management API.
+    pub domain: Option<String>,
     /// Who may call the management API.
     pub callbacks: Callbacks,
     /// Whether what is behind the gateway can serve. Until then `/healthz` answers 503.
@@ -80,7 +86,8 @@ impl Config {
             routes: Routes::default(),
             selection: Selection::default(),
             authorizer: None,
-            http: None,
+            http: HttpRoutes::default(),
+            domain: None,
             callbacks: Callbacks::default(),
             // The value stays when its sender is gone.
             ready: watch::channel(true).1,
@@ -124,15 +131,6 @@ impl Api {
         let Self { id, region, account, .. } = self;
         format!("arn:aws:execute-api:{region}:{account}:{id}/$default/{method}{path}")
     }
-}
-
-/// An HTTP API whose `$default` route goes to one function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpApi {
-    /// The function that gets the requests.
-    pub function: String,
-    /// Who decides about requests. None admits everyone.
-    pub authorizer: Option<Authorizer>,
 }
 
 /// Who may call the management API. On AWS IAM decides, and every call is signed; this gateway

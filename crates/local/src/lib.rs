@@ -4,6 +4,8 @@ pub mod bench;
 pub mod database;
 pub mod functions;
 pub mod gateway;
+pub mod parts;
 pub mod simulator;
 pub mod tail;
+pub mod template;
 pub mod up;

@@ -1,17 +1,36 @@
 //! The `headwater` command.
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    io::Write as _,
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
-use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use ::functions::token::Jwt;
+use anyhow::{Context as _, ensure};
+use aws::settings::explain;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use domain::access::Principal;
-use functions::token::Jwt;
 use jiff::Timestamp;
-use local::{bench, simulator, simulator::Simulator, tail, up, up::Up};
+use local::{
+    bench,
+    parts::{database, functions, gateway},
+    simulator,
+    simulator::Simulator,
+    tail, up,
+    up::Up,
+};
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+/// Longest wait for an answer of the health check.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The exit code for a wrong command line, as `clap` has it.
+const USAGE: u8 = 2;
 
 /// Streams public posts and market data to any number of people.
 #[derive(Debug, Parser)]
@@ -29,14 +48,32 @@ struct Cli {
 enum Command {
     /// Run the whole on this machine, with the live upstreams or simulated ones.
     Up(Box<up::Options>),
+    /// Run the emulated API Gateway alone: a WebSocket API and an HTTP API in front of functions that
+    /// run elsewhere.
+    Gateway(Box<gateway::Options>),
+    /// Run the four functions in one process, behind Lambda's Invoke. Tables are found as every AWS
+    /// program finds them.
+    Functions(Box<functions::Options>),
+    /// Run a DynamoDB with Headwater's tables.
+    Database(database::Options),
     /// Run a simulated Coinbase exchange and a simulated Mastodon server.
     Simulate(simulator::Options),
     /// Print topics in the terminal.
     Tail(tail::Options),
+    /// Ask the server that listens at `--listen` whether it can serve; for a container's health
+    /// check. Ends with 0 if it can.
+    Health(HealthOptions),
     /// Make a token for local use.
     Token(TokenOptions),
     /// Measure speed and memory, and print JSON lines.
     Bench(bench::Options),
+}
+
+#[derive(Debug, Args)]
+struct HealthOptions {
+    /// Address that the server listens at.
+    #[arg(long, env = "HEADWATER_LISTEN", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
 }
 
 #[derive(Debug, Args)]
@@ -59,7 +96,16 @@ struct TokenOptions {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match explain(&Cli::command(), &error) {
+            Some(told) => {
+                let _ = writeln!(std::io::stderr(), "headwater: {told}");
+                return ExitCode::from(USAGE);
+            }
+            None => error.exit(),
+        },
+    };
     let filter = match EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,
         Err(error) => {
@@ -96,22 +142,31 @@ async fn run(command: Command) -> anyhow::Result<()> {
             welcome(&up, simulated);
             up.stopped().await
         }
+        Command::Gateway(options) => {
+            let gateway = gateway::run(*options, shutdown).await?;
+            gateway.stopped().await;
+            Ok(())
+        }
+        Command::Functions(options) => functions::run(*options, shutdown).await,
+        Command::Database(options) => database::run(options, shutdown).await,
         Command::Simulate(options) => {
             let simulator = Simulator::start(&options, shutdown.clone())
                 .await
                 .context("cannot start the simulators")?;
             print(&format!(
                 "HEADWATER_COINBASE_URL={}\nHEADWATER_COINBASE_REST_URL={}\n\
-                 HEADWATER_MASTODON_SERVERS={}\n",
+                 HEADWATER_MASTODON_SERVERS={}\nHEADWATER_MASTODON_TOKENS={}\n",
                 simulator.coinbase_url(),
                 simulator.coinbase_rest_url(),
                 simulator.mastodon_url(),
+                options.mastodon_token,
             ));
             shutdown.cancelled().await;
             simulator.stopped().await;
             Ok(())
         }
         Command::Tail(options) => tail::run(options, shutdown).await,
+        Command::Health(options) => health(&options).await,
         Command::Token(options) => token(options),
         Command::Bench(options) => bench::run(options, shutdown).await,
     }
@@ -149,6 +204,18 @@ fn welcome(up: &Up, simulated: bool) {
     ));
 }
 
+async fn health(options: &HealthOptions) -> anyhow::Result<()> {
+    let mut address = options.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let client = reqwest::Client::builder().timeout(HEALTH_TIMEOUT).build()?;
+    let answer = client.get(format!("http://{address}/healthz")).send().await;
+    let answer = answer.with_context(|| format!("nobody answers at {address}"))?;
+    ensure!(answer.status().is_success(), "the server at {address} answers {}", answer.status());
+    Ok(())
+}
+
 fn token(options: TokenOptions) -> anyhow::Result<()> {
     let secret = options
         .jwt_secret
@@ -166,8 +233,6 @@ fn print(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use ::functions::{
     app::{App, Clock, Options as FunctionOptions},
+    callback::Callback,
     push::Pusher,
 };
 use ::poller::{
@@ -11,7 +12,7 @@ use ::poller::{
     poller::{Poller, claim},
     source::families,
 };
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use aws::{
     clients::{Clients, TableOptions},
     control::Origin,
@@ -26,7 +27,7 @@ use tracing::{info, warn};
 use crate::{
     database::Engine,
     functions::{AUTHORIZE, CONNECTION, InProcess, REST},
-    gateway::{Authorizer, Config, Gateway, HttpApi, Limits, Routes, Sockets},
+    gateway::{Authorizer, Config, Gateway, HttpRoutes, Limits, Routes, Sockets},
     simulator::{self, Simulator},
 };
 
@@ -145,7 +146,11 @@ impl Up {
         let shards = options.functions.shards.all();
         ensure!(!shards.is_empty(), "there are no shards");
         let mut functions = options.functions;
-        functions.callback_url.get_or_insert_with(|| format!("http://{}/live", options.listen));
+        if functions.callback_url == Callback::default() {
+            functions.callback_url = format!("http://{}/live", options.listen)
+                .parse()
+                .map_err(|reason: String| anyhow!(reason))?;
+        }
         let app = Arc::new(App::new(tables.clone(), sockets.clone(), functions, secret));
         let pusher = Arc::new(Pusher::new(&tables, sockets.clone(), clock.clone()));
 
@@ -156,15 +161,12 @@ impl Up {
                 .with("$disconnect", CONNECTION)
                 .with("$default", CONNECTION),
             authorizer: Some(Authorizer::new(AUTHORIZE)),
-            http: Some(HttpApi {
-                function: REST.to_owned(),
-                authorizer: Some(Authorizer::new(AUTHORIZE)),
-            }),
+            http: HttpRoutes::to(REST, Some(Authorizer::new(AUTHORIZE))),
             ready: is_ready,
             ..Config::new(options.listen)
         };
         let gateway_stop = CancellationToken::new();
-        let functions = Arc::new(InProcess::new(app, clock));
+        let functions = Arc::new(InProcess::new(app, pusher.clone(), clock));
         let gateway = Gateway::start(config, sockets, functions, gateway_stop.clone())
             .with_context(|| format!("cannot listen at {}", options.listen))?;
 
@@ -177,6 +179,7 @@ impl Up {
             shards,
             owner: format!("up-{}", std::process::id()).into(),
             families: families(&options.poller, options.tables.retention, Timestamp::now())?,
+            looks: watch::channel(None).0,
         };
         let (stop, stopped) = watch::channel(None);
         let (poller_options, poller_shutdown) = (options.poller, shutdown.clone());

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use functions::{app::App, failure::Failure, push::Pusher};
+use aws::clients::Clients;
+use functions::{app::Environment, failure::Failure};
 use jiff::Timestamp;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
-    let app = App::from_env().await?;
-    let pusher = &Pusher::new(&app.tables, app.post.clone(), Arc::new(Timestamp::now));
+    let clients = Clients::from_env().await?;
+    let pusher = &Environment::read()?.pusher(&clients, Arc::new(Timestamp::now));
     run(service_fn(async |event: LambdaEvent<_>| {
         pusher.handle(event.payload).await.map_err(Failure::from)
     }))

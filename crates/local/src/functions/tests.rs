@@ -7,6 +7,7 @@ use std::{
 
 use ::functions::{
     app::{App, Options},
+    callback::Callback,
     push::Pusher,
     subscribe::Start,
 };
@@ -79,7 +80,7 @@ impl World {
             shards: Shards::parse("1").unwrap(),
             jwt_secret: None,
             connection_secret: None,
-            callback_url: None,
+            callback_url: Callback::default(),
             topics_per_connection: 50,
             messages_per_second: 10,
         };

@@ -1,5 +1,4 @@
-//! The HTTP API: every path but the WebSocket's goes to one function (route `$default`, payload
-//! format 2.0).
+//! The HTTP API: requests become events of payload format 2.0.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    HttpApi, Shared,
+    Shared,
     authorizer::{self, Denied},
     clock,
     events::to_json,
     functions::FunctionError,
+    http_routes::Matched,
     ids,
     invocation::{InvocationError, invoke},
     request::{Fields, Request},
@@ -28,7 +28,7 @@ struct Event<'a, H, Q> {
     version: &'static str,
     #[serde(flatten)]
     authorizer: Option<AuthorizerPart<'a>>,
-    route_key: &'static str,
+    route_key: &'a str,
     raw_path: &'a str,
     raw_query_string: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -36,6 +36,8 @@ struct Event<'a, H, Q> {
     headers: H,
     #[serde(skip_serializing_if = "Option::is_none")]
     query_string_parameters: Option<Q>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_parameters: Option<&'a BTreeMap<&'a str, String>>,
     request_context: Context<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
@@ -62,7 +64,7 @@ struct Context<'a> {
     domain_prefix: &'a str,
     http: Http<'a>,
     request_id: &'a str,
-    route_key: &'static str,
+    route_key: &'a str,
     stage: &'static str,
     time: String,
     time_epoch: u64,
@@ -102,7 +104,6 @@ struct Answer {
 
 /// Answers a request with the function's answer. The body is none if it was too large to read.
 pub(super) async fn answer(shared: &Shared, request: &Request, body: Option<Bytes>) -> Response {
-    let Some(api) = &shared.config.http else { return respond::error(StatusCode::NOT_FOUND) };
     if !*shared.config.ready.borrow() && request.path == "/healthz" {
         return respond::error(StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -112,14 +113,18 @@ pub(super) async fn answer(shared: &Shared, request: &Request, body: Option<Byte
     if !shared.sockets.admits_request() {
         return respond::error(StatusCode::TOO_MANY_REQUESTS);
     }
-    let call = Call::new(shared, request);
-    let context = match call.authorize(api).await {
+    let Some(matched) = shared.config.http.select(&request.method, &request.path) else {
+        return respond::error(StatusCode::NOT_FOUND);
+    };
+    let route = matched.route;
+    let call = Call::new(shared, request, matched);
+    let context = match call.authorize().await {
         Ok(context) => context,
         Err(denied) => return respond::error(denied.status()),
     };
     let limit = shared.sockets.limits().integration;
     let event = call.event(context.as_ref(), body);
-    let mut response = match invoke(&*shared.functions, &api.function, event, limit).await {
+    let mut response = match invoke(&*shared.functions, &route.function, event, limit).await {
         Ok(answer) => to_response(&answer).unwrap_or_else(respond::failed),
         Err(InvocationError::Function(FunctionError::Handled { .. })) => respond::failed(),
         Err(InvocationError::TimedOut | InvocationError::Function(_)) => {
@@ -136,6 +141,7 @@ pub(super) async fn answer(shared: &Shared, request: &Request, body: Option<Byte
 struct Call<'a> {
     shared: &'a Shared,
     request: &'a Request,
+    matched: Matched<'a>,
     request_id: String,
     headers: Fields,
     query: Fields,
@@ -143,7 +149,7 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(shared: &'a Shared, request: &'a Request) -> Self {
+    fn new(shared: &'a Shared, request: &'a Request, matched: Matched<'a>) -> Self {
         let mut headers = Fields::default();
         for (name, value) in &request.headers {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -165,6 +171,7 @@ impl<'a> Call<'a> {
         Self {
             shared,
             request,
+            matched,
             request_id: ids::request(request.received_at),
             headers,
             query: request.query_fields(),
@@ -173,8 +180,8 @@ impl<'a> Call<'a> {
     }
 
     /// Asks the authorizer, if there is one, and returns the context it gave.
-    async fn authorize(&self, api: &HttpApi) -> Result<Option<Map<String, Value>>, Denied> {
-        let Some(authorizer) = &api.authorizer else { return Ok(None) };
+    async fn authorize(&self) -> Result<Option<Map<String, Value>>, Denied> {
+        let Some(authorizer) = &self.matched.route.authorizer else { return Ok(None) };
         let identity = authorizer::identity(&authorizer.identity_sources, self.request);
         let identity_source = identity.ok_or(Denied::Unauthorized)?;
         let Request { method, path, .. } = self.request;
@@ -205,15 +212,18 @@ impl<'a> Call<'a> {
         let api = &self.shared.config.api;
         let request = self.request;
         let is_base64_encoded = body.as_ref().map(|(_, is_base64_encoded)| *is_base64_encoded);
+        let route_key = self.matched.route.key.as_str();
+        let variables = &self.matched.variables;
         to_json(&Event {
             version: "2.0",
             authorizer,
-            route_key: "$default",
+            route_key,
             raw_path: &request.path,
             raw_query_string: &request.query,
             cookies: &self.cookies,
             headers: self.headers.joined(),
             query_string_parameters: (!self.query.is_empty()).then(|| self.query.joined()),
+            path_parameters: (!variables.is_empty()).then_some(variables),
             request_context: Context {
                 account_id: &api.account,
                 api_id: &api.id,
@@ -228,7 +238,7 @@ impl<'a> Call<'a> {
                     user_agent: request.header(header::USER_AGENT).unwrap_or_default(),
                 },
                 request_id: &self.request_id,
-                route_key: "$default",
+                route_key,
                 stage: "$default",
                 time: clock::common_log(request.received_at),
                 time_epoch: request.received_at,

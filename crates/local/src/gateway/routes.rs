@@ -1,12 +1,12 @@
 //! Which function gets a message: the route selection expression and the route table.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 /// The routes of a WebSocket API by route key.
 #[derive(Clone, Debug, Default)]
-pub struct Routes(HashMap<String, Route>);
+pub struct Routes(BTreeMap<String, Route>);
 
 /// Where a route's events go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +31,18 @@ impl Routes {
     }
 
     fn with_route(mut self, key: impl Into<String>, route: Route) -> Self {
-        self.0.insert(key.into(), route);
+        self.insert(key, route);
         self
+    }
+
+    /// Adds a route, or replaces it.
+    pub fn insert(&mut self, key: impl Into<String>, route: Route) {
+        self.0.insert(key.into(), route);
+    }
+
+    /// The routes by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Route)> {
+        self.0.iter().map(|(key, route)| (key.as_str(), route))
     }
 
     pub(super) fn connect(&self) -> Option<&Route> {

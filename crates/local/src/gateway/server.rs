@@ -91,7 +91,10 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
         service_fn(move |request: http::Request<Incoming>| {
             let (parts, body) = request.into_parts();
             let now = clock::now();
-            let request = Request::new(parts, head.take(), peer, local, now);
+            let mut request = Request::new(parts, head.take(), peer, local, now);
+            if let Some(domain) = &shared.config.domain {
+                request.host.clone_from(domain);
+            }
             let (shared, accepted) = (shared.clone(), accepted.clone());
             Box::pin(async move {
                 Ok::<_, std::convert::Infallible>(respond(&shared, request, body, &accepted).await)

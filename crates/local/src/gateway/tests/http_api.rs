@@ -3,8 +3,8 @@
 use super::*;
 
 fn with_http(authorizer: Option<Authorizer>, limits: Limits) -> Fixture {
-    let http = HttpApi { function: "rest".to_owned(), authorizer };
-    Fixture::with(|config| config.http = Some(http), limits)
+    let http = HttpRoutes::to("rest", authorizer);
+    Fixture::with(|config| config.http = http, limits)
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn without_an_http_api_nothing_is_found() {
 async fn health_waits_for_readiness() {
     let (ready, readiness) = watch::channel(false);
     let change = |config: &mut Config| {
-        config.http = Some(HttpApi { function: "rest".to_owned(), authorizer: None });
+        config.http = HttpRoutes::to("rest", None);
         config.ready = readiness;
     };
     let fixture = Fixture::with(change, Limits::default());
