@@ -243,6 +243,21 @@ impl Client {
         self.events(topic, 1).await.remove(0)
     }
 
+    /// Returns the next event of a topic, or none if the connection breaks before it comes.
+    pub async fn event_or_end(&mut self, topic: &str) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.get_mut(topic).and_then(VecDeque::pop_front) {
+                return Some(event);
+            }
+            let message = time::timeout(PATIENCE, self.socket.next()).await;
+            match message.expect("an event or the end") {
+                Some(Ok(Message::Text(text))) => self.take_in(&text),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(_) | Err(_)) | None => return None,
+            }
+        }
+    }
+
     /// Returns the next events of a topic up to one that is wanted, with it.
     pub async fn events_until(
         &mut self,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 
 mod client;
+mod cluster;
 mod exchange;
 mod fediverse;
 mod headwater;
@@ -19,6 +20,7 @@ mod site;
 
 pub use self::{
     client::{Client, Event, Gap},
+    cluster::Cluster,
     exchange::Exchange,
     fediverse::Fediverse,
     headwater::{Headwater, Setup},

@@ -74,20 +74,28 @@ impl Program {
 
 fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary());
+    without_settings(&mut command);
+    command.args(arguments).envs(variables.iter().copied()).kill_on_drop(true);
+    command
+}
+
+/// Takes the settings away that the tests themselves were started with.
+pub(crate) fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HEADWATER_") {
             command.env_remove(name);
         }
     }
-    command.args(arguments).envs(variables.iter().copied()).kill_on_drop(true);
-    command
 }
 
-/// The program, beside which the tests were built.
-fn binary() -> PathBuf {
+/// Where the programs are: beside the tests.
+pub(crate) fn folder() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let folder = test.parent().and_then(|deps| deps.parent()).unwrap();
-    let binary = folder.join("headwater");
+    test.parent().and_then(|deps| deps.parent()).unwrap().to_owned()
+}
+
+fn binary() -> PathBuf {
+    let binary = folder().join("headwater");
     assert!(
         binary.exists(),
         "{} is missing: build it first with `cargo build -p local`, as `make test` does",

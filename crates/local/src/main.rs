@@ -112,6 +112,11 @@ fn main() -> ExitCode {
             return fail(&anyhow::anyhow!("HEADWATER_LOG is no filter: {error}"));
         }
     };
+    // A condition that does not hold is an answer, and nothing to warn of.
+    let filter = match "dynoxide=error".parse() {
+        Ok(quiet) if !cli.log.contains("dynoxide") => filter.add_directive(quiet),
+        _ => filter,
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,0 +1,79 @@
+//! A cluster behind a load balancer goes on when parts of it die.
+
+use harness::{Client, Cluster, Event, Exchange, until};
+use serde_json::json;
+
+const MATCHES: &str = "coinbase/matches/BTC-USD";
+const CLIENTS: usize = 9;
+
+#[tokio::test]
+async fn a_cluster_survives_a_gateway_and_the_leading_poller() {
+    let exchange = Exchange::start().await;
+    let Some(cluster) = Cluster::start(&exchange).await else { return };
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = cluster.client().await;
+        client.subscribe(&[MATCHES]).await;
+        clients.push((client, Vec::<Event>::new()));
+    }
+    exchange.subscribed("matches", "BTC-USD").await;
+    for _ in 0..20 {
+        exchange.trade("BTC-USD");
+    }
+    for (client, events) in &mut clients {
+        events.extend(client.events(MATCHES, 20).await);
+    }
+
+    // Connections are spread, so a third of them is cut.
+    cluster.kill("gateway-1").await;
+    exchange.trade("BTC-USD");
+    let mut cut = 0;
+    for (client, events) in &mut clients {
+        let event = if let Some(event) = client.event_or_end(MATCHES).await {
+            event
+        } else {
+            cut += 1;
+            *client = until("another gateway takes the client", async || {
+                Client::try_connect(cluster.address, "/live", &[]).await.ok()
+            })
+            .await;
+            let since = json!({"since": {MATCHES: 20}});
+            let answer = client.subscribe_with(&[MATCHES], since).await;
+            assert_eq!(answer["topics"][0]["recovered"], true);
+            client.event(MATCHES).await
+        };
+        assert_eq!(event.seq, 21);
+        events.push(event);
+    }
+    assert_eq!(cut, CLIENTS / 3);
+
+    // REST reaches a connection whichever gateway has it.
+    let (client, _) = &mut clients[0];
+    let welcome = client.hello().await;
+    let started = cluster.rest().of(&welcome).post("/api/v1/subscribe/BTC-USD").await;
+    assert_eq!(started.status, 201, "{started:?}");
+
+    // What is traded while nobody leads is fetched by whoever leads next.
+    let leader = cluster.leader().await;
+    cluster.kill(&leader).await;
+    for _ in 0..5 {
+        exchange.trade_unheard("BTC-USD");
+    }
+    until("the other poller leads", async || (cluster.leader().await != leader).then_some(()))
+        .await;
+    exchange.subscribed("matches", "BTC-USD").await;
+    exchange.trade("BTC-USD");
+    for (client, events) in &mut clients {
+        events.extend(client.events(MATCHES, 6).await);
+        let numbers: Vec<u64> = events.iter().map(|event| event.seq).collect();
+        assert_eq!(numbers, (1..=27).collect::<Vec<_>>());
+        let ids: Vec<u64> = events.iter().map(Event::trade_id).collect();
+        assert_eq!(ids, (ids[0]..ids[0] + 27).collect::<Vec<_>>());
+        assert_eq!(client.gaps, []);
+    }
+
+    // The management API is not for clients.
+    let answer = cluster.rest().post("/live/%40connections/abc=").await;
+    assert_eq!(answer.status, 403);
+    cluster.stop().await;
+}
