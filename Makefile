@@ -9,7 +9,7 @@ HEADWATER = $(CARGO) run --release --quiet --package local --bin headwater --
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: tools ## Run everything on this machine, with simulated upstreams
@@ -63,8 +63,40 @@ ARCH ?= $(shell test -d "$$(rustc --print sysroot)/lib/rustlib/aarch64-unknown-l
 package: tools $(TOOLS)/aws/.done ## Build the zips of the four functions; ARCH=arm64 or x86_64
 	$(IN_TOOLS) CARGO_PROFILE_RELEASE_OPT_LEVEL=s cargo lambda build --release --locked --package functions --bins \
 		--output-format zip $(if $(filter arm64,$(ARCH)),--arm64,--x86-64)
-	@cd "$(or $(CARGO_TARGET_DIR),target)/lambda" && for name in authorize connection rest push; do \
-		printf '%-11s %s %9d bytes\n' "$$name" $(ARCH) "$$(stat --format=%s $$name/bootstrap.zip)"; done
+	@infra/package-report "$(or $(CARGO_TARGET_DIR),target)/lambda"
+
+.PHONY: lambda
+lambda: tools $(TOOLS)/aws/.done ## Run the functions under cargo lambda watch, behind the gateway
+	$(CARGO) build --workspace --bin headwater --bin headwater-poller
+	@$(IN_TOOLS) infra/lambda
+
+# Arguments of `docker build`, such as --build-arg FINAL_BASE=headwater-final-base.
+IMAGE_FLAGS ?=
+IMAGE ?= headwater-poller
+
+.PHONY: image image-poller
+image: image-poller ## Build the images headwater and headwater-poller
+	docker build --file infra/Dockerfile --target headwater --tag headwater $(IMAGE_FLAGS) .
+image-poller:
+	@command -v docker >/dev/null || { echo 'Install Docker first: https://docs.docker.com/engine/install' >&2; exit 1; }
+	docker build --file infra/Dockerfile --target poller --tag $(IMAGE) $(IMAGE_FLAGS) .
+
+# More parameters of the template, such as PollerImage=… AlarmEmail=…
+PARAMETERS ?=
+DEPLOY_FLAGS ?=
+
+.PHONY: deploy
+deploy: tools $(TOOLS)/aws/.done ## Build and deploy to AWS; PARAMETERS='PollerImage=… AlarmEmail=…'
+	$(IN_TOOLS) CARGO_PROFILE_RELEASE_OPT_LEVEL=s sam build --parameter-overrides Architecture=$(ARCH)
+	$(IN_TOOLS) sam deploy --parameter-overrides Architecture=$(ARCH) $(PARAMETERS) $(DEPLOY_FLAGS)
+
+.PHONY: test-deploy
+test-deploy: package $(TOOLS)/stand-in/.done ## Deploy to a stand-in for AWS, and test what is deployed
+	@test "$(ARCH)" = "$$(uname -m | sed s/aarch64/arm64/)" || { echo 'Packages for another processor cannot run here: add ARCH=x86_64' >&2; exit 1; }
+	$(IN_TOOLS) CARGO_PROFILE_RELEASE_OPT_LEVEL=s sam build --config-env local --parameter-overrides Architecture=$(ARCH)
+	$(CARGO) build --workspace --bin headwater --bin headwater-poller
+	HEADWATER_TOOLS="$(abspath $(TOOLS))" HEADWATER_PACKAGES="$(abspath $(or $(CARGO_TARGET_DIR),target)/lambda)" \
+		$(CARGO) nextest run --workspace -E 'binary(aws)'
 
 .PHONY: lint-templates
 lint-templates: $(TOOLS)/aws/.done ## Check the templates

@@ -75,6 +75,7 @@ impl Poller {
         options: &config::Options,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
+        self.tables.check().await?;
         claim(&self.tables, self.origin).await?;
         let numbering = Numbering::new(
             self.tables.clone(),
@@ -118,7 +119,7 @@ impl Poller {
                 let mut timer = time::interval(LOOK_EVERY);
                 loop {
                     timer.tick().await;
-                    let database = numbering.tables().check().await.is_ok();
+                    let database = numbering.tables().control.origin().await.is_ok();
                     let leads = numbering.held().into_iter().map(|lease| lease.source);
                     self.looks.send_replace(Some(Look {
                         leads: leads.collect(),

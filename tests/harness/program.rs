@@ -31,7 +31,12 @@ impl Program {
     /// Starts `headwater` with arguments and variables. What it says beside its output goes where
     /// the test's own words go.
     pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = command(arguments, variables);
+        Self::start_other("headwater", arguments, variables)
+    }
+
+    /// Starts another program of ours, such as `headwater-poller`.
+    pub fn start_other(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = command(name, arguments, variables);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
@@ -39,7 +44,7 @@ impl Program {
 
     /// Runs `headwater` to its end.
     pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
-        let output = command(arguments, variables).stdin(Stdio::null()).output();
+        let output = command("headwater", arguments, variables).stdin(Stdio::null()).output();
         let output = time::timeout(PATIENCE, output).await;
         let output = output.unwrap_or_else(|_| panic!("headwater {arguments:?} does not end"));
         let output = output.unwrap();
@@ -72,8 +77,8 @@ impl Program {
     }
 }
 
-fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(binary());
+fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(binary(name));
     without_settings(&mut command);
     command.args(arguments).envs(variables.iter().copied()).kill_on_drop(true);
     command
@@ -94,11 +99,11 @@ pub(crate) fn folder() -> PathBuf {
     test.parent().and_then(|deps| deps.parent()).unwrap().to_owned()
 }
 
-fn binary() -> PathBuf {
-    let binary = folder().join("headwater");
+fn binary(name: &str) -> PathBuf {
+    let binary = folder().join(name);
     assert!(
         binary.exists(),
-        "{} is missing: build it first with `cargo build -p local`, as `make test` does",
+        "{} is missing: build it first, as `make test` does",
         binary.display()
     );
     binary

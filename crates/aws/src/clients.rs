@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use aws_config::{
-    BehaviorVersion, ConfigLoader, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig,
+    BehaviorVersion, ConfigLoader, Region, SdkConfig,
+    environment::EnvironmentVariableRegionProvider, meta::region::RegionProviderChain,
+    profile::ProfileFileRegionProvider, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_sdk_lambda::config::Credentials;
 
@@ -62,7 +64,7 @@ impl Clients {
     ///
     /// [`NoRegion`] when nothing names one.
     pub async fn from_env() -> Result<Self, NoRegion> {
-        let config = defaults().load().await;
+        let config = defaults().region(region()).load().await;
         if config.region().is_none() {
             return Err(NoRegion);
         }
@@ -72,19 +74,15 @@ impl Clients {
     /// Speaks to a stand-in for AWS at `endpoint`, which does not ask who is calling: region and
     /// credentials come from the environment where they are there, and are made up where not.
     pub async fn of_stand_in(endpoint: &str) -> Self {
-        let config = defaults().endpoint_url(endpoint);
+        let region = region().or_else(Region::from_static("us-east-1"));
+        let config = defaults().endpoint_url(endpoint).region(region);
         let has_credentials = std::env::var_os("AWS_ACCESS_KEY_ID").is_some();
         let config = if has_credentials {
             config
         } else {
             config.credentials_provider(Credentials::new("local", "local", None, None, "local"))
         };
-        let config = config.load().await;
-        if config.region().is_some() {
-            return Self { config };
-        }
-        let region = Region::from_static("us-east-1");
-        Self { config: config.into_builder().region(region).build() }
+        Self { config: config.load().await }
     }
 
     /// Uses a configuration made elsewhere, such as for an embedded database.
@@ -129,6 +127,13 @@ impl Clients {
     pub async fn secrets(&self, id: &str) -> Result<Secrets, SecretError> {
         secrets::read(&aws_sdk_secretsmanager::Client::new(&self.config), id).await
     }
+}
+
+/// The region of the environment or of the profile. A machine on AWS could be asked too, which takes a
+/// while elsewhere; what runs on AWS has the variable.
+fn region() -> RegionProviderChain {
+    RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new())
 }
 
 fn defaults() -> ConfigLoader {

@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::{
         Projection, ProjectionType, ScalarAttributeType, TimeToLiveSpecification,
     },
 };
+use domain::{connection::ConnectionId, topic::Topic};
 
 use crate::{
     connections::{CHANGES_INDEX, Connections},
@@ -16,6 +17,17 @@ use crate::{
     error::StoreError,
     log::Log,
 };
+
+/// Why a table cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("table {table} cannot be read")]
+pub struct TableError {
+    /// Its name.
+    pub table: String,
+    /// What the database says.
+    #[source]
+    pub source: StoreError,
+}
 
 /// The three tables.
 #[derive(Clone, Debug)]
@@ -118,9 +130,17 @@ impl Tables {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] when it does not.
-    pub async fn check(&self) -> Result<(), StoreError> {
-        self.control.origin().await.map(|_| ())
+    /// [`TableError`] that names the table which cannot be read.
+    pub async fn check(&self) -> Result<(), TableError> {
+        let nobody = ConnectionId::new("check");
+        let read = |table: &str| {
+            let table = table.to_owned();
+            |source| TableError { table, source }
+        };
+        self.control.origin().await.map_err(read(self.control.table()))?;
+        self.log.newest(&Topic::system_sources()).await.map_err(read(self.log.table()))?;
+        self.connections.get(0, &nobody).await.map_err(read(self.connections.table()))?;
+        Ok(())
     }
 }
 

@@ -135,7 +135,7 @@ impl Api {
 
 /// Who may call the management API. On AWS IAM decides, and every call is signed; this gateway
 /// verifies no signature, so it looks at where a call comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Callbacks {
     /// Nobody: all calls get 403. Functions in the same process post through [`Sockets`].
     Off,

@@ -53,7 +53,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let clock: Clock = Arc::new(Timestamp::now);
     let pusher = Arc::new(options.environment.pusher(&clients, clock.clone()));
     let app = Arc::new(options.environment.app(&clients).await?);
-    app.tables.check().await.context("cannot read the tables")?;
+    app.tables.check().await?;
     let functions = Arc::new(InProcess::new(app, pusher, clock));
     let listener = TcpListener::bind(options.listen)
         .await

@@ -73,6 +73,11 @@ pub struct Options {
     #[arg(long, value_name = "HOST:PORT")]
     pub domain: Option<String>,
 
+    /// Who may call the management API, `@connections`. On AWS calls are signed, and here nobody
+    /// checks that.
+    #[arg(long, value_enum, default_value_t)]
+    pub callbacks: Callbacks,
+
     /// Enforce the default quotas of an AWS account too: 10,000 requests and 500 handshakes a second.
     #[arg(long)]
     pub quotas: bool,
@@ -122,7 +127,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
 fn config(options: &Options) -> anyhow::Result<Config> {
     let mut config = Config {
         domain: options.domain.clone(),
-        callbacks: Callbacks::Loopback,
+        callbacks: options.callbacks,
         ..Config::new(options.listen)
     };
     if let Some(path) = &options.template {

@@ -1,0 +1,88 @@
+# Starts and stops programs together, for `cluster` and `lambda`. Sourced, with NAME of the script in `self`.
+#
+# Expects `run`, the folder for process ids and logs, and `order`, groups of names in the order in which
+# they are stopped.
+
+die() { echo "$self: $*" >&2; exit 1; }
+
+# Takes host and port of HEADWATER_LISTEN apart.
+take_address() {
+    listen=${HEADWATER_LISTEN:-127.0.0.1:8080}
+    host=${listen%:*} port=${listen##*:}
+    [[ $port =~ ^[0-9]+$ && $port -ge 1 && $port -le 65500 ]] || die "HEADWATER_LISTEN is \"$listen\": it is no address with a port up to 65500"
+}
+
+# The address at this distance from the first port.
+at() { echo "127.0.0.1:$((port + $1))"; }
+
+mkdir -p "$run"
+rm -f "$run"/*.pid "$run"/*.log
+declare -A pids=()
+
+# Starts a program in the background under a name.
+start() {
+    local name=$1
+    shift
+    "$@" >"$run/$name.log" 2>&1 &
+    pids[$name]=$!
+    echo "${pids[$name]}" >"$run/$name.pid"
+}
+
+stop() {
+    trap - EXIT INT TERM
+    ((${#pids[@]} == 0)) || echo "$self: stopping"
+    for names in "${order[@]}"; do
+        for name in $names; do
+            [[ -n ${pids[$name]:-} ]] && kill -TERM "${pids[$name]}" 2>/dev/null || true
+        done
+        for name in $names; do
+            [[ -n ${pids[$name]:-} ]] && wait "${pids[$name]}" 2>/dev/null || true
+        done
+    done
+}
+trap stop EXIT
+trap 'exit 0' INT TERM
+
+# Waits until an address answers, or says why its program has ended.
+await() {
+    local name=$1 url=$2
+    for _ in $(seq 300); do
+        curl -sS -o /dev/null --max-time 2 "$url" 2>/dev/null && return
+        kill -0 "${pids[$name]}" 2>/dev/null || die "$name has ended: $(tail -n 1 "$run/$name.log")"
+        sleep 0.1
+    done
+    die "$name does not answer at $url: $(tail -n 1 "$run/$name.log")"
+}
+
+# Starts simulators, unless upstreams are set, and says in `data` what is read.
+start_upstreams() {
+    if [[ -n ${HEADWATER_COINBASE_URL+x}${HEADWATER_MASTODON_SERVERS+x} ]]; then
+        data='the upstreams that are set'
+        return
+    fi
+    start simulators "$bin/headwater" simulate --coinbase-listen "$(at 17)" --mastodon-listen "$(at 18)"
+    for _ in $(seq 100); do
+        grep -q '^HEADWATER_MASTODON_TOKENS=' "$run/simulators.log" && break
+        kill -0 "${pids[simulators]}" 2>/dev/null || die "the simulators have ended: $(tail -n 1 "$run/simulators.log")"
+        sleep 0.1
+    done
+    while IFS= read -r setting; do export "${setting?}"; done < <(grep '^HEADWATER_' "$run/simulators.log")
+    : "${HEADWATER_COINBASE_RECORD=BTC-USD,ticker/ETH-USD}" "${HEADWATER_MASTODON_RECORD=public}"
+    export HEADWATER_COINBASE_RECORD HEADWATER_MASTODON_RECORD HEADWATER_SIMULATED=true
+    data='SIMULATED data'
+}
+
+# Says when something ends, and goes on while the programs with these names run.
+watch_over() {
+    local name
+    while true; do
+        for name in "${!pids[@]}"; do
+            kill -0 "${pids[$name]}" 2>/dev/null && continue
+            echo "$self: $name has ended: $(tail -n 1 "$run/$name.log")"
+            unset "pids[$name]"
+            [[ " $* " != *" $name "* ]] || die "nothing works without $name"
+        done
+        sleep 1 &
+        wait $! || true
+    done
+}

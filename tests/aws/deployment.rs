@@ -1,0 +1,208 @@
+//! `sam deploy` of the template with the real packages, and clients of what it deploys.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, process::Stdio};
+
+use harness::{Client, Event, Exchange, Program, until};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use crate::tools::{Tools, free_port};
+
+const MATCHES: &str = "coinbase/matches/BTC-USD";
+const STACK: &str = "headwater-local";
+
+/// What SAM calls the processor of this machine.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
+
+/// The stand-in for AWS.
+struct StandIn {
+    address: SocketAddr,
+    web: reqwest::Client,
+    _child: Child,
+}
+
+impl StandIn {
+    async fn start(tools: &Tools) -> Self {
+        let port = free_port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let child = Command::new(tools.program("stand-in", "ministack"))
+            .env("BIND_HOST", "127.0.0.1")
+            .env("GATEWAY_PORT", port.to_string())
+            .env("AWS_ENDPOINT_URL", format!("http://{address}"))
+            // What is not needed listens everywhere otherwise.
+            .env("IOT_MTLS_ENABLED", "0")
+            .env("SFTP_ENABLED", "0")
+            .env("DOCKER_HOST", "tcp://127.0.0.1:1")
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let stand_in = Self { address, web: reqwest::Client::new(), _child: child };
+        until("the stand-in answers", async || {
+            stand_in.web.get(stand_in.url("/_ministack/health")).send().await.ok()
+        })
+        .await;
+        stand_in
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// What an AWS program needs to find it.
+    fn settings(&self) -> [(&'static str, String); 5] {
+        [
+            ("AWS_ENDPOINT_URL", self.url("")),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+        ]
+    }
+
+    /// Asks the API of API Gateway, which is JSON.
+    async fn api(&self, path: &str, body: &Value) -> Value {
+        let request = self.web.post(self.url(path)).json(body);
+        // It looks for the service in the signature, and does not check that.
+        let scope = "AWS4-HMAC-SHA256 Credential=test/20261122/us-east-1/apigateway/aws4_request, \
+                     SignedHeaders=host, Signature=x";
+        let answer = request.header("authorization", scope).send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Runs the SAM CLI, and returns what it prints.
+    async fn sam(&self, tools: &Tools, arguments: &[&str]) -> String {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let output = Command::new(tools.program("aws", "sam"))
+            .args(arguments)
+            .current_dir(root)
+            .envs(self.settings())
+            .env("SAM_CLI_TELEMETRY", "0")
+            .output();
+        let output = output.await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (told, warned) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "sam {arguments:?}: {told}\n{warned}");
+        told
+    }
+
+    /// Deploys the template that `sam build` has made, and returns the outputs of the stack.
+    async fn deploy(&self, tools: &Tools) -> BTreeMap<String, String> {
+        let bucket = self.web.put(self.url("/headwater-artifacts")).send().await.unwrap();
+        assert!(bucket.status().is_success(), "{bucket:?}");
+        let callback = self.url("/_aws/execute-api/{api}/{stage}");
+        let overrides = format!("Architecture={ARCHITECTURE} CallbackUrl={callback}");
+        let deploy = ["deploy", "--config-env", "local", "--parameter-overrides", &overrides];
+        self.sam(tools, &deploy).await;
+        let list = ["list", "stack-outputs", "--config-env", "local", "--output", "json"];
+        let told = self.sam(tools, &list).await;
+        let outputs: Vec<BTreeMap<String, String>> = serde_json::from_str(&told).unwrap();
+        let outputs = outputs.into_iter().filter_map(|mut output| {
+            Some((output.remove("OutputKey")?, output.remove("OutputValue")?))
+        });
+        outputs.collect()
+    }
+
+    /// The stand-in takes the HTTP API of a SAM template without its routes, so they are made here,
+    /// as SAM makes them on AWS. Returns the path of the API.
+    async fn route_http(&self, outputs: &BTreeMap<String, String>) -> String {
+        let (function, name) = (&outputs["RestFunctionArn"], format!("{STACK}-http-routed"));
+        let api = self.api("/v2/apis", &json!({"name": name, "protocolType": "HTTP"})).await;
+        let id = api["apiId"].as_str().unwrap();
+        let integration = json!({
+            "integrationType": "AWS_PROXY", "integrationUri": function, "payloadFormatVersion": "2.0",
+        });
+        let integration = self.api(&format!("/v2/apis/{id}/integrations"), &integration).await;
+        let target = format!("integrations/{}", integration["integrationId"].as_str().unwrap());
+        let route = json!({"routeKey": "$default", "target": target});
+        self.api(&format!("/v2/apis/{id}/routes"), &route).await;
+        let stage = json!({"stageName": "$default", "autoDeploy": true});
+        self.api(&format!("/v2/apis/{id}/stages"), &stage).await;
+        format!("/_aws/execute-api/{id}/$default")
+    }
+}
+
+#[tokio::test]
+async fn the_template_deploys_and_what_it_deploys_works() {
+    let Some(tools) = Tools::find() else { return };
+    let stand_in = StandIn::start(&tools).await;
+    let outputs = stand_in.deploy(&tools).await;
+    let exchange = Exchange::start().await;
+    let settings = stand_in.settings();
+    let mut variables: Vec<(&str, &str)> =
+        settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let (prefix, health) = (format!("{STACK}-"), format!("127.0.0.1:{}", free_port()));
+    let (feed, exchange_rest) = (exchange.url(), exchange.rest_url());
+    variables.extend([
+        ("HEADWATER_TABLE_PREFIX", prefix.as_str()),
+        ("HEADWATER_PUSH_FUNCTION", outputs["PushFunction"].as_str()),
+        ("HEADWATER_COINBASE_URL", feed.as_str()),
+        ("HEADWATER_COINBASE_REST_URL", exchange_rest.as_str()),
+        ("HEADWATER_MASTODON_SERVERS", ""),
+        ("HEADWATER_HEALTH_LISTEN", health.as_str()),
+        ("HEADWATER_LOG", "warn"),
+    ]);
+    let poller = Program::start_other("headwater-poller", &[], &variables);
+    let healthy = format!("http://{health}/healthz");
+    until("the poller works", async || {
+        let answer = reqwest::get(&healthy).await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+
+    // Over the stand-in's WebSocket API, with the authorizer on $connect.
+    let path = format!("/_aws/execute-api/{}/live", outputs["WebSocketApiId"]);
+    let mut client = Client::try_connect(stand_in.address, &path, &[]).await.unwrap();
+    let welcome = client.hello().await;
+    assert_eq!(welcome["class"], "anonymous");
+    client.subscribe(&["coinbase/ticker/BTC-USD"]).await;
+    let forged = format!("{path}?token=a.b.c");
+    let refused = Client::try_connect(stand_in.address, &forged, &[]).await.err();
+    assert!(matches!(refused, Some(401 | 403 | 500)), "{refused:?}");
+
+    // Over REST, on that connection.
+    let http = stand_in.route_http(&outputs).await;
+    let rest = async |method: Method, path: &str| {
+        let request = stand_in.web.request(method, stand_in.url(&format!("{http}{path}")));
+        let request = request
+            .header("x-connection-id", welcome["connectionId"].as_str().unwrap())
+            .header("x-connection-token", welcome["connectionToken"].as_str().unwrap());
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, told) = rest(Method::GET, "/healthz").await;
+    assert_eq!(status, 200, "{told}");
+    let start = "/api/v1/subscribe/BTC-USD?channel=matches";
+    let (status, told) = rest(Method::POST, start).await;
+    assert_eq!(status, 201, "{told}");
+    assert_eq!(rest(Method::POST, start).await.0, 200);
+
+    // Events arrive, in order, and are in the log.
+    exchange.subscribed("matches", "BTC-USD").await;
+    for _ in 0..25 {
+        exchange.trade("BTC-USD");
+    }
+    let events = client.events(MATCHES, 25).await;
+    let ids: Vec<u64> = events.iter().map(Event::trade_id).collect();
+    assert_eq!(ids, (ids[0]..ids[0] + 25).collect::<Vec<_>>());
+    let (status, told) = rest(Method::GET, &format!("/api/v1/history/{MATCHES}?limit=3")).await;
+    assert_eq!(status, 200, "{told}");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["events"].as_array().map(Vec::len), Some(3), "{told}");
+
+    // A disconnect is cleaned up.
+    let (_, told) = rest(Method::GET, "/api/v1/status").await;
+    assert!(told.contains(r#""connections":1"#), "{told}");
+    client.close().await;
+    until("the connection is forgotten", async || {
+        let (_, told) = rest(Method::GET, "/api/v1/status").await;
+        told.contains(r#""connections":0"#).then_some(())
+    })
+    .await;
+    let (status, told) = rest(Method::POST, start).await;
+    assert_eq!(status, 410, "{told}");
+    poller.terminate().await;
+}

@@ -1,0 +1,51 @@
+//! The programs and packages that the tests need.
+
+use std::{net::TcpListener, path::PathBuf};
+
+/// Where things are.
+pub(crate) struct Tools {
+    tools: PathBuf,
+    packages: PathBuf,
+}
+
+impl Tools {
+    /// What `make test-deploy` has named; none otherwise, with the reason printed.
+    pub(crate) fn find() -> Option<Self> {
+        let named = |name| std::env::var_os(name).map(PathBuf::from);
+        let found = named("HEADWATER_TOOLS").zip(named("HEADWATER_PACKAGES"));
+        if found.is_none() {
+            println!(
+                "skipped: HEADWATER_TOOLS and HEADWATER_PACKAGES are not set; run `make test-deploy`"
+            );
+        }
+        found.map(|(tools, packages)| Self { tools, packages })
+    }
+
+    /// A program of one of the two folders from PyPI, `aws` or `stand-in`.
+    pub(crate) fn program(&self, folder: &str, name: &str) -> PathBuf {
+        let path = self.tools.join(folder).join("bin").join(name);
+        assert!(path.exists(), "{} is missing", path.display());
+        path
+    }
+
+    /// AWS's Runtime Interface Emulator, which comes with the SAM CLI.
+    pub(crate) fn runtime_emulator(&self) -> PathBuf {
+        let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
+        let python =
+            std::fs::read_dir(self.tools.join("aws/lib")).unwrap().next().unwrap().unwrap();
+        let packages = python.path().join("site-packages");
+        packages.join(format!("samcli/local/rapid/aws-lambda-rie-{arch}"))
+    }
+
+    /// The program in a function's package.
+    pub(crate) fn bootstrap(&self, function: &str) -> PathBuf {
+        let path = self.packages.join(function).join("bootstrap.zip");
+        assert!(path.exists(), "{} is missing", path.display());
+        path
+    }
+}
+
+/// A port that is free.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
