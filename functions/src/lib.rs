@@ -7,6 +7,7 @@ pub mod app;
 pub mod authorize;
 pub mod connection;
 pub mod failure;
+pub mod page;
 pub mod problem;
 pub mod push;
 pub mod replay;
