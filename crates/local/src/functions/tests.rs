@@ -81,6 +81,7 @@ impl World {
             jwt_secret: None,
             connection_secret: None,
             callback_url: Callback::default(),
+            websocket_url: None,
             topics_per_connection: 50,
             messages_per_second: 10,
         };
