@@ -129,7 +129,7 @@ test-deploy: package $(TOOLS)/stand-in/.done ## Deploy to a stand-in for AWS, an
 	$(IN_TOOLS) CARGO_PROFILE_RELEASE_OPT_LEVEL=s sam build --config-env local --parameter-overrides Architecture=$(ARCH)
 	$(CARGO) build --bin headwater --bin headwater-poller
 	HEADWATER_TOOLS="$(abspath $(TOOLS))" HEADWATER_PACKAGES="$(abspath $(or $(CARGO_TARGET_DIR),target)/lambda)" \
-		$(CARGO) nextest run --workspace -E 'binary(aws)'
+		$(CARGO) nextest run --workspace -E 'package(tests) & binary(aws)'
 
 .PHONY: lint-templates
 lint-templates: $(TOOLS)/aws/.done ## Check the templates

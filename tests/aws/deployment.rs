@@ -62,8 +62,8 @@ impl StandIn {
     }
 
     /// Asks the API of API Gateway, which is JSON.
-    async fn api(&self, path: &str, body: &Value) -> Value {
-        let request = self.web.post(self.url(path)).json(body);
+    async fn api(&self, method: Method, path: &str, body: &Value) -> Value {
+        let request = self.web.request(method, self.url(path)).json(body);
         // It looks for the service in the signature, and does not check that.
         let scope = "AWS4-HMAC-SHA256 Credential=test/20261122/us-east-1/apigateway/aws4_request, \
                      SignedHeaders=host, Signature=x";
@@ -106,21 +106,33 @@ impl StandIn {
         outputs.collect()
     }
 
+    /// The stand-in gives an authorizer without an identity source one, the header `Authorization`, so
+    /// that nobody comes in without; AWS asks the function about everybody.
+    async fn admit_anonymous(&self, outputs: &BTreeMap<String, String>) {
+        let path = format!("/v2/apis/{}/authorizers", outputs["WebSocketApiId"]);
+        let authorizers = self.api(Method::GET, &path, &json!({})).await;
+        let id = authorizers["items"][0]["authorizerId"].as_str().unwrap();
+        self.api(Method::PATCH, &format!("{path}/{id}"), &json!({"identitySource": []})).await;
+    }
+
     /// The stand-in takes the HTTP API of a SAM template without its routes, so they are made here,
     /// as SAM makes them on AWS. Returns the path of the API.
     async fn route_http(&self, outputs: &BTreeMap<String, String>) -> String {
         let (function, name) = (&outputs["RestFunctionArn"], format!("{STACK}-http-routed"));
-        let api = self.api("/v2/apis", &json!({"name": name, "protocolType": "HTTP"})).await;
+        let api = self
+            .api(Method::POST, "/v2/apis", &json!({"name": name, "protocolType": "HTTP"}))
+            .await;
         let id = api["apiId"].as_str().unwrap();
         let integration = json!({
             "integrationType": "AWS_PROXY", "integrationUri": function, "payloadFormatVersion": "2.0",
         });
-        let integration = self.api(&format!("/v2/apis/{id}/integrations"), &integration).await;
+        let integration =
+            self.api(Method::POST, &format!("/v2/apis/{id}/integrations"), &integration).await;
         let target = format!("integrations/{}", integration["integrationId"].as_str().unwrap());
         let route = json!({"routeKey": "$default", "target": target});
-        self.api(&format!("/v2/apis/{id}/routes"), &route).await;
+        self.api(Method::POST, &format!("/v2/apis/{id}/routes"), &route).await;
         let stage = json!({"stageName": "$default", "autoDeploy": true});
-        self.api(&format!("/v2/apis/{id}/stages"), &stage).await;
+        self.api(Method::POST, &format!("/v2/apis/{id}/stages"), &stage).await;
         format!("/_aws/execute-api/{id}/$default")
     }
 }
@@ -130,6 +142,7 @@ async fn the_template_deploys_and_what_it_deploys_works() {
     let Some(tools) = Tools::find() else { return };
     let stand_in = StandIn::start(&tools).await;
     let outputs = stand_in.deploy(&tools).await;
+    stand_in.admit_anonymous(&outputs).await;
     let exchange = Exchange::start().await;
     let settings = stand_in.settings();
     let mut variables: Vec<(&str, &str)> =

@@ -98,8 +98,8 @@ async fn each_package_answers_each_kind_of_event() {
         ("GET", "/healthz", 200),
         ("GET", "/api/v1/status", 200),
         ("GET", "/api/v1/history/mastodon/public", 200),
-        ("POST", "/api/v1/subscribe/btc", 422),
-        ("GET", "/nothing/here", 404),
+        ("POST", "/api/v1/subscribe/BTC-USD", 401),
+        ("GET", "/api/v1/history/mastodon/nothing", 404),
     ] {
         let answer = rest.invoke(&http(method, path)).await;
         assert_eq!(answer["statusCode"], status, "case: {method} {path} {answer}");
