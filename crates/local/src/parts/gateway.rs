@@ -123,6 +123,8 @@ fn config(options: &Options) -> anyhow::Result<Config> {
     let mut config = Config {
         domain: options.domain.clone(),
         callbacks: Callbacks::Loopback,
+        // A balancer before the gateways is on their machine.
+        trusts_proxies: true,
         ..Config::new(options.listen)
     };
     if let Some(path) = &options.template {
