@@ -33,6 +33,15 @@ lint: tools ## Check format, lints and documentation
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
 
+.PHONY: fuzz
+fuzz: tools ## Try the parsers with many more made-up inputs than the tests do
+	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --workspace --lib
+
+.PHONY: deny
+deny: tools ## Check licences, bans and sources of dependencies
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --all-features check licenses bans sources
+
 .PHONY: bench
 bench: tools ## Measure speed and memory
 	$(CARGO) build --release --package local --bin headwater
