@@ -66,6 +66,15 @@ chromium: web/node_modules/.installed
 		fi; \
 	fi
 
+.PHONY: fuzz
+fuzz: tools ## Try the parsers with many more made-up inputs than the tests do
+	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --workspace --lib
+
+.PHONY: deny
+deny: tools ## Check licences, bans and sources of dependencies
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --all-features check licenses bans sources
+
 .PHONY: bench
 bench: tools ## Measure speed and memory
 	$(CARGO) build --release --bin headwater

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,19 +18,23 @@ use aws::{
 };
 use clap::{CommandFactory as _, Parser};
 use domain::{
-    access::Limits,
+    access::{Limits, Principal},
     connection::ConnectionId,
+    policy::{Policies, SetText},
     topic::{Topic, TopicKind},
 };
 use jiff::Timestamp;
-use lru::LruCache;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use tracing::warn;
 
 use crate::{
     callback::Callback,
+    identity::{self, Tokens},
+    origin::Origins,
     push::Pusher,
-    token::{ConnectionTokens, Jwt, SAFE_SECRET_BYTES},
+    rates::Rates,
+    rules::{InForce, Overrides, Rules, RulesError},
+    token::{ConnectionTokens, SAFE_SECRET_BYTES, parse_secrets, secrets},
 };
 
 /// Where the time comes from: the binaries give the system's clock.
@@ -37,9 +42,6 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// How long the catalogue of an exchange is kept before it is read again.
 const CATALOGUE_FOR: Duration = Duration::from_mins(1);
-
-/// Connections whose message rate is remembered; API Gateway gives one environment far fewer.
-const RATES: usize = 100_000;
 
 /// The settings that the functions share.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,14 +52,28 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_SHARDS", default_value = "1", value_parser = Shards::parse)]
     pub shards: Shards,
 
-    /// Shared secret of the HS256 tokens that clients show, best of 32 random bytes or more. Without it every
-    /// token is refused and everybody is anonymous.
-    #[arg(long, env = "HEADWATER_JWT_SECRET", hide_env_values = true, value_parser = parse_secret)]
-    pub jwt_secret: Option<SecretString>,
+    /// Who somebody is.
+    #[command(flatten)]
+    pub identity: identity::Options,
 
-    /// Secret of the connection tokens, best of 32 random bytes or more; the same for all functions.
-    #[arg(long, env = "HEADWATER_CONNECTION_SECRET", hide_env_values = true, value_parser = parse_secret)]
+    /// Secret of the connection tokens, best of 32 random bytes or more; the same for all functions. While
+    /// it changes, the new one and the old one after a comma.
+    #[arg(long, env = "HEADWATER_CONNECTION_SECRET", hide_env_values = true, value_parser = parse_secrets)]
     pub connection_secret: Option<SecretString>,
+
+    /// File of the Cedar policies that hold until others are put in force. Without it, those that
+    /// are built in; on one machine without tokens, everybody sees everything.
+    #[arg(long, env = "HEADWATER_POLICY")]
+    pub policy: Option<PathBuf>,
+
+    /// File of the limits that go with the policies, in JSON; without it, those that are built in.
+    #[arg(long, env = "HEADWATER_LIMITS")]
+    pub limits: Option<PathBuf>,
+
+    /// Which web pages may open a WebSocket: `same` for those from the same host, a comma list of
+    /// origins for those, too, or `*` for any. On one machine `same` unless given, on AWS `*`.
+    #[arg(long, env = "HEADWATER_ALLOWED_ORIGINS", value_parser = Origins::parse)]
+    pub allowed_origins: Option<Origins>,
 
     /// Base URL of `@connections`, where that is not `https://{domain}/{stage}`, as with a custom
     /// domain. `{domain}`, `{api}` and `{stage}` stand for what the events say.
@@ -69,20 +85,59 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_WEBSOCKET_URL", value_parser = parse_websocket_url)]
     pub websocket_url: Option<Arc<str>>,
 
-    /// Most topics that a connection can be subscribed to.
-    #[arg(long, env = "HEADWATER_TOPICS_PER_CONNECTION", default_value_t = Limits::default().topics)]
-    pub topics_per_connection: usize,
+    /// Most topics that a connection can be subscribed to, for every class, whatever the rules say.
+    #[arg(long, env = "HEADWATER_TOPICS_PER_CONNECTION")]
+    pub topics_per_connection: Option<usize>,
 
-    /// Messages a second that a connection can send.
-    #[arg(long, env = "HEADWATER_MESSAGES_PER_SECOND", default_value_t = Limits::default().messages_per_second)]
-    pub messages_per_second: u32,
+    /// Messages a second that a connection can send, for every class, whatever the rules say.
+    #[arg(long, env = "HEADWATER_MESSAGES_PER_SECOND")]
+    pub messages_per_second: Option<u32>,
 }
 
-fn parse_secret(text: &str) -> Result<SecretString, String> {
-    if text.is_empty() {
-        return Err("the secret is empty".to_owned());
+/// Why the rules to begin with cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PresetError {
+    /// A file cannot be read.
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] std::io::Error),
+    /// What is in it is not sound.
+    #[error("rules of HEADWATER_POLICY or HEADWATER_LIMITS are not sound")]
+    Unsound(#[from] domain::policy::Unsound),
+}
+
+impl Options {
+    /// Whether everybody sees everything until rules are put in force: where nobody can be told
+    /// from anybody else, and nobody asked for rules.
+    pub fn is_open(&self) -> bool {
+        !self.identity.accepts_tokens() && self.policy.is_none()
     }
-    Ok(SecretString::from(text))
+
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            topics: self.topics_per_connection,
+            messages_per_second: self.messages_per_second,
+        }
+    }
+
+    /// The rules that hold until others are put in force, where `open` is what those are without
+    /// any tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`PresetError`].
+    pub fn preset(&self, open: SetText) -> Result<Policies, PresetError> {
+        let read = |path: &Path| {
+            std::fs::read_to_string(path).map_err(|error| PresetError::Read(path.to_owned(), error))
+        };
+        let mut text = if self.is_open() { open } else { SetText::preset() };
+        if let Some(path) = &self.policy {
+            text.policies = read(path)?;
+        }
+        if let Some(path) = &self.limits {
+            text.limits = read(path)?;
+        }
+        Ok(Policies::read(text)?)
+    }
 }
 
 fn parse_websocket_url(text: &str) -> Result<Arc<str>, String> {
@@ -167,20 +222,30 @@ impl Environment {
         if let Some(id) = &self.secret_id {
             let secrets = clients.secrets(id).await.map_err(|error| StartError::new(&error))?;
             options.connection_secret = secrets.connection_secret.map(SecretString::from);
-            options.jwt_secret = secrets.jwt_secret.map(SecretString::from);
+            options.identity.jwt_secret = secrets.jwt_secret.map(SecretString::from);
         }
         let Some(secret) = options.connection_secret.clone() else {
             let text = "no secret of connection tokens: set HEADWATER_SECRET_ID or \
                         HEADWATER_CONNECTION_SECRET";
             return Err(StartError(text.to_owned()));
         };
-        Ok(App::new(tables, post, options, secret))
+        let preset = options.preset(SetText::preset());
+        let preset = preset.map_err(|error| StartError::new(&error))?;
+        Ok(App::new(tables, post, options, preset, secret))
     }
 
     /// The function `push`, which needs no secret.
-    pub fn pusher(&self, clients: &Clients, clock: Clock) -> Pusher {
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when the rules to begin with cannot be had.
+    pub fn pusher(&self, clients: &Clients, clock: Clock) -> Result<Pusher, StartError> {
         let post = Arc::new(clients.management(self.posts_per_second));
-        Pusher::new(&clients.tables(&self.tables), post, clock)
+        let preset = self.options.preset(SetText::preset());
+        let preset = preset.map_err(|error| StartError::new(&error))?;
+        let tables = clients.tables(&self.tables);
+        let rules = Rules::new(tables.control.clone(), preset, self.options.overrides());
+        Ok(Pusher::new(&tables, post, Arc::new(rules), clock))
     }
 }
 
@@ -191,11 +256,15 @@ pub struct App {
     /// The way to clients.
     pub post: Arc<dyn Post>,
     /// Tokens that clients show.
-    pub jwt: Jwt,
+    pub identities: Tokens,
     /// Tokens that clients are given.
     pub connection_tokens: ConnectionTokens,
-    /// What one connection may use.
-    pub limits: Limits,
+    /// Who may see what.
+    pub rules: Arc<Rules>,
+    /// How often somebody asks.
+    pub rates: Rates,
+    /// Which web pages are let in.
+    pub origins: Origins,
     /// The parts that connections are spread over.
     pub shards: Shards,
     /// Where `@connections` is.
@@ -203,14 +272,6 @@ pub struct App {
     /// Where the page finds the WebSocket, if that is not at the page's own host.
     pub websocket_url: Option<Arc<str>>,
     products: Mutex<Option<(Timestamp, Arc<[Product]>)>>,
-    rates: Mutex<LruCache<ConnectionId, Tokens>>,
-}
-
-/// What is left of a connection's message rate.
-#[derive(Clone, Copy)]
-struct Tokens {
-    left: f64,
-    at: Timestamp,
 }
 
 impl App {
@@ -225,33 +286,50 @@ impl App {
         environment.app(&clients).await
     }
 
-    /// Puts the parts together.
+    /// Puts the parts together. The rules are `preset` until others are put in force.
     pub fn new(
         tables: Tables,
         post: Arc<dyn Post>,
         options: Options,
+        preset: Policies,
         connection_secret: SecretString,
     ) -> Self {
-        let secrets = options.jwt_secret.iter().chain([&connection_secret]);
-        if secrets.map(|it| it.expose_secret().len()).any(|bytes| bytes < SAFE_SECRET_BYTES) {
+        let lists = options.identity.jwt_secret.iter().chain([&connection_secret]);
+        if lists.flat_map(secrets).any(|secret| secret.len() < SAFE_SECRET_BYTES) {
             warn!("a secret is shorter than {SAFE_SECRET_BYTES} bytes, and can be guessed");
         }
+        let overrides = options.overrides();
         Self {
+            rules: Arc::new(Rules::new(tables.control.clone(), preset, overrides)),
+            rates: Rates::new(tables.quotas.clone()),
             tables,
             post,
-            jwt: Jwt::new(options.jwt_secret),
+            identities: Tokens::new(options.identity),
             connection_tokens: ConnectionTokens::new(connection_secret),
-            limits: Limits {
-                topics: options.topics_per_connection,
-                messages_per_second: options.messages_per_second,
-            },
+            origins: options.allowed_origins.unwrap_or(Origins::Any),
             shards: options.shards,
             callback_url: options.callback_url,
             websocket_url: options.websocket_url,
             products: Mutex::default(),
-            // A cache with a bound takes its memory at once.
-            rates: Mutex::new(LruCache::unbounded()),
         }
+    }
+
+    /// The rules in force.
+    ///
+    /// # Errors
+    ///
+    /// [`RulesError`] when they are not known; then nothing is permitted.
+    pub async fn in_force(&self) -> Result<InForce, RulesError> {
+        self.rules.current().await
+    }
+
+    /// The limits of somebody.
+    ///
+    /// # Errors
+    ///
+    /// [`RulesError`] when the rules are not known.
+    pub async fn limits_of(&self, principal: &Principal) -> Result<Limits, RulesError> {
+        Ok(self.in_force().await?.limits_of(principal))
     }
 
     /// The shard of a connection that opens.
@@ -272,25 +350,6 @@ impl App {
             }
         }
         Ok(newest)
-    }
-
-    /// Whether a connection may send another message at `now`.
-    pub fn may_send(&self, id: &ConnectionId, now: Timestamp) -> bool {
-        let rate = f64::from(self.limits.messages_per_second);
-        let burst = rate * 2.0;
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if rates.len() >= RATES {
-            rates.pop_lru();
-        }
-        let tokens = rates.get_or_insert_mut(id.clone(), || Tokens { left: burst, at: now });
-        let passed = now.duration_since(tokens.at).as_secs_f64().max(0.0);
-        tokens.left = (tokens.left + passed * rate).min(burst);
-        tokens.at = now;
-        let may = tokens.left >= 1.0;
-        if may {
-            tokens.left -= 1.0;
-        }
-        may
     }
 
     /// The products of Coinbase; empty before the poller has read them for the first time.

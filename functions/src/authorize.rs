@@ -3,7 +3,7 @@
 use aws_lambda_events::apigw::{
     ApiGatewayCustomAuthorizerRequestTypeRequest, ApiGatewayV2CustomAuthorizerV2Request,
 };
-use domain::access::Principal;
+use domain::access::{ANONYMOUS, Principal, Right};
 use jiff::Timestamp;
 use lambda_http::http::{
     HeaderMap,
@@ -11,11 +11,15 @@ use lambda_http::http::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tracing::{info, instrument};
+use tracing::{error, info, instrument};
 
 use aws::error::Chain;
 
-use crate::{app::App, token::Jwt};
+use crate::{
+    app::App,
+    caller::{PRINCIPAL, said_of},
+    identity::{Identity, TokenError},
+};
 
 /// What precedes a token among the subprotocols that a client offers.
 const BEARER_PROTOCOL: &str = "bearer.";
@@ -42,73 +46,131 @@ pub struct HttpEvent {
     pub event: ApiGatewayV2CustomAuthorizerV2Request,
 }
 
-/// Why a handshake is refused. API Gateway answers 401 to this very text.
+/// Why nobody is let in.
 #[derive(Debug, thiserror::Error)]
-#[error("Unauthorized")]
-pub struct Unauthorized;
+pub enum AuthorizeError {
+    /// A token is not good. API Gateway answers 401 to this very text.
+    #[error("Unauthorized")]
+    Unauthorized,
+    /// The issuer's keys or the rules are not known. API Gateway answers 500.
+    #[error("who may connect is not known")]
+    Unavailable,
+}
 
-/// Names the principal and the class of whoever makes a request.
+/// Names the principal and the class of whoever makes a request, and lets in who may connect.
 ///
-/// Without a token that is `anonymous`.
+/// Without a token that is `anonymous`; a token that is not good is never that.
 ///
 /// # Errors
 ///
-/// [`Unauthorized`] when a token is not valid.
+/// [`AuthorizeError`].
 #[instrument(name = "authorize", skip_all)]
 pub async fn handle(
     app: &App,
     now: Timestamp,
     event: AuthorizeEvent,
-) -> Result<Value, Unauthorized> {
+) -> Result<Value, AuthorizeError> {
     match event {
         AuthorizeEvent::WebSocket(event) => {
-            let token = protocol_token(&event.headers)
-                .or_else(|| bearer(&event.headers))
-                .or_else(|| event.query_string_parameters.first("token").map(str::to_owned));
-            let principal = identify(&app.jwt, token, now)?;
+            let query = event.query_string_parameters.first("token").map(str::to_owned);
+            let token = match protocol_token(&event.headers)? {
+                Some(token) => Some(token),
+                None => bearer(&event.headers)?.or(query),
+            };
+            let identity = identify(app, token, now).await?;
+            let may = may_connect(app, identity.as_ref()).await?;
             Ok(json!({
-                "principalId": principal.id,
+                "principalId": name_of(identity.as_ref()),
                 "policyDocument": {
                     "Version": "2012-10-17",
                     "Statement": [{
                         "Action": ["execute-api:Invoke"],
-                        "Effect": "Allow",
+                        "Effect": if may { "Allow" } else { "Deny" },
                         "Resource": [event.method_arn],
                     }],
                 },
-                "context": { "class": principal.class },
+                "context": said_of(identity.as_ref()),
             }))
         }
         AuthorizeEvent::Http(event) => {
-            match identify(&app.jwt, bearer(&event.event.headers), now) {
-                Ok(principal) => Ok(json!({
-                    "isAuthorized": true,
-                    "context": { "principalId": principal.id, "class": principal.class },
-                })),
-                Err(Unauthorized) => Ok(json!({ "isAuthorized": false })),
-            }
+            let identity = match bearer(&event.event.headers) {
+                Ok(token) => identify(app, token, now).await,
+                Err(error) => Err(error),
+            };
+            let identity = match identity {
+                Ok(identity) => identity,
+                Err(AuthorizeError::Unauthorized) => return Ok(json!({ "isAuthorized": false })),
+                Err(error @ AuthorizeError::Unavailable) => return Err(error),
+            };
+            // The page and the health check are for everybody.
+            let path = event.event.raw_path.as_deref().unwrap_or_default();
+            let may = !path.contains("/api/") || may_connect(app, identity.as_ref()).await?;
+            let mut said = said_of(identity.as_ref());
+            said.insert(PRINCIPAL, name_of(identity.as_ref()).to_owned());
+            Ok(json!({ "isAuthorized": may, "context": said }))
         }
     }
 }
 
-fn identify(jwt: &Jwt, token: Option<String>, now: Timestamp) -> Result<Principal, Unauthorized> {
-    let Some(token) = token else { return Ok(Principal::anonymous()) };
-    jwt.check(&token, now).map_err(|error| {
-        info!(error = %Chain(&error), "token refused");
-        Unauthorized
-    })
+fn name_of(identity: Option<&Identity>) -> &str {
+    identity.map_or(ANONYMOUS, |identity| &identity.principal.id)
 }
 
-fn protocol_token(headers: &HeaderMap) -> Option<String> {
-    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .find_map(|name| name.trim().strip_prefix(BEARER_PROTOCOL).map(str::to_owned))
+async fn identify(
+    app: &App,
+    token: Option<String>,
+    now: Timestamp,
+) -> Result<Option<Identity>, AuthorizeError> {
+    let Some(token) = token else { return Ok(None) };
+    match app.identities.check(&token, now).await {
+        Ok(identity) => Ok(Some(identity)),
+        Err(error @ TokenError::IssuerAway(_)) => {
+            error!(error = %Chain(&error), "token could not be checked");
+            Err(AuthorizeError::Unavailable)
+        }
+        Err(error) => {
+            info!(error = %Chain(&error), "token refused");
+            Err(AuthorizeError::Unauthorized)
+        }
+    }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+async fn may_connect(app: &App, identity: Option<&Identity>) -> Result<bool, AuthorizeError> {
+    let rules = app.in_force().await.map_err(|error| {
+        error!(error = %Chain(&error), "rules are not known");
+        AuthorizeError::Unavailable
+    })?;
+    let anonymous = Principal::anonymous();
+    let principal = identity.map_or(&anonymous, |identity| &identity.principal);
+    Ok(rules.allows(principal, Right::Connect))
+}
+
+/// The token among the subprotocols; a list that cannot be read may have one, and is refused.
+fn protocol_token(headers: &HeaderMap) -> Result<Option<String>, AuthorizeError> {
+    for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+        let value = value.to_str().map_err(|_| AuthorizeError::Unauthorized)?;
+        for name in value.split(',').map(str::trim) {
+            if let Some((prefix, token)) = name.split_at_checked(BEARER_PROTOCOL.len())
+                && prefix.eq_ignore_ascii_case(BEARER_PROTOCOL)
+            {
+                return Ok(Some(token.to_owned()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The token in the header; one that is there and has none is refused.
+fn bearer(headers: &HeaderMap) -> Result<Option<String>, AuthorizeError> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    let value = value.to_str().map_err(|_| AuthorizeError::Unauthorized)?;
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+            Ok(Some(token.trim().to_owned()))
+        }
+        _ => {
+            info!("authorization refused: it is no bearer token");
+            Err(AuthorizeError::Unauthorized)
+        }
+    }
 }

@@ -8,20 +8,23 @@ use aws::{
     post::Recipient,
 };
 use aws_lambda_events::apigw::{
-    ApiGatewayProxyResponse, ApiGatewayRequestAuthorizer, ApiGatewayWebsocketProxyRequest,
+    ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest,
     ApiGatewayWebsocketProxyRequestContext,
 };
 use domain::{
-    access::{ANONYMOUS, Principal},
+    access::{Limits, Principal, Right},
     connection::ConnectionId,
-    protocol::{Action, ErrorCode, Refused, Reply, Request, SUBPROTOCOL},
+    protocol::{Action, ErrorCode, Refused, Reply, Request, SUBPROTOCOL, Token},
     topic::Topic,
 };
 use jiff::Timestamp;
 use lambda_http::http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
 use tracing::{debug, info, instrument, warn};
 
-use crate::{app::App, replay::ReplayError, subscribe::Start};
+use crate::{
+    app::App, caller::Caller, identity::TokenError, replay::ReplayError, rules::RulesError,
+    subscribe::Start,
+};
 
 /// Most events in one `replay`.
 const MAX_REPLAY: u64 = 10_000;
@@ -35,6 +38,9 @@ pub enum ConnectionEventError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is not known what is permitted.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
 }
 
 /// Handles one event of the WebSocket API.
@@ -62,7 +68,9 @@ pub async fn handle(
         }
         Some("MESSAGE") => {
             let to = recipient(app, id, context)?;
-            message(app, now, &to, context, event.body.as_deref().unwrap_or_default()).await;
+            let caller = caller(context);
+            message(app, now, &to, context, &caller, event.body.as_deref().unwrap_or_default())
+                .await;
             Ok(answer(200))
         }
         _ => Err(ConnectionEventError::Missing("eventType")),
@@ -85,17 +93,40 @@ async fn connect(
     if !offered.is_empty() && !ours {
         return Ok(answer(400));
     }
+    if !app.origins.admit(&event.headers) {
+        info!("connection refused: the page is from elsewhere");
+        return Ok(answer(403));
+    }
+    let caller = caller(&event.request_context);
+    let rules = app.in_force().await?;
+    // The authorizer knew that, unless the rules have changed since.
+    if !rules.allows(&caller.principal, Right::Connect) {
+        return Ok(answer(403));
+    }
     let shard = app.shard_of_new(&id);
     let to = recipient(app, id, &event.request_context)?;
-    let principal = principal(&event.request_context.authorizer);
-    let connection = Connection::open(to, shard, principal, now);
-    match app.tables.connections.open(&connection).await {
-        Ok(()) => {}
-        Err(ConnectionError::Store(error)) => return Err(error.into()),
-        // It closed before it opened: the gateway has already dropped it.
-        Err(ConnectionError::NotOpen(_) | ConnectionError::TooManyTopics { .. }) => {
-            return Ok(answer(410));
+    let limit = rules.limits_of(&caller.principal).connections;
+    let counted_as = limit.map(|_| caller.counted_as);
+    if let (Some(who), Some(limit)) = (&counted_as, limit)
+        && !app.tables.quotas.open(who, &to.id, limit, &app.shards, now).await?
+    {
+        info!(class = caller.principal.class, "connection refused: there are too many");
+        return Ok(answer(429));
+    }
+    let connection = Connection {
+        token_expires_at: caller.token_expires_at,
+        counted_as,
+        ..Connection::open(to, shard, caller.principal, now)
+    };
+    if let Err(error) = app.tables.connections.open(&connection).await {
+        if let Some(who) = &connection.counted_as {
+            app.tables.quotas.close(who, &connection.recipient.id, now).await?;
         }
+        return match error {
+            ConnectionError::Store(error) => Err(error.into()),
+            // It closed before it opened: the gateway has already dropped it.
+            ConnectionError::NotOpen(_) | ConnectionError::TooManyTopics { .. } => Ok(answer(410)),
+        };
     }
     info!(class = connection.principal.class, "connection opened");
     let mut answer = answer(200);
@@ -111,44 +142,36 @@ async fn message(
     now: Timestamp,
     to: &Recipient,
     context: &ApiGatewayWebsocketProxyRequestContext,
+    caller: &Caller,
     body: &str,
 ) {
-    let answered = if app.may_send(&to.id, now) {
-        match Request::parse(body) {
+    let answered = match admit(app, now, to, caller).await {
+        Ok(()) => match Request::parse(body) {
             Ok(request) => {
                 let id = request.id.clone();
-                act(app, now, to, context, request).await.map_err(|refused| match refused {
-                    Fault::Refused(refused) => Refused { id, ..refused },
-                    Fault::Replay(error) => {
-                        let (code, message) = match &error {
-                            ReplayError::Store(_)
-                            | ReplayError::Connection(ConnectionError::Store(_)) => {
-                                (ErrorCode::Unavailable, "the database is away; try again")
-                            }
-                            _ => (ErrorCode::Internal, "the request could not be completed"),
-                        };
-                        match error {
-                            ReplayError::Gone => debug!("connection went away"),
-                            error => warn!(error = %Chain(&error), "request failed"),
-                        }
-                        Refused { id, code, message: message.to_owned(), topic: None }
-                    }
-                })
+                let done = act(app, now, to, context, caller, request).await;
+                done.map_err(|fault| Refused { id, ..fault.told() })
             }
             Err(refused) => Err(refused),
-        }
-    } else {
-        let message = format!(
-            "the connection may send {} messages a second; wait a second",
-            app.limits.messages_per_second
-        );
-        Err(Refused { id: None, code: ErrorCode::RateLimited, message, topic: None })
+        },
+        Err(fault) => Err(fault.told()),
     };
     if let Err(refused) = answered
         && let Err(error) = app.say(to, Reply::from(refused).to_json()).await
     {
         debug!(error = %Chain(&error), "connection could not be told of an error");
     }
+}
+
+/// Whether a connection may send another message. Its class at the handshake counts.
+async fn admit(app: &App, now: Timestamp, to: &Recipient, caller: &Caller) -> Result<(), Fault> {
+    let rate = app.limits_of(&caller.principal).await.map_err(ReplayError::from)?;
+    let rate = rate.messages_per_second;
+    let who = format!("connection/{}", to.id);
+    app.rates.admit(&who, rate, now).await.map_err(|_| {
+        let message = format!("the connection may send {rate} messages a second; wait a second");
+        refuse(ErrorCode::RateLimited, message, None)
+    })
 }
 
 /// Why a request was not done.
@@ -175,35 +198,97 @@ impl From<ConnectionError> for Fault {
     }
 }
 
+impl Fault {
+    /// What the client is told. The cause goes to the log.
+    fn told(self) -> Refused {
+        let error = match self {
+            Self::Refused(refused) => return refused,
+            Self::Replay(error) => error,
+        };
+        let (code, message, topic) = match &error {
+            ReplayError::Store(_)
+            | ReplayError::Rules(_)
+            | ReplayError::Connection(ConnectionError::Store(_)) => {
+                (ErrorCode::Unavailable, "the database is away; try again", None)
+            }
+            ReplayError::Forbidden(topic) => {
+                (ErrorCode::Forbidden, "the right to it was withdrawn", Some(topic.to_string()))
+            }
+            ReplayError::Gone
+            | ReplayError::Busy
+            | ReplayError::Post(_)
+            | ReplayError::Connection(
+                ConnectionError::NotOpen(_) | ConnectionError::TooManyTopics { .. },
+            ) => (ErrorCode::Internal, "the request could not be completed", None),
+        };
+        match error {
+            ReplayError::Gone => debug!("connection went away"),
+            error => warn!(error = %Chain(&error), "request failed"),
+        }
+        Refused { id: None, code, message: message.to_owned(), topic }
+    }
+}
+
+/// The connection as it stands: its class may have changed since the handshake.
+async fn connection(app: &App, now: Timestamp, to: &Recipient) -> Result<Connection, Fault> {
+    let shard = app.shard_of(&to.id).await?;
+    let connection = app.tables.connections.get(shard, &to.id).await?;
+    let connection = connection.ok_or(ReplayError::Gone)?;
+    if connection.has_expired(now) {
+        let message = "the token has expired, and the connection ends".to_owned();
+        return Err(refuse(ErrorCode::Expired, message, None));
+    }
+    Ok(connection)
+}
+
+/// Whether a principal has a right to a topic; the refusal says so.
+async fn permit(
+    app: &App,
+    principal: &Principal,
+    right: Right<'_>,
+    spelled: &str,
+) -> Result<(), Fault> {
+    if app.in_force().await.map_err(ReplayError::from)?.allows(principal, right) {
+        return Ok(());
+    }
+    let message = match right {
+        Right::Subscribe(_) => "you may not subscribe to this topic",
+        Right::History(_) => "you may not have the past of this topic",
+        Right::Connect | Right::Admin => "you may not do this",
+    };
+    let topic = spelled.chars().take(128).collect();
+    Err(refuse(ErrorCode::Forbidden, message.to_owned(), Some(topic)))
+}
+
 async fn act(
     app: &App,
     now: Timestamp,
     to: &Recipient,
     context: &ApiGatewayWebsocketProxyRequestContext,
+    caller: &Caller,
     request: Request,
 ) -> Result<(), Fault> {
     let id = request.id;
     match request.action {
         Action::Hello => {
-            let principal = principal(&context.authorizer);
+            let at = connection(app, now, to).await?;
             let connected = Timestamp::from_millisecond(context.connected_at).unwrap_or(now);
             let reply = Reply::Welcome {
                 id,
                 connection_id: to.id.clone(),
                 connection_token: app.connection_tokens.make(&to.id),
-                principal: principal.id,
-                class: principal.class,
-                limits: app.limits,
+                limits: limits(app, caller, &at.principal).await?,
+                principal: at.principal.id,
+                class: at.principal.class,
                 // The item outlives the connection by ten minutes.
                 expires_at: connected + LIFETIME - std::time::Duration::from_mins(10),
+                token_expires_at: at.token_expires_at,
             };
             app.say(to, reply.to_json()).await?;
         }
         Action::Ping => app.say(to, Reply::Pong { id, at: now }.to_json()).await?,
         Action::List => {
-            let shard = app.shard_of(&to.id).await?;
-            let connection = app.tables.connections.get(shard, &to.id).await?;
-            let topics = connection.map(|it| it.topics.into_keys().collect()).unwrap_or_default();
+            let topics = connection(app, now, to).await?.topics.into_keys().collect();
             app.say(to, Reply::Subscriptions { id, topics }.to_json()).await?;
         }
         Action::Subscribe { topics, since, last } => {
@@ -226,15 +311,71 @@ async fn act(
                 let message = format!("a replay has at most {MAX_REPLAY} events");
                 return Err(refuse(ErrorCode::BadRequest, message, Some(topic)));
             }
-            let parsed = Topic::parse(&topic)
-                .map_err(|error| refuse(ErrorCode::UnknownTopic, error.to_string(), Some(topic)))?;
+            let parsed = Topic::parse(&topic).map_err(|error| {
+                refuse(ErrorCode::UnknownTopic, error.to_string(), Some(topic.clone()))
+            })?;
+            let connection = connection(app, now, to).await?;
+            let right = Right::History(&parsed);
+            permit(app, &connection.principal, right, &topic).await?;
+            let limits = limits(app, caller, &connection.principal).await?;
             // What the topic does not have yet is no gap.
             let newest = app.tables.log.newest(&parsed).await?;
             let head = newest.map_or(0, |newest| newest.entry.last());
-            app.replay(to, &parsed, from, last.min(head), now).await?;
+            let range = from..=last.min(head);
+            app.replay(&connection, right, range, limits.oldest(head), now).await?;
         }
+        Action::Authenticate { token } => authenticate(app, now, to, caller, id, &token).await?,
     }
     Ok(())
+}
+
+/// What a connection may use. How often it may send was settled at the handshake.
+async fn limits(app: &App, caller: &Caller, principal: &Principal) -> Result<Limits, Fault> {
+    let rules = app.in_force().await.map_err(ReplayError::from)?;
+    let Limits { messages_per_second, .. } = rules.limits_of(&caller.principal);
+    Ok(Limits { messages_per_second, ..rules.limits_of(principal) })
+}
+
+/// Takes another token of the same principal. Whether the class that it names may have what the
+/// connection is subscribed to is looked at by `push`, which sees that the item has changed.
+async fn authenticate(
+    app: &App,
+    now: Timestamp,
+    to: &Recipient,
+    caller: &Caller,
+    id: Option<String>,
+    token: &Token,
+) -> Result<(), Fault> {
+    let identity = app.identities.check(&token.0, now).await.map_err(|error| {
+        info!(error = %Chain(&error), "token refused");
+        let (code, message) = match error {
+            TokenError::IssuerAway(_) => {
+                (ErrorCode::Unavailable, "the token cannot be checked at the moment; try again")
+            }
+            TokenError::Expired => (ErrorCode::Unauthorized, "the token has expired"),
+            _ => (ErrorCode::Unauthorized, "the token is not good"),
+        };
+        refuse(code, message.to_owned(), None)
+    })?;
+    let connection = connection(app, now, to).await?;
+    let principal = identity.principal;
+    if principal.id != connection.principal.id {
+        let message = "the token is somebody else's; connect again with it".to_owned();
+        return Err(refuse(ErrorCode::Forbidden, message, None));
+    }
+    permit(app, &principal, Right::Connect, "").await.map_err(|_| {
+        refuse(ErrorCode::Forbidden, "the class of the token may not connect".to_owned(), None)
+    })?;
+    let (shard, until) = (connection.shard, identity.expires_at);
+    app.tables.connections.renew(shard, &to.id, &principal, until, now).await?;
+    let reply = Reply::Authenticated {
+        id,
+        limits: limits(app, caller, &principal).await?,
+        principal: principal.id,
+        class: principal.class,
+        token_expires_at: until,
+    };
+    Ok(app.say(to, reply.to_json()).await?)
 }
 
 async fn subscribe(
@@ -246,8 +387,29 @@ async fn subscribe(
     since: &BTreeMap<String, u64>,
     last: Option<u64>,
 ) -> Result<(), Fault> {
+    let connection = connection(app, now, to).await?;
     let mut wishes = BTreeMap::new();
     for (topic, spelled) in known(app, to, id.as_ref(), topics).await? {
+        let after = since.get(&spelled).or_else(|| since.get(topic.as_str()));
+        let start = match (after, last) {
+            (Some(seq), _) => Start::After(*seq),
+            (None, Some(count)) if count > 0 => Start::Last(count),
+            (None, _) => Start::Newest,
+        };
+        let principal = &connection.principal;
+        let mut permitted = permit(app, principal, Right::Subscribe(&topic), &spelled).await;
+        if permitted.is_ok() && start.is_history() {
+            permitted = permit(app, principal, Right::History(&topic), &spelled).await;
+        }
+        match permitted {
+            Ok(()) => {}
+            Err(Fault::Refused(refused)) => {
+                let refused = Refused { id: id.clone(), ..refused };
+                app.say(to, Reply::from(refused).to_json()).await?;
+                continue;
+            }
+            Err(fault @ Fault::Replay(_)) => return Err(fault),
+        }
         if let Some(near) = app.nearest_to_unknown(&topic, now).await? {
             let pair = topic.key().unwrap_or_default();
             let message = match near.is_empty() {
@@ -263,20 +425,13 @@ async fn subscribe(
             app.say(to, reply.to_json()).await?;
             continue;
         }
-        let after = since.get(&spelled).or_else(|| since.get(topic.as_str()));
-        let start = match (after, last) {
-            (Some(seq), _) => Start::After(*seq),
-            (None, Some(count)) if count > 0 => Start::Last(count),
-            (None, _) => Start::Newest,
-        };
         wishes.insert(topic, start);
     }
     if wishes.is_empty() {
         return Ok(());
     }
-    let shard = app.shard_of(&to.id).await?;
     // Topics past the limit are refused one by one, so that the others are subscribed.
-    while let Err(error) = app.subscribe(shard, to, &wishes, Some(id.clone()), now).await {
+    while let Err(error) = app.subscribe(&connection, &wishes, Some(id.clone()), now).await {
         let ReplayError::Connection(ConnectionError::TooManyTopics { has, limit }) = error else {
             return Err(error.into());
         };
@@ -327,15 +482,8 @@ fn refuse(code: ErrorCode, message: String, topic: Option<String>) -> Fault {
 }
 
 /// Whose connection it is, as `authorize` said at `$connect` and the gateway repeats since.
-fn principal(authorizer: &ApiGatewayRequestAuthorizer) -> Principal {
-    let text = |name| {
-        let value = authorizer.fields.get(name).and_then(|value| value.as_str());
-        value.filter(|text| !text.is_empty()).map(str::to_owned)
-    };
-    Principal {
-        id: text("principalId").unwrap_or_else(|| ANONYMOUS.to_owned()),
-        class: text("class").unwrap_or_else(|| ANONYMOUS.to_owned()),
-    }
+fn caller(context: &ApiGatewayWebsocketProxyRequestContext) -> Caller {
+    Caller::read(&context.authorizer.fields, context.identity.source_ip.as_deref())
 }
 
 fn recipient(

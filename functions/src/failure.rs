@@ -3,7 +3,7 @@
 use aws::error::{Chain, StoreError};
 use lambda_runtime::Diagnostic;
 
-use crate::{authorize::Unauthorized, connection::ConnectionEventError};
+use crate::{authorize::AuthorizeError, connection::ConnectionEventError, push::JobError};
 
 /// A handler's error, with a stable type and its causes in the message.
 #[derive(Debug)]
@@ -26,10 +26,20 @@ impl From<ConnectionEventError> for Failure {
     }
 }
 
-impl From<Unauthorized> for Failure {
-    fn from(error: Unauthorized) -> Self {
+impl From<JobError> for Failure {
+    fn from(error: JobError) -> Self {
+        Self { error_type: "JobError", message: Chain(&error).to_string() }
+    }
+}
+
+impl From<AuthorizeError> for Failure {
+    fn from(error: AuthorizeError) -> Self {
         // API Gateway looks for exactly this message.
-        Self { error_type: "Unauthorized", message: error.to_string() }
+        let error_type = match &error {
+            AuthorizeError::Unauthorized => "Unauthorized",
+            AuthorizeError::Unavailable => "Unavailable",
+        };
+        Self { error_type, message: error.to_string() }
     }
 }
 

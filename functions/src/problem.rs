@@ -6,14 +6,18 @@ use aws::{
 };
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
 };
+use domain::policy::{Fault, Unsound};
 use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-use crate::replay::ReplayError;
+use crate::{replay::ReplayError, rules::RulesError};
 
 /// An `application/problem+json` document.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -24,6 +28,14 @@ pub struct Problem {
     pub title: String,
     /// A sentence about this very problem.
     pub detail: String,
+    /// When to try again, in seconds; for the header `Retry-After`.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub retry_after_s: Option<u64>,
+    /// What is wrong with rules, and where.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    pub faults: Vec<Fault>,
     /// The names nearest to one that does not exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nearest: Vec<String>,
@@ -36,6 +48,8 @@ impl Problem {
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             detail: detail.into(),
+            retry_after_s: None,
+            faults: Vec::new(),
             nearest: Vec::new(),
         }
     }
@@ -50,11 +64,13 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let unavailable = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        let retry_after_s = self.retry_after_s.or(unavailable);
         let mut response = (status, Json(self)).into_response();
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, kind);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+        if let Some(seconds) = retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -68,6 +84,20 @@ impl From<StoreError> for Problem {
         } else {
             Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be completed")
         }
+    }
+}
+
+impl From<RulesError> for Problem {
+    fn from(error: RulesError) -> Self {
+        error!(error = %Chain(&error), "request failed");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "what is permitted is not known; try again")
+    }
+}
+
+impl From<Unsound> for Problem {
+    fn from(error: Unsound) -> Self {
+        let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
+        Self { faults: error.0, ..problem }
     }
 }
 
@@ -92,6 +122,10 @@ impl From<ReplayError> for Problem {
             }
             ReplayError::Store(error) => error.into(),
             ReplayError::Connection(error) => error.into(),
+            ReplayError::Rules(error) => error.into(),
+            error @ ReplayError::Forbidden(_) => {
+                Self::new(StatusCode::FORBIDDEN, error.to_string())
+            }
             ReplayError::Post(error) => {
                 error!(error = %Chain(&error), "request failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be completed")

@@ -1,12 +1,12 @@
 //! `push`: sends the frames of a job to the connections of a shard, one message to each.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use aws::{
-    connections::{Connections, Shard},
+    connections::{ConnectionError, Connections, Shard},
     error::{BoxError, Chain, StoreError},
     log::{Entry, Log},
     post::{Post, PostError, Recipient},
@@ -16,17 +16,18 @@ use aws::{
 use bytes::Bytes;
 use domain::{
     frame::{self, Frame},
-    protocol::{GapReason, Reply},
+    protocol::{ErrorCode, GapReason, Reply},
     topic::Topic,
 };
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use jiff::Timestamp;
 use tokio::sync::Mutex as AsyncMutex;
-use tracing::{instrument, warn};
+use tracing::{debug, info, instrument, warn};
 
 use crate::{
     app::Clock,
-    view::{Aside, View},
+    rules::{Rules, RulesError},
+    view::{Aside, Over, View},
 };
 
 /// Groups that are posted to at the same time.
@@ -35,11 +36,26 @@ const GROUPS_AT_ONCE: usize = 64;
 /// Most of the log that is read for a connection that joins, in compressed bytes.
 const CATCH_UP_BYTES: usize = 4 * 1024 * 1024;
 
+/// Connections whose subscriptions are ended at the same time.
+const ENDS_AT_ONCE: usize = 64;
+
+/// Why a job was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The shard was never read and cannot be.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It is not known what is permitted.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+}
+
 /// The function `push`, with the views that it keeps between invocations.
 pub struct Pusher {
     connections: Connections,
     log: Log,
     post: Arc<dyn Post>,
+    rules: Arc<Rules>,
     clock: Clock,
     views: Mutex<HashMap<Shard, Arc<AsyncMutex<View>>>>,
 }
@@ -50,6 +66,14 @@ struct Failed {
     error: PostError,
     /// Where in the job's frames for the group it stopped.
     from: usize,
+}
+
+/// Whether a connection was ended.
+enum Ended {
+    Yes,
+    /// Its token is good for longer.
+    NotYet,
+    TryAgain,
 }
 
 /// Messages for all that want the same of a job.
@@ -64,11 +88,12 @@ type Memo = HashMap<(Topic, u64, u64), Vec<Entry>>;
 
 impl Pusher {
     /// A pusher that knows no connections yet.
-    pub fn new(tables: &Tables, post: Arc<dyn Post>, clock: Clock) -> Self {
+    pub fn new(tables: &Tables, post: Arc<dyn Post>, rules: Arc<Rules>, clock: Clock) -> Self {
         Self {
             connections: tables.connections.clone(),
             log: tables.log.clone(),
             post,
+            rules,
             clock,
             views: Mutex::default(),
         }
@@ -78,22 +103,25 @@ impl Pusher {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] when the shard was never read and cannot be.
+    /// [`JobError`]; doing the job again is fine.
     #[instrument(name = "push", skip_all, fields(shard = job.shard))]
-    pub async fn handle(&self, job: Job) -> Result<Report, StoreError> {
+    pub async fn handle(&self, job: Job) -> Result<Report, JobError> {
         let now = (self.clock)();
+        let rules = self.rules.at_least(job.rules).await?;
         let view = {
             let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
             let view = views.entry(job.shard);
             view.or_insert_with(|| {
-                Arc::new(AsyncMutex::new(View::new(&self.connections, job.shard)))
+                let view = View::new(&self.connections, job.shard, rules.clone());
+                Arc::new(AsyncMutex::new(view))
             })
             .clone()
         };
         let mut view = view.lock().await;
-        view.refresh(&job.joined, now).await?;
+        view.refresh(&job.joined, rules, now).await?;
 
         let mut report = Report::default();
+        let unfinished = self.end(&mut view, job.shard, &mut report, now).await;
         let failed = self.post_to_groups(&view, &job, &mut report).await;
         // Those that did not take theirs just now are not asked again within this job.
         let aside = view.aside();
@@ -103,8 +131,129 @@ impl Pusher {
             self.serve(&mut view, &job, &recipient, &topics, &mut memo, &mut report, now).await;
         }
         view.regroup();
-        report.waiting = view.waiting() as u64;
+        report.waiting = (view.waiting() + unfinished) as u64;
         Ok(report)
+    }
+
+    /// Ends what is over: subscriptions that the rules no longer permit, and connections that they
+    /// do not permit or whose tokens have expired. Returns how many have to be tried again.
+    async fn end(
+        &self,
+        view: &mut View,
+        shard: Shard,
+        report: &mut Report,
+        now: Timestamp,
+    ) -> usize {
+        let Over { withdrawn, ended } = view.take_over(now);
+        if withdrawn.is_empty() && ended.is_empty() {
+            return 0;
+        }
+        let mut unfinished = Over::default();
+        let withdrawing = withdrawn.into_iter().map(async |(recipient, topics)| {
+            let done = self.withdraw(shard, &recipient, &topics, now).await;
+            (!done).then_some((recipient, topics))
+        });
+        let undone: Vec<Option<(Recipient, BTreeSet<Topic>)>> =
+            stream::iter(withdrawing).buffer_unordered(ENDS_AT_ONCE).collect().await;
+        unfinished.withdrawn = undone.into_iter().flatten().collect();
+
+        let ending = ended.into_iter().map(async |(recipient, code)| {
+            let ended = self.disconnect(shard, &recipient, code, now).await;
+            (recipient, code, ended)
+        });
+        let ended: Vec<(Recipient, ErrorCode, Ended)> =
+            stream::iter(ending).buffer_unordered(ENDS_AT_ONCE).collect().await;
+        for (recipient, code, ended) in ended {
+            match ended {
+                Ended::Yes => {
+                    report.gone += 1;
+                    view.remove(&recipient.id);
+                }
+                // Its item says when that will be.
+                Ended::NotYet => {}
+                Ended::TryAgain => unfinished.ended.push((recipient, code)),
+            }
+        }
+        view.keep_over(unfinished)
+    }
+
+    /// Takes topics out of a connection's item and tells the connection; `false` when that has to
+    /// be tried again.
+    async fn withdraw(
+        &self,
+        shard: Shard,
+        recipient: &Recipient,
+        topics: &BTreeSet<Topic>,
+        now: Timestamp,
+    ) -> bool {
+        let left = match self.connections.leave(shard, &recipient.id, topics, now).await {
+            Ok(left) => left,
+            Err(ConnectionError::NotOpen(_) | ConnectionError::TooManyTopics { .. }) => {
+                return true;
+            }
+            Err(ConnectionError::Store(error)) => {
+                warn!(error = %Chain(&error), "withdrawn topics could not be recorded");
+                return false;
+            }
+        };
+        for topic in left {
+            info!(connection.id = %recipient.id, %topic, "subscription ended by the rules");
+            let message = "you may no longer subscribe to this topic";
+            self.tell(recipient, ErrorCode::Forbidden, message, Some(&topic)).await;
+        }
+        true
+    }
+
+    /// Ends a connection and tells it why, unless it has shown another token meanwhile.
+    async fn disconnect(
+        &self,
+        shard: Shard,
+        recipient: &Recipient,
+        code: ErrorCode,
+        now: Timestamp,
+    ) -> Ended {
+        let message = if code == ErrorCode::Expired {
+            match self.connections.get(shard, &recipient.id).await {
+                Ok(Some(connection)) if !connection.has_expired(now) => return Ended::NotYet,
+                Ok(_) => {}
+                Err(error) => {
+                    warn!(error = %Chain(&error), "connection could not be read");
+                    return Ended::TryAgain;
+                }
+            }
+            "the token has expired; connect again with another"
+        } else {
+            "you may no longer connect"
+        };
+        self.tell(recipient, code, message, None).await;
+        match self.post.close(recipient).await {
+            Ok(()) | Err(PostError::Gone) => {}
+            Err(error) => {
+                warn!(connection.id = %recipient.id, error = %Chain(&error), "connection not closed");
+                return Ended::TryAgain;
+            }
+        }
+        info!(connection.id = %recipient.id, ?code, "connection ended");
+        if let Err(error) = self.connections.close(shard, &recipient.id, now).await {
+            // `$disconnect` records it, too.
+            warn!(error = %Chain(&error), "closed connection could not be recorded");
+        }
+        Ended::Yes
+    }
+
+    async fn tell(
+        &self,
+        recipient: &Recipient,
+        code: ErrorCode,
+        message: &str,
+        topic: Option<&Topic>,
+    ) {
+        let topic = topic.map(Topic::to_string);
+        let reply = Reply::Error { id: None, code, message: message.to_owned(), topic };
+        // Whoever does not take it sees that nothing comes any more.
+        if let Err(error) = self.post_one(recipient, reply.to_json()).await {
+            debug!(connection.id = %recipient.id, error = %Chain(&error), "connection not told");
+        }
     }
 
     async fn post_to_groups(&self, view: &View, job: &Job, report: &mut Report) -> Vec<Failed> {

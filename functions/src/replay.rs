@@ -1,15 +1,16 @@
 //! Sending a connection what the log has, at the speed it can take.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use aws::{
-    connections::ConnectionError,
+    connections::{Connection, ConnectionError},
     error::StoreError,
     log::Entry,
     post::{PostError, Recipient},
 };
 use bytes::Bytes;
 use domain::{
+    access::Right,
     frame::{self, Frame},
     protocol::{GapReason, Reply},
     topic::Topic,
@@ -17,7 +18,7 @@ use domain::{
 use jiff::Timestamp;
 use tokio::time::{self, Instant};
 
-use crate::app::App;
+use crate::{app::App, rules::RulesError};
 
 /// About how many bytes of the log are read at a time.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -43,6 +44,12 @@ pub enum ReplayError {
     /// Its item was not changed.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    /// It is not known what is permitted.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// The right to it was withdrawn on the way.
+    #[error("{0} is no longer permitted")]
+    Forbidden(Topic),
 }
 
 /// What a replay sends: the log's entries, with the holes named.
@@ -102,28 +109,43 @@ impl App {
         }
     }
 
-    /// Sends the events `from..=to` of a topic, and a `gap` for what is missing of them.
+    /// Sends the events `from..=to` of a topic, and a `gap` for what is missing of them or is not
+    /// history any more for the connection's class.
+    ///
+    /// The `right` to them is looked at again and again, since this can take long.
     ///
     /// # Errors
     ///
     /// [`ReplayError`]; what was sent until then is in order.
     pub async fn replay(
         &self,
-        recipient: &Recipient,
-        topic: &Topic,
-        from: u64,
-        to: u64,
+        connection: &Connection,
+        right: Right<'_>,
+        range: RangeInclusive<u64>,
+        oldest: u64,
         now: Timestamp,
     ) -> Result<(), ReplayError> {
-        let mut from = from;
+        let (Right::Subscribe(topic) | Right::History(topic)) = right else { return Ok(()) };
+        let to = *range.end();
+        let mut from = *range.start();
+        let gap = |from, to| {
+            let (topic, reason) = (topic.clone(), GapReason::Expired);
+            Reply::Gap { topic, from, to, reason }.to_json()
+        };
+        if from < oldest && from <= to {
+            self.say(&connection.recipient, gap(from, to.min(oldest - 1))).await?;
+            from = oldest;
+        }
         while from <= to {
+            if !self.in_force().await?.allows(&connection.principal, right) {
+                return Err(ReplayError::Forbidden(topic.clone()));
+            }
             let entries = self.tables.log.read(topic, from, to, CHUNK_BYTES, now).await?;
             for message in messages(topic, from, to, &entries) {
-                self.say(recipient, message).await?;
+                self.say(&connection.recipient, message).await?;
             }
             let Some(last) = entries.last().map(Entry::last) else {
-                let (topic, reason) = (topic.clone(), GapReason::Expired);
-                return self.say(recipient, Reply::Gap { topic, from, to, reason }.to_json()).await;
+                return self.say(&connection.recipient, gap(from, to)).await;
             };
             from = last + 1;
         }

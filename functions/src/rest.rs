@@ -8,10 +8,9 @@ use std::{
 use aws::{
     control::{Origin, SourceState},
     log::Entry,
-    post::Recipient,
 };
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Body,
     extract::{OriginalUri, Path, Query, Request, State, rejection::QueryRejection},
     http::{HeaderMap, Method, StatusCode, Uri},
@@ -20,6 +19,7 @@ use axum::{
     routing::{get, post},
 };
 use domain::{
+    access::{Principal, Right},
     connection::ConnectionId,
     topic::{Topic, TopicKind},
 };
@@ -30,7 +30,10 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use crate::{
     app::{App, Clock},
+    caller::Caller,
+    guard,
     page::Page,
+    policy,
     problem::Problem,
     subscribe::Start,
 };
@@ -47,10 +50,11 @@ const PAGE_BYTES: usize = 512 * 1024;
 /// Most topics in the catalogue's answer.
 const MAX_TOPICS: usize = 2_000;
 
+/// What the handlers are given.
 #[derive(Clone)]
-struct Rest {
-    app: Arc<App>,
-    clock: Clock,
+pub(crate) struct Rest {
+    pub(crate) app: Arc<App>,
+    pub(crate) clock: Clock,
     page: Page,
 }
 
@@ -66,12 +70,14 @@ pub fn router(app: Arc<App>, clock: Clock) -> Router {
         .route("/api/v1/topics", get(topics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/config", get(config))
+        .route("/api/v1/policy", get(policy::show).put(policy::put))
         .route("/api/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))
         .fallback(async |State(rest): State<Rest>, method: Method, uri: Uri, headers: HeaderMap| {
             rest.page.answer(&method, &uri, &headers)
         })
         .layer(middleware::from_fn(explain))
+        .layer(middleware::from_fn_with_state(rest.clone(), guard::guard))
         .with_state(rest)
 }
 
@@ -108,6 +114,8 @@ async fn explain(request: Request<Body>, next: Next) -> Response {
         topics,
         status,
         config,
+        policy::show,
+        policy::put,
         health
     )
 )]
@@ -170,7 +178,7 @@ struct ConnectionHeaders {
         (status = 201, description = "Subscribed", body = Subscription),
         (status = 200, description = "Was subscribed already", body = Subscription),
         (status = 401, description = "No connection is named", body = Problem),
-        (status = 403, description = "The token is not the connection's", body = Problem),
+        (status = 403, description = "The token is not the connection's, or its class may not", body = Problem),
         (status = 404, description = "No such pair", body = Problem),
         (status = 409, description = "The connection has as many topics as it may", body = Problem),
         (status = 410, description = "The connection is closed", body = Problem),
@@ -243,7 +251,7 @@ async fn list(
         (status = 201, description = "Subscribed", body = Subscription),
         (status = 200, description = "Was subscribed already", body = Subscription),
         (status = 401, description = "No connection is named", body = Problem),
-        (status = 403, description = "The token is not the connection's", body = Problem),
+        (status = 403, description = "The token is not the connection's, or its class may not", body = Problem),
         (status = 404, description = "No such topic", body = Problem),
         (status = 409, description = "The connection has as many topics as it may", body = Problem),
         (status = 410, description = "The connection is closed", body = Problem),
@@ -326,12 +334,14 @@ struct Past {
     params(("topic" = String, Path, example = "coinbase/ticker/BTC-USD"), HistoryQuery),
     responses(
         (status = 200, body = History),
+        (status = 403, description = "The caller's class may not", body = Problem),
         (status = 404, description = "No such topic", body = Problem),
         (status = 422, description = "That is no topic, or no number", body = Problem),
     )
 )]
 async fn history(
     State(rest): State<Rest>,
+    Extension(caller): Extension<Caller>,
     OriginalUri(uri): OriginalUri,
     query: Result<Query<HistoryQuery>, QueryRejection>,
 ) -> Result<Json<History>, Problem> {
@@ -342,6 +352,7 @@ async fn history(
         return Err(unprocessable(format!("limit must be between 1 and {MAX_LIMIT}")));
     }
     let now = (rest.clock)();
+    rest.permit(&caller.principal, Right::History(&topic)).await?;
     rest.known(&topic, now).await?;
     let log = &rest.app.tables.log;
     let head = log.newest(&topic).await?.map_or(0, |newest| newest.entry.last());
@@ -351,6 +362,7 @@ async fn history(
         (None, Some(_)) => (to + 1).saturating_sub(limit).max(1),
         (None, None) => log.oldest(&topic, now).await?.unwrap_or(head + 1),
     };
+    let from = from.max(rest.app.limits_of(&caller.principal).await?.oldest(head));
     let mut page = History { topic: topic.to_string(), events: Vec::new(), next: None };
     if from > to {
         return Ok(Json(page));
@@ -407,7 +419,7 @@ struct TopicInfo {
     live: bool,
 }
 
-/// Returns what can be subscribed to.
+/// Returns what the caller can subscribe to.
 #[utoipa::path(
     get,
     path = "/api/v1/topics",
@@ -416,6 +428,7 @@ struct TopicInfo {
 )]
 async fn topics(
     State(rest): State<Rest>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<TopicsQuery>, QueryRejection>,
 ) -> Result<Json<Topics>, Problem> {
     let Query(query) = query.map_err(|rejection| unprocessable(rejection.body_text()))?;
@@ -432,9 +445,11 @@ async fn topics(
         }
     }
     let q = query.q.unwrap_or_default().to_lowercase();
+    let rules = rest.app.in_force().await?;
     let mut found = all.iter().filter(|topic| {
         topic.as_str().to_lowercase().contains(&q)
             && query.source.as_deref().is_none_or(|source| source == topic.source())
+            && rules.allows(&caller.principal, Right::Subscribe(topic))
     });
     let topics = found.by_ref().take(MAX_TOPICS).map(|topic| TopicInfo {
         live: live.contains(topic) || topic.kind() == TopicKind::System,
@@ -558,6 +573,24 @@ impl Rest {
         Ok(id)
     }
 
+    /// Refuses what the rules do not permit.
+    pub(crate) async fn permit(
+        &self,
+        principal: &Principal,
+        right: Right<'_>,
+    ) -> Result<(), Problem> {
+        if self.app.in_force().await?.allows(principal, right) {
+            return Ok(());
+        }
+        let what = match right {
+            Right::Connect => "connect".to_owned(),
+            Right::Admin => "see or replace the rules".to_owned(),
+            Right::Subscribe(topic) => format!("subscribe to {topic}"),
+            Right::History(topic) => format!("have the past of {topic}"),
+        };
+        Err(Problem::new(StatusCode::FORBIDDEN, format!("you may not {what}")))
+    }
+
     async fn known(&self, topic: &Topic, now: Timestamp) -> Result<(), Problem> {
         match self.app.nearest_to_unknown(topic, now).await? {
             None => Ok(()),
@@ -572,9 +605,14 @@ impl Rest {
 
     async fn subscribe(&self, id: &ConnectionId, topic: &Topic) -> Result<Response, Problem> {
         let now = (self.clock)();
-        self.known(topic, now).await?;
         let shard = self.app.shard_of(id).await?;
         let connection = self.app.tables.connections.get(shard, id).await?.ok_or_else(closed)?;
+        if connection.has_expired(now) {
+            let detail = "the connection's token has expired, and it ends";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
+        self.permit(&connection.principal, Right::Subscribe(topic)).await?;
+        self.known(topic, now).await?;
         let subscription = |seq| {
             let (topic, connection_id) = (topic.to_string(), id.to_string());
             Json(Subscription { topic, connection_id, seq })
@@ -585,8 +623,7 @@ impl Rest {
             return Ok((StatusCode::OK, subscription(seq)).into_response());
         }
         let wishes = BTreeMap::from([(topic.clone(), Start::Newest)]);
-        let recipient: &Recipient = &connection.recipient;
-        let outcome = self.app.subscribe(shard, recipient, &wishes, None, now).await?;
+        let outcome = self.app.subscribe(&connection, &wishes, None, now).await?;
         let seq = outcome.topics.first().map_or(0, |subscribed| subscribed.seq);
         let status = if outcome.added.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
         Ok((status, subscription(seq)).into_response())

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws::{connections::Shard, post::Recipient};
+use aws::connections::Connection;
 use domain::{
+    access::{Limits, Right},
     protocol::{Reply, Subscribed},
     topic::Topic,
 };
@@ -28,6 +29,16 @@ pub enum Start {
     Last(u64),
 }
 
+impl Start {
+    /// Whether it asks for events of the past.
+    pub fn is_history(self) -> bool {
+        match self {
+            Self::Newest => false,
+            Self::After(_) | Self::Last(_) => true,
+        }
+    }
+}
+
 /// What a connection was subscribed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -44,6 +55,10 @@ struct Joining {
     next: u64,
     /// The topic's newest number.
     head: u64,
+    /// The first number of its history.
+    oldest: u64,
+    /// Whether it starts with events of the past.
+    with_history: bool,
 }
 
 impl App {
@@ -59,28 +74,28 @@ impl App {
     /// from where the sending stopped.
     pub async fn subscribe(
         &self,
-        shard: Shard,
-        recipient: &Recipient,
+        connection: &Connection,
         wishes: &BTreeMap<Topic, Start>,
         answer: Option<Option<String>>,
         now: Timestamp,
     ) -> Result<Outcome, ReplayError> {
         let connections = &self.tables.connections;
+        let (shard, recipient) = (connection.shard, &connection.recipient);
+        let limits = self.limits_of(&connection.principal).await?;
         let topics: BTreeSet<Topic> = wishes.keys().cloned().collect();
-        let limit = self.limits.topics;
-        let joined = connections.join(shard, &recipient.id, &topics, limit, now).await?;
+        let joined = connections.join(shard, &recipient.id, &topics, limits.topics, now).await?;
 
         let mut joining = Vec::new();
         let mut outcome = Outcome { topics: Vec::new(), added: joined.added };
         for (topic, start) in wishes {
-            let (one, subscribed) = self.start(topic, *start, now).await?;
+            let (one, subscribed) = self.start(topic, *start, &limits, now).await?;
             joining.push(one);
             outcome.topics.push(subscribed);
         }
         let sent = if let Some(id) = answer {
             let reply = Reply::Subscribed { id, topics: outcome.topics.clone() };
             self.say(recipient, reply.to_json()).await?;
-            self.catch_up(recipient, &mut joining, now).await
+            self.catch_up(connection, &mut joining, now).await
         } else {
             Ok(())
         };
@@ -94,11 +109,13 @@ impl App {
         &self,
         topic: &Topic,
         start: Start,
+        limits: &Limits,
         now: Timestamp,
     ) -> Result<(Joining, Subscribed), ReplayError> {
         let log = &self.tables.log;
         let newest = log.newest(topic).await?;
         let head = newest.as_ref().map_or(0, |newest| newest.entry.last());
+        let floor = limits.oldest(head);
         let (next, recovered) = match start {
             Start::Newest => {
                 let snapshot = newest.and_then(|newest| newest.snapshot);
@@ -107,22 +124,25 @@ impl App {
             // A client that is ahead of the log had it from another log.
             Start::After(seq) if seq > head => (head + 1, Some(false)),
             Start::After(seq) => {
-                let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1);
+                let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1).max(floor);
                 (seq + 1, Some(seq == head || oldest <= seq + 1))
             }
             Start::Last(count) => {
-                let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1);
+                let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1).max(floor);
                 ((head + 1).saturating_sub(count).max(oldest), None)
             }
         };
         let topic = topic.clone();
         let subscribed = Subscribed { topic: topic.clone(), seq: head, recovered };
-        Ok((Joining { topic, next, head }, subscribed))
+        let with_history = start.is_history();
+        // A snapshot is where a book starts, and no history.
+        let oldest = if with_history { floor } else { 1 };
+        Ok((Joining { topic, next, head, oldest, with_history }, subscribed))
     }
 
     async fn catch_up(
         &self,
-        recipient: &Recipient,
+        connection: &Connection,
         joining: &mut [Joining],
         now: Timestamp,
     ) -> Result<(), ReplayError> {
@@ -131,7 +151,11 @@ impl App {
                 if one.next > one.head {
                     break;
                 }
-                self.replay(recipient, &one.topic, one.next, one.head, now).await?;
+                let right = match one.with_history {
+                    true => Right::History(&one.topic),
+                    false => Right::Subscribe(&one.topic),
+                };
+                self.replay(connection, right, one.next..=one.head, one.oldest, now).await?;
                 one.next = one.head + 1;
                 let newest = self.tables.log.newest(&one.topic).await?;
                 let head = newest.map_or(one.head, |newest| newest.entry.last());

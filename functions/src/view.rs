@@ -13,9 +13,17 @@ use aws::{
     post::Recipient,
     reader::{Refresh, ShardReader},
 };
-use domain::{backlog::Backlog, connection::ConnectionId, topic::Topic};
+use domain::{
+    access::{Principal, Right},
+    backlog::Backlog,
+    connection::ConnectionId,
+    protocol::ErrorCode,
+    topic::Topic,
+};
 use jiff::Timestamp;
 use tokio::sync::watch;
+
+use crate::rules::InForce;
 
 /// How old the view may be when nothing was written in this process.
 const REFRESH_AFTER: Duration = Duration::from_millis(200);
@@ -38,6 +46,21 @@ pub(crate) struct View {
     aside: HashMap<ConnectionId, Aside>,
     /// Connections that the poller knows, and this view does not yet.
     announced: BTreeSet<ConnectionId>,
+    /// By which rules the topics of the connections were looked at.
+    rules: InForce,
+    /// When tokens expire.
+    expiries: BTreeSet<(Timestamp, ConnectionId)>,
+    /// What the rules have ended, until it is done.
+    over: Over,
+}
+
+/// What connections have to be told, and their items have to say.
+#[derive(Default)]
+pub(crate) struct Over {
+    /// Topics that connections may no longer have. They are served no more.
+    pub withdrawn: Vec<(Recipient, BTreeSet<Topic>)>,
+    /// Connections that may not be, and why.
+    pub ended: Vec<(Recipient, ErrorCode)>,
 }
 
 /// Connections that want the same topics, and are in step.
@@ -71,6 +94,8 @@ impl Aside {
 
 struct Known {
     recipient: Recipient,
+    principal: Arc<Principal>,
+    token_expires_at: Option<Timestamp>,
     /// In order.
     topics: Arc<[Topic]>,
     /// When each of them went live.
@@ -86,7 +111,7 @@ enum Place {
 
 impl View {
     /// A view that knows nothing yet.
-    pub(crate) fn new(connections: &Connections, shard: Shard) -> Self {
+    pub(crate) fn new(connections: &Connections, shard: Shard, rules: InForce) -> Self {
         Self {
             reader: ShardReader::new(connections.clone(), shard),
             writes: connections.writes(),
@@ -98,10 +123,14 @@ impl View {
             by_topic: HashMap::new(),
             aside: HashMap::new(),
             announced: BTreeSet::new(),
+            rules,
+            expiries: BTreeSet::new(),
+            over: Over::default(),
         }
     }
 
-    /// Learns what has changed, if it can have, and notes who is `joined`.
+    /// Learns what has changed, if it can have, and notes who is `joined`. Whoever may no longer
+    /// have a topic by these rules is served it no more.
     ///
     /// # Errors
     ///
@@ -109,8 +138,13 @@ impl View {
     pub(crate) async fn refresh(
         &mut self,
         joined: &[ConnectionId],
+        rules: InForce,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        if rules.version != self.rules.version {
+            self.rules = rules;
+            self.look_again();
+        }
         let unknown = joined.iter().any(|id| !self.connections.contains_key(id));
         let old = self.refreshed_at.is_none_or(|at| at + REFRESH_AFTER <= now);
         if unknown || old || self.writes.has_changed().unwrap_or(false) {
@@ -200,17 +234,93 @@ impl View {
         self.aside.values().filter(|aside| !aside.backlog.is_empty()).count()
     }
 
+    /// What the rules and the time have ended since this was asked last.
+    pub(crate) fn take_over(&mut self, now: Timestamp) -> Over {
+        let mut over = std::mem::take(&mut self.over);
+        while let Some((at, _)) = self.expiries.first()
+            && *at <= now
+        {
+            let Some((_, id)) = self.expiries.pop_first() else { break };
+            if let Some(known) = self.connections.get(&id) {
+                over.ended.push((known.recipient.clone(), ErrorCode::Expired));
+            }
+        }
+        over
+    }
+
+    /// Keeps what could not be done for the next time, and returns how much that is.
+    pub(crate) fn keep_over(&mut self, over: Over) -> usize {
+        self.over.withdrawn.extend(over.withdrawn);
+        self.over.ended.extend(over.ended);
+        self.over.withdrawn.len() + self.over.ended.len()
+    }
+
+    /// Looks at every connection by the rules, which have changed.
+    fn look_again(&mut self) {
+        let ids: Vec<ConnectionId> = self.connections.keys().cloned().collect();
+        for id in ids {
+            let Some(known) = self.connections.get(&id) else { continue };
+            if !self.rules.allows(&known.principal, Right::Connect) {
+                self.over.ended.push((known.recipient.clone(), ErrorCode::Forbidden));
+            }
+            let denied = known.topics.iter();
+            let denied =
+                denied.filter(|it| !self.rules.allows(&known.principal, Right::Subscribe(it)));
+            let denied: BTreeSet<Topic> = denied.cloned().collect();
+            if denied.is_empty() {
+                continue;
+            }
+            let kept = known.topics.iter().zip(&known.since);
+            let kept = kept.filter(|(topic, _)| !denied.contains(topic));
+            let (topics, since): (Vec<Topic>, Vec<Timestamp>) =
+                kept.map(|(topic, since)| (topic.clone(), *since)).unzip();
+            self.over.withdrawn.push((known.recipient.clone(), denied));
+            self.leave_group(&id);
+            if let Some(known) = self.connections.get_mut(&id) {
+                known.topics = topics.into();
+                known.since = since.into();
+            }
+            self.settle(&id);
+        }
+    }
+
+    /// Puts a connection that is in no group where it belongs.
+    fn settle(&mut self, id: &ConnectionId) {
+        let Some(known) = self.connections.get(id) else { return };
+        match self.aside.get_mut(id) {
+            Some(aside) => {
+                let topics = &known.topics;
+                aside.behind.retain(|topic, _| topics.binary_search(topic).is_ok());
+                aside.backlog.retain(|topic| topics.binary_search(topic).is_ok());
+            }
+            None => self.join_group(id),
+        }
+    }
+
     /// Forgets a connection.
     pub(crate) fn remove(&mut self, id: &ConnectionId) {
         self.leave_group(id);
         self.aside.remove(id);
-        self.connections.remove(id);
         self.announced.remove(id);
+        if let Some(known) = self.connections.remove(id)
+            && let Some(at) = known.token_expires_at
+        {
+            self.expiries.remove(&(at, id.clone()));
+        }
     }
 
     fn update(&mut self, connection: &Connection, now: Timestamp) {
         let id = &connection.recipient.id;
-        let live = connection.topics.iter().filter(|(_, subscription)| subscription.is_live(now));
+        let principal = &connection.principal;
+        if !self.rules.allows(principal, Right::Connect) {
+            self.over.ended.push((connection.recipient.clone(), ErrorCode::Forbidden));
+        }
+        let denied = connection.topics.keys();
+        let denied = denied.filter(|it| !self.rules.allows(principal, Right::Subscribe(it)));
+        let denied: BTreeSet<Topic> = denied.cloned().collect();
+        let live = connection.topics.iter();
+        let live = live
+            .filter(|(topic, subscription)| subscription.is_live(now) && !denied.contains(*topic));
         let live: Vec<(&Topic, u64, Timestamp)> = live
             .map(|(topic, subscription)| match subscription {
                 Subscription::Live { cursor, since } => (topic, *cursor, *since),
@@ -237,9 +347,24 @@ impl View {
         let topics: Arc<[Topic]> = live.iter().map(|(topic, _, _)| (*topic).clone()).collect();
         let since = live.iter().map(|(_, _, since)| *since).collect();
 
+        let principal = match before {
+            Some(known) if known.principal.as_ref() == principal => known.principal.clone(),
+            _ => Arc::new(principal.clone()),
+        };
+        if let Some(at) = before.and_then(|known| known.token_expires_at) {
+            self.expiries.remove(&(at, id.clone()));
+        }
+        if let Some(at) = connection.token_expires_at {
+            self.expiries.insert((at, id.clone()));
+        }
+        if !denied.is_empty() {
+            self.over.withdrawn.push((connection.recipient.clone(), denied));
+        }
         self.leave_group(id);
         let known = Known {
             recipient: connection.recipient.clone(),
+            principal,
+            token_expires_at: connection.token_expires_at,
             topics: topics.clone(),
             since,
             place: Place::Aside,
@@ -248,12 +373,10 @@ impl View {
         let announced = self.announced.remove(id);
         if !behind.is_empty() || self.aside.contains_key(id) {
             let aside = self.aside.entry(id.clone()).or_default();
-            aside.behind.retain(|topic, _| topics.binary_search(topic).is_ok());
             aside.behind.extend(behind);
             aside.announced = announced;
-        } else {
-            self.join_group(id);
         }
+        self.settle(id);
     }
 
     fn join_group(&mut self, id: &ConnectionId) {

@@ -1,4 +1,5 @@
-//! Interest: who wants which topics, as the connections say, and so what the sources fetch.
+//! Interest: who wants which topics, as the connections say, and so what the sources fetch. And what
+//! `push` has to look after even when nothing is sent: rules that change, and tokens that expire.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -31,6 +32,9 @@ const AT_MOST_EVERY: Duration = Duration::from_millis(10);
 /// How long a topic is still fetched after the last who wanted it.
 const LINGER: Duration = Duration::from_mins(1);
 
+/// How often is asked whether the rules have changed, and `push` told of tokens that have expired.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
 /// Follows the connections, tells the lanes who joined, and the sources what is wanted.
 pub struct Interest {
     connections: Connections,
@@ -47,6 +51,9 @@ struct ShardInterest {
     connections: HashMap<ConnectionId, Vec<Topic>>,
     /// How many connections want each topic.
     counts: BTreeMap<Topic, usize>,
+    /// By connection, when its token expires.
+    expires_at: HashMap<ConnectionId, Timestamp>,
+    expiries: BTreeSet<(Timestamp, ConnectionId)>,
 }
 
 impl Interest {
@@ -61,6 +68,8 @@ impl Interest {
             reader: ShardReader::new(connections.clone(), shard),
             connections: HashMap::new(),
             counts: BTreeMap::new(),
+            expires_at: HashMap::new(),
+            expiries: BTreeSet::new(),
         });
         Self {
             connections: connections.clone(),
@@ -79,6 +88,8 @@ impl Interest {
     /// Follows the connections until `shutdown`.
     pub async fn run(mut self, lanes: Lanes, numbering: Numbering, shutdown: CancellationToken) {
         let mut writes = self.connections.writes();
+        let mut rules = 0;
+        let mut looked_after: Option<Instant> = None;
         while !shutdown.is_cancelled() {
             writes.mark_unchanged();
             for shard in &mut self.shards {
@@ -95,6 +106,26 @@ impl Interest {
                 }
             }
             self.publish(&numbering).await;
+            if looked_after.is_none_or(|at| at.elapsed() >= LOOK_AFTER) {
+                looked_after = Some(Instant::now());
+                match numbering.tables().control.current_rules().await {
+                    Ok(Some(current)) if current.version != rules => {
+                        rules = current.version;
+                        lanes.obey(rules);
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        warn!(error = %Chain(&error), "whether the rules have changed is not known");
+                    }
+                }
+                let now = Timestamp::now();
+                for shard in &self.shards {
+                    // Again and again, until `push` has ended the connection.
+                    if shard.expiries.first().is_some_and(|(at, _)| *at <= now) {
+                        lanes.poke(shard.shard);
+                    }
+                }
+            }
             let changed = async {
                 time::sleep(AT_MOST_EVERY).await;
                 let _ = time::timeout(EVERY, writes.changed()).await;
@@ -142,6 +173,8 @@ impl ShardInterest {
             Refresh::All(all) => {
                 let before = std::mem::take(&mut self.connections);
                 self.counts.clear();
+                self.expires_at.clear();
+                self.expiries.clear();
                 for connection in &all {
                     let new = before.get(&connection.recipient.id).is_none_or(|topics| {
                         connection.topics.keys().any(|topic| !topics.contains(topic))
@@ -174,6 +207,15 @@ impl ShardInterest {
                     self.counts.remove(&topic);
                 }
             }
+        }
+        if let Some(at) = self.expires_at.remove(id) {
+            self.expiries.remove(&(at, id.clone()));
+        }
+        if let Some(at) = connection.token_expires_at
+            && !connection.gone
+        {
+            self.expires_at.insert(id.clone(), at);
+            self.expiries.insert((at, id.clone()));
         }
         if connection.gone || connection.topics.is_empty() {
             return;

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -44,6 +47,8 @@ struct Lane {
     shard: Shard,
     waiting: Mutex<Waiting>,
     wake: Notify,
+    /// The version of the rules that `push` has to go by.
+    rules: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -54,14 +59,18 @@ struct Waiting {
     frames: VecDeque<Frame>,
     bytes: usize,
     lost: Vec<Lost>,
+    /// Whether `push` has something to do even if there is nothing to send.
+    poked: bool,
 }
 
 impl Lanes {
     /// A lane for each shard, with nothing wanted.
     pub fn new(shards: impl IntoIterator<Item = Shard>) -> Self {
-        let lanes = shards
-            .into_iter()
-            .map(|shard| (shard, Lane { shard, waiting: Mutex::default(), wake: Notify::new() }));
+        let rules = Arc::new(AtomicU64::new(0));
+        let lanes = shards.into_iter().map(|shard| {
+            let (waiting, wake, rules) = (Mutex::default(), Notify::new(), rules.clone());
+            (shard, Lane { shard, waiting, wake, rules })
+        });
         Self { lanes: Arc::new(lanes.collect()), counters: Arc::default() }
     }
 
@@ -100,6 +109,21 @@ impl Lanes {
         }
         if wake {
             lane.wake.notify_one();
+        }
+    }
+
+    /// Has `push` look after the connections of a shard, even if there is nothing to send.
+    pub fn poke(&self, shard: Shard) {
+        let Some(lane) = self.lanes.get(&shard) else { return };
+        lane.waiting.lock().unwrap_or_else(PoisonError::into_inner).poked = true;
+        lane.wake.notify_one();
+    }
+
+    /// Has `push` go by rules of this version, and look at all connections by them.
+    pub fn obey(&self, version: u64) {
+        for (shard, lane) in self.lanes.iter() {
+            lane.rules.store(version, Ordering::Relaxed);
+            self.poke(*shard);
         }
     }
 
@@ -199,7 +223,8 @@ impl Lane {
     }
 
     fn empty_job(&self) -> Job {
-        Job { shard: self.shard, joined: vec![], lost: vec![], frames: vec![] }
+        let rules = self.rules.load(Ordering::Relaxed);
+        Job { shard: self.shard, joined: vec![], lost: vec![], rules, frames: vec![] }
     }
 
     fn take(&self) -> Option<Job> {
@@ -218,7 +243,10 @@ impl Lane {
         waiting.bytes -= bytes;
         let joined = waiting.joined.len().min(JOB_JOINED);
         let joined = waiting.joined.drain(..joined).collect();
-        Some(Job { shard: self.shard, joined, lost: std::mem::take(&mut waiting.lost), frames })
+        waiting.poked = false;
+        let lost = std::mem::take(&mut waiting.lost);
+        let rules = self.rules.load(Ordering::Relaxed);
+        Some(Job { shard: self.shard, joined, lost, rules, frames })
     }
 
     /// Puts a job back in front of what has gathered meanwhile.
@@ -228,6 +256,7 @@ impl Lane {
             waiting.bytes += frame.json().len();
             waiting.frames.push_front(frame);
         }
+        waiting.poked = true;
         waiting.lost.splice(0..0, job.lost);
         waiting.joined.splice(0..0, job.joined);
         waiting.shed(self.shard);
@@ -236,7 +265,7 @@ impl Lane {
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.lost.is_empty() && self.joined.is_empty()
+        self.frames.is_empty() && self.lost.is_empty() && self.joined.is_empty() && !self.poked
     }
 
     /// Gives up the oldest frames past the limit; the clients are told and can ask for a replay.

@@ -18,7 +18,10 @@ use tokio_tungstenite::{
     tungstenite::{
         Error, Message,
         client::IntoClientRequest as _,
-        http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL},
+        http::{
+            HeaderValue,
+            header::{ORIGIN, SEC_WEBSOCKET_PROTOCOL},
+        },
     },
 };
 
@@ -109,7 +112,17 @@ impl Client {
         protocols: &[&str],
     ) -> Result<Self, u16> {
         let stream = TcpStream::connect(address).await.unwrap();
-        Self::shake_hands(stream, address, path, protocols).await
+        Self::shake_hands(stream, address, path, protocols, None).await
+    }
+
+    /// Connects as a browser does for a page of this origin.
+    ///
+    /// # Errors
+    ///
+    /// The status, when the server refuses.
+    pub async fn from_page(address: SocketAddr, origin: &str) -> Result<Self, u16> {
+        let stream = TcpStream::connect(address).await.unwrap();
+        Self::shake_hands(stream, address, "/live", &[], Some(origin)).await
     }
 
     /// Connects with the smallest receive buffer that the kernel gives.
@@ -117,7 +130,7 @@ impl Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(1_024).unwrap();
         let stream = socket.connect(address).await.unwrap();
-        Self::shake_hands(stream, address, "/live", &[]).await.unwrap()
+        Self::shake_hands(stream, address, "/live", &[], None).await.unwrap()
     }
 
     async fn shake_hands(
@@ -125,11 +138,15 @@ impl Client {
         address: SocketAddr,
         path: &str,
         protocols: &[&str],
+        origin: Option<&str>,
     ) -> Result<Self, u16> {
         let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
         if !protocols.is_empty() {
             let value = HeaderValue::try_from(protocols.join(", ")).unwrap();
             request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, value);
+        }
+        if let Some(origin) = origin {
+            request.headers_mut().insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
         }
         let shaken = time::timeout(PATIENCE, client_async(request, stream)).await;
         let (socket, answer) = match shaken.expect("a handshake is answered") {

@@ -115,12 +115,7 @@ impl Setup {
     /// Starts it as a process of its own.
     pub async fn spawn(&self) -> Headwater {
         let mut program = Program::start(&self.arguments(), &[]);
-        let address = loop {
-            let line = program.line().await;
-            if let Some((_, rest)) = line.split_once("ws://") {
-                break rest.trim_end_matches("/live").parse().unwrap();
-            }
-        };
+        let address = program.address().await;
         let headwater = Headwater { address, running: Running::There(Box::new(program)) };
         headwater.is_ready(self.has_catalogue).await;
         headwater

@@ -14,6 +14,7 @@ mod cluster;
 mod exchange;
 mod fediverse;
 mod headwater;
+mod identity;
 mod program;
 mod rest;
 mod site;
@@ -24,6 +25,7 @@ pub use self::{
     exchange::Exchange,
     fediverse::Fediverse,
     headwater::{Headwater, Setup},
+    identity::{SECRET, token},
     program::{Finished, Program},
     rest::{Answer, Rest},
 };

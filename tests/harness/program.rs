@@ -1,10 +1,11 @@
 //! The program `headwater`, run as people run it.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{net::SocketAddr, path::PathBuf, process::Stdio};
 
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
+    task::JoinHandle,
     time,
 };
 
@@ -14,6 +15,7 @@ use crate::PATIENCE;
 pub struct Program {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    said: Option<JoinHandle<String>>,
 }
 
 /// What a program that has ended leaves behind.
@@ -39,7 +41,40 @@ impl Program {
         let mut command = command(name, arguments, variables);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
+        Self { child, lines, said: None }
+    }
+
+    /// Starts `headwater` as [`Program::start`] does, and keeps what it says beside its output.
+    pub fn start_listening(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = command("headwater", arguments, variables);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = child.stderr.take().unwrap();
+        // It must not wait for somebody to read it.
+        let said = tokio::spawn(async move {
+            let mut text = String::new();
+            said.read_to_string(&mut text).await.unwrap();
+            text
+        });
+        Self { child, lines, said: Some(said) }
+    }
+
+    /// The address that it prints when it is up.
+    pub async fn address(&mut self) -> SocketAddr {
+        loop {
+            let line = self.line().await;
+            if let Some((_, rest)) = line.split_once("ws://") {
+                return rest.trim_end_matches("/live").parse().unwrap();
+            }
+        }
+    }
+
+    /// Asks it to end, and returns what it said beside its output.
+    pub async fn terminate_and_tell(mut self) -> String {
+        let said = self.said.take().expect("somebody listened");
+        self.terminate().await;
+        said.await.unwrap()
     }
 
     /// Runs `headwater` to its end.

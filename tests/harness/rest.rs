@@ -92,6 +92,16 @@ impl Rest {
         Ok(Answer { status, headers, text: answer.text().await? })
     }
 
+    /// Asks with a JSON body.
+    pub async fn send(&self, method: Method, path: &str, body: String) -> Answer {
+        let url = format!("{}{path}", self.base);
+        let request = self.http.request(method, url).headers(self.headers.clone());
+        let request = request.header("content-type", "application/json").body(body);
+        let answer = request.send().await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Answer { status, headers, text: answer.text().await.unwrap() }
+    }
+
     /// `GET`.
     pub async fn get(&self, path: &str) -> Answer {
         self.ask(Method::GET, path).await

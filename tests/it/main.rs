@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and stop")]
 
+mod access;
 mod cli;
 mod cluster;
 mod coinbase;
 mod faults;
 mod mastodon;
 mod protocol;
+mod quotas;
 mod rest;
 mod resume;
+mod rules;
 mod simulated;
 mod slow;

@@ -208,6 +208,8 @@ async fn the_description_names_every_path() {
         ("/api/v1/history/{topic}", vec!["get"]),
         ("/api/v1/topics", vec!["get"]),
         ("/api/v1/status", vec!["get"]),
+        ("/api/v1/config", vec!["get"]),
+        ("/api/v1/policy", vec!["get", "put"]),
         ("/healthz", vec!["get"]),
     ];
     assert_eq!(api["paths"].as_object().unwrap().len(), paths.len());

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{error::StoreError, post::Recipient};
+use crate::{error::StoreError, post::Recipient, quota};
 
 /// The index that tells of changes: partition `shard`, sort key `changed_at`.
 pub const CHANGES_INDEX: &str = "changes";
@@ -95,6 +95,10 @@ pub struct Connection {
     pub shard: Shard,
     /// Whose it is.
     pub principal: Principal,
+    /// Until when its token is good; without a token, for ever.
+    pub token_expires_at: Option<Timestamp>,
+    /// Under which name it counts among the open connections; `None` where that has no limit.
+    pub counted_as: Option<String>,
     /// What it is subscribed to.
     pub topics: BTreeMap<Topic, Subscription>,
     /// When the handshake began.
@@ -183,6 +187,10 @@ struct Item {
     principal: String,
     #[serde(default)]
     class: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token_expires_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted_as: Option<String>,
     #[serde(default, with = "string_set", skip_serializing_if = "BTreeSet::is_empty")]
     topics: BTreeSet<Topic>,
     /// By topic, when a `subscribe` that still sends began.
@@ -233,6 +241,8 @@ impl Connection {
             recipient,
             shard,
             principal,
+            token_expires_at: None,
+            counted_as: None,
             topics: BTreeMap::new(),
             connected_at: now,
             changed_at: now,
@@ -244,6 +254,11 @@ impl Connection {
     /// When its item expires.
     pub fn expires_at(&self) -> Timestamp {
         self.connected_at + LIFETIME
+    }
+
+    /// Whether its token is no longer good at `now`.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.token_expires_at.is_some_and(|at| at <= now)
     }
 
     fn from_item(item: Item) -> Result<Self, String> {
@@ -263,6 +278,8 @@ impl Connection {
             recipient: Recipient { endpoint: item.endpoint, id: item.connection_id },
             shard: item.shard.parse().map_err(|_| format!("shard {:?}", item.shard))?,
             principal: Principal { id: item.principal, class: item.class },
+            token_expires_at: item.token_expires_at.map(time).transpose()?,
+            counted_as: item.counted_as,
             connected_at: time(item.connected_at)?,
             changed_at: time(item.changed_at)?,
             version: item.version,
@@ -303,6 +320,8 @@ impl Connections {
             endpoint: connection.recipient.endpoint.clone(),
             principal: connection.principal.id.clone(),
             class: connection.principal.class.clone(),
+            token_expires_at: connection.token_expires_at.map(Timestamp::as_millisecond),
+            counted_as: connection.counted_as.clone(),
             topics: BTreeSet::new(),
             joining: BTreeMap::new(),
             cursors: BTreeMap::new(),
@@ -347,14 +366,16 @@ impl Connections {
         id: &ConnectionId,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.client
+        let closed = self
+            .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key(shard, id)))
             .update_expression(
                 "SET gone = :true, changed_at = :now, expires_at = :expires \
-                 ADD version :one REMOVE topics, joining, cursors",
+                 ADD version :one REMOVE topics, joining, cursors, counted_as",
             )
+            .return_values(ReturnValue::AllOld)
             .expression_attribute_values(":true", AttributeValue::Bool(true))
             .expression_attribute_values(":now", number(now.as_millisecond()))
             .expression_attribute_values(":expires", number((now + GONE_FOR).as_second()))
@@ -363,7 +384,50 @@ impl Connections {
             .await
             .map_err(|error| StoreError::from_sdk("UpdateItem", error))?;
         self.wrote();
-        Ok(())
+        let Some(old) = closed.attributes() else { return Ok(()) };
+        let counted_as = old.get("counted_as").and_then(|who| who.as_s().ok());
+        let opened_at = old.get("connected_at").and_then(|at| at.as_n().ok()?.parse().ok());
+        let opened_at = opened_at.and_then(|at| Timestamp::from_millisecond(at).ok());
+        match (counted_as, opened_at) {
+            (Some(who), Some(at)) => quota::close(&self.client, &self.table, who, id, at).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that the principal of a connection has shown another token.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::NotOpen`] where there is no such connection of that principal.
+    pub async fn renew(
+        &self,
+        shard: Shard,
+        id: &ConnectionId,
+        principal: &Principal,
+        token_expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), ConnectionError> {
+        let renewed = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(shard, id)))
+            .update_expression(
+                "SET #class = :class, token_expires_at = :until, changed_at = :now \
+                 ADD version :one",
+            )
+            .condition_expression(
+                "principal = :principal AND attribute_exists(joining) AND attribute_not_exists(gone)",
+            )
+            .expression_attribute_names("#class", "class")
+            .expression_attribute_values(":class", AttributeValue::S(principal.class.clone()))
+            .expression_attribute_values(":principal", AttributeValue::S(principal.id.clone()))
+            .expression_attribute_values(":until", number(token_expires_at.as_millisecond()))
+            .expression_attribute_values(":now", number(now.as_millisecond()))
+            .expression_attribute_values(":one", number(1))
+            .send()
+            .await;
+        self.updated(id, renewed.map(|_| ()))
     }
 
     /// Returns a connection, or `None` where there is none or it is closed.

@@ -1,4 +1,5 @@
-//! The `control` table: leases, source states, catalogues, and where posts stand in the log.
+//! The `control` table: leases, source states, catalogues, and where posts stand in the log. The
+//! access rules, which are in it too, are in [`crate::rules`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,8 +17,8 @@ use crate::error::StoreError;
 /// The `control` table.
 #[derive(Clone, Debug)]
 pub struct Control {
-    client: Client,
-    table: String,
+    pub(crate) client: Client,
+    pub(crate) table: String,
 }
 
 /// The right to read a source, number its topics and append to them.
@@ -371,7 +372,7 @@ impl Control {
         self.get(&format!("status/{server}"), id).await
     }
 
-    async fn put<T: Serialize + ?Sized>(
+    pub(crate) async fn put<T: Serialize + ?Sized>(
         &self,
         pk: &str,
         sk: &str,
@@ -389,7 +390,11 @@ impl Control {
         Ok(())
     }
 
-    async fn get<T: DeserializeOwned>(&self, pk: &str, sk: &str) -> Result<Option<T>, StoreError> {
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        pk: &str,
+        sk: &str,
+    ) -> Result<Option<T>, StoreError> {
         let got = self
             .client
             .get_item()
@@ -437,7 +442,7 @@ fn post_key(uri: &str) -> String {
     format!("post/{uri}")
 }
 
-fn key(pk: &str, sk: &str) -> HashMap<String, AttributeValue> {
+pub(crate) fn key(pk: &str, sk: &str) -> HashMap<String, AttributeValue> {
     [("pk".to_owned(), text(pk)), ("sk".to_owned(), text(sk))].into()
 }
 
@@ -445,6 +450,6 @@ fn text(value: &str) -> AttributeValue {
     AttributeValue::S(value.to_owned())
 }
 
-fn number(value: impl Display) -> AttributeValue {
+pub(crate) fn number(value: impl Display) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }

@@ -395,6 +395,8 @@ fn decompress(bytes: &[u8]) -> io::Result<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -404,5 +406,30 @@ mod tests {
             assert_eq!(decompress(&compress(&body)).expect("decompressed"), body);
         }
         assert!(decompress(b"not zstd").is_err());
+    }
+
+    #[test]
+    fn a_body_that_says_it_is_huge_is_not_believed() {
+        let bomb = compress(&vec![0; 64 * 1024 * 1024]);
+        assert!(bomb.len() < 100_000 && decompress(&bomb).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_item_makes_the_reader_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            text in "\\PC{0,60}",
+            is_compressed: bool,
+        ) {
+            let body = if is_compressed { compress(text.as_bytes()) } else { bytes };
+            let mut item: Item = HashMap::new();
+            item.insert("body".to_owned(), AttributeValue::B(Blob::new(body)));
+            let _ = read_entry(&item);
+            item.insert("body".to_owned(), AttributeValue::S(text.clone()));
+            for name in ["topic", "seq", "last", "expires_at"] {
+                item.insert(name.to_owned(), AttributeValue::N(text.clone()));
+            }
+            let _ = (read_entry(&item), is_expired(&item, Timestamp::UNIX_EPOCH));
+        }
     }
 }

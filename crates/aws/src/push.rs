@@ -22,6 +22,9 @@ pub struct Job {
     /// Numbers whose events were given up before they could be written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,
+    /// The version of the rules that the caller knows: `push` goes by no older ones.
+    #[serde(default)]
+    pub rules: u64,
     /// What to send; all of it is in the log. The numbers of a topic are in order.
     pub frames: Vec<Frame>,
 }

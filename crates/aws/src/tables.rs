@@ -16,6 +16,7 @@ use crate::{
     control::Control,
     error::StoreError,
     log::Log,
+    quota::Quotas,
 };
 
 /// Why a table cannot be used.
@@ -36,16 +37,20 @@ pub struct Tables {
     pub connections: Connections,
     /// All frames.
     pub log: Log,
-    /// Leases, states, catalogues.
+    /// Leases, states, catalogues, rules.
     pub control: Control,
+    /// What principals use up; in the table of the connections.
+    pub quotas: Quotas,
     client: Client,
 }
 
 impl Tables {
     /// The tables whose names start with `prefix`, with log entries that expire after `retention`.
     pub fn new(client: Client, prefix: &str, retention: Duration) -> Self {
+        let connections = Connections::new(client.clone(), format!("{prefix}connections"));
         Self {
-            connections: Connections::new(client.clone(), format!("{prefix}connections")),
+            quotas: Quotas::new(client.clone(), &connections),
+            connections,
             log: Log::new(client.clone(), format!("{prefix}events"), retention),
             control: Control::new(client.clone(), format!("{prefix}control")),
             client,

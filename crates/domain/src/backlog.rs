@@ -53,6 +53,13 @@ impl Backlog {
         }
     }
 
+    /// Drops what waits of topics that are not `wanted`, without a word.
+    pub fn retain(&mut self, wanted: impl Fn(&Topic) -> bool) {
+        self.frames.retain(|frame| wanted(frame.topic()));
+        self.bytes = self.frames.iter().map(|frame| frame.json().len()).sum();
+        self.lost.retain(|topic, _| wanted(topic));
+    }
+
     /// Adds numbers that the connection will not get.
     pub fn push_lost(&mut self, topic: Topic, range: RangeInclusive<u64>) {
         self.lose(topic, range);
@@ -165,5 +172,19 @@ mod tests {
         backlog.push(frame("mastodon/public", 2, &["x".repeat(BACKLOG_BYTES)]));
         assert_eq!(backlog.frames.len(), 1);
         assert!(!backlog.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_longer_wanted_is_dropped_without_a_word() {
+        let (keep, drop) = ("coinbase/matches/BTC-USD", "coinbase/matches/ETH-USD");
+        let mut backlog = Backlog::default();
+        backlog.push(frame(drop, 1, &["1".into()]));
+        backlog.push(frame(keep, 1, &["1".into()]));
+        backlog.push_lost(Topic::parse(drop).expect("a topic"), 2..=3);
+        backlog.retain(|topic| topic.as_str() == keep);
+        let sent = drain(&mut backlog);
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        assert!(sent[0].contains(keep) && !sent[0].contains(drop), "{sent:?}");
+        assert_eq!(backlog.bytes, 0);
     }
 }

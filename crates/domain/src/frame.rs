@@ -41,7 +41,7 @@ pub enum FrameError {
     /// Not JSON, or not of a frame's shape.
     #[error("frame is not of the shape topic, seq, at, events")]
     Shape(#[from] serde_json::Error),
-    /// A frame has at least one event and its numbers start at 1.
+    /// A frame has at least one event, and its numbers start at 1 and have an end.
     #[error("frame has no events or no number")]
     Empty,
 }
@@ -115,7 +115,8 @@ impl Frame {
         if wire.events.is_empty() || wire.seq == 0 {
             return Err(FrameError::Empty);
         }
-        let last = wire.seq + wire.events.len() as u64 - 1;
+        let end = wire.seq.checked_add(wire.events.len() as u64).ok_or(FrameError::Empty)?;
+        let last = end - 1;
         let (topic, seq, at) = (wire.topic, wire.seq, wire.at);
         Ok(Self { topic, seq, last, at, json })
     }
@@ -311,6 +312,20 @@ mod tests {
             for message in messages(&wires) {
                 let one = message.windows(7).filter(|w| *w == b"\"topic\"").count() == 1;
                 prop_assert!(message.len() <= MESSAGE_BYTES || one);
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_a_frame_that_panics(
+            text in "\\{\"topic\":\"(mastodon/public|x)\",\"seq\":(0|1|7|18446744073709551615|-1),\"at\":\"2026-11-22T10:00:0[0-9]Z\",\"events\":\\[(1|\\{\\}|null)(,[0-9]){0,3}\\]\\}|\\PC{0,60}",
+            from in 0..9_u64,
+        ) {
+            if let Ok(frame) = Frame::from_json(Bytes::from(text)) {
+                prop_assert!(frame.seq() <= frame.last());
+                prop_assert_eq!(frame.events().len() as u64, frame.last() - frame.seq() + 1);
+                let _ = frame.part(from..=from + 2);
+                let again = Frame::from_json(frame.json().clone()).expect("a frame");
+                prop_assert_eq!(again, frame);
             }
         }
 

@@ -6,6 +6,7 @@ pub mod access;
 pub mod backlog;
 pub mod connection;
 pub mod frame;
+pub mod policy;
 pub mod post;
 pub mod protocol;
 pub mod topic;

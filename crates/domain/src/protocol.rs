@@ -1,6 +1,6 @@
 //! The WebSocket protocol `headwater.v1`: what clients send and what they are answered.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -62,6 +62,21 @@ pub enum Action {
     },
     /// Are you there.
     Ping,
+    /// Here is a token that is good for longer.
+    Authenticate {
+        /// The token.
+        token: Token,
+    },
+}
+
+/// A token as a client sent it. It is not shown, so that it gets into no log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
 }
 
 /// Why a message was refused.
@@ -90,6 +105,10 @@ pub enum ErrorCode {
     UnknownTopic,
     /// The class of the client may not do that.
     Forbidden,
+    /// The token is not good.
+    Unauthorized,
+    /// The token was good until now, and the connection ends.
+    Expired,
     /// More topics than the connection may have.
     TooManyTopics,
     /// More messages a second than the connection may send.
@@ -154,11 +173,15 @@ impl Request {
                 Action::Replay { topic: topic.clone(), from, to }
             }
             "ping" => Action::Ping,
+            "authenticate" => match fields.get("token") {
+                Some(Value::String(token)) => Action::Authenticate { token: Token(token.clone()) },
+                _ => return Err(bad("token must be a string".into())),
+            },
             other => {
                 let name: String = other.chars().take(32).collect();
                 let message = format!(
                     "there is no action {name:?}; there are hello, subscribe, unsubscribe, list, \
-                     replay and ping"
+                     replay, ping and authenticate"
                 );
                 return Err(refused(&id, ErrorCode::UnknownAction, message));
             }
@@ -226,6 +249,23 @@ pub enum Reply {
         limits: Limits,
         /// When the gateway ends the connection.
         expires_at: Timestamp,
+        /// When the token expires, and the connection ends unless there is another by then.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token_expires_at: Option<Timestamp>,
+    },
+    /// Answers `authenticate`.
+    Authenticated {
+        /// The request's `id`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// Whose connection it is.
+        principal: String,
+        /// The principal's class from here on.
+        class: String,
+        /// What the connection may use from here on.
+        limits: Limits,
+        /// When the token expires.
+        token_expires_at: Timestamp,
     },
     /// Answers `subscribe`, for the topics that were not refused.
     Subscribed {
@@ -385,6 +425,8 @@ mod tests {
             (r#"{"action":"replay","topic":"a","from":2,"to":1}"#, None, ErrorCode::BadRequest),
             (r#"{"action":"replay","topic":"a","from":0,"to":1}"#, None, ErrorCode::BadRequest),
             (r#"{"action":"replay","from":1,"to":1}"#, None, ErrorCode::BadRequest),
+            (r#"{"action":"authenticate"}"#, None, ErrorCode::BadRequest),
+            (r#"{"action":"authenticate","token":["x"]}"#, None, ErrorCode::BadRequest),
         ];
         for (text, id, code) in cases {
             let refused = Request::parse(text).expect_err(text);
@@ -399,6 +441,13 @@ mod tests {
         let topic = Topic::mastodon_public();
         let at: Timestamp = "2026-11-22T10:00:00.5Z".parse().expect("a time");
         let id = Some("1".to_owned());
+        let limits = Limits {
+            connections: None,
+            topics: 50,
+            messages_per_second: 10,
+            requests_per_second: None,
+            history: None,
+        };
         let replies = [
             Reply::Welcome {
                 id: id.clone(),
@@ -406,8 +455,9 @@ mod tests {
                 connection_token: "t".into(),
                 principal: "p".into(),
                 class: "c".into(),
-                limits: Limits::default(),
+                limits,
                 expires_at: at,
+                token_expires_at: None,
             },
             Reply::Subscribed {
                 id: id.clone(),
@@ -420,6 +470,13 @@ mod tests {
             Reply::Subscriptions { id: None, topics: vec![] },
             Reply::Gap { topic, from: 2, to: 3, reason: GapReason::Lagging },
             Reply::Pong { id: None, at },
+            Reply::Authenticated {
+                id: None,
+                principal: "p".into(),
+                class: "c".into(),
+                limits,
+                token_expires_at: at,
+            },
             Reply::Error {
                 id,
                 code: ErrorCode::TooManyTopics,
@@ -438,8 +495,15 @@ mod tests {
         {"type":"subscriptions","topics":[]}
         {"type":"gap","topic":"mastodon/public","from":2,"to":3,"reason":"lagging"}
         {"type":"pong","at":"2026-11-22T10:00:00.5Z"}
+        {"type":"authenticated","principal":"p","class":"c","limits":{"topics":50,"messagesPerSecond":10},"tokenExpiresAt":"2026-11-22T10:00:00.5Z"}
         {"type":"error","id":"1","code":"too_many_topics","message":"m","topic":"t"}
         "#);
+    }
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let request = Request::parse(r#"{"action":"authenticate","token":"s3cret"}"#);
+        assert!(!format!("{request:?}").contains("s3cret"));
     }
 
     proptest! {

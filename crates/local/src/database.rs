@@ -3,7 +3,13 @@
 //! The SDK's requests end in an HTTP connector; this one hands them to `dynoxide` on a thread of
 //! its own, because the engine computes on the thread that calls it.
 
-use std::{fs::File, path::Path, sync::mpsc, thread, time::Duration};
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -28,6 +34,12 @@ use tokio_util::sync::CancellationToken;
 
 /// How often expired items are deleted; the engine does not do that by itself.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
+
+/// How often the data folder is tried before it is given up.
+const LOCK_TRIES: u32 = 20;
+
+/// The time between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The file in the data folder.
 const FILE: &str = "headwater.db";
@@ -123,13 +135,21 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
     let path = folder.join("lock");
     let file = File::create(&path)
         .with_context(|| format!("cannot write to the data folder {}", folder.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!("the data folder {} is in use by another process", folder.display())
-        }
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // Whoever had it may be about to end.
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                tries += 1;
+                thread::sleep(LOCK_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                bail!("the data folder {} is in use by another process", folder.display())
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
         }
     }
 }

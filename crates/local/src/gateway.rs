@@ -71,6 +71,9 @@ pub struct Config {
     /// What events call the gateway's host, where that is not what clients call it: behind a load
     /// balancer, the address where this very gateway takes calls of the management API.
     pub domain: Option<String>,
+    /// Whether proxies on this machine are believed about where a request comes from, as the last
+    /// entry of `X-Forwarded-For` says.
+    pub trusts_proxies: bool,
     /// Who may call the management API.
     pub callbacks: Callbacks,
     /// Whether what is behind the gateway can serve. Until then `/healthz` answers 503.
@@ -88,6 +91,7 @@ impl Config {
             authorizer: None,
             http: HttpRoutes::default(),
             domain: None,
+            trusts_proxies: false,
             callbacks: Callbacks::default(),
             // The value stays when its sender is gone.
             ready: watch::channel(true).1,
@@ -162,6 +166,8 @@ struct Shared {
     tasks: TaskTracker,
     /// Turns of the handshakes that the functions work on.
     handshakes: Arc<Semaphore>,
+    /// Places of TCP connections.
+    places: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -187,8 +193,16 @@ impl Gateway {
         info!(%address, stage = config.api.stage, "gateway listens");
         let tasks = TaskTracker::new();
         let handshakes = Arc::new(Semaphore::new(sockets.limits().handshakes));
-        let sockets_of = sockets.clone();
-        let shared = Shared { config, functions, sockets: sockets_of, tasks, handshakes, shutdown };
+        let places = Arc::new(Semaphore::new(sockets.limits().connections));
+        let shared = Shared {
+            config,
+            functions,
+            sockets: sockets.clone(),
+            tasks,
+            handshakes,
+            places,
+            shutdown,
+        };
         let task = tokio::spawn(run(Arc::new(shared), listener));
         Ok(Self { address, sockets, task })
     }

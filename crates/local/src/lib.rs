@@ -5,6 +5,7 @@ pub mod database;
 pub mod functions;
 pub mod gateway;
 pub mod parts;
+pub mod policy;
 pub mod simulator;
 pub mod tail;
 pub mod template;

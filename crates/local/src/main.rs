@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ::functions::token::Jwt;
+use ::functions::{identity, token::parse_secrets};
 use anyhow::{Context as _, ensure};
 use aws::settings::explain;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use local::{
     bench,
     parts::{database, functions, gateway},
-    simulator,
+    policy, simulator,
     simulator::Simulator,
     tail, up,
     up::Up,
@@ -65,6 +65,8 @@ enum Command {
     Health(HealthOptions),
     /// Make a token for local use.
     Token(TokenOptions),
+    /// Check, show and replace the rules: who may see what.
+    Policy(policy::Options),
     /// Measure speed and memory, and print JSON lines.
     Bench(bench::Options),
 }
@@ -78,9 +80,9 @@ struct HealthOptions {
 
 #[derive(Debug, Args)]
 struct TokenOptions {
-    /// The class of the token's bearer, such as `member` or `trader`.
-    #[arg(long, default_value = "member")]
-    class: String,
+    /// The class of the token's bearer, such as `member` or `trader`; several after commas.
+    #[arg(long, default_value = "member", value_delimiter = ',')]
+    class: Vec<String>,
 
     /// Whom the token names.
     #[arg(long, default_value = "local")]
@@ -90,9 +92,17 @@ struct TokenOptions {
     #[arg(long, default_value = "12h", value_parser = humantime::parse_duration)]
     term: Duration,
 
-    /// The secret that the server has.
-    #[arg(long, env = "HEADWATER_JWT_SECRET", hide_env_values = true)]
+    /// The secret that the server has; of several after commas, the first.
+    #[arg(long, env = "HEADWATER_JWT_SECRET", hide_env_values = true, value_parser = parse_secrets)]
     jwt_secret: Option<SecretString>,
+
+    /// What the token says in `iss`.
+    #[arg(long, env = "HEADWATER_JWT_ISSUER")]
+    jwt_issuer: Option<String>,
+
+    /// Whom the token is meant for; of several after commas, the first.
+    #[arg(long, env = "HEADWATER_JWT_AUDIENCE", value_delimiter = ',')]
+    jwt_audience: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -172,7 +182,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Tail(options) => tail::run(options, shutdown).await,
         Command::Health(options) => health(&options).await,
-        Command::Token(options) => token(options),
+        Command::Token(options) => token(&options),
+        Command::Policy(options) => policy::run(options).await.map(|text| print(&text)),
         Command::Bench(options) => bench::run(options, shutdown).await,
     }
 }
@@ -199,6 +210,12 @@ fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
 fn welcome(up: &Up, simulated: bool) {
     let address = up.address();
     let data = if simulated { "SIMULATED data" } else { "live data" };
+    let who = if up.is_open() {
+        "No tokens are accepted, so everybody sees everything. With HEADWATER_JWT_SECRET set, the rules of\n\
+         policies/default.cedar hold, and `headwater token --class trader` makes a token."
+    } else {
+        "Who may see what is in the rules: see `headwater policy --help` and `headwater token --help`."
+    };
     print(&format!(
         "Headwater is up with {data}.\n\n  \
          page       http://{address}/\n  \
@@ -206,7 +223,8 @@ fn welcome(up: &Up, simulated: bool) {
          WebSocket  ws://{address}/live\n  \
          REST       http://{address}/api/v1/openapi.json\n\n\
          In another terminal:\n  \
-         headwater tail --url ws://{address}/live coinbase/ticker/BTC-USD mastodon/public\n\n"
+         headwater tail --url ws://{address}/live coinbase/ticker/BTC-USD mastodon/public\n\n\
+         {who}\n\n"
     ));
 }
 
@@ -222,12 +240,16 @@ async fn health(options: &HealthOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn token(options: TokenOptions) -> anyhow::Result<()> {
-    let secret = options
-        .jwt_secret
-        .context("HEADWATER_JWT_SECRET is not set; use the secret that the server has")?;
-    let principal = Principal { id: options.subject, class: options.class };
-    let token = Jwt::new(Some(secret)).make(&principal, options.term, Timestamp::now())?;
+fn token(options: &TokenOptions) -> anyhow::Result<()> {
+    let secret = options.jwt_secret.as_ref();
+    let secret =
+        secret.context("HEADWATER_JWT_SECRET is not set; use the secret that the server has")?;
+    let classes = options.class.iter().map(String::as_str);
+    let principal = Principal::named(&options.subject, classes)?;
+    let audience = options.jwt_audience.first().map(String::as_str);
+    let issuer = options.jwt_issuer.as_deref();
+    let now = Timestamp::now();
+    let token = identity::make(secret, &principal, options.term, now, issuer, audience)?;
     print(&format!("{token}\n"));
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use ::functions::{
     app::{App, Clock, Options as FunctionOptions},
     callback::Callback,
+    origin::Origins,
     push::Pusher,
 };
 use ::poller::{
@@ -17,7 +18,7 @@ use aws::{
     clients::{Clients, TableOptions},
     control::Origin,
 };
-use domain::topic::Topic;
+use domain::{policy::SetText, topic::Topic};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -27,7 +28,7 @@ use tracing::{info, warn};
 use crate::{
     database::Engine,
     functions::{AUTHORIZE, CONNECTION, InProcess, REST},
-    gateway::{Authorizer, Config, Gateway, HttpRoutes, Limits, Routes, Sockets},
+    gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets},
     simulator::{self, Simulator},
 };
 
@@ -78,6 +79,7 @@ pub struct Options {
 
 /// A running Headwater.
 pub struct Up {
+    is_open: bool,
     gateway: Gateway,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -137,7 +139,7 @@ impl Up {
         };
 
         let clock: Clock = Arc::new(Timestamp::now);
-        let sockets = Arc::new(Sockets::new(Limits::default()));
+        let sockets = Arc::new(Sockets::new(Limits::guarded()));
         // Connections die with the process, and so may the secret of their tokens.
         let secret = options.functions.connection_secret.clone().unwrap_or_else(|| {
             let random: [u8; 32] = rand::random();
@@ -151,8 +153,13 @@ impl Up {
                 .parse()
                 .map_err(|reason: String| anyhow!(reason))?;
         }
-        let app = Arc::new(App::new(tables.clone(), sockets.clone(), functions, secret));
-        let pusher = Arc::new(Pusher::new(&tables, sockets.clone(), clock.clone()));
+        functions.allowed_origins.get_or_insert(Origins::Same);
+        let is_open = functions.is_open();
+        let preset = functions.preset(SetText::open())?;
+        let app = Arc::new(App::new(tables.clone(), sockets.clone(), functions, preset, secret));
+        let in_force = app.in_force().await.context("cannot read the rules")?;
+        let rules = app.rules.clone();
+        let pusher = Arc::new(Pusher::new(&tables, sockets.clone(), rules, clock.clone()));
 
         let (ready, is_ready) = watch::channel(false);
         let config = Config {
@@ -163,6 +170,8 @@ impl Up {
             authorizer: Some(Authorizer::new(AUTHORIZE)),
             http: HttpRoutes::to(REST, Some(Authorizer::new(AUTHORIZE))),
             ready: is_ready,
+            // The functions are in this process. With tokens there is somebody to be kept out.
+            callbacks: if is_open { Callbacks::Loopback } else { Callbacks::Off },
             ..Config::new(options.listen)
         };
         let gateway_stop = CancellationToken::new();
@@ -196,12 +205,22 @@ impl Up {
         ready.send_replace(true);
         // The value outlives its sender, which nobody needs any more.
         info!(address = %gateway.address(), "headwater is up");
-        Ok(Self { gateway, tasks, shutdown, simulator, stopped })
+        match (in_force.version, is_open) {
+            (0, true) => info!("no tokens are accepted: everybody sees everything"),
+            (0, false) => info!("the rules are those to begin with"),
+            (version, _) => info!(version, "the rules are those that were put in force"),
+        }
+        Ok(Self { is_open, gateway, tasks, shutdown, simulator, stopped })
     }
 
     /// The address it listens at.
     pub fn address(&self) -> SocketAddr {
         self.gateway.address()
+    }
+
+    /// Whether nobody is told from anybody else, because no tokens are accepted.
+    pub fn is_open(&self) -> bool {
+        self.is_open
     }
 
     /// The simulators that run beside it.

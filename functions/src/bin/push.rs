@@ -11,7 +11,8 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     let clients = Clients::from_env().await?;
-    let pusher = &Environment::read()?.pusher(&clients, Arc::new(Timestamp::now));
+    let clock = Arc::new(Timestamp::now);
+    let pusher = &Environment::read()?.pusher(&clients, clock)?;
     run(service_fn(async |event: LambdaEvent<_>| {
         pusher.handle(event.payload).await.map_err(Failure::from)
     }))

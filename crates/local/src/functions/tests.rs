@@ -7,19 +7,21 @@ use std::{
 
 use ::functions::{
     app::{App, Options},
-    callback::Callback,
     push::Pusher,
     subscribe::Start,
 };
 use aws::{
     clients::{Clients, TableOptions},
-    connections::{Connection, Shards},
+    connections::Connection,
     log::Entry,
     post::{Post, PostError, Recipient},
     push::{Job, Lost},
     tables::Tables,
 };
-use domain::{access::Principal, connection::ConnectionId, frame::Frame, topic::Topic};
+use clap::Parser as _;
+use domain::{
+    access::Principal, connection::ConnectionId, frame::Frame, policy::SetText, topic::Topic,
+};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::Value;
@@ -61,6 +63,12 @@ impl Post for Gateway {
     }
 }
 
+#[derive(clap::Parser)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+}
+
 struct World {
     tables: Tables,
     gateway: Arc<Gateway>,
@@ -76,18 +84,12 @@ impl World {
         let tables = Clients::from_config(engine.sdk_config()).tables(&options);
         tables.create_missing().await.unwrap();
         let gateway = Arc::new(Gateway::default());
-        let options = Options {
-            shards: Shards::parse("1").unwrap(),
-            jwt_secret: None,
-            connection_secret: None,
-            callback_url: Callback::default(),
-            websocket_url: None,
-            topics_per_connection: 50,
-            messages_per_second: 10,
-        };
+        let options = Cli::try_parse_from(["functions"]).unwrap().options;
+        let preset = options.preset(SetText::open()).unwrap();
         let secret = SecretString::from("secret");
-        let app = App::new(tables.clone(), gateway.clone(), options, secret);
-        let pusher = Pusher::new(&tables, gateway.clone(), Arc::new(Timestamp::now));
+        let app = App::new(tables.clone(), gateway.clone(), options, preset, secret);
+        let (rules, clock) = (app.rules.clone(), Arc::new(Timestamp::now));
+        let pusher = Pusher::new(&tables, gateway.clone(), rules, clock);
         Self { tables, gateway, app, pusher }
     }
 
@@ -101,7 +103,8 @@ impl World {
 
     async fn subscribe(&self, to: &Recipient, topic: &Topic, start: Start) {
         let wishes = BTreeMap::from([(topic.clone(), start)]);
-        self.app.subscribe(0, to, &wishes, Some(None), Timestamp::now()).await.unwrap();
+        let connection = self.tables.connections.get(0, &to.id).await.unwrap().unwrap();
+        self.app.subscribe(&connection, &wishes, Some(None), Timestamp::now()).await.unwrap();
     }
 
     /// Appends events whose texts are their numbers.
@@ -115,7 +118,7 @@ impl World {
 
     async fn push(&self, frames: Vec<Frame>, joined: &[&Recipient]) -> aws::push::Report {
         let joined = joined.iter().map(|to| to.id.clone()).collect();
-        self.pusher.handle(Job { shard: 0, joined, lost: vec![], frames }).await.unwrap()
+        self.pusher.handle(Job { shard: 0, joined, lost: vec![], rules: 0, frames }).await.unwrap()
     }
 
     /// The events and gaps that a connection got, in order.
@@ -262,7 +265,7 @@ async fn who_leaves_gets_nothing_more_and_lost_numbers_are_told() {
     let entry = Entry::Lost { topic: t.clone(), seq: 2, last: 3 };
     world.tables.log.append(&entry, None, Timestamp::now()).await.unwrap();
     let frames = vec![world.append(&t, 4, 4).await];
-    world.pusher.handle(Job { shard: 0, joined: vec![], lost, frames }).await.unwrap();
+    world.pusher.handle(Job { shard: 0, joined: vec![], lost, rules: 0, frames }).await.unwrap();
     assert_eq!(world.got(&stays), ["1", "gap 2-3", "4"]);
     assert_eq!(world.got(&leaves), ["1"]);
     let late = world.connect("late").await;

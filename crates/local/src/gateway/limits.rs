@@ -5,6 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Semaphore;
+
+/// Files that are left to upstreams, the database and whatever else has some open.
+const OTHER_FILES: usize = 128;
+
 /// Sizes, times and rates the gateway enforces.
 ///
 /// The default is what AWS enforces ("API Gateway quotas for WebSocket APIs"), without the account's
@@ -43,6 +48,11 @@ pub struct Limits {
     pub in_flight: u32,
     /// Handshakes that functions work on at the same time. More wait for their turn.
     pub handshakes: usize,
+    /// Messages of one connection, past which the gateway reads on slowly. API Gateway has no such
+    /// limit, and bills each message instead. None means no limit.
+    pub messages: Option<Rate>,
+    /// TCP connections at the same time. More are closed at once.
+    pub connections: usize,
     /// Longest wait for a request's head, and for its body.
     pub http_read: Duration,
     /// How long a closed connection may take to drain, and a stopping gateway to finish.
@@ -67,6 +77,8 @@ impl Default for Limits {
             socket_buffer_bytes: 256 * 1_024,
             in_flight: 16,
             handshakes: 64,
+            messages: None,
+            connections: Semaphore::MAX_PERMITS,
             http_read: Duration::from_secs(30),
             grace: Duration::from_secs(5),
         }
@@ -74,6 +86,20 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// What a program needs that is reached by strangers, and serves no large requests: one that
+    /// floods or dawdles costs itself, and leaves files and memory to the others.
+    pub fn guarded() -> Self {
+        Self {
+            http_body_bytes: 1_024 * 1_024,
+            http_read: Duration::from_secs(10),
+            messages: Some(Rate { per_second: 200, burst: 1_000 }),
+            connections: open_files().map_or(Semaphore::MAX_PERMITS, |files| {
+                files.saturating_sub(OTHER_FILES).max(OTHER_FILES)
+            }),
+            ..Self::default()
+        }
+    }
+
     /// The default with the rates of an AWS account.
     pub fn aws() -> Self {
         Self {
@@ -82,6 +108,13 @@ impl Limits {
             ..Self::default()
         }
     }
+}
+
+/// How many files the process may have open (Linux); `None` where that cannot be told.
+fn open_files() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// A rate with the size of its bucket.
@@ -141,6 +174,13 @@ mod tests {
         assert_eq!(taken(50), 0, "no whole token yet");
         assert_eq!(taken(100), 1, "one token came back");
         assert_eq!(taken(60_000), 3, "no more than a bucket");
+    }
+
+    #[test]
+    fn a_program_leaves_itself_some_files() {
+        let files = open_files().expect("Linux tells");
+        let connections = Limits::guarded().connections;
+        assert!(connections < files || files < 2 * OTHER_FILES, "{connections} of {files}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Messages from clients: one invocation each, and the frames API Gateway itself answers with.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time;
 
 use super::{
     Shared, clock, encode,
@@ -13,6 +15,9 @@ use super::{
     socket::Socket,
 };
 
+/// How long a message waits of a client that sends too fast.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Starts the invocation for a message.
 pub(super) fn receive(shared: &Arc<Shared>, socket: &Arc<Socket>, body: String) {
     let at = clock::now();
@@ -21,7 +26,14 @@ pub(super) fn receive(shared: &Arc<Shared>, socket: &Arc<Socket>, body: String) 
         return send_error(shared, socket, "Too Many Requests", &ids::request(at));
     }
     let in_flight = InFlight::begin(shared.clone(), socket.clone());
-    shared.tasks.spawn(async move { route(&in_flight.shared, &in_flight.socket, &body, at).await });
+    let keeps_pace = socket.keeps_pace();
+    shared.tasks.spawn(async move {
+        if !keeps_pace {
+            // Its places are taken meanwhile, so nothing more is read from it.
+            time::sleep(PAUSE).await;
+        }
+        route(&in_flight.shared, &in_flight.socket, &body, at).await;
+    });
 }
 
 /// A message that a function works on. Also a function that panics gives its place back.

@@ -115,6 +115,13 @@ impl Request {
         }
     }
 
+    /// The address that the nearest proxy says the request comes from.
+    pub(super) fn behind_proxy(&self) -> Option<IpAddr> {
+        let lines = self.headers.get_all("x-forwarded-for").iter();
+        let last = lines.filter_map(|value| value.to_str().ok()).next_back()?;
+        last.rsplit(',').next()?.trim().parse().ok()
+    }
+
     /// A trace id in the format of X-Ray.
     pub(super) fn trace_id(&self) -> String {
         let unique = rand::random::<u128>() >> 32;

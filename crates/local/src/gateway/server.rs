@@ -24,6 +24,7 @@ use socket2::{Domain, Protocol, Type};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
+    sync::OwnedSemaphorePermit,
     time,
 };
 use tracing::{debug, warn};
@@ -64,25 +65,41 @@ pub(super) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Resul
 /// Accepts connections until the gateway is told to stop.
 pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
     let mut stopped = pin!(shared.shutdown.cancelled());
+    let mut is_full = false;
     loop {
         let accepted = tokio::select! {
             () = &mut stopped => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                shared.tasks.spawn(serve(shared.clone(), stream, peer));
-            }
+            Ok((stream, peer)) => match shared.places.clone().try_acquire_owned() {
+                Ok(place) => {
+                    shared.tasks.spawn(serve(shared.clone(), stream, peer, place));
+                }
+                // Whoever is connected goes on, and so do the upstreams.
+                Err(_) => {
+                    if !std::mem::replace(&mut is_full, true) {
+                        warn!("connections are refused: there are as many as there may be");
+                    }
+                    continue;
+                }
+            },
             Err(error) => {
                 warn!(%error, "connection was not accepted");
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }
+        is_full = false;
     }
 }
 
 /// Serves HTTP requests until one of them becomes a WebSocket.
-async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+) {
     let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
     let head = Head::default();
     let accepted: Arc<Mutex<Option<Accepted>>> = Arc::default();
@@ -94,6 +111,9 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
             let mut request = Request::new(parts, head.take(), peer, local, now);
             if let Some(domain) = &shared.config.domain {
                 request.host.clone_from(domain);
+            }
+            if shared.config.trusts_proxies && request.source_ip.is_loopback() {
+                request.source_ip = request.behind_proxy().unwrap_or(request.source_ip);
             }
             let (shared, accepted) = (shared.clone(), accepted.clone());
             Box::pin(async move {
@@ -133,10 +153,14 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
         (Some(accepted), Ok(())) => {
             // The task that spoke HTTP is large: the WebSocket gets its own.
             let is_half_open = strikes(shared.sockets.faults().half_open);
-            let socket = Arc::new(Socket::new(accepted.client, stream, is_half_open));
+            let pace = shared.sockets.limits().messages;
+            let socket = Arc::new(Socket::new(accepted.client, stream, is_half_open, pace));
             shared.sockets.insert(&socket);
             let early = parts.read_buf.to_vec();
-            shared.tasks.clone().spawn(connection::run(shared, socket, early));
+            shared.tasks.clone().spawn(async move {
+                connection::run(shared, socket, early).await;
+                drop(place);
+            });
         }
     }
 }

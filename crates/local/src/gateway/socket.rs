@@ -22,7 +22,10 @@ use serde_json::value::RawValue;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::encode;
+use super::{
+    encode,
+    limits::{Bucket, Rate},
+};
 
 /// Pieces handed to the kernel in one call.
 const PIECES: usize = 16;
@@ -79,6 +82,7 @@ pub(super) struct Socket {
     task: AtomicWaker,
     last_active: AtomicU64,
     in_flight: AtomicU32,
+    messages: Bucket,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +93,12 @@ struct Outbound {
 }
 
 impl Socket {
-    pub(super) fn new(client: Client, stream: TcpStream, is_half_open: bool) -> Self {
+    pub(super) fn new(
+        client: Client,
+        stream: TcpStream,
+        is_half_open: bool,
+        messages: Option<Rate>,
+    ) -> Self {
         Self {
             last_active: AtomicU64::new(client.connected_at),
             client,
@@ -98,6 +107,7 @@ impl Socket {
             outbound: Mutex::default(),
             task: AtomicWaker::new(),
             in_flight: AtomicU32::new(0),
+            messages: Bucket::new(messages),
         }
     }
 
@@ -155,6 +165,11 @@ impl Socket {
 
     pub(super) fn last_active(&self) -> u64 {
         self.last_active.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client sends no faster than it should.
+    pub(super) fn keeps_pace(&self) -> bool {
+        self.messages.take()
     }
 
     /// Whether `limit` messages of this connection are with functions.

@@ -26,6 +26,7 @@ mod http_api;
 mod management;
 mod messages;
 mod posting;
+mod strangers;
 mod time_limits;
 
 const PATIENCE: Duration = Duration::from_secs(10);

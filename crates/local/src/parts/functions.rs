@@ -51,7 +51,7 @@ pub struct Options {
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clients = Clients::from_env().await?;
     let clock: Clock = Arc::new(Timestamp::now);
-    let pusher = Arc::new(options.environment.pusher(&clients, clock.clone()));
+    let pusher = Arc::new(options.environment.pusher(&clients, clock.clone())?);
     let app = Arc::new(options.environment.app(&clients).await?);
     app.tables.check().await?;
     let functions = Arc::new(InProcess::new(app, pusher, clock));

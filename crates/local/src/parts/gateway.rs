@@ -128,6 +128,8 @@ fn config(options: &Options) -> anyhow::Result<Config> {
     let mut config = Config {
         domain: options.domain.clone(),
         callbacks: options.callbacks,
+        // A balancer before the gateways is on their machine.
+        trusts_proxies: true,
         ..Config::new(options.listen)
     };
     if let Some(path) = &options.template {

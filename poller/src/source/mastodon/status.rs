@@ -173,6 +173,7 @@ fn status(payload: Loose<'_>) -> Option<Status> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -294,6 +295,17 @@ mod tests {
                     "duplicate keys",
                 ]
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_envelope_panics(
+            text in "\\{(\"(event|payload|error|status|stream)\":(\"(update|delete|status.update|\\{.{0,9}\\}|[0-9]{0,20})\"|[0-9]{1,20}|\\{\"id\":1\\}|null|\\[\\]),?){0,4}\\}|\\PC{0,60}",
+        ) {
+            if let Envelope::Told(Told::Post(status) | Told::Edit(status)) = Envelope::parse(&text) {
+                let _ = (status.uri().len(), status.created_at(), status.edited_at());
+            }
         }
     }
 }

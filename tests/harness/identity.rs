@@ -1,0 +1,47 @@
+//! Tokens, and the rules that go by them.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{Answer, Client, Headwater, Program, Setup};
+
+/// The secret of a server that accepts tokens.
+pub const SECRET: &str = "a secret of at least thirty-two bytes";
+
+impl Setup {
+    /// Accepts tokens, so that the default rules hold.
+    #[must_use]
+    pub fn with_tokens(self) -> Self {
+        self.option("--jwt-secret", SECRET)
+    }
+}
+
+/// Makes a token with `headwater token`; `--class trader` and the like say whose it is.
+pub async fn token(more: &[&str]) -> String {
+    let arguments: Vec<&str> = ["token"].iter().chain(more).copied().collect();
+    let made = Program::run(&arguments, &[("HEADWATER_JWT_SECRET", SECRET)]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    made.stdout.trim().to_owned()
+}
+
+impl Headwater {
+    /// Connects somebody with a token.
+    ///
+    /// # Errors
+    ///
+    /// The status, when the server refuses.
+    pub async fn client_with(&self, token: &str) -> Result<Client, u16> {
+        let bearer = format!("bearer.{token}");
+        Client::try_connect(self.address, "/live", &["headwater.v1", &bearer]).await
+    }
+
+    /// Puts policies in force, with limits or without.
+    pub async fn put_policies(&self, token: &str, policies: &str, limits: Option<&str>) -> Answer {
+        let rest = self.rest().with("authorization", &format!("Bearer {token}"));
+        let mut body = json!({"policies": policies});
+        if let Some(limits) = limits {
+            body["limits"] = Value::from(limits);
+        }
+        rest.send(Method::PUT, "/api/v1/policy", body.to_string()).await
+    }
+}

@@ -1,0 +1,354 @@
+//! Who may see what: every class, every topic, every way to it, and the ways round that people try.
+
+use harness::{Client, Exchange, Headwater, Rest, Setup, token, until};
+use serde_json::{Value, json};
+
+const TICKER: &str = "coinbase/ticker/BTC-USD";
+const MATCHES: &str = "coinbase/matches/BTC-USD";
+const LEVEL2: &str = "coinbase/level2/BTC-USD";
+const TAG: &str = "mastodon/tag/rust";
+const STATES: &str = "system/sources";
+
+const TOPICS: [&str; 5] = [TICKER, MATCHES, LEVEL2, TAG, STATES];
+
+/// By class, which of [`TOPICS`] it may have. No class is no token.
+const TABLE: [(Option<&str>, [bool; 5]); 6] = [
+    (None, [true, false, false, true, true]),
+    (Some("stranger"), [true, false, false, true, true]),
+    (Some("member"), [true, true, false, true, true]),
+    (Some("trader"), [true, true, true, true, true]),
+    (Some("admin"), [true, true, true, true, true]),
+    (Some("member,stranger"), [true, true, false, true, true]),
+];
+
+fn setup(exchange: &Exchange) -> Setup {
+    Headwater::setup()
+        .exchange(exchange)
+        .with_tokens()
+        // What a class may is looked at here, and not how fast.
+        .option("--messages-per-second", "1000")
+        .option("--coinbase-record", "matches/BTC-USD")
+}
+
+/// A connection of a class, and REST as the same.
+async fn enter(headwater: &Headwater, class: Option<&str>) -> (Client, Rest) {
+    match class {
+        None => (headwater.client().await, headwater.rest()),
+        Some(class) => {
+            let token = token(&["--class", class, "--subject", class]).await;
+            let rest = headwater.rest().with("authorization", &format!("Bearer {token}"));
+            (headwater.client_with(&token).await.unwrap(), rest)
+        }
+    }
+}
+
+/// Whether the answer to a request says that it was done; it must be that or `forbidden`.
+fn is_done(answer: &Value, topic: &str) -> bool {
+    if answer["type"] == "error" {
+        assert_eq!((&answer["code"], &answer["topic"]), (&json!("forbidden"), &json!(topic)));
+        return false;
+    }
+    assert_eq!(answer["type"], "subscribed", "{answer}");
+    true
+}
+
+/// Whether a REST call was done; it must be that or 403.
+fn is_success(status: u16, what: &str) -> bool {
+    assert!(matches!(status, 200 | 201 | 403), "{what}: {status}");
+    status != 403
+}
+
+#[tokio::test]
+async fn every_class_gets_its_topics_by_every_way_and_no_others() {
+    let exchange = Exchange::start().await;
+    let headwater = setup(&exchange).start().await;
+    exchange.subscribed("matches", "BTC-USD").await;
+    for _ in 0..3 {
+        exchange.trade("BTC-USD");
+    }
+    let (mut trader, _) = enter(&headwater, Some("trader")).await;
+    trader.subscribe_with(&[MATCHES], json!({"last": 3})).await;
+    trader.events(MATCHES, 3).await;
+    for (class, expected) in TABLE {
+        let (mut client, rest) = enter(&headwater, class).await;
+        let welcome = client.hello().await;
+        let own = rest.of(&welcome);
+        for (topic, expected) in TOPICS.into_iter().zip(expected) {
+            let case = format!("{class:?} {topic}");
+            let ways = [
+                ("subscribe", json!({"action": "subscribe", "topics": [topic]})),
+                ("since", json!({"action": "subscribe", "topics": [topic], "since": {topic: 0}})),
+                ("last", json!({"action": "subscribe", "topics": [topic], "last": 10})),
+            ];
+            for (way, request) in ways {
+                let answer = client.ask(request).await;
+                assert_eq!(is_done(&answer, topic), expected, "case: {case} {way}");
+                if expected {
+                    let stop = json!({"action": "unsubscribe", "topics": [topic]});
+                    let left = client.ask(stop).await;
+                    assert_eq!(left["topics"], json!([topic]), "case: {case} {way}");
+                }
+            }
+            let path = format!("/api/v1/subscriptions/{topic}");
+            let status = own.post(&path).await.status;
+            assert_eq!(is_success(status, &case), expected, "case: {case} REST subscriptions");
+            if let Some((channel, pair)) = pair_of(topic) {
+                let path = format!("/api/v1/subscribe/{pair}?channel={channel}");
+                let status = own.post(&path).await.status;
+                assert_eq!(is_success(status, &case), expected, "case: {case} REST subscribe");
+            }
+            let status = rest.get(&format!("/api/v1/history/{topic}")).await.status;
+            assert_eq!(is_success(status, &case), expected, "case: {case} REST history");
+            let listed = rest.get(&format!("/api/v1/topics?q={topic}")).await.json();
+            let named = listed["topics"].as_array().unwrap().iter().any(|it| it["topic"] == topic);
+            assert!(expected || !named, "case: {case} catalogue");
+        }
+        // A replay of what is forbidden is refused, and one of what is there comes.
+        let request = json!({"action": "replay", "id": "r", "topic": MATCHES, "from": 1, "to": 3});
+        if expected[1] {
+            assert_eq!(client.replay(MATCHES, 1..=3).await.len(), 3, "case: {class:?} replay");
+        } else {
+            client.send(&request).await;
+            let error = client.expect("error").await;
+            let told = (&error["id"], &error["code"], &error["topic"]);
+            assert_eq!(told, (&json!("r"), &json!("forbidden"), &json!(MATCHES)), "{class:?}");
+            assert_eq!(client.drain(MATCHES), [], "case: {class:?} replay");
+        }
+    }
+}
+
+fn pair_of(topic: &str) -> Option<(&str, &str)> {
+    topic.strip_prefix("coinbase/")?.split_once('/')
+}
+
+#[tokio::test]
+async fn who_is_blocked_gets_nothing_whatever_else_they_are() {
+    let headwater = Headwater::setup().with_tokens().start().await;
+    for class in ["blocked", "trader,blocked", "blocked,admin"] {
+        let token = token(&["--class", class]).await;
+        assert_eq!(headwater.client_with(&token).await.err(), Some(403), "case: {class}");
+        let path = format!("/live?token={token}");
+        let refused = Client::try_connect(headwater.address, &path, &[]).await.err();
+        assert_eq!(refused, Some(403), "case: {class}");
+        let rest = headwater.rest().with("authorization", &format!("Bearer {token}"));
+        for path in ["/api/v1/status", "/api/v1/topics", "/api/v1/history/mastodon/public"] {
+            assert_eq!(rest.get(path).await.status, 403, "case: {class} {path}");
+        }
+        assert_eq!(rest.get("/healthz").await.status, 200, "case: {class}");
+    }
+}
+
+#[tokio::test]
+async fn no_spelling_gets_round_the_rules() {
+    let exchange = Exchange::start().await;
+    let headwater = setup(&exchange).start().await;
+    exchange.subscribed("matches", "BTC-USD").await;
+    let mut client = headwater.client().await;
+    let rest = headwater.rest().of(&client.hello().await);
+    let spellings = [
+        "coinbase/%6Datches/BTC-USD",
+        "coinbase/matches/%42TC-USD",
+        "%63oinbase/matches/BTC-USD",
+        "coinbase%2Fmatches%2FBTC-USD",
+        "coinbase%2fmatches/BTC-USD",
+        "coinbase/MATCHES/BTC-USD",
+        "Coinbase/matches/BTC-USD",
+        "coinbase/matches/btc-usd",
+        "coinbase//matches/BTC-USD",
+        "/coinbase/matches/BTC-USD",
+        "coinbase/matches/BTC-USD/",
+        "coinbase/ticker/../matches/BTC-USD",
+        "coinbase/./matches/BTC-USD",
+        "coinbase/matches/BTC-USD%00",
+        "coinbase/matches/BTC-USD#x",
+        "coinbase/matches/BTC-USD?x",
+        " coinbase/matches/BTC-USD",
+        "coinbase/matches/BTC\u{2010}USD",
+        "coinbase/\u{ff4d}atches/BTC-USD",
+        "coinbase/m\u{430}tches/BTC-USD",
+        "coinbase/%256Datches/BTC-USD",
+        "coinbase/matches",
+        "coinbase/matches/*",
+        "coinbase/*/BTC-USD",
+    ];
+    for spelling in spellings {
+        for more in [json!({}), json!({"last": 10}), json!({"since": {spelling: 0}})] {
+            let mut request = json!({"action": "subscribe", "topics": [spelling]});
+            for (name, value) in more.as_object().unwrap() {
+                request[name] = value.clone();
+            }
+            let answer = client.ask(request).await;
+            assert_eq!(answer["type"], "error", "case: {spelling}: {answer}");
+        }
+        let request = json!({"action": "replay", "topic": spelling, "from": 1, "to": 9});
+        let answer = client.ask(request).await;
+        assert_eq!(answer["type"], "error", "case: {spelling}: {answer}");
+        if spelling.chars().all(|c| c.is_ascii_graphic() && c != '#') {
+            for path in ["history", "subscriptions"] {
+                let path = format!("/api/v1/{path}/{spelling}");
+                let answer = if path.contains("history") {
+                    rest.get(&path).await
+                } else {
+                    rest.post(&path).await
+                };
+                assert!((400..500).contains(&answer.status), "case: {path}: {answer:?}");
+            }
+        }
+    }
+    for path in [
+        "/api/v1/subscribe/BTC-USD?channel=matches",
+        "/api/v1/subscribe/BTC-USD?channel=ticker&channel=matches",
+        "/api/v1/subscribe/BTC-USD?channel=%6Datches",
+        "/api/v1/subscribe/%42TC-USD?channel=matches",
+        "/api//v1/history/coinbase/matches/BTC-USD",
+        "/api/v1/./history/coinbase/matches/BTC-USD",
+        "/API/v1/history/coinbase/matches/BTC-USD",
+        "/x/api/v1/history/coinbase/matches/BTC-USD",
+    ] {
+        assert!((400..500).contains(&rest.post(path).await.status), "case: {path}");
+        // What is nobody's address is the page's, which is the same for everybody.
+        let answer = rest.get(path).await;
+        let is_page = !answer.header("content-type").contains("json");
+        assert!(is_page || (400..500).contains(&answer.status), "case: {path}");
+    }
+    // Nothing of it is on the connection, and nothing comes.
+    assert_eq!(client.ask(json!({"action": "list"})).await["topics"], json!([]));
+    exchange.trade("BTC-USD");
+    let (mut trader, _) = enter(&headwater, Some("trader")).await;
+    trader.subscribe_with(&[MATCHES], json!({"last": 1})).await;
+    trader.event(MATCHES).await;
+    client.ask(json!({"action": "ping"})).await;
+    assert_eq!(client.drain(MATCHES), []);
+}
+
+#[tokio::test]
+async fn a_connection_is_steered_by_its_own_token_only() {
+    let headwater = Headwater::setup().with_tokens().start().await;
+    let (mut trader, trader_rest) = enter(&headwater, Some("trader")).await;
+    let (mut eve, eve_rest) = enter(&headwater, None).await;
+    let (theirs, own) = (trader.hello().await, eve.hello().await);
+    let path = format!("/api/v1/subscriptions/{LEVEL2}");
+    let mixed = |id: &Value, token: &Value| json!({"connectionId": id, "connectionToken": token});
+    let cases = [
+        // Another's connection with one's own token, and the other way round.
+        (mixed(&theirs["connectionId"], &own["connectionToken"]), 403),
+        (mixed(&own["connectionId"], &theirs["connectionToken"]), 403),
+        (mixed(&theirs["connectionId"], &json!("")), 403),
+        (mixed(&json!("AAAAAAAAAAAAAAA="), &own["connectionToken"]), 403),
+        // One's own, which may not.
+        (own.clone(), 403),
+    ];
+    for (welcome, status) in cases {
+        let answer = eve_rest.of(&welcome).post(&path).await;
+        assert_eq!(answer.status, status, "case: {welcome}");
+        // A better class of one's own does not help a connection that is not.
+        let answer = trader_rest.of(&welcome).post(&path).await;
+        assert_eq!(answer.status, status, "case: {welcome}, as a trader");
+    }
+    assert_eq!(trader_rest.of(&theirs).post(&path).await.status, 201);
+    assert_eq!(eve.ask(json!({"action": "list"})).await["topics"], json!([]));
+    // A token that is shown again after its connection has closed.
+    trader.close().await;
+    until("the connection is closed", async || {
+        (trader_rest.of(&theirs).post(&path).await.status == 410).then_some(())
+    })
+    .await;
+    // With tokens, the gateway's own interface to connections is closed to everybody.
+    let id = own["connectionId"].as_str().unwrap();
+    let path = format!("/live/@connections/{id}");
+    assert_eq!(headwater.rest().post(&path).await.status, 403);
+    assert_eq!(headwater.rest().delete(&path).await.status, 403);
+    assert_eq!(eve.ask(json!({"action": "ping"})).await["type"], "pong");
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_good_is_never_nobody() {
+    let headwater = Headwater::setup().with_tokens().start().await;
+    let part = |json: &str| {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let bits = |chunk: &[u8]| {
+            let all = chunk.iter().fold(0_u32, |all, byte| all << 8 | u32::from(*byte));
+            let all = all << (8 * (3 - chunk.len()));
+            let digit = |n: usize| char::from(DIGITS[(all >> (18 - 6 * n) & 63) as usize]);
+            (0..=chunk.len()).map(digit).collect::<String>()
+        };
+        json.as_bytes().chunks(3).map(bits).collect::<String>()
+    };
+    let claims = part(r#"{"sub":"eve","exp":9999999999,"classes":["trader"]}"#);
+    let good = token(&["--class", "trader"]).await;
+    let expired = token(&["--term", "0s"]).await;
+    let for_others = token(&["--jwt-audience", "somebody-else"]).await;
+    let cases = [
+        ("nonsense", "nonsense".to_owned()),
+        ("alg none", format!("{}.{claims}.", part(r#"{"alg":"none"}"#))),
+        ("alg None", format!("{}.{claims}.", part(r#"{"alg":"NONE","typ":"JWT"}"#))),
+        ("no signature", format!("{}.{claims}.", part(r#"{"alg":"HS256","typ":"JWT"}"#))),
+        ("others' claims", {
+            let (head, rest) = good.split_once('.').unwrap();
+            format!("{head}.{claims}.{}", rest.split_once('.').unwrap().1)
+        }),
+        ("expired", expired),
+        ("for another audience", for_others),
+    ];
+    for (name, token) in cases {
+        assert_eq!(headwater.client_with(&token).await.err(), Some(401), "case: {name}");
+        for prefix in ["Bearer.", "BEARER."] {
+            let offered = ["headwater.v1", &format!("{prefix}{token}")];
+            let refused = Client::try_connect(headwater.address, "/live", &offered).await.err();
+            assert_eq!(refused, Some(401), "case: {name} as {prefix}");
+        }
+        let path = format!("/live?token={token}");
+        let refused = Client::try_connect(headwater.address, &path, &[]).await.err();
+        assert_eq!(refused, Some(401), "case: {name} in the query");
+        for scheme in ["Bearer", "bearer", "Basic", "Token"] {
+            let rest = headwater.rest().with("authorization", &format!("{scheme} {token}"));
+            let status = rest.get("/api/v1/status").await.status;
+            assert!(matches!(status, 401 | 403), "case: {name} as {scheme}: {status}");
+        }
+    }
+    let empty = Client::try_connect(headwater.address, "/live?token=", &[]).await.err();
+    assert_eq!(empty, Some(401));
+    let rest = headwater.rest().with("authorization", &format!("bearer {good}"));
+    assert_eq!(rest.get("/api/v1/status").await.status, 200);
+}
+
+#[tokio::test]
+async fn without_tokens_everybody_sees_everything_and_nobody_rules() {
+    let exchange = Exchange::start().await;
+    let headwater = Headwater::setup().exchange(&exchange).start().await;
+    let mut client = headwater.client().await;
+    client.subscribe(&TOPICS).await;
+    assert_eq!(headwater.rest().get("/api/v1/policy").await.status, 403);
+    let put = headwater.put_policies("x", "permit (principal, action, resource);", None).await;
+    assert_eq!(put.status, 403, "{put:?}");
+}
+
+#[tokio::test]
+async fn pages_from_elsewhere_open_no_connection() {
+    let headwater = Headwater::start().await;
+    let own = format!("http://{}", headwater.address);
+    let cases = [(own.as_str(), None), ("https://evil.example", Some(403)), ("null", Some(403))];
+    for (origin, expected) in cases {
+        let refused = Client::from_page(headwater.address, origin).await.err();
+        assert_eq!(refused, expected, "case: {origin}");
+    }
+    let setup = Headwater::setup().option("--allowed-origins", "https://good.example");
+    let headwater = setup.start().await;
+    assert!(Client::from_page(headwater.address, "https://good.example").await.is_ok());
+    let refused = Client::from_page(headwater.address, "https://evil.example").await.err();
+    assert_eq!(refused, Some(403));
+}
+
+#[tokio::test]
+async fn browsers_are_told_what_not_to_do_with_an_answer() {
+    let headwater = Headwater::start().await;
+    for path in ["/api/v1/status", "/api/v1/nothing", "/api/v1/history/x"] {
+        let answer = headwater.rest().get(path).await;
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "case: {path}");
+        assert_eq!(answer.header("x-frame-options"), "DENY", "case: {path}");
+        assert_eq!(answer.header("cache-control"), "no-store", "case: {path}");
+        assert_eq!(answer.header("referrer-policy"), "no-referrer", "case: {path}");
+        let csp = answer.header("content-security-policy");
+        assert!(csp.contains("default-src 'none'"), "case: {path}: {csp}");
+    }
+}

@@ -1,0 +1,279 @@
+//! Rules that change while the system runs, and tokens that run out.
+
+use std::io::Write as _;
+
+use harness::{Client, Exchange, Headwater, Program, Setup, token, until};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+use tokio::time::{Duration, Instant};
+
+const MATCHES: &str = "coinbase/matches/BTC-USD";
+const TICKER: &str = "coinbase/ticker/BTC-USD";
+const TAG: &str = "mastodon/tag/rust";
+
+/// How soon a change has to be in force.
+const SOON: Duration = Duration::from_secs(5);
+
+const ADMIN: &str = r#"permit (principal in Class::"admin", action, resource);"#;
+const EVERYTHING: &str = "permit (principal, action, resource);";
+
+fn setup(exchange: &Exchange) -> Setup {
+    let setup = Headwater::setup().exchange(exchange).with_tokens();
+    setup.option("--coinbase-record", "matches/BTC-USD")
+}
+
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn a_right_that_is_withdrawn_ends_its_subscriptions_and_no_others() {
+    let exchange = Exchange::start().await;
+    let headwater = setup(&exchange).start().await;
+    let admin = token(&["--class", "admin", "--subject", "root"]).await;
+    let member = token(&["--class", "member", "--subject", "ann"]).await;
+    let trader = token(&["--class", "trader", "--subject", "bo"]).await;
+    let mut ann = headwater.client_with(&member).await.unwrap();
+    let mut bo = headwater.client_with(&trader).await.unwrap();
+    ann.subscribe(&[MATCHES, TAG]).await;
+    bo.subscribe(&[MATCHES]).await;
+    exchange.subscribed("matches", "BTC-USD").await;
+    exchange.trade("BTC-USD");
+    ann.event(MATCHES).await;
+    bo.event(MATCHES).await;
+
+    let policies = format!(
+        r#"{EVERYTHING}
+        forbid (principal in Class::"member", action, resource in Topic::"coinbase/matches");"#
+    );
+    let put = headwater.put_policies(&admin, &policies, None).await;
+    assert_eq!((put.status, &put.json()["version"]), (200, &json!(1)), "{put:?}");
+    let since = Instant::now();
+    // Nothing flows, and still it ends.
+    let error = ann.expect("error").await;
+    assert_eq!((&error["code"], &error["topic"]), (&json!("forbidden"), &json!(MATCHES)));
+    assert!(since.elapsed() < SOON, "after {:?}", since.elapsed());
+    assert_eq!(ann.ask(json!({"action": "list"})).await["topics"], json!([TAG]));
+    exchange.trade("BTC-USD");
+    bo.event(MATCHES).await;
+    assert_eq!(ann.ask(json!({"action": "ping"})).await["type"], "pong");
+    assert_eq!(ann.drain(MATCHES), []);
+    // And neither way back is open.
+    for request in [
+        json!({"action": "subscribe", "topics": [MATCHES]}),
+        json!({"action": "subscribe", "topics": [MATCHES], "since": {MATCHES: 0}}),
+        json!({"action": "replay", "topic": MATCHES, "from": 1, "to": 2}),
+    ] {
+        assert_eq!(ann.ask(request).await["code"], "forbidden");
+    }
+    let rest = headwater.rest().with("authorization", &format!("Bearer {member}"));
+    assert_eq!(rest.get(&format!("/api/v1/history/{MATCHES}")).await.status, 403);
+
+    // What is given back can be had again.
+    let put = headwater.put_policies(&admin, EVERYTHING, None).await;
+    assert_eq!(put.json()["version"], 2, "{put:?}");
+    until("ann may have matches again", async || {
+        let answer = ann.ask(json!({"action": "subscribe", "topics": [MATCHES]})).await;
+        (answer["type"] == "subscribed").then_some(())
+    })
+    .await;
+    exchange.trade("BTC-USD");
+    ann.event(MATCHES).await;
+}
+
+#[tokio::test]
+async fn who_may_no_longer_connect_is_sent_away() {
+    let exchange = Exchange::start().await;
+    let headwater = setup(&exchange).start().await;
+    let admin = token(&["--class", "admin", "--subject", "root"]).await;
+    let member = token(&["--class", "member", "--subject", "mallory"]).await;
+    let other = token(&["--class", "member", "--subject", "ann"]).await;
+    let guest = token(&["--class", "guest", "--subject", "guest"]).await;
+    let mut mallory = headwater.client_with(&member).await.unwrap();
+    let mut ann = headwater.client_with(&other).await.unwrap();
+    let mut guest = headwater.client_with(&guest).await.unwrap();
+    // One of them has a topic, on which nothing flows, and one has none.
+    mallory.subscribe(&[TAG]).await;
+    guest.hello().await;
+    let policies = format!(
+        r#"{EVERYTHING}
+        forbid (principal == User::"mallory", action, resource);
+        forbid (principal in Class::"guest", action, resource);"#
+    );
+    let since = Instant::now();
+    assert_eq!(headwater.put_policies(&admin, &policies, None).await.status, 200);
+    for client in [&mut mallory, &mut guest] {
+        let error = client.expect("error").await;
+        assert_eq!(error["code"], "forbidden", "{error}");
+        assert_eq!(client.closed().await.0, 1000);
+        assert!(since.elapsed() < SOON, "after {:?}", since.elapsed());
+    }
+    assert_eq!(ann.ask(json!({"action": "ping"})).await["type"], "pong");
+    assert_eq!(headwater.client_with(&member).await.err(), Some(403));
+    assert!(headwater.client_with(&other).await.is_ok());
+    let rest = headwater.rest().with("authorization", &format!("Bearer {member}"));
+    assert_eq!(rest.get("/api/v1/status").await.status, 403);
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_token_unless_there_is_another() {
+    let headwater = Headwater::setup().with_tokens().start().await;
+    let brief = ["--class", "member", "--subject", "ann", "--term", "3s"];
+    let mut left = headwater.client_with(&token(&brief).await).await.unwrap();
+    let mut renewed = headwater.client_with(&token(&brief).await).await.unwrap();
+    let welcome = left.hello().await;
+    assert!(welcome["tokenExpiresAt"].is_string(), "{welcome}");
+    renewed.subscribe(&["coinbase/matches/ETH-USD", TAG]).await;
+
+    let refused = [
+        ("nonsense".to_owned(), "unauthorized"),
+        (token(&["--subject", "ann", "--term", "0s"]).await, "unauthorized"),
+        (token(&["--subject", "bo"]).await, "forbidden"),
+        (token(&["--subject", "ann", "--class", "blocked"]).await, "forbidden"),
+    ];
+    for (token, code) in refused {
+        let answer = renewed.ask(json!({"action": "authenticate", "token": token})).await;
+        assert_eq!(answer["code"], code, "{answer}");
+    }
+    // The same person in a lesser class: what that may not have ends.
+    let longer = token(&["--class", "guest", "--subject", "ann"]).await;
+    let answer = renewed.ask(json!({"action": "authenticate", "token": longer})).await;
+    assert_eq!((&answer["type"], &answer["class"]), (&json!("authenticated"), &json!("guest")));
+    let error = renewed.expect("error").await;
+    let told = (&error["code"], &error["topic"]);
+    assert_eq!(told, (&json!("forbidden"), &json!("coinbase/matches/ETH-USD")));
+    assert_eq!(renewed.ask(json!({"action": "list"})).await["topics"], json!([TAG]));
+
+    let error = left.expect("error").await;
+    assert_eq!(error["code"], "expired", "{error}");
+    assert_eq!(left.closed().await.0, 1000);
+    assert_eq!(renewed.hello().await["class"], "guest");
+    // Nobody without a token becomes somebody by one.
+    let mut nobody = headwater.client().await;
+    let answer = nobody.ask(json!({"action": "authenticate", "token": longer})).await;
+    assert_eq!(answer["code"], "forbidden");
+}
+
+#[tokio::test]
+async fn rules_are_put_shown_and_checked_from_the_command_line() {
+    let headwater = Headwater::setup().with_tokens().start().await;
+    let url = format!("http://{}", headwater.address);
+    let admin = token(&["--class", "admin", "--subject", "root"]).await;
+    let policy = async |arguments: &[&str], token: &str| {
+        let arguments = [&["policy"], arguments].concat();
+        Program::run(&arguments, &[("HEADWATER_TOKEN", token)]).await
+    };
+    let shown = policy(&["show", "--url", &url], &admin).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert!(shown.stdout.contains("blocked-get-nothing"), "{shown:?}");
+
+    let good = file(&format!(
+        "{ADMIN}\n@id(\"mine\")\npermit (principal, action == Action::\"connect\", resource);\n"
+    ));
+    let good = good.path().to_str().unwrap();
+    let checked = Program::run(&["policy", "check", good], &[]).await;
+    assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
+    let put = policy(&["put", good, "--url", &url], &admin).await;
+    assert_eq!(put.code, Some(0), "{put:?}");
+    assert!(put.stdout.contains("version 1"), "{put:?}");
+    let shown = policy(&["show", "--url", &url], &admin).await;
+    assert!(
+        shown.stdout.contains("version 1, put") && shown.stdout.contains("by root"),
+        "{shown:?}"
+    );
+    assert!(shown.stdout.contains("@id(\"mine\")"), "{shown:?}");
+    let limits = policy(&["show", "--limits", "--url", &url], &admin).await;
+    let limits: Value = serde_json::from_str(&limits.stdout).unwrap();
+    assert!(limits["anonymous"]["topics"].is_number(), "{limits}");
+
+    let bad = file("permit (principal, action, resource)\n  when { resource.colour == 1 };\n");
+    let path = bad.path().to_str().unwrap();
+    for arguments in [&["check", path][..], &["put", path, "--url", &url]] {
+        let refused = policy(arguments, &admin).await;
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(&format!("{path}:2:")), "{refused:?}");
+        assert!(refused.stderr.contains("colour"), "{refused:?}");
+    }
+    // A set that is not sound is refused by the server as well, and the last good one stays.
+    let answer = headwater.put_policies(&admin, "permit (principal, action, resource)", None).await;
+    let problem = answer.problem(422);
+    assert_eq!(problem["faults"][0]["line"], 1, "{problem}");
+    let locked = headwater.put_policies(&admin, "forbid (principal, action, resource);", None);
+    locked.await.problem(409);
+    let member = token(&["--class", "member"]).await;
+    headwater.put_policies(&member, EVERYTHING, None).await.problem(403);
+    let refused = policy(&["put", good, "--url", &url], &member).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("403"), "{refused:?}");
+    let shown = policy(&["show", "--url", &url], &admin).await;
+    assert!(shown.stdout.contains("version 1, put"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn rules_outlive_the_program_and_can_begin_with_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let own =
+        file(&format!("{ADMIN}\npermit (principal, action == Action::\"connect\", resource);\n"));
+    let setup = Headwater::setup().folder(folder.path()).with_tokens();
+    let setup = setup.option("--policy", own.path().to_str().unwrap());
+    let admin = token(&["--class", "admin"]).await;
+    let headwater = setup.start().await;
+    let mut client: Client = headwater.client().await;
+    let subscribe = json!({"action": "subscribe", "topics": [TICKER]});
+    assert_eq!(client.ask(subscribe.clone()).await["code"], "forbidden");
+    assert_eq!(headwater.put_policies(&admin, EVERYTHING, None).await.status, 200);
+    client.close().await;
+    headwater.stop().await;
+    let headwater = setup.start().await;
+    let mut client = headwater.client().await;
+    assert_eq!(client.ask(subscribe).await["type"], "subscribed");
+    client.close().await;
+    headwater.stop().await;
+    // A file that is not sound stops the program, with the place of the fault.
+    let bad = file("permit (");
+    let setup = Headwater::setup().option("--policy", bad.path().to_str().unwrap());
+    let ended = Program::run(&setup.arguments(), &[]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("policies:1:"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn no_token_and_no_secret_is_logged() {
+    let setup =
+        Headwater::setup().with_tokens().option("--connection-secret", "s3cret-of-connections");
+    let good = token(&["--class", "admin"]).await;
+    let mut arguments = setup.arguments();
+    arguments.extend(["--log", "trace"]);
+    let mut program = Program::start_listening(&arguments, &[]);
+    let address = program.address().await;
+    let bearer = format!("bearer.{good}");
+    for token in [good.as_str(), "a-bad-token"] {
+        let path = format!("/live?token={token}");
+        let _ = Client::try_connect(address, &path, &[]).await;
+    }
+    let offered = ["headwater.v1", bearer.as_str()];
+    let mut client = Client::try_connect(address, "/live", &offered).await.unwrap();
+    let welcome = client.hello().await;
+    client.ask(json!({"action": "authenticate", "token": good})).await;
+    client.ask(json!({"action": "authenticate", "token": "another-bad-token"})).await;
+    let rest = harness::Rest::new(address).with("authorization", &format!("Bearer {good}"));
+    assert_eq!(rest.of(&welcome).get("/api/v1/subscribe").await.status, 200);
+    let said = program.terminate_and_tell().await;
+    assert!(said.contains("connection opened"), "it does log: {said}");
+    let connection_token = welcome["connectionToken"].as_str().unwrap();
+    let signature = good.rsplit('.').next().unwrap();
+    for secret in [
+        good.as_str(),
+        signature,
+        connection_token,
+        harness::SECRET,
+        "s3cret-of-connections",
+        "a-bad-token",
+        "another-bad-token",
+    ] {
+        let line = said.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "a line with {secret}");
+    }
+}
