@@ -1,0 +1,110 @@
+/** The REST interface. */
+
+import { ProblemError } from "./errors.js";
+import type { Delivery, EventOf, SourceState } from "./events.js";
+import type { Welcome } from "./protocol.js";
+import { canonical } from "./topic.js";
+
+/** How the service is doing. */
+export interface Status {
+  version: string;
+  data?: "live" | "simulated";
+  sources: (SourceState & { lagMs?: number })[];
+  topics: number;
+  connections: number;
+}
+
+/** Which events of a topic. */
+export interface HistoryQuery {
+  /** Only events with a number above this. */
+  after?: number;
+  /** Only events with a number below this; without `after`, the newest of them. */
+  before?: number;
+  /** At most this many: 1 to 1000, 100 unless given. */
+  limit?: number;
+}
+
+/** A page of history, oldest first. */
+export interface History<E> {
+  events: Delivery<E>[];
+  /** `after` of the next page; none where there is no more. */
+  next?: number;
+}
+
+/** The settings of the REST interface. */
+export interface RestOptions {
+  /** As for the WebSocket. */
+  token?: string | (() => string | undefined | Promise<string | undefined>);
+}
+
+/** A client of the REST interface at `base`, such as `https://example.org`. */
+export class Rest {
+  readonly #base: string;
+  readonly #options: RestOptions;
+
+  constructor(base: string | URL, options: RestOptions = {}) {
+    this.#base = String(base).replace(/\/$/, "");
+    this.#options = options;
+  }
+
+  /** Returns how the service is doing. */
+  status(): Promise<Status> {
+    return this.#call("GET", "/api/v1/status");
+  }
+
+  /** Returns the topics that contain `q`. */
+  async topics(q = "", source = ""): Promise<{ topic: string; live: boolean }[]> {
+    const query = new URLSearchParams({ q, ...(source && { source }) });
+    const { topics } = await this.#call<{ topics: { topic: string; live: boolean }[] }>(
+      "GET",
+      `/api/v1/topics?${query}`,
+    );
+    return topics;
+  }
+
+  /** Returns events of a topic from the log. */
+  async history<T extends string>(topic: T, query: HistoryQuery = {}): Promise<History<EventOf<T>>> {
+    const name = canonical(topic);
+    const asked = Object.entries(query).filter(([, value]) => value !== undefined);
+    const search = new URLSearchParams(asked.map(([key, value]) => [key, String(value)]));
+    type Page = { events: { seq: number; at: string; event: EventOf<T> }[]; next?: number };
+    const page = await this.#call<Page>("GET", `/api/v1/history/${name}?${search}`);
+    const events = page.events.map((event) => ({ topic: name, ...event }));
+    return page.next === undefined ? { events } : { events, next: page.next };
+  }
+
+  /** Starts a topic on the connection that `welcome` names; whether it was not started before. */
+  async start(topic: string, welcome: Welcome): Promise<boolean> {
+    const response = await this.#fetch("POST", `/api/v1/subscriptions/${canonical(topic)}`, welcome);
+    return response.status === 201;
+  }
+
+  /** Stops a topic on the connection that `welcome` names. */
+  async stop(topic: string, welcome: Welcome): Promise<void> {
+    await this.#fetch("DELETE", `/api/v1/subscriptions/${canonical(topic)}`, welcome);
+  }
+
+  async #call<T>(method: string, path: string): Promise<T> {
+    return (await this.#fetch(method, path)).json() as Promise<T>;
+  }
+
+  async #fetch(method: string, path: string, welcome?: Welcome): Promise<Response> {
+    const { token } = this.#options;
+    const bearer = typeof token === "function" ? await token() : token;
+    const headers: Record<string, string> = {};
+    if (bearer !== undefined) headers["authorization"] = `Bearer ${bearer}`;
+    if (welcome) {
+      headers["x-connection-id"] = welcome.connectionId;
+      headers["x-connection-token"] = welcome.connectionToken;
+    }
+    const response = await fetch(this.#base + path, { method, headers });
+    if (response.ok) return response;
+    const problem = (await response.json().catch(() => ({}))) as {
+      detail?: string;
+      message?: string;
+      nearest?: string[];
+    };
+    const detail = problem.detail ?? problem.message ?? response.statusText;
+    throw new ProblemError(response.status, detail, problem.nearest);
+  }
+}
