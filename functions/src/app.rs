@@ -64,6 +64,11 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_CALLBACK_URL", default_value_t)]
     pub callback_url: Callback,
 
+    /// Where the page finds the WebSocket, such as `wss://live.example.org`. Without it: `/live` at the
+    /// page's own host.
+    #[arg(long, env = "HEADWATER_WEBSOCKET_URL", value_parser = parse_websocket_url)]
+    pub websocket_url: Option<Arc<str>>,
+
     /// Most topics that a connection can be subscribed to.
     #[arg(long, env = "HEADWATER_TOPICS_PER_CONNECTION", default_value_t = Limits::default().topics)]
     pub topics_per_connection: usize,
@@ -78,6 +83,14 @@ fn parse_secret(text: &str) -> Result<SecretString, String> {
         return Err("the secret is empty".to_owned());
     }
     Ok(SecretString::from(text))
+}
+
+fn parse_websocket_url(text: &str) -> Result<Arc<str>, String> {
+    let url: http::Uri = text.parse().map_err(|error| format!("{error}"))?;
+    match url.scheme_str() {
+        Some("ws" | "wss") if url.host().is_some() => Ok(text.into()),
+        _ => Err("not a ws: or wss: URL".to_owned()),
+    }
 }
 
 /// The settings of a Lambda function.
@@ -187,6 +200,8 @@ pub struct App {
     pub shards: Shards,
     /// Where `@connections` is.
     pub callback_url: Callback,
+    /// Where the page finds the WebSocket, if that is not at the page's own host.
+    pub websocket_url: Option<Arc<str>>,
     products: Mutex<Option<(Timestamp, Arc<[Product]>)>>,
     rates: Mutex<LruCache<ConnectionId, Tokens>>,
 }
@@ -232,6 +247,7 @@ impl App {
             },
             shards: options.shards,
             callback_url: options.callback_url,
+            websocket_url: options.websocket_url,
             products: Mutex::default(),
             // A cache with a bound takes its memory at once.
             rates: Mutex::new(LruCache::unbounded()),

@@ -8,6 +8,7 @@ pub mod authorize;
 pub mod callback;
 pub mod connection;
 pub mod failure;
+pub mod page;
 pub mod problem;
 pub mod push;
 pub mod replay;

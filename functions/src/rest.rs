@@ -1,4 +1,4 @@
-//! `rest`: the REST interface under `/api/v1`.
+//! `rest`: the REST interface under `/api/v1`, and the web page.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{OriginalUri, Path, Query, Request, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, Uri},
+    http::{HeaderMap, Method, StatusCode, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -30,6 +30,7 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use crate::{
     app::{App, Clock},
+    page::Page,
     problem::Problem,
     subscribe::Start,
 };
@@ -50,11 +51,13 @@ const MAX_TOPICS: usize = 2_000;
 struct Rest {
     app: Arc<App>,
     clock: Clock,
+    page: Page,
 }
 
-/// Everything under `/api/v1`, and `/healthz`.
+/// Everything under `/api/v1`, `/healthz`, and the page at all other addresses.
 pub fn router(app: Arc<App>, clock: Clock) -> Router {
-    let rest = Rest { app, clock };
+    let page = Page::new(app.websocket_url.as_ref());
+    let rest = Rest { app, clock, page };
     Router::new()
         .route("/api/v1/subscribe", get(list))
         .route("/api/v1/subscribe/{pair}", post(subscribe_pair).delete(unsubscribe_pair))
@@ -62,11 +65,11 @@ pub fn router(app: Arc<App>, clock: Clock) -> Router {
         .route("/api/v1/history/{*topic}", get(history))
         .route("/api/v1/topics", get(topics))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/config", get(config))
         .route("/api/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))
-        .fallback(async |uri: Uri| {
-            let detail = format!("there is nothing at {}; see /api/v1/openapi.json", uri.path());
-            Problem::new(StatusCode::NOT_FOUND, detail)
+        .fallback(async |State(rest): State<Rest>, method: Method, uri: Uri, headers: HeaderMap| {
+            rest.page.answer(&method, &uri, &headers)
         })
         .layer(middleware::from_fn(explain))
         .with_state(rest)
@@ -104,6 +107,7 @@ async fn explain(request: Request<Body>, next: Next) -> Response {
         history,
         topics,
         status,
+        config,
         health
     )
 )]
@@ -472,7 +476,7 @@ struct SourceStatus {
 /// Returns what the sources are doing.
 #[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = Status)))]
 async fn status(State(rest): State<Rest>) -> Result<Json<Status>, Problem> {
-    let Rest { app, clock } = &rest;
+    let Rest { app, clock, .. } = &rest;
     let now = clock();
     let control = &app.tables.control;
     let wanted = control.wanted().await?;
@@ -501,6 +505,22 @@ async fn status(State(rest): State<Rest>) -> Result<Json<Status>, Problem> {
         topics: wanted.len(),
         connections,
     }))
+}
+
+/// What a page has to know before it connects.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct PageConfig {
+    /// The WebSocket's address; absent where it is `/live` at this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "wss://live.example.org")]
+    websocket_url: Option<Arc<str>>,
+}
+
+/// Returns what a page has to know before it connects.
+#[utoipa::path(get, path = "/api/v1/config", responses((status = 200, body = PageConfig)))]
+async fn config(State(rest): State<Rest>) -> Json<PageConfig> {
+    Json(PageConfig { websocket_url: rest.app.websocket_url.clone() })
 }
 
 /// Whether it can serve.

@@ -58,6 +58,9 @@ pub struct Post {
     /// What is attached.
     #[serde(default)]
     pub media: Vec<Media>,
+    /// Pictures that stand for `:shortcode:` in its texts and in its author's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub emojis: Vec<Emoji>,
     /// The question it asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll: Option<Poll>,
@@ -142,6 +145,15 @@ pub struct Media {
     /// A blurred stand-in, as `BlurHash`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blurhash: Option<String>,
+}
+
+/// A picture that a server's users can write as `:shortcode:`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Emoji {
+    /// How it is written, without the colons.
+    pub shortcode: String,
+    /// The picture, a still one.
+    pub url: String,
 }
 
 /// A question with answers to choose from.
@@ -240,6 +252,7 @@ mod tests {
             tags: vec!["rust".into()],
             mentions: vec![],
             media: vec![],
+            emojis: vec![],
             poll: None,
             card: None,
             content_warning: None,
@@ -270,6 +283,10 @@ mod tests {
                 width: Some(640),
                 height: Some(480),
                 blurhash: Some("UBL_:rOpGG-oBUNG".into()),
+            }],
+            emojis: vec![Emoji {
+                shortcode: "blobcat".into(),
+                url: "https://files.example/blobcat.png".into(),
             }],
             poll: Some(Poll {
                 options: vec![

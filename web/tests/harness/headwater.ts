@@ -160,7 +160,15 @@ export class Simulators {
   static async start(rate = 40): Promise<Simulators> {
     const ports = [await freePort(), await freePort()];
     const [coinbase, mastodon] = ports.map((port) => `127.0.0.1:${port}`);
-    const args = ["simulate", "--rate", `${rate}`, "--coinbase-listen", `${coinbase}`, "--mastodon-listen", `${mastodon}`];
+    const args = [
+      "simulate",
+      "--rate",
+      `${rate}`,
+      "--coinbase-listen",
+      `${coinbase}`,
+      "--mastodon-listen",
+      `${mastodon}`,
+    ];
     const child = spawn(binary(), args, { stdio: ["ignore", "pipe", "ignore"] });
     await once(child.stdout, "data");
     return new Simulators(child, ports);

@@ -1,6 +1,6 @@
 /** The client against the real server, with trouble on the way. */
 
-import { connect, type Gap, type Headwater as Client, type Options, Rest } from "headwater-client";
+import { type Headwater as Client, connect, type Gap, type Options, Rest } from "headwater-client";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { Headwater } from "../harness/headwater.ts";
 import { Relay } from "../harness/relay.ts";

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use domain::post::{Author, Card, Media, MediaType, Poll, PollOption, Post};
+use domain::post::{Author, Card, Emoji, Media, MediaType, Poll, PollOption, Post};
 use jiff::Timestamp;
 use unicode_normalization::UnicodeNormalization;
 use url::Url;
@@ -80,6 +80,7 @@ pub(super) fn post(status: &Status, origin: &Origin, now: Timestamp) -> Post {
             .take(MAX_ITEMS)
             .collect(),
         media: fields.list("media_attachments").map(media).take(MAX_ITEMS).collect(),
+        emojis: emojis(fields),
         poll: poll(fields.get("poll")),
         card: card(fields.get("card")),
         // A warning asks to fold the post; not every software says so in both ways.
@@ -164,6 +165,24 @@ fn media(attachment: Loose<'_>) -> Media {
             .filter(|hash| hash.len() <= 128 && hash.bytes().all(|byte| byte.is_ascii_graphic()))
             .map(str::to_owned),
     }
+}
+
+/// The custom emoji of a status and of its author's name, each once.
+fn emojis(status: Loose<'_>) -> Vec<Emoji> {
+    let mut emojis: Vec<Emoji> = Vec::new();
+    for emoji in status.list("emojis").chain(status.get("account").list("emojis")) {
+        let shortcode = emoji.text("shortcode").unwrap_or_default();
+        let is_shortcode = (1..=64).contains(&shortcode.len())
+            && shortcode.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        let is_known = emojis.iter().any(|known| known.shortcode == shortcode);
+        if !is_shortcode || is_known || emojis.len() == MAX_ITEMS {
+            continue;
+        }
+        if let Some(url) = link(emoji, "static_url").or_else(|| link(emoji, "url")) {
+            emojis.push(Emoji { shortcode: shortcode.to_owned(), url });
+        }
+    }
+    emojis
 }
 
 fn poll(poll: Loose<'_>) -> Option<Poll> {

@@ -39,6 +39,7 @@ fn to_json(event: &PostEvent) -> Bytes {
 /// Gives up what only a post made to be large has more of than fits.
 fn drop_the_rest(post: &mut Post) {
     post.media.clear();
+    post.emojis.clear();
     post.mentions.clear();
     post.tags.truncate(16);
     post.poll = None;
@@ -78,6 +79,7 @@ mod tests {
             language: None,
             tags: vec!["\"".repeat(512); tags],
             mentions: vec!["\"".repeat(512); tags],
+            emojis: Vec::new(),
             media: vec![
                 Media {
                     kind: MediaType::Image,

@@ -1,0 +1,22 @@
+/** Fails when the page, all of it, is larger than it may be. */
+
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+
+/** Most bytes of all files together, compressed with gzip. */
+const BUDGET = 150 * 1024;
+
+const dist = new URL("../dist", import.meta.url).pathname;
+const files = readdirSync(dist, { recursive: true })
+  .map(String)
+  .filter((name) => name.endsWith(".gz"))
+  .map((name) => ({ name: name.slice(0, -3), bytes: statSync(join(dist, name)).size }))
+  .sort((a, b) => b.bytes - a.bytes);
+const total = files.reduce((sum, { bytes }) => sum + bytes, 0);
+
+for (const { name, bytes } of files) console.log(`${(bytes / 1024).toFixed(1).padStart(7)} KB  ${name}`);
+console.log(`${(total / 1024).toFixed(1).padStart(7)} KB  of ${BUDGET / 1024} KB, with gzip`);
+if (files.length === 0 || total > BUDGET) {
+  console.error("the page is larger than it may be, or has not been built");
+  process.exit(1);
+}

@@ -1,0 +1,85 @@
+/** A pair at a glance. */
+
+import { useEffect, useRef } from "preact/hooks";
+import { fixed, percent } from "../format";
+import { Close, Play, Stop } from "../icons";
+import { type Pair, remove } from "./pairs";
+import { Sparkline } from "./Sparkline";
+
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** The price of a pair, which lights up when it moves. */
+export function Price({ pair }: { pair: Pair }) {
+  const quote = pair.quote.value;
+  const element = useRef<HTMLSpanElement>(null);
+  const price = quote?.price;
+  const direction = quote?.direction;
+  useEffect(() => {
+    if (price === undefined || direction === undefined || calm.matches) return;
+    element.current?.animate([{ color: `var(--${direction})` }, {}], { duration: 700, easing: "ease-out" });
+  }, [price]);
+  return (
+    <span class="price" ref={element}>
+      {quote ? fixed(quote.price, pair.decimals) : <span class="skeleton">00,000.00</span>}
+    </span>
+  );
+}
+
+/** How much a price has changed in a day. */
+export function Change({ pair }: { pair: Pair }) {
+  const change = pair.quote.value?.change;
+  if (change === undefined) return <span class="change">–</span>;
+  const direction = change > 0 ? "up" : change < 0 ? "down" : "";
+  return (
+    <span class={`change ${direction}`}>
+      <span aria-hidden="true">{change > 0 ? "▲" : change < 0 ? "▼" : ""}</span> {percent(change)}
+    </span>
+  );
+}
+
+/** A tile: a link to the pair, and buttons to stop and remove it. */
+export function Tile({ pair, selected }: { pair: Pair; selected: boolean }) {
+  const running = pair.running.value;
+  const error = pair.error.value;
+  const points = pair.points.value;
+  const rising = (points.at(-1) ?? 0) >= (points[0] ?? 0);
+  return (
+    <li class={`tile ${selected ? "selected" : ""} ${running ? "" : "stopped"}`} data-pair={pair.id}>
+      <a class="tile-link" href={`/market/${pair.id}`} aria-current={selected ? "page" : undefined}>
+        <span class="tile-name">
+          <b>{pair.id.split("-")[0]}</b>
+          <span>{pair.id.split("-")[1]}</span>
+        </span>
+        <Price pair={pair} />
+        <Sparkline points={points} rising={rising} />
+        {error ? (
+          <span class="change refused">refused</span>
+        ) : running ? (
+          <Change pair={pair} />
+        ) : (
+          <span class="change">stopped</span>
+        )}
+      </a>
+      <span class="tile-tools">
+        <button
+          type="button"
+          class="icon-button"
+          aria-label={running ? `Stop ${pair.id}` : `Start ${pair.id}`}
+          title={running ? "Stop" : "Start"}
+          onClick={() => (running ? pair.stop() : pair.start())}
+        >
+          {running ? <Stop /> : <Play />}
+        </button>
+        <button
+          type="button"
+          class="icon-button"
+          aria-label={`Remove ${pair.id}`}
+          title="Remove"
+          onClick={() => remove(pair.id)}
+        >
+          <Close />
+        </button>
+      </span>
+    </li>
+  );
+}

@@ -1,0 +1,80 @@
+/** Markup of strangers, made safe. The source has sanitised it once; nothing here relies on that. */
+
+import DOMPurify from "dompurify";
+import type { Emoji } from "headwater-client";
+
+/** What Mastodon's markup consists of. */
+const TAGS = [
+  "a",
+  "b",
+  "blockquote",
+  "br",
+  "code",
+  "del",
+  "em",
+  "i",
+  "li",
+  "ol",
+  "p",
+  "pre",
+  "span",
+  "strong",
+  "sub",
+  "sup",
+  "u",
+  "ul",
+];
+
+/** Classes that mean something to the page: parts of a link that are not shown, or are cut off. */
+const CLASSES = new Set(["invisible", "ellipsis", "mention", "hashtag"]);
+
+DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+  if (node.hasAttribute("class")) {
+    const kept = [...node.classList].filter((name) => CLASSES.has(name));
+    node.className = kept.join(" ");
+  }
+  if (node.nodeName === "A") {
+    node.setAttribute("target", "_blank");
+    node.setAttribute("rel", "noopener noreferrer nofollow ugc");
+  }
+});
+
+/** Returns the markup of a post, with its custom emoji in place. */
+export function safe(html: string, emojis: readonly Emoji[]): DocumentFragment {
+  const fragment = DOMPurify.sanitize(html, {
+    ALLOWED_TAGS: TAGS,
+    ALLOWED_ATTR: ["href", "class", "lang", "dir"],
+    ALLOWED_URI_REGEXP: /^https?:\/\//i,
+    ALLOW_DATA_ATTR: false,
+    RETURN_DOM_FRAGMENT: true,
+  });
+  if (emojis.length > 0) {
+    const walker = document.createTreeWalker(fragment, NodeFilter.SHOW_TEXT);
+    const texts: Text[] = [];
+    while (walker.nextNode()) texts.push(walker.currentNode as Text);
+    for (const text of texts) text.replaceWith(...split(text.data, emojis).map(toNode));
+  }
+  return fragment;
+}
+
+/** A text, in pieces that are texts and emoji. */
+export function split(text: string, emojis: readonly Emoji[]): (string | Emoji)[] {
+  if (emojis.length === 0 || !text.includes(":")) return [text];
+  const known = new Map(emojis.map((emoji) => [emoji.shortcode, emoji]));
+  return text
+    .split(/:([\w-]+):/)
+    .map((part, index) => (index % 2 === 0 ? part : (known.get(part) ?? `:${part}:`)))
+    .filter((part) => part !== "");
+}
+
+function toNode(part: string | Emoji): Node {
+  if (typeof part === "string") return document.createTextNode(part);
+  const image = document.createElement("img");
+  image.className = "emoji";
+  image.alt = `:${part.shortcode}:`;
+  image.title = image.alt;
+  image.loading = "lazy";
+  image.referrerPolicy = "no-referrer";
+  image.src = part.url;
+  return image;
+}

@@ -1,0 +1,212 @@
+/** The status view: what the sources do, how the connection does, and who the reader is. */
+
+import type { SourceState } from "headwater-client";
+import { compact, duration, fixed, moment } from "../format";
+import { gaps, link, meter, now, roundTrip, simulated, status, topics, wasOpen, welcome } from "../session";
+import { Access } from "./Access";
+import { BOUNDS, SECONDS } from "./meter";
+
+const STATES = {
+  idle: "starting",
+  connecting: "connecting",
+  open: "open",
+  waiting: "lost; trying again",
+  paused: "paused while the page is hidden",
+  closed: "closed",
+} as const;
+
+/** The status. */
+export function StatusView() {
+  return (
+    <div class="status">
+      <h1 class="sr-only">Status</h1>
+      <Sources />
+      <Connection />
+      <Flow />
+      <Delay />
+      <Access />
+    </div>
+  );
+}
+
+function Sources() {
+  const current = status.value;
+  return (
+    <section class="card" aria-label="Sources">
+      <header class="card-head">
+        <h2>Sources</h2>
+        {simulated.value && <span class="badge simulated">Simulated</span>}
+      </header>
+      {!current ? (
+        <div class="pad">
+          <div class="ghost" />
+        </div>
+      ) : current.sources.length === 0 ? (
+        <p class="quiet pad">No source has reported yet.</p>
+      ) : (
+        <ul class="sources">
+          {current.sources.map((source) => (
+            <Source key={source.source} source={source} />
+          ))}
+        </ul>
+      )}
+      {current && (
+        <p class="quiet small pad">
+          Version {current.version}, {current.topics} topics fetched, {current.connections} connections
+        </p>
+      )}
+    </section>
+  );
+}
+
+function Source({ source }: { source: SourceState & { lagMs?: number } }) {
+  return (
+    <li>
+      <span class={`dot ${source.state}`} aria-hidden="true" />
+      <span class="grow">
+        <b>{source.source}</b>
+        {source.detail && <span class="quiet small">{source.detail}</span>}
+      </span>
+      <span class="right">
+        <span>{source.state}</span>
+        <span class="quiet small">
+          {source.lagMs === undefined
+            ? `since ${duration(now.value - Date.parse(source.since))}`
+            : `newest event ${duration(source.lagMs)} ago`}
+        </span>
+      </span>
+    </li>
+  );
+}
+
+function Connection() {
+  const { state, retryAt, error } = link.value;
+  const who = welcome.value;
+  const rows: [string, string][] = [
+    [
+      "State",
+      state === "waiting" && retryAt ? `lost; next attempt in ${duration(retryAt - now.value)}` : STATES[state],
+    ],
+    ["Class", who?.class ?? "–"],
+    ["Principal", who?.principal ?? "–"],
+    ["Round trip", roundTrip.value === undefined ? "–" : duration(roundTrip.value)],
+    ["Topics", `${topics.value.length} of ${who?.limits.topics ?? "–"}`],
+    ["Limit", who ? `${who.limits.messagesPerSecond} messages a second` : "–"],
+    ["Renewed before", who ? moment(who.expiresAt) : "–"],
+    ["Events lost", `${gaps.value}`],
+  ];
+  return (
+    <section class="card" aria-label="Connection">
+      <header class="card-head">
+        <h2>Connection</h2>
+        <span class={`badge ${state === "open" ? "good" : "bad"}`}>{STATES[state]}</span>
+      </header>
+      {state === "waiting" && wasOpen.value && error && <p class="pad wrong">{error.message}</p>}
+      <dl class="facts">
+        {rows.map(([name, value]) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>{value}</dd>
+          </div>
+        ))}
+      </dl>
+    </section>
+  );
+}
+
+function Flow() {
+  const seconds = meter.seconds.value;
+  const { events, messages, characters } = meter.total.value;
+  const latest = seconds.slice(-10);
+  const rate = (key: "events" | "messages") => latest.reduce((sum, one) => sum + one[key], 0) / latest.length;
+  const most = Math.max(1, ...seconds.map((one) => one.events));
+  return (
+    <section class="card" aria-label="Flow">
+      <header class="card-head">
+        <h2>Flow</h2>
+        <span class="quiet">last {SECONDS} s</span>
+      </header>
+      <dl class="numbers">
+        <div>
+          <dt>events a second</dt>
+          <dd>{fixed(rate("events"), 1)}</dd>
+        </div>
+        <div>
+          <dt>messages a second</dt>
+          <dd>{fixed(rate("messages"), 1)}</dd>
+        </div>
+        <div>
+          <dt>events a message</dt>
+          <dd>{messages > 0 ? fixed(events / messages, 2) : "–"}</dd>
+        </div>
+      </dl>
+      <svg
+        class="bars"
+        viewBox={`0 0 ${SECONDS} 24`}
+        preserveAspectRatio="none"
+        role="img"
+        aria-label={`Events a second, at most ${most}`}
+      >
+        {seconds.map((one, index) => {
+          const height = (one.events / most) * 24;
+          return <rect key={index} x={index + 0.1} width="0.8" y={24 - height} height={height} />;
+        })}
+      </svg>
+      <p class="quiet small pad">
+        {compact(events)} events in {compact(messages)} messages, {compact(characters)} characters since the page was
+        opened
+      </p>
+    </section>
+  );
+}
+
+function Delay() {
+  const bars = meter.histogram.value;
+  const all = bars.reduce((sum, one) => sum + one, 0);
+  const most = Math.max(1, ...bars);
+  const label = (index: number) => {
+    if (index === BOUNDS.length) return "more";
+    const bound = BOUNDS[index] ?? 0;
+    return bound < 1_000 ? `${bound}` : "1 s";
+  };
+  const quantile = (share: number) => {
+    const value = meter.quantile(share);
+    return value === undefined ? "–" : value < 10 ? `${fixed(value, 1)} ms` : duration(value);
+  };
+  return (
+    <section class="card" aria-label="Delivery">
+      <header class="card-head">
+        <h2>Delivery</h2>
+        <span class="quiet">from number to page, ms</span>
+      </header>
+      <dl class="numbers">
+        <div>
+          <dt>half under</dt>
+          <dd>{quantile(0.5)}</dd>
+        </div>
+        <div>
+          <dt>99% under</dt>
+          <dd>{quantile(0.99)}</dd>
+        </div>
+        <div>
+          <dt>events</dt>
+          <dd>{compact(all)}</dd>
+        </div>
+      </dl>
+      <table class="histogram" aria-label="Events by how long they took">
+        <tbody>
+          {bars.map((count, index) => (
+            <tr key={index}>
+              <th scope="row">{label(index)}</th>
+              <td>
+                <span class="bar" style={{ transform: `scaleX(${(count / most).toFixed(3)})` }} />
+                <span class="sr-only">{count}</span>
+              </td>
+              <td class="share">{all > 0 && count > 0 ? `${fixed((count / all) * 100, 1)}%` : ""}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
+  );
+}

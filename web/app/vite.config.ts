@@ -1,0 +1,13 @@
+import { defineConfig } from "vite";
+
+const server = process.env["HEADWATER_URL"] ?? "http://127.0.0.1:8080";
+
+export default defineConfig({
+  build: {
+    target: "es2022",
+    // A data: URL would need a wider policy than a file does.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+  },
+  server: { proxy: { "/api": server, "/live": { target: server, ws: true } } },
+});

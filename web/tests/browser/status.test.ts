@@ -1,0 +1,73 @@
+import { between, expect, open, shoot, test } from "./page.ts";
+
+test("the status tells of sources, the connection and what flows", async ({ page, headwater }) => {
+  await open(page, headwater, "/status");
+  await expect(page.getByText("Simulated data.", { exact: false })).toBeVisible();
+  const sources = page.getByRole("region", { name: "Sources" });
+  await expect(sources.getByText("coinbase", { exact: true })).toBeVisible();
+  await expect(sources.getByText(/newest event \d/).first()).toBeVisible();
+  const fact = (name: string) =>
+    page
+      .getByRole("region", { name: "Connection" })
+      .locator(".facts div", { has: page.getByText(name, { exact: true }) })
+      .locator("dd");
+  await expect(fact("State")).toHaveText("open");
+  await expect(fact("Class")).toHaveText("anonymous");
+  await expect(fact("Events lost")).toHaveText("0");
+  const delivery = page.getByRole("region", { name: "Delivery" });
+  await expect(delivery.locator(".share", { hasText: "%" }).first()).toBeVisible();
+  await expect(page.getByRole("region", { name: "Flow" }).locator("dd").first()).not.toHaveText("0.0");
+  await shoot(page, "status");
+});
+
+test("a token makes another class, a bad one changes nothing", async ({ page, headwater }) => {
+  await open(page, headwater, "/status#sign-in");
+  const access = page.getByRole("region", { name: "Access" });
+  const who = page.getByRole("link", { name: /^Class / });
+  await access.getByLabel("Token").fill("not.a.token");
+  await access.getByRole("button", { name: "Sign in" }).click();
+  await expect(access.getByText("The server did not take the token")).toBeVisible();
+  await expect(who).toHaveText("anonymous");
+  await access.getByLabel("Token").fill(headwater.token("trader"));
+  await access.getByRole("button", { name: "Sign in" }).click();
+  await expect(who).toHaveText("trader");
+  await access.getByRole("button", { name: "Ask the server" }).click();
+  await expect(access.getByText("allowed")).toHaveCount(4);
+  await access.getByRole("button", { name: "Sign out" }).click();
+  await expect(who).toHaveText("anonymous");
+});
+
+test("what a class may not see says which class may", async ({ page, headwater }) => {
+  let allowed = false;
+  await between(page, (message, { say }) => {
+    const topics = (message["topics"] ?? []) as string[];
+    if (allowed || message["action"] !== "subscribe" || !topics.some((topic) => topic.includes("matches")))
+      return message;
+    for (const topic of topics) {
+      say({
+        type: "error",
+        id: message["id"],
+        code: "forbidden",
+        message: "trades are for class member and above",
+        topic,
+      });
+    }
+    return undefined;
+  });
+  await open(page, headwater, "/market/BTC-USD");
+  await expect(page.getByText("Trades need another class.")).toBeVisible();
+  await expect(page.getByText("Trades are for class member and above.")).toBeVisible();
+  await shoot(page, "forbidden");
+  await page.getByRole("link", { name: "Sign in", exact: true }).click();
+  await expect(page).toHaveURL(/\/status#sign-in$/);
+  await expect(page.getByLabel("Token")).toBeInViewport();
+  await page.getByRole("button", { name: "Ask the server" }).click();
+  const verdicts = page.getByRole("region", { name: "Access" }).locator(".verdicts");
+  await expect(verdicts.getByText("denied").first()).toBeVisible();
+  allowed = true;
+  await page.getByLabel("Token").fill(headwater.token("trader"));
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await expect(page.getByRole("link", { name: /^Class trader/ })).toBeVisible();
+  await page.getByRole("link", { name: "Market" }).click();
+  await expect(page.getByRole("region", { name: "Trades of BTC-USD" })).toBeVisible();
+});
