@@ -201,6 +201,7 @@ fn welcome(up: &Up, simulated: bool) {
     let data = if simulated { "SIMULATED data" } else { "live data" };
     print(&format!(
         "Headwater is up with {data}.\n\n  \
+         page       http://{address}/\n  \
          status     http://{address}/api/v1/status\n  \
          WebSocket  ws://{address}/live\n  \
          REST       http://{address}/api/v1/openapi.json\n\n\

@@ -50,7 +50,7 @@ export function Shell({ ready }: { ready: boolean }) {
         </nav>
         <span class="spacer" />
         <ConnectionMark />
-        <a class="chip who" href="/status#sign-in" aria-label={`Class ${className.value ?? "unknown"}; sign in`}>
+        <a class="chip class" href="/status#sign-in" aria-label={`Class ${className.value ?? "unknown"}; sign in`}>
           <Person />
           <span>{className.value ?? "…"}</span>
         </a>
@@ -100,7 +100,8 @@ function Origin() {
     <div class={`origin ${simulated.value ? "" : "unknown"}`} role="status">
       {simulated.value && (
         <p>
-          <strong>Simulated data.</strong> <span>Every price, person and post here is made up.</span>
+          <strong>Simulated data.</strong> Everything here is made up
+          <span>: every price, every person, every post</span>.
         </p>
       )}
     </div>

@@ -135,7 +135,7 @@ test("every view can be linked to, and what is none says so", async ({ page, hea
 test("the picture of the README", async ({ page, headwater }) => {
   await page.setViewportSize({ width: 1280, height: 800 });
   await page.emulateMedia({ colorScheme: "light" });
-  await open(page, headwater);
+  await open(page, headwater, "/?pairs=BTC-USD,ETH-USD,SOL-USD,DOGE-USD,XRP-USD,ADA-USD,LTC-USD");
   await page.getByLabel("One second").check();
   await expect(page.locator('.tile:not([data-pair="BTC-USD"]) .change.up, .tile .change.down').first()).toBeVisible();
   await expect(page.locator(".ladder tbody tr:not(.blank)").nth(30)).toBeVisible();

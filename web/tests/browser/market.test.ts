@@ -3,7 +3,7 @@ import { expect, open, shoot, test } from "./page.ts";
 test("prices move, with history behind them and a book beside them", async ({ page, headwater }) => {
   await open(page, headwater);
   const price = page.locator('[data-pair="BTC-USD"] .price');
-  const before = await price.textContent();
+  const before = (await price.textContent()) ?? "";
   expect(before).toMatch(/^[\d,]+\.\d\d$/);
   await expect(price).not.toHaveText(before);
   await expect(page.getByRole("heading", { name: "BTC/USD" })).toBeVisible();

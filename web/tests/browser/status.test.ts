@@ -68,6 +68,6 @@ test("what a class may not see says which class may", async ({ page, headwater }
   await page.getByLabel("Token").fill(headwater.token("trader"));
   await page.getByRole("button", { name: "Sign in" }).click();
   await expect(page.getByRole("link", { name: /^Class trader/ })).toBeVisible();
-  await page.getByRole("link", { name: "Market" }).click();
+  await page.getByRole("link", { name: "Market", exact: true }).click();
   await expect(page.getByRole("region", { name: "Trades of BTC-USD" })).toBeVisible();
 });

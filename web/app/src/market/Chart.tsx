@@ -12,6 +12,7 @@ import {
   type UTCTimestamp,
 } from "lightweight-charts";
 import { useEffect, useRef } from "preact/hooks";
+import { fixed } from "../format";
 import { atMostEvery } from "../frame";
 import { rest } from "../session";
 import { colour, theme } from "../theme";
@@ -40,8 +41,10 @@ export interface ChartFeed {
 /** A chart of `pair`. `topic` has its trades, and `first` resolves with the number of the first that `feed` gives. */
 export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; first: Promise<number> }) {
   const { pair, decimals, feed, first } = props;
-  const seconds = useSignal<number>(5);
+  const seconds = useSignal<number>(1);
   const empty = useSignal(true);
+  /** Whether the reader has said which candles they want. */
+  const chosen = useRef(false);
   const box = useRef<HTMLDivElement>(null);
   const drawn = useRef<{ chart: IChartApi; show: () => void; trades: Trades } | undefined>(undefined);
 
@@ -50,14 +53,22 @@ export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; 
     if (!element) return;
     const chart = createChart(element, {
       autoSize: true,
-      layout: { attributionLogo: false, fontFamily: "inherit" },
-      timeScale: { timeVisible: true, secondsVisible: true, rightOffset: 4, shiftVisibleRangeOnNewBar: true },
-      localization: { locale: "en-GB" },
+      layout: { attributionLogo: false, fontFamily: getComputedStyle(element).fontFamily },
+      timeScale: { timeVisible: true, secondsVisible: true, rightOffset: 3, barSpacing: 9 },
+      localization: { locale: "en-GB", priceFormatter: (price: number) => fixed(price, decimals) },
+      // The wheel and a finger that moves up or down are for the page.
+      handleScroll: { mouseWheel: false, vertTouchDrag: false },
+      handleScale: { mouseWheel: false },
     });
     const candles = chart.addSeries(CandlestickSeries, {
       priceFormat: { type: "price", precision: decimals, minMove: 10 ** -decimals },
     });
-    const volume = chart.addSeries(HistogramSeries, { priceScaleId: "", priceFormat: { type: "volume" } });
+    const volume = chart.addSeries(HistogramSeries, {
+      priceScaleId: "",
+      priceFormat: { type: "volume" },
+      lastValueVisible: false,
+      priceLineVisible: false,
+    });
     volume.priceScale().applyOptions({ scaleMargins: { top: 0.84, bottom: 0 } });
     candles.priceScale().applyOptions({ scaleMargins: { top: 0.08, bottom: 0.22 } });
     const trades = new Trades(seconds.peek());
@@ -82,6 +93,7 @@ export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; 
           before = oldest.seq;
           draw();
         }
+        if (!chosen.current && !gone) group(fitting(trades.span));
       },
       () => {},
     );
@@ -125,7 +137,7 @@ export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; 
     show?.();
   }, [theme.value, pair, feed]);
 
-  const choose = (value: number) => {
+  const group = (value: number) => {
     seconds.value = value;
     drawn.current?.trades.regroup(value);
     drawn.current?.show();
@@ -144,7 +156,10 @@ export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; 
                 type="radio"
                 name="interval"
                 checked={seconds.value === one.seconds}
-                onChange={() => choose(one.seconds)}
+                onChange={() => {
+                  chosen.current = true;
+                  group(one.seconds);
+                }}
               />
               <span aria-hidden="true">{one.label}</span>
               <span class="sr-only">{one.name}</span>
@@ -169,6 +184,12 @@ export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; 
       </p>
     </section>
   );
+}
+
+/** The candles that show a span of time, in seconds, best. */
+function fitting(span: number): number {
+  const wanted = span / 150;
+  return INTERVALS.find(({ seconds }) => seconds >= wanted)?.seconds ?? 300;
 }
 
 function toTrade({ trade_id, time, price, size }: Match) {

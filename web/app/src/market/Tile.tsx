@@ -16,7 +16,7 @@ export function Price({ pair }: { pair: Pair }) {
   const direction = quote?.direction;
   useEffect(() => {
     if (price === undefined || direction === undefined || calm.matches) return;
-    element.current?.animate([{ color: `var(--${direction})` }, {}], { duration: 700, easing: "ease-out" });
+    element.current?.animate([{ color: `var(--${direction})` }, {}], { duration: 500, easing: "ease-out" });
   }, [price]);
   return (
     <span class="price" ref={element}>

@@ -48,6 +48,11 @@ export class Trades {
     return this.#candles.length;
   }
 
+  /** Seconds from the first trade to the last. */
+  get span(): number {
+    return (this.#trades.at(-1)?.time ?? 0) - (this.#trades[0]?.time ?? 0);
+  }
+
   /** Sums the trades up anew, in candles of `seconds` each. */
   regroup(seconds: number): void {
     this.#seconds = seconds;

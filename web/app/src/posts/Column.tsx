@@ -34,9 +34,8 @@ export function Column({ topic, onRemove }: { topic: string; onRemove: () => voi
   };
   const release = () => {
     paused.value = false;
-    away.value = false;
+    // What waits is let in once the top has been reached: before, the list would hold its place.
     scroller.current?.scrollTo({ top: 0 });
-    feed.hold(false);
   };
   const onScroll = () => {
     away.value = (scroller.current?.scrollTop ?? 0) > NEAR_TOP;
@@ -74,7 +73,7 @@ export function Column({ topic, onRemove }: { topic: string; onRemove: () => voi
             onScroll={onScroll}
             // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls has to be reachable with the keyboard
             tabIndex={0}
-            role="feed"
+            role={feed.posts.value.length > 0 ? "feed" : "group"}
             aria-label={`${title}, newest first`}
             aria-busy="false"
           >

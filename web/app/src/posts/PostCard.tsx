@@ -6,7 +6,8 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import { age, compact, moment } from "../format";
 import { Boost, Heart, Outward, Reply } from "../icons";
 import { now } from "../session";
-import { safe, split } from "./html";
+import { split } from "./emoji";
+import { safe } from "./html";
 import { Gallery } from "./Media";
 
 /** A post, folded at first where it has a content warning. */

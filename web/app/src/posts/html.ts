@@ -2,6 +2,7 @@
 
 import DOMPurify from "dompurify";
 import type { Emoji } from "headwater-client";
+import { split } from "./emoji";
 
 /** What Mastodon's markup consists of. */
 const TAGS = [
@@ -55,16 +56,6 @@ export function safe(html: string, emojis: readonly Emoji[]): DocumentFragment {
     for (const text of texts) text.replaceWith(...split(text.data, emojis).map(toNode));
   }
   return fragment;
-}
-
-/** A text, in pieces that are texts and emoji. */
-export function split(text: string, emojis: readonly Emoji[]): (string | Emoji)[] {
-  if (emojis.length === 0 || !text.includes(":")) return [text];
-  const known = new Map(emojis.map((emoji) => [emoji.shortcode, emoji]));
-  return text
-    .split(/:([\w-]+):/)
-    .map((part, index) => (index % 2 === 0 ? part : (known.get(part) ?? `:${part}:`)))
-    .filter((part) => part !== "");
 }
 
 function toNode(part: string | Emoji): Node {

@@ -24,10 +24,10 @@ export function Access() {
   const use = async (token: string | undefined) => {
     busy.value = true;
     failure.value = "";
+    verdicts.value = {};
     try {
       await signIn(token);
       text.value = "";
-      verdicts.value = {};
     } catch (error) {
       failure.value = `The server did not take the token: ${error instanceof Error ? error.message : String(error)}`;
     }

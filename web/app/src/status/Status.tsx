@@ -1,7 +1,7 @@
 /** The status view: what the sources do, how the connection does, and who the reader is. */
 
 import type { SourceState } from "headwater-client";
-import { compact, duration, fixed, moment } from "../format";
+import { clock, compact, duration, fixed } from "../format";
 import { gaps, link, meter, now, roundTrip, simulated, status, topics, wasOpen, welcome } from "../session";
 import { Access } from "./Access";
 import { BOUNDS, SECONDS } from "./meter";
@@ -38,9 +38,11 @@ function Sources() {
         {simulated.value && <span class="badge simulated">Simulated</span>}
       </header>
       {!current ? (
-        <div class="pad">
-          <div class="ghost" />
-        </div>
+        <ul class="sources">
+          <li class="pad">
+            <div class="ghost grow" />
+          </li>
+        </ul>
       ) : current.sources.length === 0 ? (
         <p class="quiet pad">No source has reported yet.</p>
       ) : (
@@ -50,11 +52,11 @@ function Sources() {
           ))}
         </ul>
       )}
-      {current && (
-        <p class="quiet small pad">
-          Version {current.version}, {current.topics} topics fetched, {current.connections} connections
-        </p>
-      )}
+      <p class="quiet small pad">
+        {current
+          ? `Version ${current.version}, ${current.topics} topics fetched, ${current.connections} connections`
+          : "\u00a0"}
+      </p>
     </section>
   );
 }
@@ -92,7 +94,7 @@ function Connection() {
     ["Round trip", roundTrip.value === undefined ? "–" : duration(roundTrip.value)],
     ["Topics", `${topics.value.length} of ${who?.limits.topics ?? "–"}`],
     ["Limit", who ? `${who.limits.messagesPerSecond} messages a second` : "–"],
-    ["Renewed before", who ? moment(who.expiresAt) : "–"],
+    ["Renewed before", who ? clock(who.expiresAt) : "–"],
     ["Events lost", `${gaps.value}`],
   ];
   return (

@@ -1,0 +1,78 @@
+import { Headwater } from "../harness/headwater.ts";
+import { expect, open, test } from "./page.ts";
+
+/** How long the page is watched, in seconds. */
+const SECONDS = Number(process.env["SOAK_SECONDS"] ?? 0);
+
+/** How often the heap is measured, in seconds. */
+const EVERY = Math.max(5, Math.round(SECONDS / 30));
+
+/** Events a second that the page has to bear. */
+const EVENTS = 200;
+
+/** Pictures a second that it has to keep to. */
+const FRAMES = 50;
+
+/** Most bytes that the heap may have grown by from the first third to the last. */
+const GROWTH = 8 * 1024 * 1024;
+
+test("memory and pictures hold up under a stream @soak", async ({ page }) => {
+  test.setTimeout((SECONDS + 120) * 1_000);
+  const headwater = await Headwater.start({ rate: Number(process.env["SOAK_RATE"] ?? 300) });
+  let events = 0;
+  page.on("websocket", (socket) =>
+    socket.on("framereceived", ({ payload }) => {
+      for (const frame of JSON.parse(String(payload)).frames ?? []) events += frame.events.length;
+    }),
+  );
+  await page.addInitScript(() => {
+    const frames: number[] = [];
+    let count = 0;
+    Object.assign(window, { frames });
+    const tick = () => {
+      count += 1;
+      requestAnimationFrame(tick);
+    };
+    requestAnimationFrame(tick);
+    let last = performance.now();
+    setInterval(() => {
+      const now = performance.now();
+      frames.push((count * 1_000) / (now - last));
+      count = 0;
+      last = now;
+    }, 1_000);
+  });
+  await open(page, headwater, process.env["SOAK_PATH"] ?? "/");
+  const session = await page.context().newCDPSession(page);
+  const heaps: number[] = [];
+  const rates: number[] = [];
+  const started = Date.now();
+  while (Date.now() - started < SECONDS * 1_000) {
+    const [before, from] = [events, Date.now()];
+    await page.waitForTimeout(EVERY * 1_000);
+    const rate = ((events - before) * 1_000) / (Date.now() - from);
+    rates.push(rate);
+    await session.send("HeapProfiler.collectGarbage");
+    const { usedSize } = await session.send("Runtime.getHeapUsage");
+    heaps.push(usedSize);
+    const elements = await page.evaluate(() => document.querySelectorAll("*").length);
+    const second = Math.round((Date.now() - started) / 1_000);
+    console.log(
+      `${second} s: ${(usedSize / 2 ** 20).toFixed(1)} MiB, ${elements} elements, ${rate.toFixed(0)} events/s`,
+    );
+  }
+  const frames = await page.evaluate(() => (window as unknown as { frames: number[] }).frames.slice(5));
+  await headwater.stop();
+  const sorted = [...frames].sort((a, b) => a - b);
+  const fifth = sorted[Math.floor(sorted.length * 0.05)] ?? 0;
+  const third = Math.max(1, Math.floor(heaps.length / 3));
+  const mean = (values: number[]) => values.reduce((sum, one) => sum + one, 0) / values.length;
+  const growth = mean(heaps.slice(-third)) - mean(heaps.slice(0, third));
+  const middle = sorted[Math.floor(sorted.length / 2)] ?? 0;
+  console.log(
+    `frames a second: median ${middle.toFixed(1)}, 95% above ${fifth.toFixed(1)}; heap grew by ${(growth / 2 ** 20).toFixed(2)} MiB; ${mean(rates).toFixed(0)} events/s`,
+  );
+  expect(mean(rates)).toBeGreaterThanOrEqual(EVENTS);
+  expect(growth).toBeLessThan(GROWTH);
+  expect(fifth).toBeGreaterThanOrEqual(FRAMES);
+});
