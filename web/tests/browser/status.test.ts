@@ -57,6 +57,7 @@ test("what a class may not see says which class may", async ({ page, headwater }
   await open(page, headwater, "/market/BTC-USD");
   await expect(page.getByText("Trades need another class.")).toBeVisible();
   await expect(page.getByText("Trades are for class member and above.")).toBeVisible();
+  await expect(page.getByText("No trades yet"), "the chart makes do with tickers").toBeHidden();
   await shoot(page, "forbidden");
   await page.getByRole("link", { name: "Sign in", exact: true }).click();
   await expect(page).toHaveURL(/\/status#sign-in$/);
