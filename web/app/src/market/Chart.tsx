@@ -30,7 +30,7 @@ const INTERVALS = [
 const PAGES = 10;
 
 /** How often the chart is drawn, in milliseconds. */
-const DRAW_EVERY_MS = 150;
+const DRAW_EVERY_MS = 250;
 
 /** An event that tells of a trade. A ticker tells of the newest; those between are not told of. */
 export type TradeEvent = Match | Ticker;

@@ -17,7 +17,7 @@ import { Change, Price } from "./Tile";
 const LISTED = 24;
 
 /** How often the list is drawn, in milliseconds. */
-const DRAW_EVERY_MS = 200;
+const DRAW_EVERY_MS = 250;
 
 /** Trades that the subscription starts with; what is older is read from the log. */
 const LAST = 1_000;
