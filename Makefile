@@ -83,7 +83,7 @@ bench: tools ## Measure speed and memory
 # On AWS and on stand-ins for it.
 
 .PHONY: cluster
-cluster: tools ## Run a cluster of plain processes behind HAProxy, with simulated upstreams
+cluster: tools web ## Run a cluster of plain processes behind HAProxy, with simulated upstreams
 	@command -v haproxy >/dev/null || test -x /usr/sbin/haproxy || { echo 'Install HAProxy first, such as: apt-get install haproxy' >&2; exit 1; }
 	$(CARGO) build --release --bin headwater --bin headwater-poller
 	@infra/cluster
@@ -102,13 +102,13 @@ $(TOOLS)/%/.done: infra/tools/%.txt
 ARCH ?= $(shell test -d "$$(rustc --print sysroot)/lib/rustlib/aarch64-unknown-linux-gnu" && echo arm64 || echo x86_64)
 
 .PHONY: package
-package: tools $(TOOLS)/aws/.done ## Build the zips of the four functions; ARCH=arm64 or x86_64
+package: tools web $(TOOLS)/aws/.done ## Build the zips of the four functions; ARCH=arm64 or x86_64
 	$(IN_TOOLS) CARGO_PROFILE_RELEASE_OPT_LEVEL=s cargo lambda build --release --locked --package functions --bins \
 		--output-format zip $(if $(filter arm64,$(ARCH)),--arm64,--x86-64)
 	@infra/package-report "$(or $(CARGO_TARGET_DIR),target)/lambda"
 
 .PHONY: lambda
-lambda: tools $(TOOLS)/aws/.done ## Run the functions under cargo lambda watch, behind the gateway
+lambda: tools web $(TOOLS)/aws/.done ## Run the functions under cargo lambda watch, behind the gateway
 	$(CARGO) build --bin headwater --bin headwater-poller
 	@$(IN_TOOLS) infra/lambda
 
@@ -117,7 +117,7 @@ IMAGE_FLAGS ?=
 IMAGE ?= headwater-poller
 
 .PHONY: image image-poller
-image: image-poller ## Build the images headwater and headwater-poller
+image: web image-poller ## Build the images headwater and headwater-poller
 	docker build --file infra/Dockerfile --target headwater --tag headwater $(IMAGE_FLAGS) .
 image-poller:
 	@command -v docker >/dev/null || { echo 'Install Docker first: https://docs.docker.com/engine/install' >&2; exit 1; }
@@ -128,7 +128,7 @@ PARAMETERS ?=
 DEPLOY_FLAGS ?=
 
 .PHONY: deploy
-deploy: tools $(TOOLS)/aws/.done ## Build and deploy to AWS; PARAMETERS='PollerImage=… AlarmEmail=…'
+deploy: tools web $(TOOLS)/aws/.done ## Build and deploy to AWS; PARAMETERS='PollerImage=… AlarmEmail=…'
 	$(IN_TOOLS) CARGO_PROFILE_RELEASE_OPT_LEVEL=s sam build --parameter-overrides Architecture=$(ARCH)
 	$(IN_TOOLS) sam deploy --parameter-overrides Architecture=$(ARCH) $(PARAMETERS) $(DEPLOY_FLAGS)
 

@@ -24,6 +24,9 @@ const STATUS_EVERY_MS = 10_000;
 /** How often the server's clock is compared with ours. */
 const CLOCK_EVERY_MS = 60_000;
 
+/** When that is done besides, after a connection was made: the first answers come while the page is busy. */
+const CLOCK_AFTER_MS = [0, 2_000, 6_000];
+
 /** What the connection is doing, and when the next attempt is made. */
 export const link = signal<{ state: State; retryAt?: number; error?: Error }>({ state: "idle" });
 
@@ -74,6 +77,7 @@ let token: string | undefined;
 export const rest = new Rest(location.origin, { token: () => token });
 
 let client: Headwater | undefined;
+let bestRoundTrip = Number.POSITIVE_INFINITY;
 const followed = new Map<string, number>();
 
 /** Connects. */
@@ -92,7 +96,8 @@ export async function start(): Promise<void> {
       lost.value = false;
       wasOpen.value = true;
       meter.expectBacklog();
-      void compareClocks();
+      bestRoundTrip = Number.POSITIVE_INFINITY;
+      for (const wait of CLOCK_AFTER_MS) setTimeout(compareClocks, wait);
       void refreshStatus();
     }
   });
@@ -194,6 +199,9 @@ async function compareClocks(): Promise<void> {
   try {
     const pong = await client.ping();
     roundTrip.value = pong.roundTrip;
+    // The faster the answer, the less its two ways can differ.
+    if (pong.roundTrip > bestRoundTrip * 1.5) return;
+    bestRoundTrip = pong.roundTrip;
     meter.clockAhead = pong.clockAhead;
   } catch {
     // It is asked again in a minute.

@@ -20,6 +20,9 @@ const OVERDUE_MS = 5_000;
 /** How long a connection must last to count as one that was of use. */
 const USEFUL_MS = 10_000;
 
+/** How long before a token expires another is shown, at most. */
+const TOKEN_EARLY_MS = 30_000;
+
 /** Longest time that `setTimeout` takes. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
@@ -98,6 +101,7 @@ export class Headwater {
   #running = false;
   #flushing = false;
   #renewal: ReturnType<typeof setTimeout> | undefined;
+  #refresh: ReturnType<typeof setTimeout> | undefined;
   #useful: ReturnType<typeof setTimeout> | undefined;
   /** Ends the wait under way. */
   #hurry: (() => void) | undefined;
@@ -203,12 +207,18 @@ export class Headwater {
     const token = await this.#token();
     if (token !== undefined) {
       try {
-        await link.request({ action: "authenticate", token });
-        const answer = await link.request({ action: "hello" });
-        if (answer.type === "welcome") return;
+        const answer = await link.request({ action: "authenticate", token });
+        if (answer.type === "authenticated" && this.#welcome) {
+          const { principal, class: name, limits, tokenExpiresAt } = answer;
+          this.#greet({ ...this.#welcome, principal, class: name, limits, ...(tokenExpiresAt && { tokenExpiresAt }) });
+          this.#planRenewal(link);
+          return;
+        }
       } catch (error) {
-        const unknown = error instanceof RequestError && error.code === "unknown_action";
-        if (!unknown) throw error;
+        if (!(error instanceof RequestError)) throw error;
+        if (error.code === "unauthorized") throw new TokenError(error.message, { cause: error });
+        // A token of somebody else, or an older server: both take it over a new connection.
+        if (error.code !== "forbidden" && error.code !== "unknown_action") throw error;
       }
     }
     await this.#takeOver(link);
@@ -279,6 +289,7 @@ export class Headwater {
 
   #drop(): void {
     clearTimeout(this.#renewal);
+    clearTimeout(this.#refresh);
     clearTimeout(this.#useful);
     for (const [id, { timer }] of this.#requests) {
       clearTimeout(timer);
@@ -341,9 +352,22 @@ export class Headwater {
     this.#emitter.emit("welcome", welcome);
   }
 
-  /** Connects anew before the gateway ends the connection, which is after two hours. */
+  /**
+   * Connects anew before the gateway ends the connection, which is after two hours, and shows another token before the
+   * present one expires.
+   */
   #planRenewal(link: Link): void {
     clearTimeout(this.#renewal);
+    clearTimeout(this.#refresh);
+    const tokenExpires = Date.parse(this.#welcome?.tokenExpiresAt ?? "");
+    if (!Number.isNaN(tokenExpires) && typeof this.#options.token === "function") {
+      const left = tokenExpires - Date.now();
+      const early = Math.min(TOKEN_EARLY_MS, left / 5);
+      const refresh = () => {
+        this.authenticate().catch((error: Error) => this.#emitter.emit("error", error));
+      };
+      this.#refresh = setTimeout(refresh, Math.min(Math.max(left - early, 1_000), MAX_TIMEOUT_MS));
+    }
     const expires = Date.parse(this.#welcome?.expiresAt ?? "");
     if (Number.isNaN(expires)) return;
     const random = this.#options.random ?? Math.random;
@@ -497,7 +521,10 @@ export class Headwater {
     const request = id === undefined ? undefined : this.#requests.get(id);
     if (id === undefined || !request) {
       // A replay that failed is asked for again by whoever waits for it.
+      const revoked =
+        error.code === "forbidden" && error.topic !== undefined ? this.#rooms.get(error.topic) : undefined;
       if (error.code === "rate_limited") this.#askAgainSoon();
+      else if (revoked) this.#turnOut(revoked, error);
       else this.#emitter.emit("error", error);
       return;
     }
@@ -510,15 +537,20 @@ export class Headwater {
     for (const room of rooms) {
       if (!room) continue;
       request.topics.delete(room.topic);
-      room.wire = "out";
-      for (const subscription of [...room.subscribers]) {
-        if (!subscription.tell(error)) this.#emitter.emit("error", error);
-        subscription.end(error);
-      }
+      this.#turnOut(room, error);
     }
     if (request.topics.size === 0) {
       clearTimeout(request.timer);
       this.#requests.delete(id);
+    }
+  }
+
+  /** Ends a topic's subscriptions, with the reason. */
+  #turnOut(room: Room, error: Error): void {
+    room.wire = "out";
+    for (const subscription of [...room.subscribers]) {
+      if (!subscription.tell(error)) this.#emitter.emit("error", error);
+      subscription.end(error);
     }
   }
 

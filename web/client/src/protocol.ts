@@ -18,6 +18,8 @@ export type ErrorCode =
   | "unknown_action"
   | "unknown_topic"
   | "forbidden"
+  | "unauthorized"
+  | "expired"
   | "too_many_topics"
   | "rate_limited"
   | "too_large"
@@ -43,6 +45,8 @@ export interface Welcome {
   limits: { topics: number; messagesPerSecond: number };
   /** When the gateway ends the connection. */
   expiresAt: string;
+  /** When the token expires, and the connection ends unless another was shown by then. */
+  tokenExpiresAt?: string;
 }
 
 /** Events of one topic: the first has the number `seq`, the rest count up by one. */
@@ -64,6 +68,7 @@ export interface GapMessage {
 /** A message from the server. */
 export type Message =
   | ({ type: "welcome"; id?: string } & Welcome)
+  | ({ type: "authenticated"; id?: string } & Pick<Welcome, "principal" | "class" | "limits" | "tokenExpiresAt">)
   | { type: "subscribed"; id?: string; topics: { topic: string; seq: number; recovered?: boolean }[] }
   | { type: "unsubscribed"; id?: string; topics: string[] }
   | { type: "subscriptions"; id?: string; topics: string[] }

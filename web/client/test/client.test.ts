@@ -374,6 +374,56 @@ describe("a client", () => {
     expect(seqs, "the connection is as good as before").toEqual([1, 2]);
   });
 
+  test("shows another token over the open connection before the one it has expires", async () => {
+    let turn = 0;
+    server.tokenLife = 600_000;
+    const it = client({ token: () => `jwt${++turn}` });
+    const classes: string[] = [];
+    it.on("welcome", (welcome) => classes.push(`${welcome.class} ${welcome.limits.topics}`));
+    it.connect();
+    await settle(560_000);
+    expect(server.socket.requests("authenticate")).toEqual([]);
+    server.class = "trader";
+    await settle(15_000);
+    expect(server.socket.requests("authenticate").map(({ token }) => token)).toEqual(["jwt2"]);
+    expect(classes).toEqual(["anonymous 50", "trader 100"]);
+    await settle(590_000);
+    expect(server.socket.requests("authenticate").map(({ token }) => token)).toEqual(["jwt2", "jwt3"]);
+    expect(server.sockets).toHaveLength(1);
+  });
+
+  test("tells a token that is not good from one that needs a new connection", async () => {
+    let token = "jwt";
+    server.tokenLife = 600_000;
+    const it = client({ token: () => token });
+    it.connect();
+    await settle();
+    token = "bad";
+    await expect(it.authenticate()).rejects.toThrow("the token is not good");
+    expect(server.sockets).toHaveLength(1);
+    token = "other";
+    const done = it.authenticate();
+    await settle(100);
+    await done;
+    expect(server.sockets).toHaveLength(2);
+  });
+
+  test("a topic that is no longer allowed ends with the reason", async () => {
+    const it = client();
+    const told: string[] = [];
+    it.subscribe(TOPIC, { onError: (error) => told.push(error.message) }, () => {});
+    const other = numbers(it, OTHER);
+    await settle();
+    server.socket.say({ type: "error", code: "forbidden", message: "tickers are for others", topic: TOPIC });
+    server.socket.push(OTHER, 1);
+    expect(told).toEqual(["tickers are for others"]);
+    expect(other).toEqual([1]);
+    await settle();
+    numbers(it);
+    await settle();
+    expect(server.socket.requests("subscribe").at(-1)?.["topics"]).toEqual([TOPIC]);
+  });
+
   test("survives what is no message of the protocol", async () => {
     const it = client();
     const errors: string[] = [];

@@ -77,6 +77,8 @@ export class FakeServer {
   /** When connections end. */
   expiresAt = "";
   class = "anonymous";
+  /** How long tokens are good, in milliseconds, for a server that takes them over an open connection. */
+  tokenLife = 0;
   readonly WebSocket: SocketConstructor;
 
   constructor() {
@@ -111,7 +113,27 @@ export class FakeServer {
           class: this.class,
           limits: { topics: 50, messagesPerSecond: 10 },
           expiresAt: this.expiresAt,
+          ...(this.tokenLife > 0 && { tokenExpiresAt: this.#tokenExpiresAt() }),
         });
+        return;
+      case "authenticate":
+        if (this.tokenLife === 0) {
+          socket.say({ type: "error", id, code: "unknown_action", message: "no such action" });
+        } else if (message["token"] === "bad") {
+          socket.say({ type: "error", id, code: "unauthorized", message: "the token is not good" });
+        } else if (message["token"] === "other") {
+          socket.say({ type: "error", id, code: "forbidden", message: "the token is somebody else's" });
+        } else {
+          const limits = { topics: 100, messagesPerSecond: 20 };
+          socket.say({
+            type: "authenticated",
+            id,
+            principal: "p",
+            class: this.class,
+            limits,
+            tokenExpiresAt: this.#tokenExpiresAt(),
+          });
+        }
         return;
       case "subscribe": {
         const good = topics.filter((topic) => !topic.includes("bad"));
@@ -148,5 +170,9 @@ export class FakeServer {
       default:
         socket.say({ type: "error", id, code: "unknown_action", message: "no such action" });
     }
+  }
+
+  #tokenExpiresAt(): string {
+    return new Date(Date.now() + this.tokenLife).toISOString();
   }
 }

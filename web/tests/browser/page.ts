@@ -12,7 +12,10 @@ type Json = Record<string, unknown>;
 /** Changes what a server says on the way to the page. */
 export type Rewrite = (message: Json, socket: { say(message: Json): void }) => Json | undefined;
 
-export const test = base.extend<{ watched: { violations: string[] } }, { headwater: Headwater; elsewhere: Headwater }>({
+export const test = base.extend<
+  { watched: { violations: string[] } },
+  { headwater: Headwater; elsewhere: Headwater; guarded: Headwater }
+>({
   // One server for all tests that leave it as it was.
   headwater: [
     // biome-ignore lint/correctness/noEmptyPattern: Playwright reads the pattern
@@ -28,6 +31,16 @@ export const test = base.extend<{ watched: { violations: string[] } }, { headwat
     // biome-ignore lint/correctness/noEmptyPattern: Playwright reads the pattern
     async ({}, use) => {
       const headwater = await Headwater.start({ rate: 60, durable: true });
+      await use(headwater);
+      await headwater.stop();
+    },
+    { scope: "worker" },
+  ],
+  // One that takes tokens.
+  guarded: [
+    // biome-ignore lint/correctness/noEmptyPattern: Playwright reads the pattern
+    async ({}, use) => {
+      const headwater = await Headwater.start({ rate: 60, tokens: true });
       await use(headwater);
       await headwater.stop();
     },

@@ -153,7 +153,7 @@ test("a reader who scrolls is not disturbed, and is told what is new", async ({ 
   await open(page, headwater, "/posts?c=public");
   const column = page.getByRole("region", { name: "All posts" });
   await expect(column.getByRole("article").nth(3)).toBeVisible();
-  const feed = column.getByRole("feed");
+  const feed = column.locator(".scroller");
   await feed.hover();
   await page.mouse.wheel(0, 900);
   const fresh = column.getByRole("button", { name: /^\d+ new$/ });

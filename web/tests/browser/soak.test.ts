@@ -16,6 +16,9 @@ const FRAMES = 50;
 /** Most bytes that the heap may have grown by from the first third to the last. */
 const GROWTH = 8 * 1024 * 1024;
 
+// Tracing takes pictures of its own, and would be what is measured.
+test.use({ trace: "off" });
+
 test("memory and pictures hold up under a stream @soak", async ({ page }) => {
   test.setTimeout((SECONDS + 120) * 1_000);
   const headwater = await Headwater.start({ rate: Number(process.env["SOAK_RATE"] ?? 300) });
@@ -44,6 +47,7 @@ test("memory and pictures hold up under a stream @soak", async ({ page }) => {
   });
   await open(page, headwater, process.env["SOAK_PATH"] ?? "/");
   const session = await page.context().newCDPSession(page);
+  await session.send("Performance.enable");
   const heaps: number[] = [];
   const rates: number[] = [];
   const started = Date.now();
@@ -61,6 +65,11 @@ test("memory and pictures hold up under a stream @soak", async ({ page }) => {
       `${second} s: ${(usedSize / 2 ** 20).toFixed(1)} MiB, ${elements} elements, ${rate.toFixed(0)} events/s`,
     );
   }
+  const { metrics } = await session.send("Performance.getMetrics");
+  const spent = metrics
+    .filter(({ name }) => name.endsWith("Duration"))
+    .map(({ name, value }) => `${name} ${value.toFixed(1)} s`);
+  console.log(spent.join(", "));
   const frames = await page.evaluate(() => (window as unknown as { frames: number[] }).frames.slice(5));
   await headwater.stop();
   const sorted = [...frames].sort((a, b) => a - b);

@@ -20,15 +20,15 @@ test("the status tells of sources, the connection and what flows", async ({ page
   await shoot(page, "status");
 });
 
-test("a token makes another class, a bad one changes nothing", async ({ page, headwater }) => {
-  await open(page, headwater, "/status#sign-in");
+test("a token makes another class, a bad one changes nothing", async ({ page, guarded }) => {
+  await open(page, guarded, "/status#sign-in");
   const access = page.getByRole("region", { name: "Access" });
   const who = page.getByRole("link", { name: /^Class / });
   await access.getByLabel("Token").fill("not.a.token");
   await access.getByRole("button", { name: "Sign in" }).click();
   await expect(access.getByText("The server did not take the token")).toBeVisible();
   await expect(who).toHaveText("anonymous");
-  await access.getByLabel("Token").fill(headwater.token("trader"));
+  await access.getByLabel("Token").fill(guarded.token("trader"));
   await access.getByRole("button", { name: "Sign in" }).click();
   await expect(who).toHaveText("trader");
   await access.getByRole("button", { name: "Ask the server" }).click();
@@ -37,7 +37,7 @@ test("a token makes another class, a bad one changes nothing", async ({ page, he
   await expect(who).toHaveText("anonymous");
 });
 
-test("what a class may not see says which class may", async ({ page, headwater }) => {
+test("what a class may not see says which class may", async ({ page, guarded }) => {
   let allowed = false;
   await between(page, (message, { say }) => {
     const topics = (message["topics"] ?? []) as string[];
@@ -54,9 +54,10 @@ test("what a class may not see says which class may", async ({ page, headwater }
     }
     return undefined;
   });
-  await open(page, headwater, "/market/BTC-USD");
+  await open(page, guarded, "/market/BTC-USD");
   await expect(page.getByText("Trades need another class.")).toBeVisible();
   await expect(page.getByText("Trades are for class member and above.")).toBeVisible();
+  await expect(page.getByText("No trades yet"), "the chart makes do with tickers").toBeHidden();
   await shoot(page, "forbidden");
   await page.getByRole("link", { name: "Sign in", exact: true }).click();
   await expect(page).toHaveURL(/\/status#sign-in$/);
@@ -65,7 +66,7 @@ test("what a class may not see says which class may", async ({ page, headwater }
   const verdicts = page.getByRole("region", { name: "Access" }).locator(".verdicts");
   await expect(verdicts.getByText("denied").first()).toBeVisible();
   allowed = true;
-  await page.getByLabel("Token").fill(headwater.token("trader"));
+  await page.getByLabel("Token").fill(guarded.token("trader"));
   await page.getByRole("button", { name: "Sign in" }).click();
   await expect(page.getByRole("link", { name: /^Class trader/ })).toBeVisible();
   await page.getByRole("link", { name: "Market", exact: true }).click();

@@ -23,6 +23,8 @@ export interface Options {
   /** Trades a second over all pairs; a tenth as many posts. */
   rate?: number;
   seed?: number;
+  /** Take tokens, so that classes differ in what they may do. */
+  tokens?: boolean;
   /** Use these upstreams in place of simulated ones that live with the server. */
   upstreams?: Simulators;
   env?: Record<string, string>;
@@ -82,14 +84,14 @@ export class Headwater {
 
   /** Starts it, again if it was killed. */
   async up(): Promise<void> {
-    const { rate = 40, seed = 1, upstreams, env = {} } = this.#options;
+    const { rate = 40, seed = 1, tokens = false, upstreams, env = {} } = this.#options;
     const simulated = ["--simulated", "--rate", `${rate}`, "--seed", `${seed}`];
     const child = spawn(binary(), ["up", ...(upstreams ? [] : simulated)], {
       env: {
         ...process.env,
         HEADWATER_LISTEN: `127.0.0.1:${this.port}`,
-        HEADWATER_JWT_SECRET: JWT_SECRET,
         HEADWATER_LOG: "warn",
+        ...(tokens && { HEADWATER_JWT_SECRET: JWT_SECRET }),
         ...(this.#dir && { HEADWATER_DATA_DIR: this.#dir }),
         ...upstreams?.env,
         ...env,

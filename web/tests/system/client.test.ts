@@ -196,12 +196,14 @@ describe("the client and the server", () => {
   });
 
   test("a token makes another class, at once and with nothing missed", async () => {
+    const guarded = await Headwater.start({ rate: 200, tokens: true });
     let token: string | undefined;
-    const client = connected(headwater.socket, { token: () => token });
-    const { seqs, gaps, more } = follow(client);
+    const client = connected(guarded.socket, { token: () => token });
+    // What everybody may see.
+    const { seqs, gaps, more } = follow(client, ["coinbase/ticker/BTC-USD", "mastodon/public"]);
     await more(2);
     expect(client.welcome?.class).toBe("anonymous");
-    token = headwater.token("trader");
+    token = guarded.token("trader");
     await client.authenticate();
     await until(() => client.welcome?.class === "trader");
     await more(2);
@@ -211,6 +213,8 @@ describe("the client and the server", () => {
     expect(client.welcome?.class).toBe("trader");
     expectWhole(seqs);
     expect(gaps).toEqual([]);
+    client.close();
+    await guarded.stop();
   });
 
   test("the REST interface starts and stops topics on the connection", async () => {

@@ -1,7 +1,7 @@
 /** The chart of a pair, filled from the log. */
 
 import { useSignal } from "@preact/signals";
-import type { Match } from "headwater-client";
+import type { Match, Ticker } from "headwater-client";
 import {
   CandlestickSeries,
   ColorType,
@@ -16,7 +16,7 @@ import { fixed } from "../format";
 import { atMostEvery } from "../frame";
 import { rest } from "../session";
 import { colour, theme } from "../theme";
-import { type Drawing, Trades } from "./candles";
+import { type Drawing, type Trade, Trades } from "./candles";
 
 /** What a candle can sum up. */
 const INTERVALS = [
@@ -30,17 +30,26 @@ const INTERVALS = [
 const PAGES = 10;
 
 /** How often the chart is drawn, in milliseconds. */
-const DRAW_EVERY_MS = 150;
+const DRAW_EVERY_MS = 250;
+
+/** An event that tells of a trade. A ticker tells of the newest; those between are not told of. */
+export type TradeEvent = Match | Ticker;
 
 /** Gives a chart the trades as they come. */
 export interface ChartFeed {
   /** Calls with each trade. */
-  onTrade(listener: (match: Match) => void): () => void;
+  onTrade(listener: (event: TradeEvent) => void): () => void;
 }
 
-/** A chart of `pair`. `topic` has its trades, and `first` resolves with the number of the first that `feed` gives. */
-export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; first: Promise<number> }) {
-  const { pair, decimals, feed, first } = props;
+/** A chart of `pair`. `channel` has its trades, and `first` resolves with the number of the first that `feed` gives. */
+export function Chart(props: {
+  pair: string;
+  channel: "matches" | "ticker";
+  decimals: number;
+  feed: ChartFeed;
+  first: Promise<number>;
+}) {
+  const { pair, channel, decimals, feed, first } = props;
   const seconds = useSignal<number>(1);
   const empty = useSignal(true);
   /** Whether the reader has said which candles they want. */
@@ -55,14 +64,12 @@ export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; 
       autoSize: true,
       layout: { attributionLogo: false, fontFamily: getComputedStyle(element).fontFamily },
       timeScale: { timeVisible: true, secondsVisible: true, rightOffset: 3, barSpacing: 9 },
-      localization: { locale: "en-GB", priceFormatter: (price: number) => fixed(price, decimals) },
+      localization: { locale: "en-GB" },
       // The wheel and a finger that moves up or down are for the page.
       handleScroll: { mouseWheel: false, vertTouchDrag: false },
       handleScale: { mouseWheel: false },
     });
-    const candles = chart.addSeries(CandlestickSeries, {
-      priceFormat: { type: "price", precision: decimals, minMove: 10 ** -decimals },
-    });
+    const candles = chart.addSeries(CandlestickSeries);
     const volume = chart.addSeries(HistogramSeries, {
       priceScaleId: "",
       priceFormat: { type: "volume" },
@@ -72,24 +79,30 @@ export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; 
     volume.priceScale().applyOptions({ scaleMargins: { top: 0.84, bottom: 0 } });
     candles.priceScale().applyOptions({ scaleMargins: { top: 0.08, bottom: 0.22 } });
     const trades = new Trades(seconds.peek());
+    let gone = false;
     const show = () => {
+      if (gone) return;
       empty.value = trades.length === 0;
       put(candles, volume, trades.draw());
     };
     const draw = atMostEvery(DRAW_EVERY_MS, show);
-    const stop = feed.onTrade((match) => {
-      trades.add(toTrade(match));
+    const stop = feed.onTrade((event) => {
+      const trade = toTrade(event);
+      if (!trade) return;
+      trades.add(trade);
       draw();
     });
-    let gone = false;
     void first.then(
       async (seq) => {
         let before = seq;
         for (let page = 0; page < PAGES && before > 1 && !gone; page += 1) {
-          const { events } = await rest.history(`coinbase/matches/${pair}`, { before, limit: 1_000 });
+          const { events } = await rest.history<`coinbase/matches/${string}` | `coinbase/ticker/${string}`>(
+            `coinbase/${channel}/${pair}`,
+            { before, limit: 1_000 },
+          );
           const oldest = events[0];
           if (!oldest) break;
-          trades.prepend(events.map(({ event }) => toTrade(event)));
+          trades.prepend(events.flatMap(({ event }) => toTrade(event) ?? []));
           before = oldest.seq;
           draw();
         }
@@ -105,6 +118,15 @@ export function Chart(props: { pair: string; decimals: number; feed: ChartFeed; 
       chart.remove();
     };
   }, [pair, feed]);
+
+  useEffect(() => {
+    const chart = drawn.current?.chart;
+    chart?.applyOptions({ localization: { priceFormatter: (price: number) => fixed(price, decimals) } });
+    const priceFormat = { type: "price", precision: decimals, minMove: 10 ** -decimals } as const;
+    for (const series of chart?.panes()[0]?.getSeries() ?? []) {
+      if (series.seriesType() === "Candlestick") series.applyOptions({ priceFormat });
+    }
+  }, [decimals, pair, feed]);
 
   useEffect(() => {
     const { chart, trades, show } = drawn.current ?? {};
@@ -192,8 +214,11 @@ function fitting(span: number): number {
   return INTERVALS.find(({ seconds }) => seconds >= wanted)?.seconds ?? 300;
 }
 
-function toTrade({ trade_id, time, price, size }: Match) {
-  return { id: trade_id, time: Date.parse(time) / 1_000, price: Number(price), size: Number(size) };
+function toTrade(event: TradeEvent): Trade | undefined {
+  const { trade_id: id, time, price } = event;
+  if (id === undefined || time === undefined) return undefined;
+  const size = event.type === "ticker" ? event.last_size : event.size;
+  return { id, time: Date.parse(time) / 1_000, price: Number(price), size: Number(size ?? 0) };
 }
 
 function put(candles: ISeriesApi<"Candlestick">, volume: ISeriesApi<"Histogram">, drawing: Drawing): void {

@@ -12,7 +12,7 @@ import { Book, type Ladder as Levels } from "./book";
 const LEVELS = 10;
 
 /** How often the ladder is drawn, in milliseconds. */
-const DRAW_EVERY_MS = 200;
+const DRAW_EVERY_MS = 250;
 
 /** The best prices of both sides, and how much is offered up to each. */
 export function Ladder({ pair, decimals }: { pair: string; decimals: number }) {

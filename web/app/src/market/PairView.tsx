@@ -8,7 +8,7 @@ import { atMostEvery } from "../frame";
 import { Plus } from "../icons";
 import { Notice } from "../Notice";
 import { useTopic } from "../useTopic";
-import { Chart, type ChartFeed } from "./Chart";
+import { Chart, type ChartFeed, type TradeEvent } from "./Chart";
 import { Ladder } from "./Ladder";
 import { add, type Pair, pairs } from "./pairs";
 import { Change, Price } from "./Tile";
@@ -17,23 +17,29 @@ import { Change, Price } from "./Tile";
 const LISTED = 24;
 
 /** How often the list is drawn, in milliseconds. */
-const DRAW_EVERY_MS = 200;
+const DRAW_EVERY_MS = 250;
 
 /** Trades that the subscription starts with; what is older is read from the log. */
 const LAST = 1_000;
 
 /** Hands trades to whoever listens, and keeps those that came before they did. */
 class Feed implements ChartFeed {
-  readonly #listeners = new Set<(match: Match) => void>();
-  #early: Match[] = [];
+  readonly #listeners = new Set<(event: TradeEvent) => void>();
+  #early: TradeEvent[] = [];
+  #begin: (seq: number) => void = () => {};
+  /** The number of the first event. */
+  readonly first = new Promise<number>((resolve) => {
+    this.#begin = resolve;
+  });
 
-  publish(match: Match): void {
-    if (this.#listeners.size === 0 && this.#early.length < LAST * 2) this.#early.push(match);
-    for (const listener of this.#listeners) listener(match);
+  publish(seq: number, event: TradeEvent): void {
+    this.#begin(seq);
+    if (this.#listeners.size === 0 && this.#early.length < LAST * 2) this.#early.push(event);
+    for (const listener of this.#listeners) listener(event);
   }
 
-  onTrade(listener: (match: Match) => void): () => void {
-    for (const match of this.#early) listener(match);
+  onTrade(listener: (event: TradeEvent) => void): () => void {
+    for (const event of this.#early) listener(event);
     this.#early = [];
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -61,45 +67,45 @@ function Unknown({ id }: { id: string }) {
 
 function Known({ pair }: { pair: Pair }) {
   const trades = useSignal<readonly Match[]>([]);
-  const state = useMemo(() => {
-    const latest: Match[] = [];
-    let begun: (seq: number) => void = () => {};
-    const first = new Promise<number>((resolve) => {
-      begun = resolve;
-    });
-    const draw = atMostEvery(DRAW_EVERY_MS, () => {
-      trades.value = latest.slice();
-    });
-    return { latest, first, begun, draw, feed: new Feed() };
+  const [latest, draw, feed] = useMemo(() => {
+    const list: Match[] = [];
+    const show = () => {
+      trades.value = list.slice();
+    };
+    return [list, atMostEvery(DRAW_EVERY_MS, show), new Feed()];
   }, []);
   const error = useTopic(`coinbase/matches/${pair.id}`, true, { last: LAST }, ({ seq, event }) => {
-    state.begun(seq);
-    state.feed.publish(event);
-    if (state.latest.some(({ trade_id }) => trade_id === event.trade_id)) return;
-    state.latest.unshift(event);
-    state.latest.length = Math.min(state.latest.length, LISTED);
-    state.draw();
+    feed.publish(seq, event);
+    if (latest.some(({ trade_id }) => trade_id === event.trade_id)) return;
+    latest.unshift(event);
+    latest.length = Math.min(latest.length, LISTED);
+    draw();
   });
   return (
     <article class="pair" aria-label={pair.id}>
       <Head pair={pair} />
-      {pair.error.value && <Notice error={pair.error.value} what="Prices" />}
-      {error ? (
+      {pair.error.value ? (
         <section class="card">
-          <header class="card-head">
-            <h2>Trades</h2>
-          </header>
-          <Notice error={error} what="Trades" />
+          <Notice error={pair.error.value} what="Prices" />
         </section>
+      ) : error ? (
+        <TickerChart pair={pair} />
       ) : (
-        <Chart pair={pair.id} decimals={pair.decimals} feed={state.feed} first={state.first} />
+        <Chart pair={pair.id} channel="matches" decimals={pair.decimals} feed={feed} first={feed.first} />
       )}
       <div class="halves">
         <Ladder pair={pair.id} decimals={pair.decimals} />
-        {!error && <TradeList pair={pair} trades={trades.value} />}
+        <TradeList pair={pair} trades={trades.value} error={error} />
       </div>
     </article>
   );
+}
+
+/** The chart for those who may not see every trade. */
+function TickerChart({ pair }: { pair: Pair }) {
+  const feed = useMemo(() => new Feed(), []);
+  useTopic(`coinbase/ticker/${pair.id}`, true, { last: LAST }, ({ seq, event }) => feed.publish(seq, event));
+  return <Chart pair={pair.id} channel="ticker" decimals={pair.decimals} feed={feed} first={feed.first} />;
 }
 
 function Head({ pair }: { pair: Pair }) {
@@ -136,7 +142,18 @@ function Head({ pair }: { pair: Pair }) {
   );
 }
 
-function TradeList({ pair, trades }: { pair: Pair; trades: readonly Match[] }) {
+function TradeList(props: { pair: Pair; trades: readonly Match[]; error: Error | undefined }) {
+  const { pair, trades, error } = props;
+  if (error) {
+    return (
+      <section class="card">
+        <header class="card-head">
+          <h2>Trades</h2>
+        </header>
+        <Notice error={error} what="Trades" />
+      </section>
+    );
+  }
   const rows = Array.from({ length: LISTED - 3 }, (_, index) => trades[index]);
   return (
     <section class="card" aria-label={`Trades of ${pair.id}`}>

@@ -6,6 +6,9 @@ import { Close, Play, Stop } from "../icons";
 import { type Pair, remove } from "./pairs";
 import { Sparkline } from "./Sparkline";
 
+/** How long a price that has moved is lit up. */
+const FLASH_MS = 400;
+
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** The price of a pair, which lights up when it moves. */
@@ -16,7 +19,14 @@ export function Price({ pair }: { pair: Pair }) {
   const direction = quote?.direction;
   useEffect(() => {
     if (price === undefined || direction === undefined || calm.matches) return;
-    element.current?.animate([{ color: `var(--${direction})` }, {}], { duration: 500, easing: "ease-out" });
+    const { current } = element;
+    current?.classList.add(direction);
+    // Two pictures, where an animation would take one for each frame.
+    const timer = setTimeout(() => current?.classList.remove(direction), FLASH_MS);
+    return () => {
+      clearTimeout(timer);
+      current?.classList.remove(direction);
+    };
   }, [price]);
   return (
     <span class="price" ref={element}>

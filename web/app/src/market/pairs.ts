@@ -3,7 +3,7 @@
 import { computed, type Signal, signal } from "@preact/signals";
 import type { Ticker } from "headwater-client";
 import { decimalsOf } from "../format";
-import { atMostEvery, beforeNextFrame } from "../frame";
+import { atMostEvery } from "../frame";
 import { isTexts, kept } from "../kept";
 import { address } from "../router";
 import { follow, rest } from "../session";
@@ -13,6 +13,9 @@ const DEFAULT = ["BTC-USD", "ETH-USD", "SOL-USD"];
 
 /** Points of a sparkline. */
 const POINTS = 60;
+
+/** How often a price is shown, in milliseconds: nobody reads faster. */
+const SHOW_EVERY_MS = 125;
 
 /** How often a sparkline is drawn, in milliseconds. */
 const DRAW_EVERY_MS = 1_000;
@@ -40,6 +43,9 @@ export class Pair {
   #latest: Quote | undefined;
   #points: number[] = [];
   #stop: (() => void) | undefined;
+  readonly #show = atMostEvery(SHOW_EVERY_MS, () => {
+    this.quote.value = this.#latest;
+  });
   readonly #draw = atMostEvery(DRAW_EVERY_MS, () => {
     this.points.value = this.#points.slice();
   });
@@ -75,14 +81,10 @@ export class Pair {
     this.#latest = { ticker, price, change: open > 0 ? price / open - 1 : undefined, direction: moved };
     this.#points.push(price);
     if (this.#points.length > POINTS) this.#points.shift();
-    beforeNextFrame(this.#show);
+    this.#show();
     if (this.points.value.length === 0) this.points.value = this.#points.slice();
     else this.#draw();
   }
-
-  readonly #show = () => {
-    this.quote.value = this.#latest;
-  };
 }
 
 const linked = (address.value.searchParams.get("pairs") ?? "").split(",").filter((id) => PAIR.test(id));

@@ -67,18 +67,21 @@ export function Column({ topic, onRemove }: { topic: string; onRemove: () => voi
           <button type="button" class="new-posts" hidden={!held || feed.waiting.value === 0} onClick={release}>
             <Up /> {feed.waiting.value} new
           </button>
+          {/* biome-ignore lint/a11y/useSemanticElements: it is no group of a form's fields */}
           <div
             class="scroller"
             ref={scroller}
             onScroll={onScroll}
             // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls has to be reachable with the keyboard
             tabIndex={0}
-            role={feed.posts.value.length > 0 ? "feed" : "group"}
+            role="group"
             aria-label={`${title}, newest first`}
-            aria-busy="false"
           >
-            <List posts={feed.posts.value} scroller={scroller} />
-            {feed.posts.value.length === 0 && <Empty heard={feed.heard.value} />}
+            {feed.posts.value.length > 0 ? (
+              <List title={title} posts={feed.posts.value} scroller={scroller} />
+            ) : (
+              <Empty heard={feed.heard.value} />
+            )}
           </div>
         </div>
       )}
@@ -105,7 +108,8 @@ function Empty({ heard }: { heard: boolean }) {
   );
 }
 
-function List({ posts, scroller }: { posts: readonly Post[]; scroller: { current: HTMLDivElement | null } }) {
+function List(props: { title: string; posts: readonly Post[]; scroller: { current: HTMLDivElement | null } }) {
+  const { title, posts, scroller } = props;
   const virtual = useVirtual({
     count: posts.length,
     getScrollElement: () => scroller.current,
@@ -114,7 +118,7 @@ function List({ posts, scroller }: { posts: readonly Post[]; scroller: { current
     overscan: 4,
   });
   return (
-    <div class="sizer" style={{ height: `${virtual.getTotalSize()}px` }}>
+    <div class="sizer" role="feed" aria-label={title} style={{ height: `${virtual.getTotalSize()}px` }}>
       {virtual.getVirtualItems().map(({ key, index, start }) => {
         const post = posts[index];
         if (!post) return null;

@@ -14,10 +14,13 @@ const SHAPES = { widest: 2.2, narrowest: 0.8 };
 /** The attachments of a post, hidden first where it is a sensitive one. */
 export function Gallery({ media, sensitive }: { media: readonly Media[]; sensitive: boolean }) {
   const hidden = useSignal(sensitive);
-  const shown = media.filter(({ url, preview }) => isLoadable(url) || isLoadable(preview));
+  const loadable = media.filter(({ url, preview }) => isLoadable(url) || isLoadable(preview));
+  const seen = loadable.filter(({ type }) => type !== "audio");
+  // Recordings are bars below the pictures.
+  const shown = [...seen, ...loadable.filter(({ type }) => type === "audio")];
   if (shown.length === 0) return null;
   return (
-    <div class={`gallery n${Math.min(4, shown.length)} ${hidden.value ? "veiled" : ""}`}>
+    <div class={`gallery n${Math.min(4, seen.length)} ${hidden.value ? "veiled" : ""}`}>
       {shown.slice(0, 4).map((one, index) => (
         <Attachment
           key={one.url ?? index}

@@ -67,7 +67,7 @@ export function PostCard({ post }: { post: Post }) {
             rel="noopener noreferrer nofollow"
             aria-label={`Open the post at ${post.server}`}
           >
-            {post.server} <Outward />
+            <span class="source-name">{post.server}</span> <Outward />
           </a>
         )}
       </footer>
