@@ -75,7 +75,7 @@ start_upstreams() {
 # Without tokens nobody can be told from anybody else: then everybody sees everything, as with `headwater up`.
 open_rules() {
     if [[ -z ${HEADWATER_JWT_SECRET:-}${HEADWATER_JWKS_URL:-}${HEADWATER_POLICY:-} ]]; then
-        export HEADWATER_POLICY=$root/policies/open.cedar HEADWATER_LIMITS=$root/policies/open.json
+        export HEADWATER_POLICY=open
     fi
 }
 

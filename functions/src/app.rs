@@ -43,6 +43,9 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// How long the catalogue of an exchange is kept before it is read again.
 const CATALOGUE_FOR: Duration = Duration::from_mins(1);
 
+/// Instead of a file of policies: the built-in ones by which everybody sees everything.
+const OPEN: &str = "open";
+
 /// The settings that the functions share.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
@@ -61,8 +64,9 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_CONNECTION_SECRET", hide_env_values = true, value_parser = parse_secrets)]
     pub connection_secret: Option<SecretString>,
 
-    /// File of the Cedar policies that hold until others are put in force. Without it, those that
-    /// are built in; on one machine without tokens, everybody sees everything.
+    /// File of the Cedar policies that hold until others are put in force, or `open` for those by
+    /// which everybody sees everything. Without it, those that are built in; for `headwater up`
+    /// without tokens, `open`.
     #[arg(long, env = "HEADWATER_POLICY")]
     pub policy: Option<PathBuf>,
 
@@ -130,8 +134,10 @@ impl Options {
             std::fs::read_to_string(path).map_err(|error| PresetError::Read(path.to_owned(), error))
         };
         let mut text = if self.is_open() { open } else { SetText::preset() };
-        if let Some(path) = &self.policy {
-            text.policies = read(path)?;
+        match &self.policy {
+            Some(name) if name == Path::new(OPEN) => text = SetText::open(),
+            Some(path) => text.policies = read(path)?,
+            None => {}
         }
         if let Some(path) = &self.limits {
             text.limits = read(path)?;

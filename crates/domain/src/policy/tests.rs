@@ -21,11 +21,11 @@ fn topic(text: &str) -> Topic {
 
 #[test]
 fn the_default_set_gives_each_class_its_own() {
-    let set = Policies::read(SetText::preset()).expect("sound");
     const TICKER: &str = "coinbase/ticker/BTC-USD";
     const MATCHES: &str = "coinbase/matches/BTC-USD";
     const LEVEL2: &str = "coinbase/level2/BTC-USD";
     const POSTS: &str = "mastodon/tag/rust";
+    let set = Policies::read(SetText::preset()).expect("sound");
     // Class, may connect, ticker, posts, states, matches, level2, may do everything.
     let cases = [
         ("anonymous", true, true, false, false, false),
