@@ -1,4 +1,4 @@
-//! How a poller is doing: for the container's health check, and for CloudWatch.
+//! How a poller is doing: for the container's health check, and for `CloudWatch`.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -16,7 +16,7 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The age at which a look says nothing any more: the poller hangs.
 const LOOK_IS_GOOD_FOR: Duration = Duration::from_secs(20);
 
-/// How often CloudWatch is told: its metrics count by the minute.
+/// How often `CloudWatch` is told: its metrics count by the minute.
 pub const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// What a poller has done since it started.
@@ -92,7 +92,7 @@ impl Look {
         self.database && now.duration_since(self.at).unsigned_abs() < LOOK_IS_GOOD_FOR
     }
 
-    /// The look as a log line from which CloudWatch makes metrics ("Specification: Embedded metric
+    /// The look as a log line from which `CloudWatch` makes metrics ("Specification: Embedded metric
     /// format"), with what happened since `before`. They are in the namespace `Headwater`, under the
     /// dimension `Deployment`, the prefix of the tables.
     pub fn to_metrics(&self, before: Option<&Self>, deployment: &str) -> String {
