@@ -64,7 +64,7 @@ struct Options {
     #[arg(long, env = "HEADWATER_HEALTH_LISTEN", global = true)]
     health_listen: Option<SocketAddr>,
 
-    /// Write metrics for CloudWatch to the log, in its embedded metric format, once a minute.
+    /// Write metrics for `CloudWatch` to the log, in its embedded metric format, once a minute.
     #[arg(long, env = "HEADWATER_METRICS")]
     metrics: bool,
 

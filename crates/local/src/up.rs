@@ -93,6 +93,7 @@ impl Up {
     /// # Errors
     ///
     /// When an address cannot be listened at, or the data folder cannot be used.
+    #[expect(clippy::too_many_lines, reason = "the parts are put together once, in order")]
     pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let mut options = options;
         let tasks = TaskTracker::new();
