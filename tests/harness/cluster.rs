@@ -8,7 +8,8 @@ use std::{
 
 use reqwest::Method;
 use tokio::{
-    process::{Child, Command},
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
     time,
 };
 
@@ -22,6 +23,8 @@ pub struct Cluster {
     /// Where clients connect.
     pub address: SocketAddr,
     child: Child,
+    /// What it says goes nowhere, but must have somewhere to go.
+    _told: Lines<BufReader<ChildStdout>>,
     folder: tempfile::TempDir,
 }
 
@@ -51,12 +54,20 @@ impl Cluster {
             .env("HEADWATER_COINBASE_URL", exchange.url())
             .env("HEADWATER_COINBASE_REST_URL", exchange.rest_url())
             .env("HEADWATER_MASTODON_SERVERS", "");
-        let child = command.stdout(Stdio::null()).spawn().unwrap();
-        let mut cluster = Self { address, child, folder };
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
+        let up = async {
+            while let Some(line) = told.next_line().await.unwrap() {
+                if line.starts_with("Headwater is up") {
+                    return;
+                }
+            }
+            panic!("the cluster has ended before it was up");
+        };
+        time::timeout(PATIENCE, up).await.expect("the cluster is up");
+        let cluster = Self { address, child, _told: told, folder };
         let rest = cluster.rest();
-        until("the cluster can serve", async || {
-            let ended = cluster.child.try_wait().unwrap();
-            assert!(ended.is_none(), "the cluster has ended: {ended:?}");
+        until("the cluster knows what the exchange trades", async || {
             let answer = rest.try_ask(Method::GET, "/api/v1/topics?source=coinbase").await.ok()?;
             let is_known = answer.status == 200 && answer.text.contains("BTC-USD");
             is_known.then_some(())
