@@ -93,7 +93,7 @@ pub enum TokenError {
     /// Not a JWT, or not one of ours.
     #[error("token is not valid")]
     Invalid(#[source] jsonwebtoken::errors::Error),
-    /// Longer than [`MAX_TOKEN_BYTES`].
+    /// Longer than `MAX_TOKEN_BYTES`.
     #[error("token is over {MAX_TOKEN_BYTES} bytes")]
     TooLong,
     /// It is signed in a way that is not taken here.

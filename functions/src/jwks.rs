@@ -39,7 +39,7 @@ pub enum JwksError {
     /// The issuer gave no good answer.
     #[error("request to the issuer failed")]
     Request(#[source] BoxError),
-    /// What it published is over [`MAX_BYTES`].
+    /// What it published is over `MAX_BYTES`.
     #[error("the issuer publishes over {MAX_BYTES} bytes")]
     TooLarge,
     /// It was asked a moment ago, to no avail.

@@ -14,14 +14,14 @@ impl Tools {
         let named = |name| std::env::var_os(name).map(PathBuf::from);
         let found = named("HEADWATER_TOOLS").zip(named("HEADWATER_PACKAGES"));
         if found.is_none() {
-            println!(
+            eprintln!(
                 "skipped: HEADWATER_TOOLS and HEADWATER_PACKAGES are not set; run `make test-deploy`"
             );
         }
         found.map(|(tools, packages)| Self { tools, packages })
     }
 
-    /// A program of one of the two folders from PyPI, `aws` or `stand-in`.
+    /// A program of one of the two folders of tools, `aws` or `stand-in`.
     pub(crate) fn program(&self, folder: &str, name: &str) -> PathBuf {
         let path = self.tools.join(folder).join("bin").join(name);
         assert!(path.exists(), "{} is missing", path.display());

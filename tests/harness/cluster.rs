@@ -29,13 +29,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster that reads an exchange; none where there is no HAProxy, with the reason
+    /// Starts a cluster that reads an exchange; none where there is no `HAProxy`, with the reason
     /// printed.
     pub async fn start(exchange: &Exchange) -> Option<Self> {
         let known = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/opt/homebrew/bin/haproxy"];
         let is_there = known.iter().any(|path| Path::new(path).exists());
         if !is_there {
-            println!("skipped: there is no HAProxy here (apt-get install haproxy)");
+            eprintln!("skipped: there is no HAProxy here (apt-get install haproxy)");
             return None;
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/cluster");

@@ -162,7 +162,7 @@ impl fmt::Display for Apis {
         for (key, route) in self.routes.iter() {
             writeln!(f, "  {key} -> {}", route.function)?;
         }
-        for route in self.http.iter() {
+        for route in self.http.as_slice() {
             writeln!(f, "  {} -> {}", route.key.as_str(), route.function)?;
         }
         Ok(())

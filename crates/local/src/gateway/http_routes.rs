@@ -73,8 +73,8 @@ impl HttpRoutes {
     }
 
     /// The routes as they were added.
-    pub fn iter(&self) -> std::slice::Iter<'_, HttpRoute> {
-        self.0.iter()
+    pub fn as_slice(&self) -> &[HttpRoute] {
+        &self.0
     }
 
     /// Returns the best route of a request: one with more literal segments goes before one with

@@ -8,7 +8,7 @@ use aws::{clients::Clients, error::Chain};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Path, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -87,7 +87,7 @@ async fn invoke(
         return refuse(StatusCode::NOT_FOUND, "ResourceNotFoundException", &message);
     };
     let event = if event.is_empty() { Bytes::from_static(b"{}") } else { event };
-    match headers.get("x-amz-invocation-type").map(|value| value.as_bytes()) {
+    match headers.get("x-amz-invocation-type").map(HeaderValue::as_bytes) {
         None | Some(b"RequestResponse") => {}
         Some(b"DryRun") => return StatusCode::NO_CONTENT.into_response(),
         Some(b"Event") => {

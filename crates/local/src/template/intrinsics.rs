@@ -5,12 +5,13 @@ use super::{Map, Scalar, Value, Yaml, json};
 /// Turns YAML into JSON, with short forms such as `!Ref X` written as `{"Ref": "X"}`.
 pub(super) fn to_json(node: &Yaml<'_>) -> Value {
     match node {
-        Yaml::Value(Scalar::String(text)) => Value::from(text.as_ref()),
+        Yaml::Value(Scalar::String(text)) | Yaml::Representation(text, ..) => {
+            Value::from(text.as_ref())
+        }
         Yaml::Value(Scalar::Integer(number)) => Value::from(*number),
         Yaml::Value(Scalar::FloatingPoint(number)) => Value::from(**number),
         Yaml::Value(Scalar::Boolean(value)) => Value::from(*value),
         Yaml::Value(Scalar::Null) | Yaml::Alias(_) | Yaml::BadValue => Value::Null,
-        Yaml::Representation(text, ..) => Value::from(text.as_ref()),
         Yaml::Sequence(nodes) => nodes.iter().map(to_json).collect(),
         Yaml::Mapping(entries) => {
             let entries = entries.iter().map(|(key, node)| {

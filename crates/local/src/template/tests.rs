@@ -79,6 +79,7 @@ fn reads_a_sam_template() {
     let header = guard(IdentitySource::Header("Authorization".to_owned()));
     let http: Vec<_> = apis
         .http
+        .as_slice()
         .iter()
         .map(|it| (it.key.as_str(), it.function.as_str(), it.authorizer.clone()))
         .collect();
