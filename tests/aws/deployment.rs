@@ -11,6 +11,7 @@ use crate::tools::{Tools, free_port};
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
 const STACK: &str = "headwater-local";
+const JWT_SECRET: &str = "a secret of at least thirty-two bytes";
 
 /// What SAM calls the processor of this machine.
 const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
@@ -73,6 +74,33 @@ impl StandIn {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// Asks Secrets Manager, which is JSON too.
+    async fn secrets(&self, operation: &str, body: &Value) -> Value {
+        let scope = "AWS4-HMAC-SHA256 Credential=test/20261122/us-east-1/secretsmanager/aws4_request, \
+                     SignedHeaders=host, Signature=x";
+        let request = self.web.post(self.url("/")).json(body);
+        let request = request
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-target", format!("secretsmanager.{operation}"))
+            .header("authorization", scope);
+        let answer = request.send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{operation}: {status} {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Adds `jwtSecret` to the deployment's secret, as operators do.
+    async fn take_tokens(&self, outputs: &BTreeMap<String, String>) {
+        let id = &outputs["SecretArn"];
+        let made = self.secrets("GetSecretValue", &json!({"SecretId": id})).await;
+        let mut secret: Value =
+            serde_json::from_str(made["SecretString"].as_str().unwrap()).unwrap();
+        assert!(secret["connectionSecret"].as_str().unwrap().len() >= 32, "{secret}");
+        secret["jwtSecret"] = json!(JWT_SECRET);
+        let put = json!({"SecretId": id, "SecretString": secret.to_string()});
+        self.secrets("PutSecretValue", &put).await;
+    }
+
     /// Runs the SAM CLI, and returns what it prints.
     async fn sam(&self, tools: &Tools, arguments: &[&str]) -> String {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -129,7 +157,20 @@ impl StandIn {
         let integration =
             self.api(Method::POST, &format!("/v2/apis/{id}/integrations"), &integration).await;
         let target = format!("integrations/{}", integration["integrationId"].as_str().unwrap());
-        let route = json!({"routeKey": "$default", "target": target});
+        let authorize = &outputs["AuthorizeFunctionArn"];
+        let authorizer = json!({
+            "name": "Authorize", "authorizerType": "REQUEST", "authorizerPayloadFormatVersion": "2.0",
+            "authorizerUri": format!(
+                "arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{authorize}/invocations"
+            ),
+            "enableSimpleResponses": true, "identitySource": [], "authorizerResultTtlInSeconds": 0,
+        });
+        let authorizer =
+            self.api(Method::POST, &format!("/v2/apis/{id}/authorizers"), &authorizer).await;
+        let route = json!({
+            "routeKey": "$default", "target": target,
+            "authorizationType": "CUSTOM", "authorizerId": authorizer["authorizerId"],
+        });
         self.api(Method::POST, &format!("/v2/apis/{id}/routes"), &route).await;
         let stage = json!({"stageName": "$default", "autoDeploy": true});
         self.api(Method::POST, &format!("/v2/apis/{id}/stages"), &stage).await;
@@ -143,6 +184,7 @@ async fn the_template_deploys_and_what_it_deploys_works() {
     let stand_in = StandIn::start(&tools).await;
     let outputs = stand_in.deploy(&tools).await;
     stand_in.admit_anonymous(&outputs).await;
+    stand_in.take_tokens(&outputs).await;
     let exchange = Exchange::start().await;
     let settings = stand_in.settings();
     let mut variables: Vec<(&str, &str)> =
@@ -168,9 +210,18 @@ async fn the_template_deploys_and_what_it_deploys_works() {
 
     // Over the stand-in's WebSocket API, with the authorizer on $connect.
     let path = format!("/_aws/execute-api/{}/live", outputs["WebSocketApiId"]);
-    let mut client = Client::try_connect(stand_in.address, &path, &[]).await.unwrap();
+    let mut stranger = Client::try_connect(stand_in.address, &path, &[]).await.unwrap();
+    assert_eq!(stranger.hello().await["class"], "anonymous");
+    let refused = stranger.ask(json!({"action": "subscribe", "topics": [MATCHES]})).await;
+    assert_eq!((&refused["type"], &refused["code"]), (&json!("error"), &json!("forbidden")));
+    stranger.close().await;
+    let variables = [("HEADWATER_JWT_SECRET", JWT_SECRET)];
+    let token = Program::run(&["token", "--class", "trader"], &variables).await.stdout;
+    let token = token.trim();
+    let mut client =
+        Client::try_connect(stand_in.address, &format!("{path}?token={token}"), &[]).await.unwrap();
     let welcome = client.hello().await;
-    assert_eq!(welcome["class"], "anonymous");
+    assert_eq!(welcome["class"], "trader");
     client.subscribe(&["coinbase/ticker/BTC-USD"]).await;
     let forged = format!("{path}?token=a.b.c");
     let refused = Client::try_connect(stand_in.address, &forged, &[]).await.err();
@@ -181,6 +232,7 @@ async fn the_template_deploys_and_what_it_deploys_works() {
     let rest = async |method: Method, path: &str| {
         let request = stand_in.web.request(method, stand_in.url(&format!("{http}{path}")));
         let request = request
+            .bearer_auth(token)
             .header("x-connection-id", welcome["connectionId"].as_str().unwrap())
             .header("x-connection-token", welcome["connectionToken"].as_str().unwrap());
         let answer = request.send().await.unwrap();
