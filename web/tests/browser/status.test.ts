@@ -59,7 +59,7 @@ test("what a class may not see says which class may", async ({ page, guarded }) 
   await expect(page.getByText("Trades are for class member and above.")).toBeVisible();
   await expect(page.getByText("No trades yet"), "the chart makes do with tickers").toBeHidden();
   await shoot(page, "forbidden");
-  await page.getByRole("link", { name: "Sign in", exact: true }).click();
+  await page.getByRole("link", { name: "Sign in", exact: true }).first().click();
   await expect(page).toHaveURL(/\/status#sign-in$/);
   await expect(page.getByLabel("Token")).toBeInViewport();
   await page.getByRole("button", { name: "Ask the server" }).click();
