@@ -143,7 +143,7 @@ test-deploy: package $(TOOLS)/stand-in/.done ## Deploy to a stand-in for AWS, an
 .PHONY: lint-templates
 lint-templates: $(TOOLS)/aws/.done ## Check the templates
 	$(IN_TOOLS) sam validate --lint
-	$(IN_TOOLS) cfn-lint template.yaml infra/*.yaml
+	$(IN_TOOLS) cfn-lint template.yaml infra/poller.yaml infra/watch.yaml
 
 .PHONY: tools
 tools:
