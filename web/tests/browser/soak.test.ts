@@ -21,7 +21,7 @@ test.use({ trace: "off" });
 
 test("memory and pictures hold up under a stream @soak", async ({ page }) => {
   test.setTimeout((SECONDS + 120) * 1_000);
-  const headwater = await Headwater.start({ rate: Number(process.env["SOAK_RATE"] ?? 300) });
+  const headwater = await Headwater.start({ rate: Number(process.env["SOAK_RATE"] ?? 420) });
   let events = 0;
   page.on("websocket", (socket) =>
     socket.on("framereceived", ({ payload }) => {
