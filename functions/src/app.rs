@@ -227,8 +227,17 @@ impl Environment {
         let mut options = self.options;
         if let Some(id) = &self.secret_id {
             let secrets = clients.secrets(id).await.map_err(|error| StartError::new(&error))?;
-            options.connection_secret = secrets.connection_secret.map(SecretString::from);
-            options.identity.jwt_secret = secrets.jwt_secret.map(SecretString::from);
+            let read = |name, text: Option<String>| match text.as_deref().map(parse_secrets) {
+                None => Ok(None),
+                Some(Ok(secrets)) => Ok(Some(secrets)),
+                Some(Err(reason)) => Err(StartError(format!("{name} of secret {id}: {reason}"))),
+            };
+            if let Some(found) = read("connectionSecret", secrets.connection_secret)? {
+                options.connection_secret = Some(found);
+            }
+            if let Some(found) = read("jwtSecret", secrets.jwt_secret)? {
+                options.identity.jwt_secret = Some(found);
+            }
         }
         let Some(secret) = options.connection_secret.clone() else {
             let text = "no secret of connection tokens: set HEADWATER_SECRET_ID or \

@@ -2,16 +2,18 @@
 //!
 //! What may be used is counted in the table, and taken from there in growing parts: whoever asks now
 //! and then costs one write each time, and whoever asks all the time one for half a second's worth.
-//! Whoever asks too much in one process is refused there, at no cost.
+//! Whoever asks too much in one process is refused there, at no cost. Of requests that come at the same
+//! time, one asks the table, and the others use what it brings.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use aws::{error::Chain, quota::Quotas};
 use jiff::Timestamp;
 use lru::LruCache;
+use tokio::sync::Mutex as AsyncMutex;
 use tracing::warn;
 
 /// Who is remembered; API Gateway gives one environment far fewer.
@@ -32,8 +34,10 @@ pub struct Rates {
 }
 
 /// What one process knows of somebody.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Local {
+    /// Held by the one who asks the table.
+    asking: Arc<AsyncMutex<()>>,
     /// What is left in this process, for whoever asks too much of it alone.
     left: f64,
     at: Timestamp,
@@ -49,6 +53,7 @@ struct Local {
 impl Local {
     fn new(burst: f64, now: Timestamp) -> Self {
         Self {
+            asking: Arc::default(),
             left: burst,
             at: now,
             taken: 0,
@@ -63,7 +68,26 @@ impl Local {
 enum Next {
     Admit,
     Refuse,
-    Take { part: u32, idle: bool },
+    /// Nothing that was taken is left: ask the table, when it is one's turn.
+    Ask(Arc<AsyncMutex<()>>),
+}
+
+/// What to take from the table.
+struct Take {
+    part: u32,
+    /// Whether little is likely to be used up.
+    idle: bool,
+}
+
+impl Local {
+    /// Uses one of those that were taken.
+    fn spend(&mut self, now: Timestamp) -> bool {
+        let may = now < self.good_until && self.taken > 0;
+        if may {
+            self.taken -= 1;
+        }
+        may
+    }
 }
 
 impl Rates {
@@ -82,10 +106,16 @@ impl Rates {
     /// [`TooOften`] when it may not.
     pub async fn admit(&self, who: &str, per_second: u32, now: Timestamp) -> Result<(), TooOften> {
         let wait = Duration::from_secs(1) / per_second.max(1);
-        let (part, idle) = match self.next(who, per_second, now) {
+        let asking = match self.next(who, per_second, now) {
             Next::Admit => return Ok(()),
             Next::Refuse => return Err(TooOften(wait)),
-            Next::Take { part, idle } => (part, idle),
+            Next::Ask(asking) => asking,
+        };
+        let _asking = asking.lock().await;
+        let Take { part, idle } = match self.next_take(who, per_second, now) {
+            Ok(take) => take,
+            Err(Next::Refuse) => return Err(TooOften(wait)),
+            Err(Next::Admit | Next::Ask(_)) => return Ok(()),
         };
         // Near the end there may be no part, but still one.
         for part in [part, 1] {
@@ -125,14 +155,24 @@ impl Rates {
             return Next::Refuse;
         }
         local.left -= 1.0;
-        let is_good = now < local.good_until;
-        if is_good && local.taken > 0 {
-            local.taken -= 1;
-            return Next::Admit;
+        if local.spend(now) { Next::Admit } else { Next::Ask(local.asking.clone()) }
+    }
+
+    /// What to take now that it is one's turn; the one before may have taken enough for both, or
+    /// found that there is no more.
+    fn next_take(&self, who: &str, per_second: u32, now: Timestamp) -> Result<Take, Next> {
+        let mut all = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(local) = all.get_mut(who) else { return Ok(Take { part: 1, idle: true }) };
+        if local.spend(now) {
+            return Err(Next::Admit);
         }
+        if now < local.refused_until {
+            return Err(Next::Refuse);
+        }
+        let is_good = now < local.good_until;
         local.taken = 0;
         let part = if is_good { (local.part * 2).min(per_second / 2).max(1) } else { 1 };
-        Next::Take { part, idle: !is_good }
+        Ok(Take { part, idle: !is_good })
     }
 
     fn update(&self, who: &str, change: impl FnOnce(&mut Local)) {

@@ -119,15 +119,16 @@ impl Rules {
         }
     }
 
-    /// Returns the rules in force, which somebody has seen to be of `version` or newer.
+    /// Returns the rules in force, which somebody who looks every second has seen to be of
+    /// `version`. Without a newer version the database is not asked: this is for the way of each frame.
     ///
     /// # Errors
     ///
     /// As [`Rules::current`].
     pub async fn at_least(&self, version: u64) -> Result<InForce, RulesError> {
         match self.known() {
-            Some(state) if state.seen < version => Box::pin(self.ask(Some(state))).await,
-            _ => self.current().await,
+            Some(state) if state.seen >= version => Ok(state.in_force),
+            known => Box::pin(self.ask(known)).await,
         }
     }
 

@@ -71,8 +71,7 @@ async fn requests_and_messages_have_a_rate_each() {
     let asked = (0..30).map(|_| async { rest(&ann).get("/api/v1/openapi.json").await });
     let answers = futures_util::future::join_all(asked).await;
     let done = answers.iter().filter(|answer| answer.status == 200).count();
-    // Of those that come at the same time, some lose the race for what is left in the table.
-    assert!((1..=16).contains(&done), "{done} of a burst of eight, in about a second");
+    assert!((8..=16).contains(&done), "{done} of a burst of eight, in about a second");
     let refused = answers.iter().find(|answer| answer.status == 429).unwrap();
     assert_eq!(refused.header("retry-after"), "1");
     refused.problem(429);
