@@ -11,8 +11,6 @@ export default defineConfig({
           testTimeout: 60_000,
           hookTimeout: 60_000,
           fileParallelism: false,
-          // The machines of CI are busy at times.
-          retry: process.env["CI"] ? 1 : 0,
         },
       },
     ],

@@ -115,7 +115,7 @@ test("nothing jumps", async ({ page, headwater }) => {
     const shifts = await page.evaluate(() => (window as unknown as { shifts: { value: number; of: string }[] }).shifts);
     const sum = shifts.reduce((total, { value }) => total + value, 0);
     // A tenth is what Web Vitals call good.
-    expect(sum, `${view.name}: ${JSON.stringify(shifts)}`).toBeLessThan(0.1);
+    expect(sum, `${view.name}: ${JSON.stringify(shifts)}`).toBeLessThan(0.02);
   }
 });
 

@@ -12,7 +12,7 @@ export default defineConfig({
   workers: 1,
   timeout: 60_000,
   expect: { timeout: 15_000 },
-  retries: process.env["CI"] ? 2 : 0,
+  retries: process.env["CI"] ? 1 : 0,
   ...(!process.env["SOAK_SECONDS"] && { grepInvert: /@soak/ }),
   use: {
     viewport: { width: 1440, height: 900 },
