@@ -7,7 +7,7 @@ use aws_config::{
     environment::EnvironmentVariableRegionProvider, meta::region::RegionProviderChain,
     profile::ProfileFileRegionProvider, retry::RetryConfig, timeout::TimeoutConfig,
 };
-use aws_sdk_lambda::config::Credentials;
+use aws_credential_types::Credentials;
 
 use crate::{
     invoke::Lambda,
@@ -103,15 +103,7 @@ impl Clients {
 
     /// Invokes Lambda functions, and waits for each no longer than `timeout`.
     pub fn lambda(&self, timeout: Duration) -> Lambda {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(Duration::from_secs(2))
-            .operation_attempt_timeout(timeout)
-            .build();
-        // An event must not be handled twice because its answer is late.
-        let config = aws_sdk_lambda::config::Builder::from(&self.config)
-            .timeout_config(timeouts)
-            .retry_config(RetryConfig::disabled());
-        Lambda::new(aws_sdk_lambda::Client::from_conf(config.build()))
+        Lambda::new(&self.config, timeout)
     }
 
     /// Invokes the Lambda function `push` by this name.
@@ -125,7 +117,7 @@ impl Clients {
     ///
     /// [`SecretError`] when it cannot be read or is malformed.
     pub async fn secrets(&self, id: &str) -> Result<Secrets, SecretError> {
-        secrets::read(&aws_sdk_secretsmanager::Client::new(&self.config), id).await
+        secrets::read(&self.config, id).await
     }
 }
 

@@ -1,16 +1,26 @@
 //! Invoking Lambda functions and waiting for their answers.
 
-use aws_sdk_lambda::{
-    Client,
-    error::{ProvideErrorMetadata as _, SdkError},
-    operation::invoke::InvokeError as SdkInvokeError,
-    primitives::Blob,
-    types::InvocationType,
-};
+use std::time::Duration;
+
+use aws_config::{SdkConfig, timeout::TimeoutConfig};
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::error::BoxError;
+use crate::{
+    call::{Call, CallError, Input, Target},
+    error::BoxError,
+};
+
+/// Lambda's `Invoke` (AWS Lambda API reference, "Invoke"; API version 2015-03-31).
+const INVOKE: Target = Target { service: "Lambda", host: "lambda", operation: "Invoke" };
+
+/// Longest wait for a connection to Lambda.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What RFC 3986 calls unreserved stays as it is in a path.
+const PATH_SEGMENT: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why an invocation gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +64,7 @@ pub enum InvokeError {
 /// Lambda's `Invoke`, of AWS or of whatever speaks its protocol.
 #[derive(Clone, Debug)]
 pub struct Lambda {
-    client: Client,
+    call: Call,
 }
 
 /// What a function answers that has failed.
@@ -66,9 +76,14 @@ struct Failure {
 }
 
 impl Lambda {
-    /// Invokes by this client.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    /// Invokes functions where `config` says, and waits for each no longer than `timeout`.
+    pub fn new(config: &SdkConfig, timeout: Duration) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(timeout)
+            .build();
+        // No retries: an event must not be handled twice because its answer is late.
+        Self { call: Call::new(config, INVOKE, timeouts, None) }
     }
 
     /// Invokes the function with this name or ARN, and returns its JSON answer.
@@ -81,26 +96,26 @@ impl Lambda {
         function: &str,
         event: impl Into<Vec<u8>>,
     ) -> Result<Bytes, InvokeError> {
-        let answer = self
-            .client
-            .invoke()
-            .function_name(function)
-            .invocation_type(InvocationType::RequestResponse)
-            .payload(Blob::new(event))
-            .send()
-            .await
-            .map_err(|error| sort(function, error))?;
-        let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
-        // AWS tells a failure by a header. Its Runtime Interface Emulator tells it by the answer alone.
-        let failure = match answer.function_error {
-            Some(kind) => Some(failure_in(&payload).unwrap_or_else(|| {
-                let text = String::from_utf8_lossy(&payload).into_owned();
-                Failure { error_type: kind, error_message: text }
+        let name = utf8_percent_encode(function, PATH_SEGMENT);
+        let input = Input {
+            path: format!("/2015-03-31/functions/{name}/invocations"),
+            headers: vec![
+                ("content-type", "application/octet-stream"),
+                ("x-amz-invocation-type", "RequestResponse"),
+            ],
+            body: event.into(),
+        };
+        let response = self.call.send(input).await.map_err(|error| sort(function, error))?;
+        // AWS reports a failed function in a header. Its Runtime Interface Emulator does so in the body only.
+        let failure = match response.header("x-amz-function-error") {
+            Some(kind) => Some(failure_in(&response.body).unwrap_or_else(|| {
+                let text = String::from_utf8_lossy(&response.body).into_owned();
+                Failure { error_type: kind.to_owned(), error_message: text }
             })),
-            None => failure_in(&payload),
+            None => failure_in(&response.body),
         };
         match failure {
-            None => Ok(payload.into()),
+            None => Ok(response.body),
             Some(failure) => Err(failed(function, failure)),
         }
     }
@@ -115,20 +130,18 @@ fn failed(function: &str, failure: Failure) -> InvokeError {
     InvokeError::Function { function: function.to_owned(), error_type, message }
 }
 
-fn sort(
-    function: &str,
-    error: SdkError<SdkInvokeError, aws_sdk_lambda::config::http::HttpResponse>,
-) -> InvokeError {
+fn sort(function: &str, error: CallError) -> InvokeError {
     let name = function.to_owned();
-    let status = error.raw_response().map(|response| response.status().as_u16());
+    let Some(refused) = error.as_service_error() else {
+        return InvokeError::Unavailable { function: name, source: error.into() };
+    };
     // `cargo lambda watch` answers 500 with what the function said, where AWS answers 200.
-    let body = error.raw_response().and_then(|response| response.body().bytes());
-    if let Some(failure) = body.and_then(failure_in) {
+    if let Some(failure) = failure_in(&refused.body) {
         return failed(function, failure);
     }
-    match (status, error.code()) {
-        (Some(429), _) => InvokeError::Throttled { function: name, source: error.into() },
-        (Some(404), _) | (_, Some("ResourceNotFoundException")) => {
+    match (refused.status, refused.code.as_deref()) {
+        (429, _) => InvokeError::Throttled { function: name, source: error.into() },
+        (404, _) | (_, Some("ResourceNotFoundException")) => {
             InvokeError::NotFound { function: name }
         }
         _ => InvokeError::Unavailable { function: name, source: error.into() },
@@ -138,6 +151,36 @@ fn sort(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::canned::Canned;
+
+    #[tokio::test]
+    async fn a_function_is_invoked_once_and_its_response_is_sorted() {
+        let failure = r#"{"errorType":"Broken","errorMessage":"no"}"#;
+        let header = &[("x-amz-function-error", "Unhandled")][..];
+        let cases = [
+            (200, &[][..], r#"{"delivered":1}"#, r#"Ok({"delivered":1})"#),
+            (200, &[], failure, "function a:b failed with Broken: no"),
+            (200, header, "out of memory", "function a:b failed with Unhandled: out of memory"),
+            (500, &[], failure, "function a:b failed with Broken: no"),
+            (429, &[], r#"{"Type":"User"}"#, "invocation of a:b was throttled"),
+            (404, &[], "{}", "there is no function a:b"),
+            (503, &[], "{}", "function a:b cannot be invoked"),
+        ];
+        for (status, headers, body, expected) in cases {
+            let canned = Canned::new([(status, headers, body)]);
+            let lambda = Lambda::new(&canned.config(), Duration::from_secs(1));
+            let result = match lambda.invoke("a:b", "{}").await {
+                Ok(body) => format!("Ok({})", String::from_utf8_lossy(&body)),
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(result, expected, "case: {status} {body}");
+            let [request] = &canned.requests()[..] else {
+                panic!("case: {status}: not one request")
+            };
+            assert_eq!(request.uri, "http://aws.test/2015-03-31/functions/a%3Ab/invocations");
+            assert!(request.authorization.contains("/eu-central-1/lambda/aws4_request"));
+        }
+    }
 
     #[test]
     fn knows_a_failure_from_an_answer() {

@@ -1,5 +1,6 @@
 //! Every call to AWS: the three tables, posting to a connection, invoking `push`.
 
+mod call;
 pub mod clients;
 pub mod connections;
 pub mod control;
