@@ -104,7 +104,3 @@ fn failed(failure: Failure) -> FunctionError {
     let Failure { error_type, message } = failure;
     FunctionError::Handled { error_type: error_type.to_owned(), message }
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests;

@@ -1,7 +1,6 @@
 //! Headwater whole on one machine: the `headwater` command.
 
 pub mod bench;
-pub mod database;
 pub mod functions;
 pub mod gateway;
 pub mod parts;

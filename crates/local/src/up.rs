@@ -19,6 +19,7 @@ use aws::{
     control::Origin,
 };
 use domain::{policy::SetText, topic::Topic};
+use dynamo::Engine;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -26,7 +27,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    database::Engine,
     functions::{AUTHORIZE, CONNECTION, InProcess, REST},
     gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets},
     simulator::{self, Simulator},

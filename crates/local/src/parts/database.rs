@@ -9,8 +9,6 @@ use tokio::{net::TcpListener, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::database;
-
 /// How often expired items are deleted; the engine does not do that by itself.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
@@ -37,7 +35,7 @@ pub struct Options {
 ///
 /// When the address cannot be listened at, or the data folder cannot be used.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let (database, _lock) = database::open(options.data_dir.as_deref())?;
+    let (database, _lock) = dynamo::open(options.data_dir.as_deref())?;
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("cannot listen at {}", options.listen))?;
