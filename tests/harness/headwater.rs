@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use clap::Parser as _;
-use local::up::{Options, Up};
+use local::in_process::server::{Options, Up};
 use reqwest::Method;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;

@@ -1,11 +1,8 @@
 //! Headwater whole on one machine: the `headwater` command.
 
 pub mod bench;
-pub mod functions;
+pub mod command;
 pub mod gateway;
-pub mod parts;
-pub mod policy;
+pub mod in_process;
 pub mod simulator;
-pub mod tail;
 pub mod template;
-pub mod up;

@@ -15,11 +15,10 @@ use domain::access::Principal;
 use jiff::Timestamp;
 use local::{
     bench,
-    parts::{database, functions, gateway},
-    policy, simulator,
+    command::{database, functions, gateway, policy, tail},
+    in_process::{server as up, server::Up},
+    simulator,
     simulator::Simulator,
-    tail, up,
-    up::Up,
 };
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};

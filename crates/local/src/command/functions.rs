@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    functions::{AUTHORIZE, CONNECTION, InProcess, PUSH, REST},
     gateway::{FunctionError, Functions as _},
+    in_process::functions::{AUTHORIZE, CONNECTION, InProcess, PUSH, REST},
 };
 
 /// Largest event of a synchronous invocation (Lambda quota: 6 MB).

@@ -9,11 +9,11 @@ use tracing::warn;
 use url::Url;
 
 use crate::{
-    functions::{AUTHORIZE, CONNECTION, REST},
     gateway::{
         Authorizer, Callbacks, Config, Gateway, HttpRoute, HttpRoutes, Limits, Route, RouteKey,
         Routes, Selection, Sockets,
     },
+    in_process::functions::{AUTHORIZE, CONNECTION, REST},
     template::{self, Names},
 };
 

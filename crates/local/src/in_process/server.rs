@@ -27,8 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    functions::{AUTHORIZE, CONNECTION, InProcess, REST},
     gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets},
+    in_process::functions::{AUTHORIZE, CONNECTION, InProcess, REST},
     simulator::{self, Simulator},
 };
 

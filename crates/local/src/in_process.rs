@@ -1,0 +1,4 @@
+//! All parts of Headwater, wired together in one process.
+
+pub mod functions;
+pub mod server;
