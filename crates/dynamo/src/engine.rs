@@ -1,17 +1,7 @@
-//! The embedded DynamoDB engine: what `aws-sdk-dynamodb` sends is answered in this process.
-//!
-//! The SDK's requests end in an HTTP connector; this one hands them to `dynoxide` on a thread of
-//! its own, because the engine computes on the thread that calls it.
+//! The HTTP connector that hands the SDK's requests to the database.
 
-use std::{
-    fs::{File, TryLockError},
-    path::Path,
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{path::Path, sync::mpsc, thread};
 
-use anyhow::{Context as _, bail};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_runtime_api::{
@@ -27,59 +17,61 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 use aws_smithy_types::body::SdkBody;
-use dynoxide::{Database, DynoxideError};
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// How often expired items are deleted; the engine does not do that by itself.
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
-
-/// How often the data folder is tried before it is given up.
-const LOCK_TRIES: u32 = 20;
-
-/// The time between two tries.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
-
-/// The file in the data folder.
-const FILE: &str = "headwater.db";
+use crate::{
+    operation,
+    storage::{OpenError, Storage},
+};
 
 /// A DynamoDB in this process.
-#[derive(Clone, Debug)]
+///
+/// The database does its work on the calling thread, so it runs on a thread of its own. The thread
+/// ends when the last clone of the engine is dropped.
+#[derive(Clone)]
 pub struct Engine {
-    requests: mpsc::Sender<Request>,
+    calls: mpsc::Sender<Call>,
+    storage: Storage,
 }
 
-/// Something for the engine's thread to do.
-enum Request {
-    Call { operation: String, body: Vec<u8>, answer: oneshot::Sender<(u16, String)> },
-    Sweep { answer: oneshot::Sender<Result<usize, DynoxideError>> },
+/// One request of the SDK.
+struct Call {
+    operation: String,
+    body: Vec<u8>,
+    response: oneshot::Sender<Response>,
+}
+
+/// An HTTP status and a JSON body.
+struct Response {
+    status: u16,
+    json: String,
 }
 
 impl Engine {
-    /// Opens the database in `folder`, which is made if missing, or one in memory.
+    /// Opens the database in `folder`, or creates one in memory. Creates a missing folder.
     ///
     /// # Errors
     ///
-    /// When the folder cannot be written, or another process has it open.
-    pub fn open(folder: Option<&Path>) -> anyhow::Result<Self> {
-        let (database, lock) = open(folder)?;
-        let (requests, queue) = mpsc::channel();
+    /// [`OpenError`] when the folder cannot be used or another process has it open.
+    pub fn open(folder: Option<&Path>) -> Result<Self, OpenError> {
+        let storage = Storage::open(folder)?;
+        let worker = storage.clone();
+        let (calls, queue) = mpsc::channel();
         thread::Builder::new()
             .name("database".to_owned())
             .spawn(move || {
-                let _lock = lock;
-                while let Ok(request) = queue.recv() {
-                    serve(&database, request);
+                while let Ok(call) = queue.recv() {
+                    serve(&worker, call);
                 }
             })
-            .context("cannot start the database's thread")?;
-        Ok(Self { requests })
+            .map_err(OpenError::StartThread)?;
+        Ok(Self { calls, storage })
     }
 
-    /// An SDK configuration whose requests this engine answers.
+    /// Returns an SDK configuration whose requests this engine answers.
     pub fn sdk_config(&self) -> SdkConfig {
-        // The engine checks that a request is signed, not by whom.
+        // The SDK signs every request, and the engine does not check the signature.
         let credentials = Credentials::new("embedded", "embedded", None, None, "embedded");
         SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -90,112 +82,27 @@ impl Engine {
             .build()
     }
 
-    /// Deletes expired items from time to time until `shutdown`.
-    pub async fn sweep(self, shutdown: CancellationToken) {
-        let mut timer = tokio::time::interval(SWEEP_EVERY);
-        while shutdown.run_until_cancelled(timer.tick()).await.is_some() {
-            let (answer, swept) = oneshot::channel();
-            if self.requests.send(Request::Sweep { answer }).is_err() {
-                return;
-            }
-            match swept.await {
-                Ok(Ok(0)) | Err(_) => {}
-                Ok(Ok(items)) => tracing::debug!(items, "expired items deleted"),
-                Ok(Err(error)) => tracing::warn!(%error, "expired items could not be deleted"),
-            }
-        }
+    /// Deletes expired items once a minute until `shutdown`.
+    pub async fn delete_expired(self, shutdown: CancellationToken) {
+        let Self { calls, storage } = self;
+        drop(calls);
+        storage.delete_expired(shutdown).await;
     }
 }
 
-/// Opens the database in `folder`, which is made if missing and taken for this process alone while the
-/// file is open, or one in memory.
-///
-/// # Errors
-///
-/// When the folder cannot be written, or another process has it open.
-pub fn open(folder: Option<&Path>) -> anyhow::Result<(Database, Option<File>)> {
-    let Some(folder) = folder else {
-        return Ok((Database::memory().context("cannot open a database in memory")?, None));
+fn serve(storage: &Storage, call: Call) {
+    let response = match operation::run(&storage.database, &call.operation, &call.body) {
+        Ok(json) => Response { status: 200, json },
+        Err(error) => Response { status: error.status_code(), json: error.to_json() },
     };
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
-    let lock = lock(folder)?;
-    let file = folder.join(FILE);
-    let path = file.to_str().context("the data folder's name is not UTF-8")?;
-    let database = Database::new(path)
-        .with_context(|| format!("cannot open the database {}", file.display()))?;
-    // Sets `synchronous = NORMAL`: a commit survives the death of the process, and waits for no
-    // disk. What the machine's death can take are the last moments.
-    database.disable_bulk_loading().context("cannot configure the database")?;
-    Ok((database, Some(lock)))
+    // The caller may have stopped waiting.
+    let _ = call.response.send(response);
 }
 
-/// Takes the folder for this process alone, until the file is dropped.
-fn lock(folder: &Path) -> anyhow::Result<File> {
-    let path = folder.join("lock");
-    let file = File::create(&path)
-        .with_context(|| format!("cannot write to the data folder {}", folder.display()))?;
-    let mut tries = 0;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            // Whoever had it may be about to end.
-            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
-                tries += 1;
-                thread::sleep(LOCK_PAUSE);
-            }
-            Err(TryLockError::WouldBlock) => {
-                bail!("the data folder {} is in use by another process", folder.display())
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
-            }
-        }
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
     }
-}
-
-fn serve(database: &Database, request: Request) {
-    // Whoever asked may have stopped waiting.
-    match request {
-        Request::Call { operation, body, answer } => {
-            let answered = match call(database, &operation, &body) {
-                Ok(json) => (200, json),
-                Err(error) => (error.status_code(), error.to_json()),
-            };
-            let _ = answer.send(answered);
-        }
-        Request::Sweep { answer } => {
-            let _ = answer.send(database.sweep_ttl());
-        }
-    }
-}
-
-/// Answers one of the operations that the product uses.
-fn call(database: &Database, operation: &str, body: &[u8]) -> Result<String, DynoxideError> {
-    match operation {
-        "PutItem" => answer(body, |request| database.put_item(request)),
-        "GetItem" => answer(body, |request| database.get_item(request)),
-        "UpdateItem" => answer(body, |request| database.update_item(request)),
-        "DeleteItem" => answer(body, |request| database.delete_item(request)),
-        "Query" => answer(body, |request| database.query(request)),
-        "Scan" => answer(body, |request| database.scan(request)),
-        "CreateTable" => answer(body, |request| database.create_table(request)),
-        "DescribeTable" => answer(body, |request| database.describe_table(request)),
-        "ListTables" => answer(body, |request| database.list_tables(request)),
-        "UpdateTimeToLive" => answer(body, |request| database.update_time_to_live(request)),
-        _ => Err(DynoxideError::ValidationException(format!(
-            "the embedded engine is not asked for {operation}"
-        ))),
-    }
-}
-
-fn answer<Q: DeserializeOwned, A: Serialize>(
-    body: &[u8],
-    run: impl FnOnce(Q) -> Result<A, DynoxideError>,
-) -> Result<String, DynoxideError> {
-    let invalid = |error: serde_json::Error| DynoxideError::ValidationException(error.to_string());
-    let request = serde_json::from_slice(body).map_err(invalid)?;
-    serde_json::to_string(&run(request)?).map_err(invalid)
 }
 
 impl HttpClient for Engine {
@@ -213,12 +120,12 @@ impl HttpConnector for Engine {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let body = request.body().bytes().unwrap_or_default().to_vec();
-        let (answer, answered) = oneshot::channel();
-        let sent = self.requests.send(Request::Call { operation, body, answer });
+        let (response, receiver) = oneshot::channel();
+        let sent = self.calls.send(Call { operation, body, response });
         HttpConnectorFuture::new(async move {
-            let gone = || ConnectorError::other("the database's thread has ended".into(), None);
-            sent.map_err(|_| gone())?;
-            let (status, json) = answered.await.map_err(|_| gone())?;
+            let ended = || ConnectorError::other("the database thread has ended".into(), None);
+            sent.map_err(|_| ended())?;
+            let Response { status, json } = receiver.await.map_err(|_| ended())?;
             let status = StatusCode::try_from(status)
                 .map_err(|error| ConnectorError::other(error.into(), None))?;
             Ok(HttpResponse::new(status, SdkBody::from(json)))

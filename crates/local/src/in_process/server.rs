@@ -180,7 +180,7 @@ impl Up {
         let gateway = Gateway::start(config, sockets, functions, gateway_stop.clone())
             .with_context(|| format!("cannot listen at {}", options.listen))?;
 
-        let sweeper = engine.sweep(shutdown.clone());
+        let sweeper = engine.delete_expired(shutdown.clone());
         tasks.spawn(sweeper);
         let poller = Poller {
             tables,
