@@ -1,4 +1,9 @@
 //! All parts of Headwater, wired together in one process.
 
-pub mod functions;
-pub mod server;
+mod functions;
+mod server;
+
+pub use self::{
+    functions::{AUTHORIZE, CONNECTION, DirectFunctions, PUSH, REST},
+    server::{Server, Settings},
+};

@@ -4,5 +4,7 @@ pub mod bench;
 pub mod command;
 pub mod gateway;
 pub mod in_process;
+mod output;
+pub mod shutdown;
 pub mod simulator;
 pub mod template;

@@ -1,6 +1,6 @@
-//! `headwater up`: the whole on this machine.
+//! Headwater as one server: database, functions, gateway and poller.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, ops::Range, path::PathBuf, sync::Arc};
 
 use ::functions::{
     app::{App, Clock, Options as FunctionOptions},
@@ -16,7 +16,9 @@ use ::poller::{
 use anyhow::{Context as _, anyhow, ensure};
 use aws::{
     clients::{Clients, TableOptions},
+    connections::Shard,
     control::Origin,
+    tables::Tables,
 };
 use domain::{policy::SetText, topic::Topic};
 use dynamo::Engine;
@@ -26,214 +28,145 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
+use super::functions::{AUTHORIZE, CONNECTION, DirectFunctions, REST};
 use crate::{
     gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets},
-    in_process::functions::{AUTHORIZE, CONNECTION, InProcess, REST},
     simulator::{self, Simulator},
 };
 
-/// What the simulation records unless told otherwise, so that there is history to look at.
-const DEMO_RECORD: [&str; 4] = [
+/// The topics that a simulation records by default, so that there is a history to look at.
+const DEMO_TOPICS: [&str; 4] = [
     "coinbase/ticker/BTC-USD",
     "coinbase/matches/BTC-USD",
     "coinbase/ticker/ETH-USD",
     "mastodon/public",
 ];
 
-/// The settings of `headwater up`.
-#[derive(Clone, Debug, clap::Args)]
-#[group(skip)]
-pub struct Options {
-    /// Address to listen at.
-    #[arg(long, env = "HEADWATER_LISTEN", default_value = "127.0.0.1:8080")]
+/// The settings of a server.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The address to listen on. Port 0 takes a free port.
     pub listen: SocketAddr,
-
-    /// Folder for the database. Without it, all is forgotten when the program ends.
-    #[arg(long, env = "HEADWATER_DATA_DIR")]
+    /// The folder of the database; none keeps the data in memory.
     pub data_dir: Option<PathBuf>,
-
-    /// Run simulated upstreams beside it, and use those.
-    #[arg(long)]
-    pub simulated: bool,
-
-    /// With `--simulated`: decides everything that is made up.
-    #[arg(long, default_value_t = 1, requires = "simulated")]
-    pub seed: u64,
-
-    /// With `--simulated`: mean of trades a second; a tenth as many posts.
-    #[arg(long, default_value_t = 20.0, requires = "simulated")]
-    pub rate: f64,
-
-    /// The tables.
-    #[command(flatten)]
+    /// The simulated upstreams to run and read; none reads the upstreams of `poller`.
+    pub simulation: Option<simulator::Options>,
+    /// The settings of the tables.
     pub tables: TableOptions,
-
-    /// The functions.
-    #[command(flatten)]
+    /// The settings of the functions.
     pub functions: FunctionOptions,
-
-    /// The poller.
-    #[command(flatten)]
+    /// The settings of the poller.
     pub poller: PollerOptions,
 }
 
-/// A running Headwater.
-pub struct Up {
+/// A running server.
+pub struct Server {
     is_open: bool,
     gateway: Gateway,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     simulator: Option<Simulator>,
-    stopped: watch::Receiver<Option<String>>,
+    /// Why the poller failed.
+    failure: watch::Receiver<Option<String>>,
 }
 
-impl Up {
-    /// Starts everything; it runs until `shutdown`.
+impl Server {
+    /// Starts all parts. They run until `shutdown`.
     ///
     /// # Errors
     ///
-    /// When an address cannot be listened at, or the data folder cannot be used.
-    #[expect(clippy::too_many_lines, reason = "the parts are put together once, in order")]
-    pub async fn start(options: Options, shutdown: CancellationToken) -> anyhow::Result<Self> {
-        let mut options = options;
-        let tasks = TaskTracker::new();
-        let engine = Engine::open(options.data_dir.as_deref())?;
-        let clients = Clients::from_config(engine.sdk_config());
-        let tables = clients.tables(&options.tables);
-        tables.create_missing().await.context("cannot make the tables")?;
-        let origin = if options.simulated { Origin::Simulated } else { Origin::Live };
-        claim(&tables, origin).await?;
-        // The database is this process's alone, so whoever had a lease or a connection is dead.
-        tables.control.clear_leases().await.context("cannot read the tables")?;
-        for shard in options.functions.shards.all() {
-            for connection in tables.connections.all(shard).await? {
-                if !connection.gone {
-                    let id = &connection.recipient.id;
-                    tables.connections.close(shard, id, Timestamp::now()).await?;
-                }
-            }
-        }
+    /// When an address cannot be bound, the data folder cannot be used, or a setting is not valid.
+    pub async fn start(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let Settings { listen, data_dir, simulation, tables: table_options, functions, mut poller } =
+            settings;
+        let origin = if simulation.is_some() { Origin::Simulated } else { Origin::Live };
+        let shards = functions.shards.all();
+        ensure!(!shards.is_empty(), "there are no shards");
 
-        let simulator = if options.simulated {
-            let simulation = simulator::Options {
-                seed: options.seed,
-                rate: options.rate,
-                ..simulator::Options::default()
-            };
-            let simulator = Simulator::start(&simulation, shutdown.clone())
-                .await
-                .context("cannot start the simulators")?;
-            options.poller.coinbase_url = simulator.coinbase_url().parse()?;
-            options.poller.coinbase_rest_url = simulator.coinbase_rest_url().parse()?;
-            options.poller.mastodon_servers = Servers(vec![simulator.mastodon_url().parse()?]);
-            let token = SecretString::from(simulation.mastodon_token);
-            options.poller.mastodon_tokens = Tokens(vec![Token { host: None, token }]);
-            if options.poller.coinbase_record.is_empty()
-                && options.poller.mastodon_record.is_empty()
-            {
-                let topics = DEMO_RECORD.iter().filter_map(|topic| Topic::parse(topic).ok());
-                options.poller.coinbase_record.extend(topics);
-            }
-            Some(simulator)
-        } else {
-            None
+        let engine = Engine::open(data_dir.as_deref())?;
+        let tables = Clients::from_config(engine.sdk_config()).tables(&table_options);
+        tables.create_missing().await.context("cannot create the tables")?;
+        claim(&tables, origin).await?;
+        release_previous_owner(&tables, shards.clone()).await?;
+
+        let simulator = match &simulation {
+            Some(options) => Some(start_simulator(options, &mut poller, shutdown.clone()).await?),
+            None => None,
         };
 
         let clock: Clock = Arc::new(Timestamp::now);
         let sockets = Arc::new(Sockets::new(Limits::guarded()));
-        // Connections die with the process, and so may the secret of their tokens.
-        let secret = options.functions.connection_secret.clone().unwrap_or_else(|| {
-            let random: [u8; 32] = rand::random();
-            SecretString::from(random.map(|byte| format!("{byte:02x}")).concat())
-        });
-        let shards = options.functions.shards.all();
-        ensure!(!shards.is_empty(), "there are no shards");
-        let mut functions = options.functions;
-        if functions.callback_url == Callback::default() {
-            functions.callback_url = format!("http://{}/live", options.listen)
-                .parse()
-                .map_err(|reason: String| anyhow!(reason))?;
-        }
-        functions.allowed_origins.get_or_insert(Origins::Same);
         let is_open = functions.is_open();
-        let preset = functions.preset(SetText::open())?;
-        let app = Arc::new(App::new(tables.clone(), sockets.clone(), functions, preset, secret));
-        let in_force = app.in_force().await.context("cannot read the rules")?;
-        let rules = app.rules.clone();
-        let pusher = Arc::new(Pusher::new(&tables, sockets.clone(), rules, clock.clone()));
+        let app = Arc::new(app(functions, listen, tables.clone(), sockets.clone())?);
+        let pusher =
+            Arc::new(Pusher::new(&tables, sockets.clone(), app.rules.clone(), clock.clone()));
+        let rules = app.in_force().await.context("cannot read the rules")?;
 
+        // Cancelled after the poller has stopped: clients get the last events before they are
+        // disconnected.
+        let gateway_shutdown = CancellationToken::new();
         let (ready, is_ready) = watch::channel(false);
-        let config = Config {
-            routes: Routes::default()
-                .with("$connect", CONNECTION)
-                .with("$disconnect", CONNECTION)
-                .with("$default", CONNECTION),
-            authorizer: Some(Authorizer::new(AUTHORIZE)),
-            http: HttpRoutes::to(REST, Some(Authorizer::new(AUTHORIZE))),
-            ready: is_ready,
-            // The functions are in this process. With tokens there is somebody to be kept out.
-            callbacks: if is_open { Callbacks::Loopback } else { Callbacks::Off },
-            ..Config::new(options.listen)
-        };
-        let gateway_stop = CancellationToken::new();
-        let functions = Arc::new(InProcess::new(app, pusher.clone(), clock));
-        let gateway = Gateway::start(config, sockets, functions, gateway_stop.clone())
-            .with_context(|| format!("cannot listen at {}", options.listen))?;
+        let gateway = Gateway::start(
+            gateway_config(listen, is_open, is_ready),
+            sockets,
+            Arc::new(DirectFunctions::new(app, pusher.clone(), clock)),
+            gateway_shutdown.clone(),
+        )
+        .with_context(|| format!("cannot listen on {listen}"))?;
 
-        let sweeper = engine.delete_expired(shutdown.clone());
-        tasks.spawn(sweeper);
-        let poller = Poller {
-            tables,
-            push: pusher,
-            origin,
-            shards,
-            owner: format!("up-{}", std::process::id()).into(),
-            families: families(&options.poller, options.tables.retention, Timestamp::now())?,
-            looks: watch::channel(None).0,
-        };
-        let (stop, stopped) = watch::channel(None);
-        let (poller_options, poller_shutdown) = (options.poller, shutdown.clone());
-        let failed = shutdown.clone();
+        let tasks = TaskTracker::new();
+        tasks.spawn(engine.delete_expired(shutdown.clone()));
+        let families = families(&poller, table_options.retention, Timestamp::now())?;
+        let (failed, failure) = watch::channel(None);
+        let stop = shutdown.clone();
         tasks.spawn(async move {
-            if let Err(error) = poller.run(&poller_options, poller_shutdown).await {
-                let _ = stop.send(Some(format!("{error:#}")));
-                failed.cancel();
+            let parts = Poller {
+                tables,
+                push: pusher,
+                origin,
+                shards,
+                owner: format!("up-{}", std::process::id()).into(),
+                families,
+                looks: watch::channel(None).0,
+            };
+            if let Err(error) = parts.run(&poller, stop.clone()).await {
+                let _ = failed.send(Some(format!("{error:#}")));
+                stop.cancel();
             }
-            // Clients get what the poller sent last before they are sent away.
-            gateway_stop.cancel();
+            gateway_shutdown.cancel();
         });
         tasks.close();
+
         ready.send_replace(true);
-        // The value outlives its sender, which nobody needs any more.
         info!(address = %gateway.address(), "headwater is up");
-        match (in_force.version, is_open) {
-            (0, true) => info!("no tokens are accepted: everybody sees everything"),
-            (0, false) => info!("the rules are those to begin with"),
-            (version, _) => info!(version, "the rules are those that were put in force"),
+        match (rules.version, is_open) {
+            (0, true) => info!("access control is off: everybody can read everything"),
+            (0, false) => info!("the built-in rules or those of HEADWATER_POLICY are in force"),
+            (version, _) => info!(version, "the stored rules are in force"),
         }
-        Ok(Self { is_open, gateway, tasks, shutdown, simulator, stopped })
+        Ok(Self { is_open, gateway, tasks, shutdown, simulator, failure })
     }
 
-    /// The address it listens at.
+    /// Returns the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.gateway.address()
     }
 
-    /// Whether nobody is told from anybody else, because no tokens are accepted.
+    /// Returns whether access control is off: no tokens are accepted, and all clients are equal.
     pub fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// The simulators that run beside it.
+    /// Returns the simulated upstreams that this server reads.
     pub fn simulator(&self) -> Option<&Simulator> {
         self.simulator.as_ref()
     }
 
-    /// Waits until it has stopped, by its shutdown token or because it cannot go on.
+    /// Waits until the server has stopped, because of its shutdown token or of a failure.
     ///
     /// # Errors
     ///
-    /// When it could not go on.
+    /// When a part failed and stopped the server.
     pub async fn stopped(self) -> anyhow::Result<()> {
         self.shutdown.cancelled().await;
         self.tasks.wait().await;
@@ -241,13 +174,83 @@ impl Up {
         if let Some(simulator) = self.simulator {
             simulator.stopped().await;
         }
-        let reason = self.stopped.borrow().clone();
-        match reason {
+        let failure = self.failure.borrow().clone();
+        match failure {
             None => Ok(()),
             Some(reason) => {
-                warn!(reason, "headwater cannot go on");
-                anyhow::bail!(reason)
+                warn!(reason, "the poller failed; the server has stopped");
+                Err(anyhow!(reason))
             }
         }
+    }
+}
+
+/// Releases the leases and closes the connections of the previous process. Only one process can have
+/// the database open, so the previous one has ended.
+async fn release_previous_owner(tables: &Tables, shards: Range<Shard>) -> anyhow::Result<()> {
+    tables.control.clear_leases().await.context("cannot clear the leases")?;
+    for shard in shards {
+        for connection in tables.connections.all(shard).await? {
+            if !connection.gone {
+                let id = &connection.recipient.id;
+                tables.connections.close(shard, id, Timestamp::now()).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Starts the simulated upstreams and makes the poller read them.
+async fn start_simulator(
+    options: &simulator::Options,
+    poller: &mut PollerOptions,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Simulator> {
+    let simulator =
+        Simulator::start(options, shutdown).await.context("cannot start the simulators")?;
+    poller.coinbase_url = simulator.coinbase_url().parse()?;
+    poller.coinbase_rest_url = simulator.coinbase_rest_url().parse()?;
+    poller.mastodon_servers = Servers(vec![simulator.mastodon_url().parse()?]);
+    let token = SecretString::from(options.mastodon_token.clone());
+    poller.mastodon_tokens = Tokens(vec![Token { host: None, token }]);
+    if poller.coinbase_record.is_empty() && poller.mastodon_record.is_empty() {
+        poller.coinbase_record.extend(DEMO_TOPICS.iter().filter_map(|t| Topic::parse(t).ok()));
+    }
+    Ok(simulator)
+}
+
+/// Makes the state of the functions.
+fn app(
+    mut options: FunctionOptions,
+    listen: SocketAddr,
+    tables: Tables,
+    sockets: Arc<Sockets>,
+) -> anyhow::Result<App> {
+    // Connections end with the process, so the secret of their tokens need not outlive it.
+    let connection_secret = options.connection_secret.clone().unwrap_or_else(|| {
+        let random: [u8; 32] = rand::random();
+        SecretString::from(random.map(|byte| format!("{byte:02x}")).concat())
+    });
+    if options.callback_url == Callback::default() {
+        options.callback_url =
+            format!("http://{listen}/live").parse().map_err(|reason: String| anyhow!(reason))?;
+    }
+    options.allowed_origins.get_or_insert(Origins::Same);
+    let preset = options.preset(SetText::open())?;
+    Ok(App::new(tables, sockets, options, preset, connection_secret))
+}
+
+fn gateway_config(listen: SocketAddr, is_open: bool, ready: watch::Receiver<bool>) -> Config {
+    Config {
+        routes: Routes::default()
+            .with("$connect", CONNECTION)
+            .with("$disconnect", CONNECTION)
+            .with("$default", CONNECTION),
+        authorizer: Some(Authorizer::new(AUTHORIZE)),
+        http: HttpRoutes::to(REST, Some(Authorizer::new(AUTHORIZE))),
+        ready,
+        // The functions post directly. With access control, nobody else may post.
+        callbacks: if is_open { Callbacks::Loopback } else { Callbacks::Off },
+        ..Config::new(listen)
     }
 }
