@@ -6,7 +6,7 @@ pub mod functions;
 pub mod gateway;
 pub mod parts;
 pub mod policy;
-pub mod simulator;
+pub use simulator;
 pub mod tail;
 pub mod template;
 pub mod up;

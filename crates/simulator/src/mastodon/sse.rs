@@ -19,7 +19,7 @@ use tokio::{
 use tungstenite::Message;
 
 use super::{Denied, Event, Mastodon, feed::ClientFeed, query::Query, streams::Stream};
-use crate::simulator::{
+use crate::{
     faults::Fault,
     mangler::Frame,
     session::{Feed, at},

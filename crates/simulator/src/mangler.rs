@@ -86,7 +86,7 @@ impl Mangler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::faults::Switch;
+    use crate::faults::Switch;
 
     fn run(faults: &[Fault]) -> Vec<Message> {
         let mut mangler = Mangler::new(1);

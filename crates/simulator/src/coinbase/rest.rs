@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Coinbase, messages};
-use crate::simulator::{
+use crate::{
     decimal::{trimmed, trimmed_wide},
     exchange::{Market, PRODUCTS, Product, Side, Trade},
     faults::Fault,

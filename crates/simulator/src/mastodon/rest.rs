@@ -21,7 +21,7 @@ use super::{
     query::Query,
     streams::{Stream, Unknown},
 };
-use crate::simulator::{
+use crate::{
     faults::Fault,
     stats::Stats,
     timeline::{DOMAIN, Post},

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::simulator::timeline::Post;
+use crate::timeline::Post;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Origin {

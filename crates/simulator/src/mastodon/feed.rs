@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Event, Mastodon, query::Query, streams::Stream};
-use crate::simulator::{
+use crate::{
     faults::{Active, Fault},
     mangler::Frame,
     session::Feed,

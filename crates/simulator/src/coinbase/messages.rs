@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::simulator::{
+use crate::{
     decimal::{padded, trimmed, trimmed_wide},
     exchange::{LevelChange, Market, PRODUCTS, Product, Side, Status, Trade},
 };
@@ -136,7 +136,7 @@ pub(super) fn rest_levels(market: &Market, side: Side, limit: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::exchange::Exchange;
+    use crate::exchange::Exchange;
 
     #[test]
     fn a_match_and_its_ticker_agree() {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Coinbase, Event, messages};
-use crate::simulator::{
+use crate::{
     exchange::{PRODUCTS, Status},
     faults::{Active, Fault},
     mangler::Frame,
