@@ -1,260 +1,196 @@
-//! The market: a seeded generator of trades and books that knows nothing of sockets or clocks.
+//! A Coinbase Exchange on a loopback port: the WebSocket feed on `/` and REST beside it.
 
-use std::{collections::VecDeque, time::Duration};
-
-use jiff::Timestamp;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
-use uuid::{Builder, Uuid};
-
-pub(super) use self::{
-    book::{Book, LevelChange, Side},
-    products::{PRODUCTS, Product, Status},
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-mod book;
-mod products;
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use jiff::Timestamp;
+use tokio::{
+    sync::broadcast,
+    time::{self, Instant, MissedTickBehavior},
+};
+use tungstenite::Utf8Bytes;
 
-/// Trades kept for REST, per product.
-const HISTORY: usize = 100_000;
-/// Trades that every product has made before the simulation starts.
-const BACK_HISTORY: u16 = 300;
-/// How many resting orders one taker meets: entries of this table are equally likely.
-const SWEEPS: [usize; 20] = [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 5];
-/// The mean of [`SWEEPS`].
-const MEAN_SWEEP: f64 = 1.45;
+use self::feed::{Channel, ClientFeed};
+use super::{
+    faults::Fault,
+    host::{self, Host},
+    market::{Markets, PRODUCTS, Tick},
+    session::{QUEUE, Timing},
+    upgrade::Upgrade,
+};
 
-/// One trade.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Trade {
-    pub(super) id: u64,
-    pub(super) maker_order: Uuid,
-    pub(super) taker_order: Uuid,
-    /// The side of the order that was resting.
-    pub(super) maker: Side,
-    pub(super) price: u64,
-    pub(super) size: u64,
-    pub(super) sequence: u64,
-    pub(super) at: Timestamp,
+mod feed;
+mod messages;
+mod rest;
+
+/// How often book changes are sent, when there are any.
+const BOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often `status` and `ticker_batch` speak.
+const SLOW_EVERY: Duration = Duration::from_secs(5);
+/// How far trading may fall behind the clock before it gives up catching up.
+const LARGEST_LAG: Duration = Duration::from_secs(1);
+/// Takers served in one go, so that clients are not starved.
+const TICKS_AT_ONCE: usize = 1_000;
+
+/// A message for whoever subscribed to its channel and product.
+#[derive(Clone, Debug)]
+struct Event {
+    /// Counts all events; a subscription starts after one of them.
+    number: u64,
+    channel: Channel,
+    product: Option<usize>,
+    /// The trade that this `match` tells of.
+    trade: Option<u64>,
+    text: Utf8Bytes,
 }
 
-/// What one taker did.
-#[derive(Debug, PartialEq)]
-pub(super) struct Tick {
-    /// Index of the market in [`Exchange::markets`].
-    pub(super) market: usize,
-    /// Its trades, in order; they share the taker and the time.
-    pub(super) trades: Vec<Trade>,
-    /// How long until the next taker comes.
-    pub(super) wait: Duration,
+struct Trading {
+    markets: Markets,
+    published: u64,
+    /// Markets that traded since the last `ticker_batch`.
+    traded: Vec<bool>,
 }
 
-/// One product's book, trades and daily figures.
-#[derive(Debug)]
-pub(super) struct Market {
-    pub(super) product: &'static Product,
-    pub(super) book: Book,
-    pub(super) trades: VecDeque<Trade>,
-    pub(super) sequence: u64,
-    pub(super) low: u64,
-    pub(super) high: u64,
-    pub(super) volume: u128,
-    fair: u64,
-    next_trade: u64,
-}
-
-/// All markets, driven by one random number generator.
-#[derive(Debug)]
+/// The simulated exchange.
 pub(super) struct Exchange {
-    pub(super) markets: Vec<Market>,
-    rng: StdRng,
-    mean_wait: f64,
+    trading: Mutex<Trading>,
+    events: broadcast::Sender<Event>,
+    host: Arc<Host>,
+    timing: Timing,
 }
 
 impl Exchange {
-    /// Opens all markets with a past that ends at `now`; `rate` is the mean of trades a second.
-    pub(super) fn new(seed: u64, rate: f64, now: Timestamp) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let mut markets: Vec<_> = PRODUCTS.iter().map(|it| Market::open(it, &mut rng)).collect();
-        for market in markets.iter_mut().filter(|market| market.product.weight > 0) {
-            for ago in (1..=BACK_HISTORY).rev() {
-                market.trade(now - Duration::from_millis(u64::from(ago) * 1_700), &mut rng);
-            }
-            market.book.take_changes();
-        }
-        Self { markets, rng, mean_wait: MEAN_SWEEP / rate }
+    pub(super) fn new(seed: u64, rate: f64, timing: Timing, host: Arc<Host>) -> Self {
+        let markets = Markets::new(seed, rate, Timestamp::now());
+        let trading = Trading { markets, published: 0, traded: vec![false; PRODUCTS.len()] };
+        Self { trading: Mutex::new(trading), events: broadcast::Sender::new(QUEUE), host, timing }
     }
 
-    /// Lets one taker trade at `now`, somewhere.
-    pub(super) fn tick(&mut self, now: Timestamp) -> Tick {
-        let market = self.pick();
-        let trades = self.markets[market].trade(now, &mut self.rng);
-        let uniform: f64 = self.rng.random_range(f64::EPSILON..1.0);
-        let wait = Duration::from_secs_f64(-uniform.ln() * self.mean_wait);
-        Tick { market, trades, wait }
-    }
-
-    /// Returns the book levels that changed since the last call, by market.
-    pub(super) fn take_changes(&mut self) -> Vec<(usize, Vec<LevelChange>)> {
-        let changes = self.markets.iter_mut().map(|market| market.book.take_changes()).enumerate();
-        changes.filter(|(_, changes)| !changes.is_empty()).collect()
-    }
-
-    fn pick(&mut self) -> usize {
-        let total: u32 = PRODUCTS.iter().map(|product| product.weight).sum();
-        let mut roll = self.rng.random_range(0..total);
-        for (index, product) in PRODUCTS.iter().enumerate() {
-            match roll.checked_sub(product.weight) {
-                None => return index,
-                Some(rest) => roll = rest,
+    /// Trades, whether anybody listens or not, until shutdown.
+    pub(super) async fn drive(self: Arc<Self>) {
+        let mut next_taker = Instant::now();
+        let mut books = ticker(BOOK_EVERY, Duration::ZERO);
+        let to_second = 1_000_000_000 - Timestamp::now().subsec_nanosecond();
+        let to_second = Duration::from_nanos(u64::try_from(to_second).unwrap_or(0));
+        let mut seconds = ticker(Duration::from_secs(1), to_second);
+        let mut slow = ticker(SLOW_EVERY, SLOW_EVERY);
+        loop {
+            tokio::select! {
+                () = self.host.shutdown.cancelled() => return,
+                () = time::sleep_until(next_taker) => next_taker = self.trade(next_taker),
+                _ = books.tick() => self.publish_books(),
+                _ = seconds.tick() => self.publish_heartbeats(),
+                _ = slow.tick() => self.publish_summaries(),
             }
         }
-        0
+    }
+
+    /// Lets everyone trade whose time has come; returns when the next one comes.
+    fn trade(&self, due: Instant) -> Instant {
+        let mut trading = self.state();
+        let mut due = due.max(Instant::now().checked_sub(LARGEST_LAG).unwrap_or(due));
+        for _ in 0..TICKS_AT_ONCE {
+            if due > Instant::now() {
+                break;
+            }
+            let Tick { market, trades, wait } = trading.markets.tick(Timestamp::now());
+            due += wait;
+            trading.traded[market] = true;
+            if self.events.receiver_count() == 0 {
+                continue;
+            }
+            for trade in &trades {
+                let text = messages::matched("match", &PRODUCTS[market], trade);
+                self.publish(&mut trading, Channel::Matches, Some(market), Some(trade.id), text);
+            }
+            // Like the real one, a taker that meets several orders changes the ticker once.
+            let text = messages::ticker(&trading.markets.all[market]);
+            self.publish(&mut trading, Channel::Ticker, Some(market), None, text);
+        }
+        due
+    }
+
+    fn publish_books(&self) {
+        let mut trading = self.state();
+        let now = Timestamp::now();
+        for (market, changes) in trading.markets.take_changes() {
+            let text = messages::l2update(&PRODUCTS[market], &changes, now);
+            self.publish(&mut trading, Channel::Level2, Some(market), None, text);
+        }
+    }
+
+    fn publish_heartbeats(&self) {
+        let mut trading = self.state();
+        let now = Timestamp::now();
+        for market in 0..PRODUCTS.len() {
+            let text = messages::heartbeat(&trading.markets.all[market], now);
+            self.publish(&mut trading, Channel::Heartbeat, Some(market), None, text);
+        }
+    }
+
+    fn publish_summaries(&self) {
+        let mut trading = self.state();
+        for market in 0..PRODUCTS.len() {
+            if std::mem::take(&mut trading.traded[market]) {
+                let text = messages::ticker(&trading.markets.all[market]);
+                self.publish(&mut trading, Channel::TickerBatch, Some(market), None, text);
+            }
+        }
+        self.publish(&mut trading, Channel::Status, None, None, messages::status());
+    }
+
+    fn publish(
+        &self,
+        trading: &mut Trading,
+        channel: Channel,
+        product: Option<usize>,
+        trade: Option<u64>,
+        text: String,
+    ) {
+        trading.published += 1;
+        let event = Event { number: trading.published, channel, product, trade, text: text.into() };
+        // Nobody listens: the exchange trades on.
+        let _ = self.events.send(event);
+    }
+
+    fn state(&self) -> MutexGuard<'_, Trading> {
+        self.trading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Market {
-    fn open(product: &'static Product, rng: &mut StdRng) -> Self {
-        let fair = product.price;
-        Self {
-            product,
-            book: Book::around(fair, product.depth, product.lot, rng),
-            trades: VecDeque::new(),
-            sequence: product.first_trade * 130,
-            low: fair,
-            high: fair,
-            volume: u128::from(product.lot) * 9_000,
-            fair,
-            next_trade: product.first_trade,
-        }
-    }
-
-    /// Returns the price of a day ago.
-    pub(super) fn open_price(&self) -> u64 {
-        self.product.price
-    }
-
-    /// Moves the price a little, then lets one taker sweep up to a handful of orders.
-    fn trade(&mut self, now: Timestamp, rng: &mut StdRng) -> Vec<Trade> {
-        let start = self.product.price;
-        let reach = (start / 25_000).max(1);
-        let moved = self.fair + rng.random_range(0..=reach * 2);
-        self.fair = moved.saturating_sub(reach).clamp(start * 7 / 10, start * 14 / 10);
-        self.book.requote(self.fair, rng);
-
-        let taker = if rng.random_bool(0.5) { Side::Buy } else { Side::Sell };
-        let orders = SWEEPS[rng.random_range(0..SWEEPS.len())];
-        let taker_order = random_uuid(rng);
-        let mut trades = Vec::with_capacity(orders);
-        for (price, size) in self.book.take(taker, orders, rng) {
-            self.sequence += rng.random_range(1..60);
-            let (id, maker_order) = (self.next_trade, random_uuid(rng));
-            let (maker, sequence) = (taker.opposite(), self.sequence);
-            trades.push(Trade {
-                id,
-                maker_order,
-                taker_order,
-                maker,
-                price,
-                size,
-                sequence,
-                at: now,
-            });
-            self.next_trade += 1;
-            self.low = self.low.min(price);
-            self.high = self.high.max(price);
-            self.volume += u128::from(size);
-        }
-        self.trades.extend(&trades);
-        let surplus = self.trades.len().saturating_sub(HISTORY);
-        self.trades.drain(..surplus);
-        trades
-    }
+/// Returns everything the exchange serves.
+pub(super) fn router(exchange: &Arc<Exchange>) -> Router {
+    let own = Router::new()
+        .route("/", get(connect))
+        .route("/_simulator/trades/{id}", get(rest::traded))
+        .with_state(Arc::clone(exchange));
+    rest::router(Arc::clone(exchange)).merge(own).merge(host::controls(Arc::clone(&exchange.host)))
 }
 
-fn random_uuid(rng: &mut StdRng) -> Uuid {
-    Builder::from_random_bytes(rng.random()).into_uuid()
+async fn connect(State(exchange): State<Arc<Exchange>>, mut request: Request) -> Response {
+    if exchange.host.switch.is_on(Fault::Refuse) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let Some((upgrade, answer)) = Upgrade::accept(&mut request) else {
+        return StatusCode::UPGRADE_REQUIRED.into_response();
+    };
+    let events = exchange.events.subscribe();
+    let (host, timing) = (Arc::clone(&exchange.host), exchange.timing);
+    host.serve(upgrade, ClientFeed::new(exchange), events, timing);
+    answer
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    #[test]
-    fn the_same_seed_gives_the_same_market() {
-        let run = |seed| {
-            let mut exchange = Exchange::new(seed, 20.0, Timestamp::UNIX_EPOCH);
-            let ticks: Vec<_> = (0..500).map(|_| exchange.tick(Timestamp::UNIX_EPOCH)).collect();
-            (ticks, exchange.take_changes())
-        };
-        assert_eq!(run(7), run(7));
-        assert_ne!(run(7), run(8));
-    }
-
-    #[test]
-    fn trade_ids_are_contiguous_from_the_back_history_on() {
-        let mut exchange = Exchange::new(1, 20.0, Timestamp::UNIX_EPOCH);
-        for _ in 0..2_000 {
-            exchange.tick(Timestamp::UNIX_EPOCH);
-        }
-        for market in &exchange.markets {
-            let ids: Vec<_> = market.trades.iter().map(|trade| trade.id).collect();
-            let first = market.product.first_trade;
-            assert!(ids.iter().copied().eq(first..first + ids.len() as u64));
-            let traded = market.product.status == Status::Online;
-            assert_eq!(ids.len() >= 300, traded, "{}", market.product.id);
-            assert!(market.trades.iter().is_sorted_by_key(|trade| trade.sequence));
-        }
-    }
-
-    #[test]
-    fn the_book_is_never_crossed_and_its_changes_add_up() {
-        let mut exchange = Exchange::new(3, 20.0, Timestamp::UNIX_EPOCH);
-        let copy = |exchange: &Exchange| -> Vec<BTreeMap<(Side, u64), u64>> {
-            let sides = |market: &Market| {
-                [Side::Buy, Side::Sell]
-                    .into_iter()
-                    .flat_map(|side| {
-                        market.book.levels(side).map(move |(price, size)| ((side, price), size))
-                    })
-                    .collect()
-            };
-            exchange.markets.iter().map(sides).collect()
-        };
-        let mut mirrors = copy(&exchange);
-        for _ in 0..3_000 {
-            exchange.tick(Timestamp::UNIX_EPOCH);
-            for (market, changes) in exchange.take_changes() {
-                for (side, price, size) in changes {
-                    mirrors[market].insert((side, price), size);
-                }
-                let book = &exchange.markets[market].book;
-                let (bid, ask) = (book.best(Side::Buy).unwrap(), book.best(Side::Sell).unwrap());
-                assert!(bid.0 < ask.0, "{bid:?} {ask:?}");
-            }
-        }
-        for mirror in &mut mirrors {
-            mirror.retain(|_, size| *size > 0);
-        }
-        assert_eq!(mirrors, copy(&exchange));
-        for market in &exchange.markets {
-            let levels = market.book.levels(Side::Buy).count();
-            assert!(levels * 3 >= market.product.depth, "{} {levels}", market.product.id);
-        }
-    }
-
-    #[test]
-    fn the_rate_is_the_mean_of_trades_a_second() {
-        let mut exchange = Exchange::new(5, 1_000.0, Timestamp::UNIX_EPOCH);
-        let (mut trades, mut elapsed) = (0_u32, Duration::ZERO);
-        while elapsed < Duration::from_secs(20) {
-            let tick = exchange.tick(Timestamp::UNIX_EPOCH);
-            trades += u32::try_from(tick.trades.len()).unwrap();
-            elapsed += tick.wait;
-        }
-        assert!((18_000..22_000).contains(&trades), "{trades}");
-    }
+fn ticker(period: Duration, after: Duration) -> time::Interval {
+    let mut interval = time::interval_at(Instant::now() + after, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }

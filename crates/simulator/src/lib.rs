@@ -1,4 +1,4 @@
-//! Simulated upstreams: a Coinbase exchange and a Mastodon server on loopback ports.
+//! Simulated upstreams: a Exchange exchange and a Mastodon server on loopback ports.
 //!
 //! They speak the real protocols and make up what they say, the same for the same seed.
 
@@ -12,14 +12,14 @@ use tokio_util::{
 };
 
 pub use self::faults::{Fault, Faults, Switch};
-use self::{coinbase::Coinbase, host::Host, mastodon::Mastodon, session::Timing};
+use self::{exchange::Exchange, host::Host, mastodon::Mastodon, session::Timing};
 
-mod coinbase;
 mod decimal;
 mod exchange;
 mod faults;
 mod host;
 mod mangler;
+mod market;
 mod mastodon;
 mod session;
 mod stats;
@@ -113,13 +113,13 @@ impl Simulator {
             Arc::new(Host::new(options.seed, switch.clone(), tasks.clone(), shutdown.clone()))
         };
 
-        let coinbase = Arc::new(Coinbase::new(
+        let coinbase = Arc::new(Exchange::new(
             options.seed,
             options.rate,
             Timing { settle_within: Some(options.subscribe_within), ping_every: None },
             host(&faults.coinbase),
         ));
-        serve(coinbase_listener, coinbase::router(&coinbase), &tasks, &shutdown);
+        serve(coinbase_listener, exchange::router(&coinbase), &tasks, &shutdown);
         tasks.spawn(coinbase.drive());
 
         let mastodon = Arc::new(Mastodon::new(

@@ -14,16 +14,16 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Coinbase, messages};
+use super::{Exchange, messages};
 use crate::{
     decimal::{trimmed, trimmed_wide},
-    exchange::{Market, PRODUCTS, Product, Side, Trade},
     faults::Fault,
+    market::{Market, PRODUCTS, Product, Side, Trade},
     stats::Stats,
 };
 
 /// Returns the REST routes.
-pub(super) fn router(exchange: Arc<Coinbase>) -> Router {
+pub(super) fn router(exchange: Arc<Exchange>) -> Router {
     Router::new()
         .route("/products", get(products))
         .route("/products/{id}", get(product))
@@ -37,7 +37,7 @@ pub(super) fn router(exchange: Arc<Coinbase>) -> Router {
 }
 
 /// Refuses what the real interface refuses before it looks at the path.
-async fn gate(State(exchange): State<Arc<Coinbase>>, request: Request, next: Next) -> Response {
+async fn gate(State(exchange): State<Arc<Exchange>>, request: Request, next: Next) -> Response {
     Stats::add(&exchange.host.stats.requests, 1);
     if exchange.host.switch.is_on(Fault::Refuse) {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable");
@@ -65,7 +65,7 @@ struct Page {
 }
 
 async fn trades(
-    State(exchange): State<Arc<Coinbase>>,
+    State(exchange): State<Arc<Exchange>>,
     Path(id): Path<String>,
     Query(page): Query<Page>,
 ) -> Response {
@@ -102,7 +102,7 @@ struct BookQuery {
 }
 
 async fn book(
-    State(exchange): State<Arc<Coinbase>>,
+    State(exchange): State<Arc<Exchange>>,
     Path(id): Path<String>,
     Query(query): Query<BookQuery>,
 ) -> Response {
@@ -124,7 +124,7 @@ async fn book(
     })
 }
 
-async fn ticker(State(exchange): State<Arc<Coinbase>>, Path(id): Path<String>) -> Response {
+async fn ticker(State(exchange): State<Arc<Exchange>>, Path(id): Path<String>) -> Response {
     on_market(&exchange, &id, |market| {
         let Some(trade) = market.trades.back() else { return not_found() };
         let best = |side| market.book.best(side).unwrap_or_default().0;
@@ -146,7 +146,7 @@ async fn time() -> Response {
 
 /// Answers `GET /_simulator/trades/{product}`: everything that was traded, streamed or not.
 pub(super) async fn traded(
-    State(exchange): State<Arc<Coinbase>>,
+    State(exchange): State<Arc<Exchange>>,
     Path(id): Path<String>,
 ) -> Response {
     on_market(&exchange, &id, |market| {
@@ -158,9 +158,9 @@ pub(super) async fn traded(
     })
 }
 
-fn on_market(exchange: &Coinbase, id: &str, answer: impl FnOnce(&Market) -> Response) -> Response {
+fn on_market(exchange: &Exchange, id: &str, answer: impl FnOnce(&Market) -> Response) -> Response {
     let state = exchange.state();
-    let found = state.exchange.markets.iter().find(|market| market.product.id == id);
+    let found = state.markets.all.iter().find(|market| market.product.id == id);
     found.map_or_else(not_found, answer)
 }
 

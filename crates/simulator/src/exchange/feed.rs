@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Coinbase, Event, messages};
+use super::{Event, Exchange, messages};
 use crate::{
-    exchange::{PRODUCTS, Status},
     faults::{Active, Fault},
     mangler::Frame,
+    market::{PRODUCTS, Status},
     session::Feed,
 };
 
@@ -89,13 +89,13 @@ enum Wish {
 
 /// A client's subscriptions, each with the number of the event it starts after.
 pub(super) struct ClientFeed {
-    exchange: Arc<Coinbase>,
+    exchange: Arc<Exchange>,
     wanted: BTreeMap<Subscription, u64>,
     settled: bool,
 }
 
 impl ClientFeed {
-    pub(super) fn new(exchange: Arc<Coinbase>) -> Self {
+    pub(super) fn new(exchange: Arc<Exchange>) -> Self {
         Self { exchange, wanted: BTreeMap::new(), settled: false }
     }
 
@@ -122,7 +122,7 @@ impl ClientFeed {
         for (channel, product) in added {
             self.wanted.insert((channel, product), state.published);
             exchange.host.stats.want(&label((channel, product)));
-            let Some(market) = product.map(|product| &state.exchange.markets[product]) else {
+            let Some(market) = product.map(|product| &state.markets.all[product]) else {
                 continue;
             };
             match channel {

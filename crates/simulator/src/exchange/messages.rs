@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     decimal::{padded, trimmed, trimmed_wide},
-    exchange::{LevelChange, Market, PRODUCTS, Product, Side, Status, Trade},
+    market::{LevelChange, Market, PRODUCTS, Product, Side, Status, Trade},
 };
 
 /// Returns a `match`, or the `last_match` that greets a subscriber.
@@ -136,14 +136,14 @@ pub(super) fn rest_levels(market: &Market, side: Side, limit: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::Exchange;
+    use crate::market::Markets;
 
     #[test]
     fn a_match_and_its_ticker_agree() {
-        let mut exchange = Exchange::new(1, 20.0, Timestamp::UNIX_EPOCH);
+        let mut exchange = Markets::new(1, 20.0, Timestamp::UNIX_EPOCH);
         for _ in 0..500 {
             let tick = exchange.tick(Timestamp::UNIX_EPOCH);
-            let market = &exchange.markets[tick.market];
+            let market = &exchange.all[tick.market];
             let Some(trade) = tick.trades.last() else { continue };
             let matched: Value = parse(&matched("match", market.product, trade));
             let ticker: Value = parse(&ticker(market));
@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn messages_look_like_the_real_ones() {
-        let exchange = Exchange::new(1, 20.0, Timestamp::UNIX_EPOCH);
-        let (market, now) = (&exchange.markets[0], Timestamp::UNIX_EPOCH);
+        let exchange = Markets::new(1, 20.0, Timestamp::UNIX_EPOCH);
+        let (market, now) = (&exchange.all[0], Timestamp::UNIX_EPOCH);
         assert_eq!(
             l2update(market.product, &[(Side::Buy, 6_351_460, 0), (Side::Sell, 6_352_000, 7)], now),
             r#"{"type":"l2update","product_id":"BTC-USD","changes":[["buy","63514.60","0.00000000"],["sell","63520.00","0.00000007"]],"time":"1970-01-01T00:00:00.000000Z"}"#
@@ -183,7 +183,7 @@ mod tests {
             keys(&matched("last_match", market.product, &market.trades[0])),
             ["trade_id", "maker_order_id", "taker_order_id", "product_id"]
         );
-        let untraded = exchange.markets.iter().find(|market| market.trades.is_empty());
+        let untraded = exchange.all.iter().find(|market| market.trades.is_empty());
         let untraded = untraded.expect("a product that never traded");
         assert_eq!(parse(&heartbeat(untraded, now))["last_trade_id"], 0);
         assert_eq!(parse(&ticker(untraded))["price"], "0");
