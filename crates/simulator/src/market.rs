@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use uuid::{Builder, Uuid};
 
 pub(super) use self::{
-    book::{Book, LevelChange, Side},
+    book::{Book, Level, LevelChange, Side},
     products::{PRODUCTS, Product, Status},
 };
 
@@ -74,7 +74,8 @@ impl Markets {
     /// Opens all markets with a past that ends at `now`; `rate` is the mean of trades a second.
     pub(super) fn new(seed: u64, rate: f64, now: Timestamp) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut all: Vec<_> = PRODUCTS.iter().map(|it| Market::open(it, &mut rng)).collect();
+        let mut all: Vec<_> =
+            PRODUCTS.iter().map(|it| Market::open(it, it.depth, &mut rng)).collect();
         for market in all.iter_mut().filter(|market| market.product.weight > 0) {
             for ago in (1..=BACK_HISTORY).rev() {
                 market.trade(now - Duration::from_millis(u64::from(ago) * 1_700), &mut rng);
@@ -82,6 +83,22 @@ impl Markets {
             market.book.take_changes();
         }
         Self { all, rng, mean_wait: MEAN_SWEEP / rate }
+    }
+
+    /// Opens all markets without a past and without orders.
+    pub(super) fn empty(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let open = |product| Market::open(product, 0, &mut rng);
+        Self { all: PRODUCTS.iter().map(open).collect(), rng, mean_wait: f64::INFINITY }
+    }
+
+    /// Makes one trade of the usual size at the opening price; the book is not involved.
+    pub(super) fn record(&mut self, market: usize, now: Timestamp) -> Trade {
+        let product = self.all[market].product;
+        let taker_order = random_uuid(&mut self.rng);
+        let fills = vec![(product.price, product.lot)];
+        let trades = self.all[market].fill(Side::Buy, taker_order, fills, now, &mut self.rng);
+        trades[0]
     }
 
     /// Lets one taker trade at `now`, somewhere.
@@ -113,11 +130,11 @@ impl Markets {
 }
 
 impl Market {
-    fn open(product: &'static Product, rng: &mut StdRng) -> Self {
+    fn open(product: &'static Product, depth: usize, rng: &mut StdRng) -> Self {
         let fair = product.price;
         Self {
             product,
-            book: Book::around(fair, product.depth, product.lot, rng),
+            book: Book::around(fair, depth, product.lot, rng),
             trades: VecDeque::new(),
             sequence: product.first_trade * 130,
             low: fair,
@@ -144,8 +161,21 @@ impl Market {
         let taker = if rng.random_bool(0.5) { Side::Buy } else { Side::Sell };
         let orders = SWEEPS[rng.random_range(0..SWEEPS.len())];
         let taker_order = random_uuid(rng);
-        let mut trades = Vec::with_capacity(orders);
-        for (price, size) in self.book.take(taker, orders, rng) {
+        let fills = self.book.take(taker, orders, rng);
+        self.fill(taker, taker_order, fills, now, rng)
+    }
+
+    /// Records the trades of one taker.
+    fn fill(
+        &mut self,
+        taker: Side,
+        taker_order: Uuid,
+        fills: Vec<Level>,
+        now: Timestamp,
+        rng: &mut StdRng,
+    ) -> Vec<Trade> {
+        let mut trades = Vec::with_capacity(fills.len());
+        for (price, size) in fills {
             self.sequence += rng.random_range(1..60);
             let (id, maker_order) = (self.next_trade, random_uuid(rng));
             let (maker, sequence) = (taker.opposite(), self.sequence);

@@ -2,15 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-/// Counts since the start, and what clients want at the moment.
+/// Counts since the start, and the current subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct Stats {
     pub(super) messages: AtomicU64,
@@ -18,7 +16,14 @@ pub(super) struct Stats {
     pub(super) closed: AtomicU64,
     pub(super) requests: AtomicU64,
     pub(super) slow_consumers: AtomicU64,
-    wanted: Mutex<BTreeMap<String, u64>>,
+    subscriptions: Mutex<Subscriptions>,
+}
+
+#[derive(Debug, Default)]
+struct Subscriptions {
+    /// Counts how often all connections were cut.
+    generation: u64,
+    counts: BTreeMap<String, u64>,
 }
 
 impl Stats {
@@ -26,31 +31,52 @@ impl Stats {
         counter.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Counts one more connection that wants `subscription`.
-    pub(super) fn want(&self, subscription: &str) {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        *wanted.entry(subscription.to_owned()).or_default() += 1;
+    /// Returns the generation that a new connection belongs to.
+    pub(super) fn generation(&self) -> u64 {
+        self.subscriptions.lock().generation
     }
 
-    /// Takes back one [`Stats::want`].
-    pub(super) fn unwant(&self, subscription: &str) {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = wanted.remove(subscription).map_or(0, |count| count - 1);
-        if left > 0 {
-            wanted.insert(subscription.to_owned(), left);
+    /// Begins a new generation: subscriptions of earlier connections no longer count.
+    pub(super) fn forget_subscriptions(&self) {
+        let mut subscriptions = self.subscriptions.lock();
+        subscriptions.generation += 1;
+        subscriptions.counts.clear();
+    }
+
+    /// Counts one more connection with a subscription.
+    pub(super) fn subscribed(&self, generation: u64, name: &str) {
+        let mut subscriptions = self.subscriptions.lock();
+        if subscriptions.generation == generation {
+            *subscriptions.counts.entry(name.to_owned()).or_default() += 1;
         }
+    }
+
+    /// Takes back one [`Stats::subscribed`].
+    pub(super) fn unsubscribed(&self, generation: u64, name: &str) {
+        let mut subscriptions = self.subscriptions.lock();
+        if subscriptions.generation != generation {
+            return;
+        }
+        let left = subscriptions.counts.remove(name).map_or(0, |count| count - 1);
+        if left > 0 {
+            subscriptions.counts.insert(name.to_owned(), left);
+        }
+    }
+
+    /// Returns whether any connection has a subscription.
+    pub(super) fn is_subscribed(&self, name: &str) -> bool {
+        self.subscriptions.lock().counts.contains_key(name)
     }
 
     pub(super) fn to_json(&self) -> Value {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         json!({
             "messages": read(&self.messages),
             "connections": read(&self.accepted) - read(&self.closed),
             "accepted": read(&self.accepted),
             "requests": read(&self.requests),
             "slow_consumers": read(&self.slow_consumers),
-            "subscriptions": wanted,
+            "subscriptions": self.subscriptions.lock().counts,
         })
     }
 }

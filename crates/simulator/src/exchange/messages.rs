@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     decimal::{padded, trimmed, trimmed_wide},
-    market::{LevelChange, Market, PRODUCTS, Product, Side, Status, Trade},
+    market::{LevelChange, Market, Product, Side, Trade},
 };
 
 /// Returns a `match`, or the `last_match` that greets a subscriber.
@@ -90,18 +90,6 @@ pub(super) fn heartbeat(market: &Market, now: Timestamp) -> String {
     )
 }
 
-/// Returns what the `status` channel repeats.
-pub(super) fn status() -> String {
-    let with_type = |product: &Product| {
-        let mut described = product.describe();
-        described["type"] = "spot".into();
-        described
-    };
-    let offered = PRODUCTS.iter().filter(|product| product.status != Status::Delisted);
-    let products: Vec<_> = offered.map(with_type).collect();
-    json!({"type": "status", "products": products, "currencies": []}).to_string()
-}
-
 /// Returns an error frame.
 pub(super) fn error(message: &str, reason: Option<&str>) -> String {
     let mut error = json!({"type": "error", "message": message});
@@ -120,17 +108,6 @@ pub(super) fn rest_trade(product: &Product, trade: &Trade) -> Value {
         "price": trimmed(trade.price, product.price_scale),
         "time": format!("{:.6}", trade.at),
     })
-}
-
-/// Returns the best `limit` levels of a side as REST lists them.
-pub(super) fn rest_levels(market: &Market, side: Side, limit: usize) -> Value {
-    let Product { price_scale, size_scale, .. } = *market.product;
-    let levels = market.book.levels(side).take(limit);
-    levels
-        .map(|(price, size)| {
-            json!([trimmed(price, price_scale), trimmed(size, size_scale), 1 + size % 7])
-        })
-        .collect()
 }
 
 #[cfg(test)]

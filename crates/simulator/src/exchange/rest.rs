@@ -10,15 +10,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Exchange, messages};
 use crate::{
-    decimal::{trimmed, trimmed_wide},
     faults::Fault,
-    market::{Market, PRODUCTS, Product, Side, Trade},
+    market::{Market, PRODUCTS, Product, Trade},
     stats::Stats,
 };
 
@@ -26,11 +24,7 @@ use crate::{
 pub(super) fn router(exchange: Arc<Exchange>) -> Router {
     Router::new()
         .route("/products", get(products))
-        .route("/products/{id}", get(product))
         .route("/products/{id}/trades", get(trades))
-        .route("/products/{id}/book", get(book))
-        .route("/products/{id}/ticker", get(ticker))
-        .route("/time", get(time))
         .fallback(async || not_found())
         .layer(middleware::from_fn_with_state(Arc::clone(&exchange), gate))
         .with_state(exchange)
@@ -50,11 +44,6 @@ async fn gate(State(exchange): State<Arc<Exchange>>, request: Request, next: Nex
 
 async fn products() -> Json<Value> {
     Json(PRODUCTS.iter().map(Product::describe).collect())
-}
-
-async fn product(Path(id): Path<String>) -> Response {
-    let found = PRODUCTS.iter().find(|product| product.id == id);
-    found.map_or_else(not_found, |product| Json(product.describe()).into_response())
 }
 
 #[derive(Deserialize)]
@@ -94,54 +83,6 @@ async fn trades(
         }
         answer
     })
-}
-
-#[derive(Deserialize)]
-struct BookQuery {
-    level: Option<u8>,
-}
-
-async fn book(
-    State(exchange): State<Arc<Exchange>>,
-    Path(id): Path<String>,
-    Query(query): Query<BookQuery>,
-) -> Response {
-    let limit = match query.level.unwrap_or(1) {
-        1 => 1,
-        2 => usize::MAX,
-        _ => return failure(StatusCode::UNAUTHORIZED, "Unauthorized."),
-    };
-    on_market(&exchange, &id, |market| {
-        let book = json!({
-            "bids": messages::rest_levels(market, Side::Buy, limit),
-            "asks": messages::rest_levels(market, Side::Sell, limit),
-            "sequence": market.sequence,
-            "auction_mode": false,
-            "auction": null,
-            "time": format!("{:.9}", Timestamp::now()),
-        });
-        Json(book).into_response()
-    })
-}
-
-async fn ticker(State(exchange): State<Arc<Exchange>>, Path(id): Path<String>) -> Response {
-    on_market(&exchange, &id, |market| {
-        let Some(trade) = market.trades.back() else { return not_found() };
-        let best = |side| market.book.best(side).unwrap_or_default().0;
-        let mut ticker = messages::rest_trade(market.product, trade);
-        ticker["bid"] = trimmed(best(Side::Buy), market.product.price_scale).into();
-        ticker["ask"] = trimmed(best(Side::Sell), market.product.price_scale).into();
-        ticker["volume"] = trimmed_wide(market.volume, market.product.size_scale).into();
-        Json(ticker).into_response()
-    })
-}
-
-async fn time() -> Response {
-    let now = Timestamp::now();
-    let (seconds, millis) = (now.as_second(), now.subsec_millisecond());
-    // Written by hand: the fraction is decimal.
-    let text = format!(r#"{{"iso":"{now:.3}","epoch":{seconds}.{millis:03}}}"#);
-    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// Answers `GET /_simulator/trades/{product}`: everything that was traded, streamed or not.

@@ -34,7 +34,7 @@ pub(crate) struct Product {
     /// Its share of all trades.
     pub(super) weight: u32,
     /// The number of its first trade.
-    pub(super) first_trade: u64,
+    pub(crate) first_trade: u64,
     pub(crate) status: Status,
 }
 

@@ -64,23 +64,6 @@ impl Stream {
         Ok(Self { kind, name: name.to_owned(), label: json!([name]).to_string() })
     }
 
-    /// Looks up a stream by its path under `/api/v1/streaming`.
-    pub(super) fn at_path(
-        path: &str,
-        tag: Option<&str>,
-        only_media: bool,
-    ) -> Result<Self, Unknown> {
-        let name = match path {
-            "public" | "public/local" | "public/remote" if only_media => {
-                format!("{}:media", path.replace('/', ":"))
-            }
-            "public" | "public/local" | "public/remote" | "hashtag" | "hashtag/local" | "user"
-            | "user/notification" | "direct" => path.replace('/', ":"),
-            _ => return Err(("Unknown channel requested", 400)),
-        };
-        Self::named(&name, tag)
-    }
-
     /// Returns whether the stream carries a post.
     pub(super) fn carries(&self, post: &Post) -> bool {
         match &self.kind {
