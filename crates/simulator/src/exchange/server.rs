@@ -44,6 +44,11 @@ impl ExchangeServer {
         Ok(Self { address, exchange, _shutdown: shutdown.drop_guard() })
     }
 
+    /// Returns the address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Returns the base of the WebSocket feed.
     pub fn url(&self) -> String {
         format!("ws://{}", self.address)
