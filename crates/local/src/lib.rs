@@ -6,5 +6,5 @@ pub mod gateway;
 pub mod in_process;
 mod output;
 pub mod shutdown;
-pub mod simulator;
+pub use simulator;
 pub mod template;
