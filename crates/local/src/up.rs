@@ -25,10 +25,12 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
+use gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets};
+
 use crate::{
+    adapters::SocketTable,
     database::Engine,
     functions::{AUTHORIZE, CONNECTION, InProcess, REST},
-    gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets},
     simulator::{self, Simulator},
 };
 
@@ -141,6 +143,7 @@ impl Up {
 
         let clock: Clock = Arc::new(Timestamp::now);
         let sockets = Arc::new(Sockets::new(Limits::guarded()));
+        let outlet = Arc::new(SocketTable(sockets.clone()));
         // Connections die with the process, and so may the secret of their tokens.
         let secret = options.functions.connection_secret.clone().unwrap_or_else(|| {
             let random: [u8; 32] = rand::random();
@@ -157,10 +160,10 @@ impl Up {
         functions.allowed_origins.get_or_insert(Origins::Same);
         let is_open = functions.is_open();
         let preset = functions.preset(SetText::open())?;
-        let app = Arc::new(App::new(tables.clone(), sockets.clone(), functions, preset, secret));
+        let app = Arc::new(App::new(tables.clone(), outlet.clone(), functions, preset, secret));
         let in_force = app.in_force().await.context("cannot read the rules")?;
         let rules = app.rules.clone();
-        let pusher = Arc::new(Pusher::new(&tables, sockets.clone(), rules, clock.clone()));
+        let pusher = Arc::new(Pusher::new(&tables, outlet, rules, clock.clone()));
 
         let (ready, is_ready) = watch::channel(false);
         let config = Config {
