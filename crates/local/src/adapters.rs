@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use aws::{
-    invoke::{InvokeError, Lambda},
-    post::{Post, PostError, Recipient},
-};
+use aws::invoke::{InvokeError, Lambda};
 use bytes::Bytes;
+use domain::{
+    connection::Recipient,
+    outlet::{Outlet, PostError},
+};
 use futures_util::future::BoxFuture;
 use gateway::{FunctionError, Functions, Sockets};
 
 /// Posts to the connections of a gateway in this process.
-#[derive(Clone, Debug)]
-pub struct SocketTable(pub Arc<Sockets>);
+#[derive(Debug)]
+pub(crate) struct SocketTable(pub(crate) Arc<Sockets>);
 
-impl Post for SocketTable {
+impl Outlet for SocketTable {
     fn post<'a>(
         &'a self,
         recipients: &'a [Recipient],
@@ -46,7 +47,7 @@ fn post_error(error: gateway::PostError) -> PostError {
 /// Functions behind Lambda's `Invoke`: those of AWS, `cargo lambda watch`, `sam local start-lambda`,
 /// or any other server that speaks its protocol.
 #[derive(Debug)]
-pub struct LambdaFunctions(pub Lambda);
+pub(crate) struct LambdaFunctions(pub(crate) Lambda);
 
 impl Functions for LambdaFunctions {
     fn invoke<'a>(

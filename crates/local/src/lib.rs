@@ -1,11 +1,9 @@
 //! Headwater whole on one machine: the `headwater` command.
 
-pub mod adapters;
+mod adapters;
 pub mod bench;
-pub mod database;
-pub mod functions;
-pub mod parts;
-pub mod policy;
+pub mod command;
+pub mod in_process;
+mod output;
+pub mod shutdown;
 pub mod simulator;
-pub mod tail;
-pub mod up;

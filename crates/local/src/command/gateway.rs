@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::{
     adapters::LambdaFunctions,
-    functions::{AUTHORIZE, CONNECTION, REST},
+    in_process::{AUTHORIZE, CONNECTION, REST},
 };
 
 /// Longer than API Gateway waits for any function.
@@ -111,7 +111,7 @@ fn split(text: &str) -> Result<(&str, &str), String> {
 /// # Errors
 ///
 /// When the address cannot be listened at, or the template cannot be used.
-pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<Gateway> {
+pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     ensure!(
         matches!(options.invoke_url.scheme(), "http" | "https") && options.invoke_url.has_host(),
         "--invoke-url is {}: it is no http or https address",
@@ -121,8 +121,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let clients = Clients::of_stand_in(options.invoke_url.as_str().trim_end_matches('/')).await;
     let functions = Arc::new(LambdaFunctions(clients.lambda(INVOKE_TIMEOUT)));
     let limits = if options.quotas { Limits::aws() } else { Limits::default() };
-    Gateway::start(config, Arc::new(Sockets::new(limits)), functions, shutdown)
-        .with_context(|| format!("cannot listen at {}", options.listen))
+    let gateway = Gateway::start(config, Arc::new(Sockets::new(limits)), functions, shutdown)
+        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    gateway.stopped().await;
+    Ok(())
 }
 
 fn config(options: &Options) -> anyhow::Result<Config> {
