@@ -1,10 +1,8 @@
 //! Headwater whole on one machine: the `headwater` command.
 
+mod adapters;
 pub mod bench;
 pub mod command;
-pub mod gateway;
 pub mod in_process;
 mod output;
 pub mod shutdown;
-pub use simulator;
-pub mod template;

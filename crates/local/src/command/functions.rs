@@ -13,16 +13,14 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
+use gateway::{FunctionError, Functions as _};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{
-    gateway::{FunctionError, Functions as _},
-    in_process::{AUTHORIZE, CONNECTION, DirectFunctions, PUSH, REST},
-};
+use crate::in_process::{AUTHORIZE, CONNECTION, DirectFunctions, PUSH, REST};
 
 /// Largest event of a synchronous invocation (Lambda quota: 6 MB).
 const EVENT_BYTES: usize = 6 * 1_024 * 1_024;

@@ -4,17 +4,18 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use aws::clients::Clients;
+use gateway::{
+    Authorizer, Callbacks, Config, Gateway, HttpRoute, HttpRoutes, Limits, Route, RouteKey, Routes,
+    Selection, Sockets,
+    template::{self, Names},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use url::Url;
 
 use crate::{
-    gateway::{
-        Authorizer, Callbacks, Config, Gateway, HttpRoute, HttpRoutes, Limits, Route, RouteKey,
-        Routes, Selection, Sockets,
-    },
+    adapters::LambdaFunctions,
     in_process::{AUTHORIZE, CONNECTION, REST},
-    template::{self, Names},
 };
 
 /// Longer than API Gateway waits for any function.
@@ -118,7 +119,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     );
     let config = config(&options)?;
     let clients = Clients::of_stand_in(options.invoke_url.as_str().trim_end_matches('/')).await;
-    let functions = Arc::new(clients.lambda(INVOKE_TIMEOUT));
+    let functions = Arc::new(LambdaFunctions(clients.lambda(INVOKE_TIMEOUT)));
     let limits = if options.quotas { Limits::aws() } else { Limits::default() };
     let gateway = Gateway::start(config, Arc::new(Sockets::new(limits)), functions, shutdown)
         .with_context(|| format!("cannot listen on {}", options.listen))?;

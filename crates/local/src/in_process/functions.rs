@@ -20,7 +20,7 @@ use lambda_http::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::gateway::{FunctionError, Functions};
+use gateway::{FunctionError, Functions};
 
 /// The name of the function that authorizes handshakes and requests.
 pub const AUTHORIZE: &str = "authorize";
