@@ -11,7 +11,7 @@ use ::functions::{
 use ::poller::{
     config::{Options as PollerOptions, Servers, Token, Tokens},
     poller::{Poller, claim},
-    source::families,
+    families::families,
 };
 use anyhow::{Context as _, anyhow, ensure};
 use aws::{
