@@ -3,6 +3,9 @@
 pub mod coinbase;
 pub mod mastodon;
 
+#[cfg(test)]
+mod fixtures;
+
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
