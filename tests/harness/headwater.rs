@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use clap::Parser as _;
-use local::up::{Options, Up};
+use local::{command::up::Options, in_process::Server};
 use reqwest::Method;
 use simulator::MastodonServer;
 use tokio_util::sync::CancellationToken;
@@ -104,7 +104,7 @@ impl Setup {
             options.tables.retention = retention;
         }
         let shutdown = CancellationToken::new();
-        let up = Box::pin(Up::start(options, shutdown.clone())).await.unwrap();
+        let up = Box::pin(options.start(shutdown.clone())).await.unwrap();
         let headwater = Headwater {
             address: up.address(),
             running: Running::Here { up: Box::new(up), shutdown },
@@ -131,7 +131,7 @@ pub struct Headwater {
 }
 
 enum Running {
-    Here { up: Box<Up>, shutdown: CancellationToken },
+    Here { up: Box<Server>, shutdown: CancellationToken },
     There(Box<Program>),
 }
 

@@ -1,4 +1,4 @@
-//! The four functions in this process, called with the JSON events that Lambda would hand them.
+//! The four functions, called directly with the JSON events that Lambda would pass to them.
 
 use std::sync::Arc;
 
@@ -22,26 +22,25 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::gateway::{FunctionError, Functions};
 
-/// The name of the authorizer.
+/// The name of the function that authorizes handshakes and requests.
 pub const AUTHORIZE: &str = "authorize";
 /// The name of the function behind the WebSocket API.
 pub const CONNECTION: &str = "connection";
 /// The name of the function behind the HTTP API.
 pub const REST: &str = "rest";
-
 /// The name of the function that the poller invokes.
 pub const PUSH: &str = "push";
 
-/// The functions, called directly.
-pub struct InProcess {
+/// The four functions in this process.
+pub struct DirectFunctions {
     app: Arc<App>,
     pusher: Arc<Pusher>,
     router: Router,
     clock: Clock,
 }
 
-impl InProcess {
-    /// The functions of `app`, and `push`.
+impl DirectFunctions {
+    /// Returns the functions of `app`, and `push`, which read the time from `clock`.
     pub fn new(app: Arc<App>, pusher: Arc<Pusher>, clock: Clock) -> Self {
         let router = rest::router(app.clone(), clock.clone());
         Self { app, pusher, router, clock }
@@ -51,31 +50,31 @@ impl InProcess {
         let now = (self.clock)();
         match function {
             AUTHORIZE => {
-                let answer = authorize::handle(&self.app, now, decode(&event)?).await;
-                encode(&answer.map_err(|error| failed(error.into()))?)
+                let result = authorize::handle(&self.app, now, decode(&event)?).await;
+                encode(&result.map_err(|error| failed(error.into()))?)
             }
             CONNECTION => {
-                let answer = connection::handle(&self.app, now, decode(&event)?).await;
-                encode(&answer.map_err(|error| failed(error.into()))?)
+                let result = connection::handle(&self.app, now, decode(&event)?).await;
+                encode(&result.map_err(|error| failed(error.into()))?)
             }
             REST => {
                 let request: LambdaRequest = decode(&event)?;
                 let event = LambdaEvent::new(request, Context::default());
-                // A router is always ready to be called.
-                let answer = Adapter::from(self.router.clone()).call(event);
-                let answer = answer.await;
-                encode(&answer.unwrap_or_else(|never| match never {}))
+                // A router is always ready, so `poll_ready` is not needed. The adapter is not `Send`,
+                // so it must be dropped before the response is awaited.
+                let response = Adapter::from(self.router.clone()).call(event);
+                encode(&response.await.unwrap_or_else(|never| match never {}))
             }
             PUSH => {
-                let report = self.pusher.handle(decode(&event)?).await;
-                encode(&report.map_err(|error| failed(error.into()))?)
+                let result = self.pusher.handle(decode(&event)?).await;
+                encode(&result.map_err(|error| failed(error.into()))?)
             }
             other => Err(FunctionError::Unavailable(format!("no function {other}").into())),
         }
     }
 }
 
-impl Functions for InProcess {
+impl Functions for DirectFunctions {
     fn invoke<'a>(
         &'a self,
         function: &'a str,
@@ -92,8 +91,8 @@ fn decode<T: DeserializeOwned>(event: &[u8]) -> Result<T, FunctionError> {
     })
 }
 
-fn encode(answer: &impl Serialize) -> Result<Bytes, FunctionError> {
-    let json = serde_json::to_vec(answer).map_err(|error| FunctionError::Handled {
+fn encode(response: &impl Serialize) -> Result<Bytes, FunctionError> {
+    let json = serde_json::to_vec(response).map_err(|error| FunctionError::Handled {
         error_type: "Runtime.InvalidAnswer".to_owned(),
         message: error.to_string(),
     })?;
@@ -104,7 +103,3 @@ fn failed(failure: Failure) -> FunctionError {
     let Failure { error_type, message } = failure;
     FunctionError::Handled { error_type: error_type.to_owned(), message }
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests;

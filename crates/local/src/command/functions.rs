@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    functions::{AUTHORIZE, CONNECTION, InProcess, PUSH, REST},
     gateway::{FunctionError, Functions as _},
+    in_process::{AUTHORIZE, CONNECTION, DirectFunctions, PUSH, REST},
 };
 
 /// Largest event of a synchronous invocation (Lambda quota: 6 MB).
@@ -54,7 +54,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let pusher = Arc::new(options.environment.pusher(&clients, clock.clone())?);
     let app = Arc::new(options.environment.app(&clients).await?);
     app.tables.check().await?;
-    let functions = Arc::new(InProcess::new(app, pusher, clock));
+    let functions = Arc::new(DirectFunctions::new(app, pusher, clock));
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("cannot listen at {}", options.listen))?;
@@ -65,7 +65,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         .context("the functions' server broke")
 }
 
-fn router(functions: Arc<InProcess>) -> Router {
+fn router(functions: Arc<DirectFunctions>) -> Router {
     Router::new()
         .route("/2015-03-31/functions/{name}/invocations", post(invoke))
         .route("/healthz", get(async || StatusCode::OK))
@@ -75,7 +75,7 @@ fn router(functions: Arc<InProcess>) -> Router {
 
 /// Answers as Lambda does (Lambda API reference, "Invoke").
 async fn invoke(
-    State(functions): State<Arc<InProcess>>,
+    State(functions): State<Arc<DirectFunctions>>,
     Path(name): Path<String>,
     headers: HeaderMap,
     event: Bytes,

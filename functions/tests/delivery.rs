@@ -1,15 +1,13 @@
 //! Subscribing and pushing on the embedded database, with a gateway that takes what it is told to.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Mutex,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use ::functions::{
-    app::{App, Options},
-    push::Pusher,
-    subscribe::Start,
-};
 use aws::{
     clients::{Clients, TableOptions},
     connections::Connection,
@@ -18,17 +16,21 @@ use aws::{
     push::{Job, Lost},
     tables::Tables,
 };
+use bytes::Bytes;
 use clap::Parser as _;
 use domain::{
     access::Principal, connection::ConnectionId, frame::Frame, policy::SetText, topic::Topic,
 };
+use dynamo::Engine;
+use functions::{
+    app::{App, Options},
+    push::Pusher,
+    subscribe::Start,
+};
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::Value;
-use std::time::Duration;
-
-use super::*;
-use crate::database::Engine;
 
 /// A gateway that notes what it is given.
 #[derive(Default)]

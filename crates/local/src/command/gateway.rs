@@ -9,11 +9,11 @@ use tracing::warn;
 use url::Url;
 
 use crate::{
-    functions::{AUTHORIZE, CONNECTION, REST},
     gateway::{
         Authorizer, Callbacks, Config, Gateway, HttpRoute, HttpRoutes, Limits, Route, RouteKey,
         Routes, Selection, Sockets,
     },
+    in_process::{AUTHORIZE, CONNECTION, REST},
     template::{self, Names},
 };
 
@@ -110,7 +110,7 @@ fn split(text: &str) -> Result<(&str, &str), String> {
 /// # Errors
 ///
 /// When the address cannot be listened at, or the template cannot be used.
-pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<Gateway> {
+pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     ensure!(
         matches!(options.invoke_url.scheme(), "http" | "https") && options.invoke_url.has_host(),
         "--invoke-url is {}: it is no http or https address",
@@ -120,8 +120,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let clients = Clients::of_stand_in(options.invoke_url.as_str().trim_end_matches('/')).await;
     let functions = Arc::new(clients.lambda(INVOKE_TIMEOUT));
     let limits = if options.quotas { Limits::aws() } else { Limits::default() };
-    Gateway::start(config, Arc::new(Sockets::new(limits)), functions, shutdown)
-        .with_context(|| format!("cannot listen at {}", options.listen))
+    let gateway = Gateway::start(config, Arc::new(Sockets::new(limits)), functions, shutdown)
+        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    gateway.stopped().await;
+    Ok(())
 }
 
 fn config(options: &Options) -> anyhow::Result<Config> {

@@ -14,6 +14,8 @@ use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::output::print;
+
 /// How long a server may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -98,26 +100,33 @@ struct Refusal {
 /// # Errors
 ///
 /// When the rules are not sound, with each fault and its place; or when they cannot be had.
-pub async fn run(options: Options) -> anyhow::Result<String> {
-    match options.command {
-        Command::Check(files) => {
-            let text = files.read(SetText::preset().limits)?;
-            files.check(text)?;
-            Ok(format!("{} is sound\n", files.file.display()))
-        }
-        Command::Put { files, place } => {
-            // A set that is not sound is refused here, where its file is known.
-            let limits = place.show().await?.limits;
-            let text = files.read(limits)?;
-            let version = place.put(files.check(text)?.text()).await?;
-            Ok(format!("{} is in force, as version {version}\n", files.file.display()))
-        }
-        Command::Show { limits, json, place } => {
-            let shown = place.show().await?;
-            if json {
-                return Ok(format!("{}\n", serde_json::to_string_pretty(&shown)?));
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    print(&options.command.run().await?);
+    Ok(())
+}
+
+impl Command {
+    async fn run(self) -> anyhow::Result<String> {
+        match self {
+            Self::Check(files) => {
+                let text = files.read(SetText::preset().limits)?;
+                files.check(text)?;
+                Ok(format!("{} is sound\n", files.file.display()))
             }
-            Ok(if limits { shown.limits } else { shown.describe() })
+            Self::Put { files, place } => {
+                // A set that is not sound is refused here, where its file is known.
+                let limits = place.show().await?.limits;
+                let text = files.read(limits)?;
+                let version = place.put(files.check(text)?.text()).await?;
+                Ok(format!("{} is in force, as version {version}\n", files.file.display()))
+            }
+            Self::Show { limits, json, place } => {
+                let shown = place.show().await?;
+                if json {
+                    return Ok(format!("{}\n", serde_json::to_string_pretty(&shown)?));
+                }
+                Ok(if limits { shown.limits } else { shown.describe() })
+            }
         }
     }
 }
