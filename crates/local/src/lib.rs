@@ -6,5 +6,4 @@ pub mod gateway;
 pub mod in_process;
 mod output;
 pub mod shutdown;
-pub mod simulator;
 pub mod template;

@@ -24,6 +24,7 @@ use domain::{policy::SetText, topic::Topic};
 use dynamo::Engine;
 use jiff::Timestamp;
 use secrecy::SecretString;
+use simulator::Simulator;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -31,7 +32,6 @@ use tracing::{info, warn};
 use super::functions::{AUTHORIZE, CONNECTION, DirectFunctions, REST};
 use crate::{
     gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets},
-    simulator::{self, Simulator},
 };
 
 /// The topics that a simulation records by default, so that there is a history to look at.

@@ -3,24 +3,24 @@
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tungstenite::{Bytes, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::faults::{Active, Fault};
 
-/// A text message, and whether it may change places with others.
+/// A message, and whether it may change places with others.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
-    pub(super) text: Utf8Bytes,
+    message: Message,
     movable: bool,
 }
 
 impl Frame {
-    pub(super) fn movable(text: impl Into<Utf8Bytes>) -> Self {
-        Self { text: text.into(), movable: true }
+    pub(super) fn movable(message: impl Into<Message>) -> Self {
+        Self { message: message.into(), movable: true }
     }
 
-    pub(super) fn fixed(text: impl Into<Utf8Bytes>) -> Self {
-        Self { text: text.into(), movable: false }
+    pub(super) fn fixed(message: impl Into<Message>) -> Self {
+        Self { message: message.into(), movable: false }
     }
 }
 
@@ -50,7 +50,7 @@ impl Mangler {
         out: &mut Vec<Message>,
     ) {
         if faults.has(Fault::Garbage) && self.rng.random_ratio(1, 6) {
-            out.push(self.broken(&frame.text, garbage));
+            out.push(self.broken(frame.message.to_text().unwrap_or_default(), garbage));
         }
         let held = self.held.take();
         if held.is_none()
@@ -62,10 +62,10 @@ impl Mangler {
             return;
         }
         if faults.has(Fault::Duplicate) && self.rng.random_ratio(1, 4) {
-            out.push(Message::Text(frame.text.clone()));
+            out.push(frame.message.clone());
         }
-        out.push(Message::Text(frame.text));
-        out.extend(held.map(|held| Message::Text(held.text)));
+        out.push(frame.message);
+        out.extend(held.map(|held| held.message));
     }
 
     fn broken(&mut self, good: &str, garbage: &[&'static str]) -> Message {
@@ -86,7 +86,7 @@ impl Mangler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::faults::Switch;
+    use crate::faults::Switch;
 
     fn run(faults: &[Fault]) -> Vec<Message> {
         let mut mangler = Mangler::new(1);

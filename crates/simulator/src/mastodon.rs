@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use axum::{
     routing::get,
 };
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::broadcast,
     time::{self, Instant},
@@ -24,15 +28,17 @@ use super::{
     faults::Fault,
     host::{self, Host},
     session::{QUEUE, Timing},
-    timeline::{Change, Post, Timeline},
+    timeline::{Change, DOMAIN, Post, Timeline},
     upgrade::Upgrade,
 };
 
 mod feed;
 mod query;
 mod rest;
-mod sse;
+mod server;
 mod streams;
+
+pub use self::server::MastodonServer;
 
 /// How far the server may fall behind the clock before it gives up catching up.
 const LARGEST_LAG: Duration = Duration::from_secs(1);
@@ -82,11 +88,16 @@ pub(super) struct Mastodon {
     host: Arc<Host>,
     timing: Timing,
     token: String,
+    /// The domain that the instance names.
+    domain: String,
     streaming_url: String,
+    /// Whether the public timeline is shown only to clients with a token.
+    requires_token: AtomicBool,
 }
 
 impl Mastodon {
-    pub(super) fn new(
+    /// Creates a server whose generator posts.
+    pub(super) fn generated(
         seed: u64,
         rate: f64,
         token: String,
@@ -94,10 +105,44 @@ impl Mastodon {
         timing: Timing,
         host: Arc<Host>,
     ) -> Self {
-        let timeline = Mutex::new(Timeline::new(seed, rate, Timestamp::now()));
-        let events = broadcast::Sender::new(QUEUE);
-        let streaming_url = format!("ws://{address}");
-        Self { timeline, events, host, timing, token, streaming_url }
+        Self {
+            timeline: Mutex::new(Timeline::new(seed, rate, Timestamp::now())),
+            events: broadcast::Sender::new(QUEUE),
+            host,
+            timing,
+            token,
+            domain: DOMAIN.to_owned(),
+            streaming_url: format!("ws://{address}"),
+            requires_token: AtomicBool::new(false),
+        }
+    }
+
+    /// Creates a server without posts, on which only a script posts.
+    pub(super) fn scripted(token: &str, address: SocketAddr, host: Arc<Host>) -> Self {
+        Self {
+            timeline: Mutex::new(Timeline::empty()),
+            events: broadcast::Sender::new(QUEUE),
+            host,
+            timing: Timing::default(),
+            token: token.to_owned(),
+            domain: address.to_string(),
+            streaming_url: format!("ws://{address}"),
+            requires_token: AtomicBool::new(false),
+        }
+    }
+
+    /// Streams a change.
+    fn publish(&self, change: Change) {
+        // Without clients there is no receiver.
+        let _ = self.events.send(Event::new(change));
+    }
+
+    fn require_token(&self) {
+        self.requires_token.store(true, Ordering::Relaxed);
+    }
+
+    fn requires_token(&self) -> bool {
+        self.requires_token.load(Ordering::Relaxed)
     }
 
     /// Lets people post, whether anybody listens or not, until shutdown.
@@ -122,8 +167,7 @@ impl Mastodon {
             let (change, wait) = timeline.tick(Timestamp::now());
             due += wait;
             if self.events.receiver_count() > 0 {
-                // Whoever was there has just left: nothing is lost.
-                let _ = self.events.send(Event::new(change));
+                self.publish(change);
             }
         }
         due
@@ -145,17 +189,14 @@ impl Mastodon {
     }
 
     fn timeline(&self) -> MutexGuard<'_, Timeline> {
-        self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
+        self.timeline.lock()
     }
 }
 
 /// Returns everything the server serves.
 pub(super) fn router(server: &Arc<Mastodon>) -> Router {
-    let streaming = Router::new()
-        .route("/api/v1/streaming", get(connect))
-        .route("/api/v1/streaming/health", get(async || "OK"))
-        .route("/api/v1/streaming/{*path}", get(sse::connect))
-        .with_state(Arc::clone(server));
+    let streaming =
+        Router::new().route("/api/v1/streaming", get(connect)).with_state(Arc::clone(server));
     rest::router(Arc::clone(server))
         .merge(streaming)
         .merge(host::controls(Arc::clone(&server.host)))

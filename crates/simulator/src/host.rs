@@ -1,8 +1,11 @@
 //! What both simulated upstreams share: their connections, and the routes that control them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use axum::{
@@ -12,6 +15,7 @@ use axum::{
     routing::{get, post, put},
 };
 use clap::ValueEnum;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,6 +28,9 @@ use super::{
     upgrade::Upgrade,
 };
 
+/// How many messages of clients are kept.
+const RECORDED: usize = 1_000;
+
 /// The connections of one upstream and what rules them.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -33,6 +40,7 @@ pub(super) struct Host {
     pub(super) shutdown: CancellationToken,
     seed: u64,
     connections: AtomicU64,
+    received: Mutex<VecDeque<String>>,
 }
 
 impl Host {
@@ -42,14 +50,41 @@ impl Host {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
-        let connections = AtomicU64::new(0);
-        Self { switch, stats: Stats::default(), tasks, shutdown, seed, connections }
+        Self {
+            switch,
+            stats: Stats::default(),
+            tasks,
+            shutdown,
+            seed,
+            connections: AtomicU64::new(0),
+            received: Mutex::default(),
+        }
     }
 
     /// Returns the mangler of the next connection; each has its own sequence of mishaps.
     pub(super) fn mangler(&self) -> Mangler {
         let nth = self.connections.fetch_add(1, Ordering::Relaxed);
         Mangler::new(self.seed.wrapping_add(nth))
+    }
+
+    /// Records a message that a client has sent.
+    pub(super) fn record(&self, text: &str) {
+        let mut received = self.received.lock();
+        received.push_back(text.to_owned());
+        if received.len() > RECORDED {
+            received.pop_front();
+        }
+    }
+
+    /// Returns the newest messages that clients have sent, oldest first.
+    pub(super) fn received(&self) -> Vec<String> {
+        self.received.lock().iter().cloned().collect()
+    }
+
+    /// Cuts every open connection; their subscriptions no longer count from now on.
+    pub(super) fn drop_connections(&self) {
+        self.stats.forget_subscriptions();
+        self.switch.drop_connections();
     }
 
     /// Serves a client from the moment its handshake is through.
@@ -66,8 +101,10 @@ impl Host {
                 return;
             };
             let shutdown = self.shutdown.clone();
-            let (switch, stats, mangler) = (&self.switch, &self.stats, self.mangler());
-            Session { socket, feed, events, switch, stats, timing, mangler, shutdown }.run().await;
+            let signals = self.switch.signals();
+            let mangler = self.mangler();
+            let stats = &self.stats;
+            Session { socket, feed, events, signals, stats, timing, mangler, shutdown }.run().await;
         });
     }
 }
@@ -105,7 +142,7 @@ async fn switch_off(
 }
 
 async fn drop_all(State(host): State<Arc<Host>>) -> StatusCode {
-    host.switch.drop_connections();
+    host.drop_connections();
     StatusCode::NO_CONTENT
 }
 

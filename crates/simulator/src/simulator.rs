@@ -1,33 +1,22 @@
-//! Simulated upstreams: a Coinbase exchange and a Mastodon server on loopback ports.
-//!
-//! They speak the real protocols and make up what they say, the same for the same seed.
+//! Both simulated upstreams with generated data, as `headwater simulate` runs them.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
-use tokio::{net::TcpListener, time};
+use jiff::{Span, SpanRelativeTo};
+use tokio::net::TcpListener;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
-pub use self::faults::{Fault, Faults, Switch};
-use self::{coinbase::Coinbase, host::Host, mastodon::Mastodon, session::Timing};
-
-mod coinbase;
-mod decimal;
-mod exchange;
-mod faults;
-mod host;
-mod mangler;
-mod mastodon;
-mod session;
-mod stats;
-mod timeline;
-mod upgrade;
-
-/// How long a client may take to read the rest of an answer after the shutdown.
-const GRACE: Duration = Duration::from_secs(1);
+use crate::{
+    exchange::{self, Exchange},
+    faults::{Fault, Faults, Switch},
+    host::Host,
+    mastodon::{self, Mastodon},
+    serve::serve,
+    session::Timing,
+};
 
 /// How the simulators behave.
 #[derive(Clone, Debug, clap::Args)]
@@ -53,10 +42,10 @@ pub struct Options {
     #[arg(long, default_value = "simulated-token")]
     pub mastodon_token: String,
     /// How long the exchange waits for a client's first subscription.
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub subscribe_within: Duration,
     /// How often the Mastodon server pings its streaming clients.
-    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
     pub ping_every: Duration,
 }
 
@@ -86,6 +75,15 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Parses a duration such as `30s`, `1min` or `500ms`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let span: Span = text.parse().map_err(|error| format!("{error}"))?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours());
+    duration
+        .and_then(Duration::try_from)
+        .map_err(|error| format!("not a duration that a program can wait for: {error}"))
+}
+
 /// Both simulators, running; they stop when this is dropped.
 #[derive(Debug)]
 pub struct Simulator {
@@ -107,22 +105,23 @@ impl Simulator {
         let mastodon_listener = TcpListener::bind(options.mastodon_listen).await?;
         let coinbase_address = coinbase_listener.local_addr()?;
         let mastodon_address = mastodon_listener.local_addr()?;
-        let (faults, tasks) = (Faults::new(&options.faults), TaskTracker::new());
+        let faults = Faults::new(&options.faults);
+        let tasks = TaskTracker::new();
         let shutdown = shutdown.child_token();
         let host = |switch: &Switch| {
             Arc::new(Host::new(options.seed, switch.clone(), tasks.clone(), shutdown.clone()))
         };
 
-        let coinbase = Arc::new(Coinbase::new(
+        let coinbase = Arc::new(Exchange::generated(
             options.seed,
             options.rate,
             Timing { settle_within: Some(options.subscribe_within), ping_every: None },
             host(&faults.coinbase),
         ));
-        serve(coinbase_listener, coinbase::router(&coinbase), &tasks, &shutdown);
+        serve(coinbase_listener, exchange::router(&coinbase), &tasks, &shutdown);
         tasks.spawn(coinbase.drive());
 
-        let mastodon = Arc::new(Mastodon::new(
+        let mastodon = Arc::new(Mastodon::generated(
             options.seed,
             (options.rate / 10.0).max(0.2),
             options.mastodon_token.clone(),
@@ -134,8 +133,13 @@ impl Simulator {
         tasks.spawn(mastodon.drive());
 
         tasks.close();
-        let (coinbase, mastodon) = (coinbase_address, mastodon_address);
-        Ok(Self { coinbase, mastodon, faults, tasks, shutdown: shutdown.drop_guard() })
+        Ok(Self {
+            coinbase: coinbase_address,
+            mastodon: mastodon_address,
+            faults,
+            tasks,
+            shutdown: shutdown.drop_guard(),
+        })
     }
 
     /// Returns the base of the exchange's WebSocket feed.
@@ -170,24 +174,25 @@ impl Simulator {
     }
 }
 
-/// Serves a router until shutdown; requests under way then have a moment to finish.
-fn serve(listener: TcpListener, router: Router, tasks: &TaskTracker, shutdown: &CancellationToken) {
-    let shutdown = shutdown.clone();
-    let server =
-        axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let too_late = async move {
-        shutdown.cancelled().await;
-        time::sleep(GRACE).await;
-    };
-    tasks.spawn(async move {
-        tokio::select! {
-            ended = server => if let Err(error) = ended {
-                tracing::error!(%error, "a simulated upstream ended");
-            },
-            () = too_late => {}
-        }
-    });
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_parsed_in_the_usual_spellings() {
+        let cases = [
+            ("30s", Some(Duration::from_secs(30))),
+            ("500ms", Some(Duration::from_millis(500))),
+            ("1min", Some(Duration::from_mins(1))),
+            ("1h 30m", Some(Duration::from_mins(90))),
+            ("24h", Some(Duration::from_hours(24))),
+            ("365days", Some(Duration::from_hours(365 * 24))),
+            ("-1s", None),
+            ("30", None),
+            ("soon", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_duration(text).ok(), expected, "case: {text}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Event, Mastodon, query::Query, streams::Stream};
-use crate::simulator::{
+use crate::{
     faults::{Active, Fault},
     mangler::Frame,
     session::Feed,
@@ -15,13 +15,15 @@ use crate::simulator::{
 pub(super) struct ClientFeed {
     server: Arc<Mastodon>,
     streams: Vec<Stream>,
+    generation: u64,
     request: Query,
 }
 
 impl ClientFeed {
     /// Serves a client whose request may name a first stream in its query.
     pub(super) fn new(server: Arc<Mastodon>, request: Query) -> Self {
-        Self { server, streams: Vec::new(), request }
+        let generation = server.host.stats.generation();
+        Self { server, streams: Vec::new(), generation, request }
     }
 
     /// Adds a stream; only a failure has an answer.
@@ -30,7 +32,7 @@ impl ClientFeed {
             Err((error, status)) => vec![json!({"error": error, "status": status}).to_string()],
             Ok(stream) => {
                 if !self.streams.contains(&stream) {
-                    self.server.host.stats.want(&stream.name);
+                    self.server.host.stats.subscribed(self.generation, &stream.name);
                     self.streams.push(stream);
                 }
                 Vec::new()
@@ -44,7 +46,7 @@ impl ClientFeed {
         };
         if let Some(at) = self.streams.iter().position(|known| *known == stream) {
             self.streams.remove(at);
-            self.server.host.stats.unwant(&stream.name);
+            self.server.host.stats.unsubscribed(self.generation, &stream.name);
         }
         Vec::new()
     }
@@ -81,6 +83,7 @@ impl Feed for ClientFeed {
     }
 
     fn receive(&mut self, text: &str) -> Vec<String> {
+        self.server.host.record(text);
         let Ok(command) = serde_json::from_str::<Value>(text) else {
             return Vec::new();
         };
@@ -120,7 +123,7 @@ impl Feed for ClientFeed {
 impl Drop for ClientFeed {
     fn drop(&mut self) {
         for stream in &self.streams {
-            self.server.host.stats.unwant(&stream.name);
+            self.server.host.stats.unsubscribed(self.generation, &stream.name);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::simulator::timeline::Post;
+use crate::timeline::Post;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Origin {
@@ -62,23 +62,6 @@ impl Stream {
             _ => return Err(("Unknown stream type", 400)),
         };
         Ok(Self { kind, name: name.to_owned(), label: json!([name]).to_string() })
-    }
-
-    /// Looks up a stream by its path under `/api/v1/streaming`.
-    pub(super) fn at_path(
-        path: &str,
-        tag: Option<&str>,
-        only_media: bool,
-    ) -> Result<Self, Unknown> {
-        let name = match path {
-            "public" | "public/local" | "public/remote" if only_media => {
-                format!("{}:media", path.replace('/', ":"))
-            }
-            "public" | "public/local" | "public/remote" | "hashtag" | "hashtag/local" | "user"
-            | "user/notification" | "direct" => path.replace('/', ":"),
-            _ => return Err(("Unknown channel requested", 400)),
-        };
-        Self::named(&name, tag)
     }
 
     /// Returns whether the stream carries a post.

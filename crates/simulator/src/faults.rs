@@ -61,12 +61,36 @@ impl Active {
 pub struct Switch {
     active: watch::Sender<Active>,
     drops: watch::Sender<u64>,
+    silences: watch::Sender<u64>,
+}
+
+/// What a connection watches.
+#[derive(Debug)]
+pub(super) struct Signals {
+    /// The faults that are on.
+    pub(super) active: watch::Receiver<Active>,
+    /// Changes when every open connection is to be cut.
+    pub(super) drops: watch::Receiver<u64>,
+    /// Changes when every open connection is to be silent from then on.
+    pub(super) silences: watch::Receiver<u64>,
+}
+
+impl Signals {
+    /// Returns whether the connection was told to be cut or silent and has not yet obeyed.
+    pub(super) fn is_interrupted(&self) -> bool {
+        let has_changed = |signal: &watch::Receiver<u64>| signal.has_changed().unwrap_or(true);
+        has_changed(&self.drops) || has_changed(&self.silences)
+    }
 }
 
 impl Switch {
     pub(super) fn new(faults: &[Fault]) -> Self {
         let active = faults.iter().fold(0, |bits, fault| bits | fault.bit());
-        Self { active: watch::Sender::new(Active(active)), drops: watch::Sender::new(0) }
+        Self {
+            active: watch::Sender::new(Active(active)),
+            drops: watch::Sender::new(0),
+            silences: watch::Sender::new(0),
+        }
     }
 
     /// Turns a fault on or off.
@@ -86,13 +110,22 @@ impl Switch {
         self.drops.send_modify(|count| *count += 1);
     }
 
+    /// Makes every open connection silent; later ones are not affected.
+    pub(super) fn silence_connections(&self) {
+        self.silences.send_modify(|count| *count += 1);
+    }
+
     pub(super) fn active(&self) -> Active {
         *self.active.borrow()
     }
 
-    /// Returns what a connection watches: the faults, and the order to be cut.
-    pub(super) fn watch(&self) -> (watch::Receiver<Active>, watch::Receiver<u64>) {
-        (self.active.subscribe(), self.drops.subscribe())
+    /// Returns what a connection watches.
+    pub(super) fn signals(&self) -> Signals {
+        Signals {
+            active: self.active.subscribe(),
+            drops: self.drops.subscribe(),
+            silences: self.silences.subscribe(),
+        }
     }
 }
 

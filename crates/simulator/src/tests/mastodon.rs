@@ -29,10 +29,6 @@ async fn the_instance_names_its_own_streaming_address() {
     let (_, instance) = get(format!("{base}/api/v2/instance")).await;
     assert_eq!(instance["configuration"]["urls"]["streaming"], websocket(&simulator, ""));
     assert_eq!(instance["configuration"]["timelines_access"]["live_feeds"]["remote"], "public");
-    let (_, old) = get(format!("{base}/api/v1/instance")).await;
-    assert_eq!(old["urls"]["streaming_api"], websocket(&simulator, ""));
-    let health = http().get(format!("{base}/api/v1/streaming/health")).send().await.unwrap();
-    assert_eq!(health.text().await.unwrap(), "OK");
 }
 
 #[tokio::test]
@@ -46,7 +42,7 @@ async fn a_token_is_needed_and_taken_in_three_places() {
         }
         match connect_async(request).await {
             Ok(_) => "welcome".to_owned(),
-            Err(tungstenite::Error::Http(answer)) => {
+            Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
                 assert_eq!(answer.status(), 401);
                 answer.headers()["x-error-message"].to_str().unwrap().to_owned()
             }
@@ -164,10 +160,6 @@ async fn timelines_are_paged_like_the_real_ones() {
     assert_eq!(page(format!("limit=2&min_id={}", first[39])).await, [first[37], first[38]]);
     assert!(page(format!("limit=2&since_id={}", first[39])).await[0] >= first[0]);
 
-    let (_, tagged) = get(format!("{base}/api/v1/timelines/tag/Caf%C3%A9")).await;
-    for status in tagged.as_array().unwrap() {
-        assert!(status["tags"].as_array().unwrap().iter().any(|tag| tag["name"] == "café"));
-    }
     let (_, both) = get(format!("{base}/api/v1/statuses?id[]={}&id[]=1", second[5])).await;
     assert_eq!(list(both), [second[5]]);
     assert_eq!(get(format!("{base}/api/v1/statuses/{}", second[5])).await.0, 200);
@@ -183,34 +175,6 @@ async fn a_deleted_post_is_gone_from_rest() {
     let seen = receive_until(&mut socket, |seen| events(seen, "delete") > 0).await;
     let id = seen.last().unwrap()["payload"].as_str().unwrap().to_owned();
     assert_eq!(get(format!("{}/api/v1/statuses/{id}", simulator.mastodon_url())).await.0, 404);
-}
-
-#[tokio::test]
-async fn streams_are_served_as_events_too() {
-    let simulator = busy().await;
-    let base = format!("{}/api/v1/streaming", simulator.mastodon_url());
-    assert_eq!(
-        get(format!("{base}/public")).await,
-        (401, json!({"error": "Missing access token"}))
-    );
-    let ask = async |path: &str| {
-        http().get(format!("{base}/{path}")).bearer_auth("simulated-token").send().await.unwrap()
-    };
-    assert_eq!(ask("hashtag").await.status(), 400);
-    assert_eq!(ask("nowhere").await.status(), 400);
-    let mut stream = ask("public/local?only_media=true").await;
-    assert_eq!(stream.headers()["content-type"], "text/event-stream");
-    let mut text = Vec::new();
-    while text.split(|byte| *byte == b'\n').count() < 10 {
-        text.extend(time::timeout(PATIENCE, stream.chunk()).await.unwrap().unwrap().unwrap());
-    }
-    let text = String::from_utf8(text).unwrap();
-    let rest = text.strip_prefix(":)\nevent: ").unwrap();
-    assert!(rest.contains("\ndata: {"), "{rest}");
-
-    simulator.faults().mastodon.drop_connections();
-    let end = async { while let Ok(Some(_)) = stream.chunk().await {} };
-    time::timeout(PATIENCE, end).await.unwrap();
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use axum::{
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
-use tungstenite::{
+use tokio_tungstenite::tungstenite::{
     handshake::derive_accept_key,
     protocol::{Role, WebSocketConfig},
 };

@@ -10,34 +10,28 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Coinbase, messages};
-use crate::simulator::{
-    decimal::{trimmed, trimmed_wide},
-    exchange::{Market, PRODUCTS, Product, Side, Trade},
+use super::{Exchange, messages};
+use crate::{
     faults::Fault,
+    market::{Market, PRODUCTS, Product, Trade},
     stats::Stats,
 };
 
 /// Returns the REST routes.
-pub(super) fn router(exchange: Arc<Coinbase>) -> Router {
+pub(super) fn router(exchange: Arc<Exchange>) -> Router {
     Router::new()
         .route("/products", get(products))
-        .route("/products/{id}", get(product))
         .route("/products/{id}/trades", get(trades))
-        .route("/products/{id}/book", get(book))
-        .route("/products/{id}/ticker", get(ticker))
-        .route("/time", get(time))
         .fallback(async || not_found())
         .layer(middleware::from_fn_with_state(Arc::clone(&exchange), gate))
         .with_state(exchange)
 }
 
 /// Refuses what the real interface refuses before it looks at the path.
-async fn gate(State(exchange): State<Arc<Coinbase>>, request: Request, next: Next) -> Response {
+async fn gate(State(exchange): State<Arc<Exchange>>, request: Request, next: Next) -> Response {
     Stats::add(&exchange.host.stats.requests, 1);
     if exchange.host.switch.is_on(Fault::Refuse) {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable");
@@ -52,11 +46,6 @@ async fn products() -> Json<Value> {
     Json(PRODUCTS.iter().map(Product::describe).collect())
 }
 
-async fn product(Path(id): Path<String>) -> Response {
-    let found = PRODUCTS.iter().find(|product| product.id == id);
-    found.map_or_else(not_found, |product| Json(product.describe()).into_response())
-}
-
 #[derive(Deserialize)]
 struct Page {
     limit: Option<String>,
@@ -65,7 +54,7 @@ struct Page {
 }
 
 async fn trades(
-    State(exchange): State<Arc<Coinbase>>,
+    State(exchange): State<Arc<Exchange>>,
     Path(id): Path<String>,
     Query(page): Query<Page>,
 ) -> Response {
@@ -96,57 +85,9 @@ async fn trades(
     })
 }
 
-#[derive(Deserialize)]
-struct BookQuery {
-    level: Option<u8>,
-}
-
-async fn book(
-    State(exchange): State<Arc<Coinbase>>,
-    Path(id): Path<String>,
-    Query(query): Query<BookQuery>,
-) -> Response {
-    let limit = match query.level.unwrap_or(1) {
-        1 => 1,
-        2 => usize::MAX,
-        _ => return failure(StatusCode::UNAUTHORIZED, "Unauthorized."),
-    };
-    on_market(&exchange, &id, |market| {
-        let book = json!({
-            "bids": messages::rest_levels(market, Side::Buy, limit),
-            "asks": messages::rest_levels(market, Side::Sell, limit),
-            "sequence": market.sequence,
-            "auction_mode": false,
-            "auction": null,
-            "time": format!("{:.9}", Timestamp::now()),
-        });
-        Json(book).into_response()
-    })
-}
-
-async fn ticker(State(exchange): State<Arc<Coinbase>>, Path(id): Path<String>) -> Response {
-    on_market(&exchange, &id, |market| {
-        let Some(trade) = market.trades.back() else { return not_found() };
-        let best = |side| market.book.best(side).unwrap_or_default().0;
-        let mut ticker = messages::rest_trade(market.product, trade);
-        ticker["bid"] = trimmed(best(Side::Buy), market.product.price_scale).into();
-        ticker["ask"] = trimmed(best(Side::Sell), market.product.price_scale).into();
-        ticker["volume"] = trimmed_wide(market.volume, market.product.size_scale).into();
-        Json(ticker).into_response()
-    })
-}
-
-async fn time() -> Response {
-    let now = Timestamp::now();
-    let (seconds, millis) = (now.as_second(), now.subsec_millisecond());
-    // Written by hand: the fraction is decimal.
-    let text = format!(r#"{{"iso":"{now:.3}","epoch":{seconds}.{millis:03}}}"#);
-    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
-}
-
 /// Answers `GET /_simulator/trades/{product}`: everything that was traded, streamed or not.
 pub(super) async fn traded(
-    State(exchange): State<Arc<Coinbase>>,
+    State(exchange): State<Arc<Exchange>>,
     Path(id): Path<String>,
 ) -> Response {
     on_market(&exchange, &id, |market| {
@@ -158,9 +99,9 @@ pub(super) async fn traded(
     })
 }
 
-fn on_market(exchange: &Coinbase, id: &str, answer: impl FnOnce(&Market) -> Response) -> Response {
+fn on_market(exchange: &Exchange, id: &str, answer: impl FnOnce(&Market) -> Response) -> Response {
     let state = exchange.state();
-    let found = state.exchange.markets.iter().find(|market| market.product.id == id);
+    let found = state.markets.all.iter().find(|market| market.product.id == id);
     found.map_or_else(not_found, answer)
 }
 

@@ -6,8 +6,11 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-use tungstenite::{Message, client::IntoClientRequest};
+
+use tokio::time;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 

@@ -21,11 +21,7 @@ use super::{
     query::Query,
     streams::{Stream, Unknown},
 };
-use crate::simulator::{
-    faults::Fault,
-    stats::Stats,
-    timeline::{DOMAIN, Post},
-};
+use crate::{faults::Fault, stats::Stats, timeline::Post};
 
 /// The version that the server claims; the consumer must see that it is no real one.
 const VERSION: &str = "4.6.4+simulated";
@@ -35,10 +31,8 @@ const WINDOW: i64 = 300;
 /// Returns the REST routes.
 pub(super) fn router(server: Arc<Mastodon>) -> Router {
     Router::new()
-        .route("/api/v1/instance", get(instance_v1))
         .route("/api/v2/instance", get(instance))
         .route("/api/v1/timelines/public", get(public))
-        .route("/api/v1/timelines/tag/{tag}", get(tagged))
         .route("/api/v1/statuses", get(statuses))
         .route("/api/v1/statuses/{id}", get(status))
         .fallback(async || failure(StatusCode::NOT_FOUND, "Not Found"))
@@ -75,9 +69,10 @@ async fn gate(State(server): State<Arc<Mastodon>>, request: Request, next: Next)
 }
 
 async fn instance(State(server): State<Arc<Mastodon>>) -> Json<Value> {
-    let access = json!({"local": "public", "remote": "public"});
+    let access = if server.requires_token() { "authenticated" } else { "public" };
+    let access = json!({"local": access, "remote": access});
     Json(json!({
-        "domain": DOMAIN,
+        "domain": server.domain,
         "title": "Simulated Mastodon",
         "version": VERSION,
         "source_url": "https://github.com/mastodon/mastodon",
@@ -104,47 +99,26 @@ async fn instance(State(server): State<Arc<Mastodon>>) -> Json<Value> {
     }))
 }
 
-async fn instance_v1(State(server): State<Arc<Mastodon>>) -> Json<Value> {
-    Json(json!({
-        "uri": DOMAIN,
-        "title": "Simulated Mastodon",
-        "short_description": "Everything here is made up by a simulator.",
-        "description": "",
-        "version": VERSION,
-        "urls": {"streaming_api": server.streaming_url},
-        "stats": {"user_count": 44, "status_count": 0, "domain_count": 6},
-        "languages": ["en"],
-        "registrations": false,
-        "rules": [],
-    }))
-}
-
 async fn public(
     State(server): State<Arc<Mastodon>>,
     headers: HeaderMap,
     RawQuery(raw): RawQuery,
 ) -> Response {
     let query = Query::parse(raw.as_deref());
-    let path = match (query.is_set("local"), query.is_set("remote")) {
-        (true, false) => "public/local",
-        (false, true) => "public/remote",
+    if server.requires_token() && server.authorize(&headers, &query).is_err() {
+        return failure(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "This method requires an authenticated user",
+        );
+    }
+    let name = match (query.is_set("local"), query.is_set("remote")) {
+        (true, false) => "public:local",
+        (false, true) => "public:remote",
         _ => "public",
     };
-    let stream = Stream::at_path(path, None, query.is_set("only_media"));
+    let media = if query.is_set("only_media") { ":media" } else { "" };
+    let stream = Stream::named(&format!("{name}{media}"), None);
     timeline(&server, stream, &headers, "/api/v1/timelines/public", &query)
-}
-
-async fn tagged(
-    State(server): State<Arc<Mastodon>>,
-    Path(tag): Path<String>,
-    headers: HeaderMap,
-    RawQuery(raw): RawQuery,
-) -> Response {
-    let query = Query::parse(raw.as_deref());
-    let path = if query.is_set("local") { "hashtag/local" } else { "hashtag" };
-    let encoded = percent_encoding::utf8_percent_encode(&tag, percent_encoding::NON_ALPHANUMERIC);
-    let page = format!("/api/v1/timelines/tag/{encoded}");
-    timeline(&server, Stream::at_path(path, Some(&tag), false), &headers, &page, &query)
 }
 
 /// Answers one page of what a stream carries, newest first.
@@ -177,7 +151,7 @@ fn timeline(
     let mut answer = list(&listed);
     if let (Some(newest), Some(oldest)) = (listed.first(), listed.last()) {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let base = format!("http://{}{page}", host.unwrap_or(DOMAIN));
+        let base = format!("http://{}{page}", host.unwrap_or(&server.domain));
         let (next, prev) = (query.page("max_id", oldest.id), query.page("min_id", newest.id));
         let link = format!(r#"<{base}?{next}>; rel="next", <{base}?{prev}>; rel="prev""#);
         if let Ok(link) = HeaderValue::try_from(link) {

@@ -80,6 +80,43 @@ impl Timeline {
         timeline
     }
 
+    /// Opens a server without accounts and posts.
+    pub(super) fn empty() -> Self {
+        Self {
+            posts: BTreeMap::new(),
+            accounts: Vec::new(),
+            recent: VecDeque::new(),
+            rng: StdRng::seed_from_u64(1),
+            made: 0,
+            mean_wait: f64::INFINITY,
+        }
+    }
+
+    /// Returns the id of the next post of a script.
+    pub(super) fn next_id(&mut self, now: Timestamp) -> u64 {
+        self.made += 1;
+        snowflake(now, self.made)
+    }
+
+    /// Puts the post of a script in the timeline, in place of its earlier version.
+    pub(super) fn put(&mut self, json: Value) -> Arc<Post> {
+        let id = id_of(&json);
+        let media = json["media_attachments"].as_array().is_some_and(|media| !media.is_empty());
+        let tags = json["tags"].as_array().into_iter().flatten();
+        let tags = tags.filter_map(|tag| tag["name"].as_str()).map(str::to_lowercase).collect();
+        let text = json.to_string();
+        let post =
+            Post { id, local: true, media, listed: true, tags, text, author: 0, edits: 0, json };
+        let post = Arc::new(post);
+        self.posts.insert(id, Arc::clone(&post));
+        post
+    }
+
+    /// Removes the post of a script.
+    pub(super) fn remove(&mut self, json: &Value) -> Option<Arc<Post>> {
+        self.posts.remove(&id_of(json))
+    }
+
     /// Lets one thing happen at `now`; returns it, and how long until the next.
     pub(super) fn tick(&mut self, now: Timestamp) -> (Change, Duration) {
         let change = match self.rng.random_range(0..100) {
@@ -202,6 +239,11 @@ impl Timeline {
         self.posts.remove(&gone.id);
         Change::Deleted(gone)
     }
+}
+
+fn id_of(json: &Value) -> u64 {
+    let id = json["id"].as_str().and_then(|id| id.parse().ok());
+    id.expect("the id of a status is a number as text")
 }
 
 /// Returns an id that sorts by time of writing: milliseconds, then a count.

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::simulator::decimal::padded;
+use crate::decimal::padded;
 
 /// Whether a product can be traded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::simulator) enum Status {
+pub(crate) enum Status {
     /// It trades.
     Online,
     /// It is listed, but nothing has ever been traded.
@@ -17,14 +17,14 @@ pub(in crate::simulator) enum Status {
 
 /// One product and the scale of its market.
 #[derive(Debug)]
-pub(in crate::simulator) struct Product {
-    pub(in crate::simulator) id: &'static str,
+pub(crate) struct Product {
+    pub(crate) id: &'static str,
     base: &'static str,
     quote: &'static str,
     /// Decimals of a price; one tick is the last of them.
-    pub(in crate::simulator) price_scale: u32,
+    pub(crate) price_scale: u32,
     /// Decimals of a size.
-    pub(in crate::simulator) size_scale: u32,
+    pub(crate) size_scale: u32,
     /// The price that the walk starts at, in ticks.
     pub(super) price: u64,
     /// A common order size, in the smallest units.
@@ -34,8 +34,8 @@ pub(in crate::simulator) struct Product {
     /// Its share of all trades.
     pub(super) weight: u32,
     /// The number of its first trade.
-    pub(super) first_trade: u64,
-    pub(in crate::simulator) status: Status,
+    pub(crate) first_trade: u64,
+    pub(crate) status: Status,
 }
 
 impl Product {
@@ -68,7 +68,7 @@ impl Product {
     }
 
     /// Returns the product as `GET /products` describes it.
-    pub(in crate::simulator) fn describe(&self) -> Value {
+    pub(crate) fn describe(&self) -> Value {
         let delisted = self.status == Status::Delisted;
         json!({
             "id": self.id,
@@ -94,7 +94,7 @@ impl Product {
 }
 
 /// Every product, busiest first.
-pub(in crate::simulator) static PRODUCTS: [Product; 17] = [
+pub(crate) static PRODUCTS: [Product; 17] = [
     Product::online(
         ("BTC-USD", "BTC", "USD"),
         (2, 8),

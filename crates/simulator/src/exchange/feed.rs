@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
-use super::{Coinbase, Event, messages};
-use crate::simulator::{
-    exchange::{PRODUCTS, Status},
+use super::{Event, Exchange, Published, messages};
+use crate::{
     faults::{Active, Fault},
     mangler::Frame,
+    market::{PRODUCTS, Status},
     session::Feed,
 };
 
@@ -22,11 +23,7 @@ pub(super) enum Channel {
     Level2,
     Matches,
     Ticker,
-    TickerBatch,
     Heartbeat,
-    Status,
-    RfqMatches,
-    Auctions,
 }
 
 impl Channel {
@@ -35,11 +32,7 @@ impl Channel {
             "level2_batch" | "level2_50" => Ok(Self::Level2),
             "matches" => Ok(Self::Matches),
             "ticker" => Ok(Self::Ticker),
-            "ticker_batch" | "ticker_1000" => Ok(Self::TickerBatch),
             "heartbeat" => Ok(Self::Heartbeat),
-            "status" => Ok(Self::Status),
-            "rfq_matches" => Ok(Self::RfqMatches),
-            "auctionfeed" => Ok(Self::Auctions),
             "level2" | "level3" | "full" | "user" | "balance" => Err(NEEDS_KEY.to_owned()),
             _ => Err(format!("{name} is not a valid channel")),
         }
@@ -51,21 +44,13 @@ impl Channel {
             Self::Level2 => "level2_50",
             Self::Matches => "matches",
             Self::Ticker => "ticker",
-            Self::TickerBatch => "ticker_1000",
             Self::Heartbeat => "heartbeat",
-            Self::Status => "status",
-            Self::RfqMatches => "rfq_matches",
-            Self::Auctions => "auctionfeed",
         }
-    }
-
-    fn needs_products(self) -> bool {
-        !matches!(self, Self::Status | Self::RfqMatches)
     }
 }
 
 /// A channel, and the product it is wanted for.
-pub(super) type Subscription = (Channel, Option<usize>);
+pub(super) type Subscription = (Channel, usize);
 
 #[derive(Deserialize)]
 struct Command {
@@ -73,12 +58,12 @@ struct Command {
     #[serde(default)]
     product_ids: Vec<String>,
     #[serde(default)]
-    channels: Vec<Wish>,
+    channels: Vec<ChannelRequest>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Wish {
+enum ChannelRequest {
     Name(String),
     Object {
         name: String,
@@ -89,27 +74,26 @@ enum Wish {
 
 /// A client's subscriptions, each with the number of the event it starts after.
 pub(super) struct ClientFeed {
-    exchange: Arc<Coinbase>,
-    wanted: BTreeMap<Subscription, u64>,
+    exchange: Arc<Exchange>,
+    subscriptions: BTreeMap<Subscription, u64>,
+    generation: u64,
     settled: bool,
 }
 
 impl ClientFeed {
-    pub(super) fn new(exchange: Arc<Coinbase>) -> Self {
-        Self { exchange, wanted: BTreeMap::new(), settled: false }
+    pub(super) fn new(exchange: Arc<Exchange>) -> Self {
+        let generation = exchange.host.stats.generation();
+        Self { exchange, subscriptions: BTreeMap::new(), generation, settled: false }
     }
 
     fn subscribe(&mut self, command: &Command) -> Result<Vec<String>, String> {
         let mut added = Vec::new();
-        for (channel, products) in wishes(command)? {
-            if products.is_empty() && channel.needs_products() {
+        for (channel, products) in requested(command)? {
+            if products.is_empty() {
                 return Err("No product_ids provided".to_owned());
             }
-            let products = products.into_iter().map(Some);
-            let products: Vec<_> =
-                if channel.needs_products() { products.collect() } else { vec![None] };
-            let wanted = products.into_iter().map(|product| (channel, product));
-            added.extend(wanted.filter(|wish| !self.wanted.contains_key(wish)));
+            let requested = products.into_iter().map(|product| (channel, product));
+            added.extend(requested.filter(|it| !self.subscriptions.contains_key(it)));
         }
         added.sort_by_key(|(channel, product)| (*product, *channel));
         added.dedup();
@@ -120,49 +104,50 @@ impl ClientFeed {
         let state = exchange.state();
         let mut greetings = Vec::new();
         for (channel, product) in added {
-            self.wanted.insert((channel, product), state.published);
-            exchange.host.stats.want(&label((channel, product)));
-            let Some(market) = product.map(|product| &state.exchange.markets[product]) else {
-                continue;
-            };
+            self.subscriptions.insert((channel, product), state.published);
+            exchange.host.stats.subscribed(self.generation, &label((channel, product)));
+            let market = &state.markets.all[product];
             match channel {
-                Channel::Level2 => greetings.push(messages::snapshot(market, Timestamp::now())),
+                Channel::Level2 => match &state.books {
+                    None => greetings.push(messages::snapshot(market, Timestamp::now())),
+                    Some(scripted) => greetings.extend(scripted.get(&product).cloned()),
+                },
                 Channel::Matches => greetings.extend(
                     market
                         .trades
                         .back()
                         .map(|trade| messages::matched("last_match", market.product, trade)),
                 ),
-                Channel::Ticker | Channel::TickerBatch => greetings.push(messages::ticker(market)),
-                Channel::Heartbeat | Channel::Status | Channel::RfqMatches | Channel::Auctions => {}
+                Channel::Ticker if market.trades.is_empty() && state.is_scripted() => {}
+                Channel::Ticker => greetings.push(messages::ticker(market)),
+                Channel::Heartbeat => {}
             }
         }
         drop(state);
-        greetings.insert(0, self.subscriptions());
+        greetings.insert(0, self.acknowledgment());
         Ok(greetings)
     }
 
     fn unsubscribe(&mut self, command: &Command) -> Result<Vec<String>, String> {
-        for (channel, products) in wishes(command)? {
+        for (channel, products) in requested(command)? {
             let dropped = |(of, product): &Subscription| {
-                *of == channel
-                    && (products.is_empty() || product.is_some_and(|it| products.contains(&it)))
+                *of == channel && (products.is_empty() || products.contains(product))
             };
-            let gone: Vec<_> = self.wanted.keys().copied().filter(dropped).collect();
+            let gone: Vec<_> = self.subscriptions.keys().copied().filter(dropped).collect();
             for subscription in gone {
-                self.wanted.remove(&subscription);
-                self.exchange.host.stats.unwant(&label(subscription));
+                self.subscriptions.remove(&subscription);
+                self.exchange.host.stats.unsubscribed(self.generation, &label(subscription));
             }
         }
-        Ok(vec![self.subscriptions()])
+        Ok(vec![self.acknowledgment()])
     }
 
     /// Returns the message that lists everything subscribed to.
-    fn subscriptions(&self) -> String {
+    fn acknowledgment(&self) -> String {
         let mut channels: BTreeMap<Channel, Vec<&str>> = BTreeMap::new();
-        for (channel, product) in self.wanted.keys() {
+        for (channel, product) in self.subscriptions.keys() {
             let products = channels.entry(*channel).or_default();
-            products.extend(product.map(|product| PRODUCTS[product].id));
+            products.push(PRODUCTS[*product].id);
         }
         let channels: Vec<_> = channels
             .into_iter()
@@ -197,6 +182,7 @@ impl Feed for ClientFeed {
     const NO_BINARY: Option<&'static str> = None;
 
     fn receive(&mut self, text: &str) -> Vec<String> {
+        self.exchange.host.record(text);
         let Ok(command) = serde_json::from_str::<Command>(text) else {
             return vec![messages::error("Malformed JSON", None)];
         };
@@ -212,17 +198,22 @@ impl Feed for ClientFeed {
     }
 
     fn deliver(&mut self, event: &Event, faults: Active) -> Vec<Frame> {
-        let wanted = self.wanted.get(&(event.channel, event.product));
-        if wanted.is_none_or(|after| event.number <= *after) {
+        let published = match event {
+            Event::Sent(message) => return vec![Frame::fixed(message.clone())],
+            Event::Published(published) => published,
+        };
+        let Published { number, channel, product, trade, text } = published;
+        let after = self.subscriptions.get(&(*channel, *product));
+        if after.is_none_or(|after| number <= after) {
             return Vec::new();
         }
-        let skipped = event.trade.is_some_and(|id| id % 4 == 0);
-        if skipped && faults.has(Fault::SkipTrades) {
+        let is_skipped = trade.is_some_and(|id| id % 4 == 0);
+        if is_skipped && faults.has(Fault::SkipTrades) {
             return Vec::new();
         }
-        let text = event.text.clone();
-        let movable = event.channel != Channel::Level2;
-        vec![if movable { Frame::movable(text) } else { Frame::fixed(text) }]
+        let message = Message::Text(text.clone());
+        let is_movable = *channel != Channel::Level2;
+        vec![if is_movable { Frame::movable(message) } else { Frame::fixed(message) }]
     }
 
     fn is_settled(&self) -> bool {
@@ -232,30 +223,30 @@ impl Feed for ClientFeed {
 
 impl Drop for ClientFeed {
     fn drop(&mut self) {
-        for subscription in self.wanted.keys() {
-            self.exchange.host.stats.unwant(&label(*subscription));
+        for subscription in self.subscriptions.keys() {
+            self.exchange.host.stats.unsubscribed(self.generation, &label(*subscription));
         }
     }
 }
 
 /// Returns the channels of a command with their products, or why none of it is done.
-fn wishes(command: &Command) -> Result<Vec<(Channel, Vec<usize>)>, String> {
+fn requested(command: &Command) -> Result<Vec<(Channel, Vec<usize>)>, String> {
     if command.channels.is_empty() {
         return Err("No channels provided".to_owned());
     }
-    let wishes = command.channels.iter().map(|wish| {
-        let (name, own) = match wish {
-            Wish::Name(name) => (name, &[][..]),
-            Wish::Object { name, product_ids } => (name, product_ids.as_slice()),
+    let requests = command.channels.iter().map(|request| {
+        let (name, own) = match request {
+            ChannelRequest::Name(name) => (name, &[][..]),
+            ChannelRequest::Object { name, product_ids } => (name, product_ids.as_slice()),
         };
         let ids = command.product_ids.iter().chain(own);
         let products: Result<_, String> = ids.map(|id| product(id)).collect();
         Ok((Channel::parse(name)?, products?))
     });
-    wishes.collect()
+    requests.collect()
 }
 
-fn product(id: &str) -> Result<usize, String> {
+pub(super) fn product(id: &str) -> Result<usize, String> {
     PRODUCTS
         .iter()
         .position(|product| product.id == id && product.status != Status::Delisted)
@@ -263,8 +254,5 @@ fn product(id: &str) -> Result<usize, String> {
 }
 
 fn label((channel, product): Subscription) -> String {
-    match product {
-        Some(product) => format!("{}/{}", channel.name(), PRODUCTS[product].id),
-        None => channel.name().to_owned(),
-    }
+    format!("{}/{}", channel.name(), PRODUCTS[product].id)
 }

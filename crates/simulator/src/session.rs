@@ -8,15 +8,15 @@ use tokio::{
     time::{self, Instant},
 };
 use tokio_tungstenite::WebSocketStream;
-use tokio_util::sync::CancellationToken;
-use tungstenite::{
+use tokio_tungstenite::tungstenite::{
     Bytes, Message,
     error::Error,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    faults::{Active, Fault, Switch},
+    faults::{Active, Fault, Signals},
     mangler::{Frame, Mangler},
     stats::Stats,
     upgrade::Io,
@@ -66,7 +66,7 @@ pub(super) struct Session<'a, F: Feed> {
     pub(super) socket: WebSocketStream<Io>,
     pub(super) feed: F,
     pub(super) events: broadcast::Receiver<F::Event>,
-    pub(super) switch: &'a Switch,
+    pub(super) signals: Signals,
     pub(super) stats: &'a Stats,
     pub(super) timing: Timing,
     pub(super) mangler: Mangler,
@@ -75,7 +75,7 @@ pub(super) struct Session<'a, F: Feed> {
 
 /// Why a session ends early; only a slow client may be told.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum SessionEnd {
     #[error("the socket failed")]
     Socket(#[from] Error),
     #[error("the client reads too slowly")]
@@ -88,9 +88,9 @@ impl<F: Feed> Session<'_, F> {
     /// Serves the client until either side has had enough.
     pub(super) async fn run(mut self) {
         Stats::add(&self.stats.accepted, 1);
-        let ended = self.serve().await;
-        tracing::debug!(?ended, "simulated session ended");
-        if matches!(ended, Err(Ended::Slow)) {
+        let end = self.serve().await;
+        tracing::debug!(?end, "simulated session ended");
+        if matches!(end, Err(SessionEnd::Slow)) {
             Stats::add(&self.stats.slow_consumers, 1);
             if let Some(text) = F::TOO_SLOW {
                 let socket = &mut self.socket;
@@ -105,32 +105,34 @@ impl<F: Feed> Session<'_, F> {
         Stats::add(&self.stats.closed, 1);
     }
 
-    async fn serve(&mut self) -> Result<(), Ended> {
-        let (mut faults, mut drops) = self.switch.watch();
+    async fn serve(&mut self) -> Result<(), SessionEnd> {
         let settle_by = self.timing.settle_within.map(|within| Instant::now() + within);
         let ping_every = self.timing.ping_every;
         let next_ping = || ping_every.map(|every| Instant::now() + every);
         let mut ping_at = next_ping();
         let mut answered = true;
         let mut cut_at = None;
+        let mut is_silenced = false;
         let greeting = self.feed.greet();
         self.write(greeting.into_iter().map(Message::text).collect()).await?;
         loop {
-            let active = *faults.borrow_and_update();
+            let active = *self.signals.active.borrow_and_update();
             if !active.has(Fault::Drop) {
                 cut_at = None;
             } else if cut_at.is_none() {
                 cut_at = Some(Instant::now() + self.mangler.patience());
             }
-            let silent = active.has(Fault::Silent);
+            let silent = is_silenced || active.has(Fault::Silent);
             tokio::select! {
-                () = self.shutdown.cancelled() => return Err(Ended::Cut),
-                _ = drops.changed() => return Err(Ended::Cut),
-                () = at(cut_at) => return Err(Ended::Cut),
-                _ = faults.changed() => {}
+                biased;
+                () = self.shutdown.cancelled() => return Err(SessionEnd::Cut),
+                _ = self.signals.drops.changed() => return Err(SessionEnd::Cut),
+                _ = self.signals.silences.changed() => is_silenced = true,
+                () = at(cut_at) => return Err(SessionEnd::Cut),
+                _ = self.signals.active.changed() => {}
                 event = self.events.recv() => match event {
-                    Err(RecvError::Closed) => return Err(Ended::Cut),
-                    Err(RecvError::Lagged(_)) if !silent => return Err(Ended::Slow),
+                    Err(RecvError::Closed) => return Err(SessionEnd::Cut),
+                    Err(RecvError::Lagged(_)) if !silent => return Err(SessionEnd::Slow),
                     Ok(event) if !silent => self.forward(event, active).await?,
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                 },
@@ -154,7 +156,7 @@ impl<F: Feed> Session<'_, F> {
                 }
                 () = at(ping_at), if !silent => {
                     if !answered {
-                        return Err(Ended::Cut);
+                        return Err(SessionEnd::Cut);
                     }
                     answered = false;
                     ping_at = next_ping();
@@ -165,10 +167,14 @@ impl<F: Feed> Session<'_, F> {
     }
 
     /// Sends what the client gets of an event, and of those that wait behind it.
-    async fn forward(&mut self, first: F::Event, active: Active) -> Result<(), Ended> {
+    async fn forward(&mut self, first: F::Event, active: Active) -> Result<(), SessionEnd> {
         let mut messages = Vec::new();
         let mut next = Some(first);
         while let Some(event) = next {
+            // An event after a signal is not for this connection.
+            if self.signals.is_interrupted() {
+                break;
+            }
             for frame in self.feed.deliver(&event, active) {
                 self.mangler.pass(frame, active, F::GARBAGE, &mut messages);
             }
@@ -178,12 +184,12 @@ impl<F: Feed> Session<'_, F> {
     }
 
     /// Writes messages, but gives up on a client for which too many more are waiting meanwhile.
-    async fn write(&mut self, messages: Vec<Message>) -> Result<(), Ended> {
+    async fn write(&mut self, messages: Vec<Message>) -> Result<(), SessionEnd> {
         if messages.is_empty() {
             return Ok(());
         }
         Stats::add(&self.stats.messages, messages.len());
-        let (_, mut drops) = self.switch.watch();
+        let drops = &mut self.signals.drops;
         let socket = &mut self.socket;
         let write = async {
             for message in messages {
@@ -196,17 +202,17 @@ impl<F: Feed> Session<'_, F> {
             tokio::select! {
                 biased;
                 written = &mut write => return Ok(written?),
-                () = self.shutdown.cancelled() => return Err(Ended::Cut),
-                _ = drops.changed() => return Err(Ended::Cut),
+                () = self.shutdown.cancelled() => return Err(SessionEnd::Cut),
+                _ = drops.changed() => return Err(SessionEnd::Cut),
                 () = time::sleep(Duration::from_millis(50)) => {}
             }
             if self.events.len() >= QUEUE {
-                return Err(Ended::Slow);
+                return Err(SessionEnd::Slow);
             }
         }
     }
 
-    async fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Ended> {
+    async fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), SessionEnd> {
         self.socket.close(Some(CloseFrame { code, reason: reason.into() })).await?;
         Ok(())
     }

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::simulator::{
+use crate::{
     decimal::{padded, trimmed, trimmed_wide},
-    exchange::{LevelChange, Market, PRODUCTS, Product, Side, Status, Trade},
+    market::{LevelChange, Market, Product, Side, Trade},
 };
 
 /// Returns a `match`, or the `last_match` that greets a subscriber.
@@ -90,18 +90,6 @@ pub(super) fn heartbeat(market: &Market, now: Timestamp) -> String {
     )
 }
 
-/// Returns what the `status` channel repeats.
-pub(super) fn status() -> String {
-    let with_type = |product: &Product| {
-        let mut described = product.describe();
-        described["type"] = "spot".into();
-        described
-    };
-    let offered = PRODUCTS.iter().filter(|product| product.status != Status::Delisted);
-    let products: Vec<_> = offered.map(with_type).collect();
-    json!({"type": "status", "products": products, "currencies": []}).to_string()
-}
-
 /// Returns an error frame.
 pub(super) fn error(message: &str, reason: Option<&str>) -> String {
     let mut error = json!({"type": "error", "message": message});
@@ -122,28 +110,17 @@ pub(super) fn rest_trade(product: &Product, trade: &Trade) -> Value {
     })
 }
 
-/// Returns the best `limit` levels of a side as REST lists them.
-pub(super) fn rest_levels(market: &Market, side: Side, limit: usize) -> Value {
-    let Product { price_scale, size_scale, .. } = *market.product;
-    let levels = market.book.levels(side).take(limit);
-    levels
-        .map(|(price, size)| {
-            json!([trimmed(price, price_scale), trimmed(size, size_scale), 1 + size % 7])
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::exchange::Exchange;
+    use crate::market::Markets;
 
     #[test]
     fn a_match_and_its_ticker_agree() {
-        let mut exchange = Exchange::new(1, 20.0, Timestamp::UNIX_EPOCH);
+        let mut exchange = Markets::new(1, 20.0, Timestamp::UNIX_EPOCH);
         for _ in 0..500 {
             let tick = exchange.tick(Timestamp::UNIX_EPOCH);
-            let market = &exchange.markets[tick.market];
+            let market = &exchange.all[tick.market];
             let Some(trade) = tick.trades.last() else { continue };
             let matched: Value = parse(&matched("match", market.product, trade));
             let ticker: Value = parse(&ticker(market));
@@ -163,8 +140,8 @@ mod tests {
 
     #[test]
     fn messages_look_like_the_real_ones() {
-        let exchange = Exchange::new(1, 20.0, Timestamp::UNIX_EPOCH);
-        let (market, now) = (&exchange.markets[0], Timestamp::UNIX_EPOCH);
+        let exchange = Markets::new(1, 20.0, Timestamp::UNIX_EPOCH);
+        let (market, now) = (&exchange.all[0], Timestamp::UNIX_EPOCH);
         assert_eq!(
             l2update(market.product, &[(Side::Buy, 6_351_460, 0), (Side::Sell, 6_352_000, 7)], now),
             r#"{"type":"l2update","product_id":"BTC-USD","changes":[["buy","63514.60","0.00000000"],["sell","63520.00","0.00000007"]],"time":"1970-01-01T00:00:00.000000Z"}"#
@@ -183,7 +160,7 @@ mod tests {
             keys(&matched("last_match", market.product, &market.trades[0])),
             ["trade_id", "maker_order_id", "taker_order_id", "product_id"]
         );
-        let untraded = exchange.markets.iter().find(|market| market.trades.is_empty());
+        let untraded = exchange.all.iter().find(|market| market.trades.is_empty());
         let untraded = untraded.expect("a product that never traded");
         assert_eq!(parse(&heartbeat(untraded, now))["last_trade_id"], 0);
         assert_eq!(parse(&ticker(untraded))["price"], "0");

@@ -7,20 +7,20 @@ use rand::{RngExt, rngs::StdRng};
 
 /// A side of the book.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(in crate::simulator) enum Side {
+pub(crate) enum Side {
     Buy,
     Sell,
 }
 
 impl Side {
-    pub(in crate::simulator) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Buy => "buy",
             Self::Sell => "sell",
         }
     }
 
-    pub(in crate::simulator) fn opposite(self) -> Self {
+    pub(crate) fn opposite(self) -> Self {
         match self {
             Self::Buy => Self::Sell,
             Self::Sell => Self::Buy,
@@ -29,14 +29,14 @@ impl Side {
 }
 
 /// A price level: ticks and the size resting there, in the smallest units.
-pub(in crate::simulator) type Level = (u64, u64);
+pub(crate) type Level = (u64, u64);
 
 /// A level as it is after a change; size zero means that it is gone.
-pub(in crate::simulator) type LevelChange = (Side, u64, u64);
+pub(crate) type LevelChange = (Side, u64, u64);
 
 /// Resting sizes by price.
 #[derive(Debug)]
-pub(in crate::simulator) struct Book {
+pub(crate) struct Book {
     bids: BTreeMap<u64, u64>,
     asks: BTreeMap<u64, u64>,
     changed: BTreeSet<(Side, u64)>,
@@ -68,12 +68,12 @@ impl Book {
     }
 
     /// Returns the best level of a side.
-    pub(in crate::simulator) fn best(&self, side: Side) -> Option<Level> {
+    pub(crate) fn best(&self, side: Side) -> Option<Level> {
         self.levels(side).next()
     }
 
     /// Returns a side's levels, best first.
-    pub(in crate::simulator) fn levels(&self, side: Side) -> Box<dyn Iterator<Item = Level> + '_> {
+    pub(crate) fn levels(&self, side: Side) -> Box<dyn Iterator<Item = Level> + '_> {
         match side {
             Side::Buy => Box::new(self.bids.iter().rev().map(|(price, size)| (*price, *size))),
             Side::Sell => Box::new(self.asks.iter().map(|(price, size)| (*price, *size))),

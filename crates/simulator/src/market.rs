@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use uuid::{Builder, Uuid};
 
 pub(super) use self::{
-    book::{Book, LevelChange, Side},
+    book::{Book, Level, LevelChange, Side},
     products::{PRODUCTS, Product, Status},
 };
 
@@ -40,7 +40,7 @@ pub(super) struct Trade {
 /// What one taker did.
 #[derive(Debug, PartialEq)]
 pub(super) struct Tick {
-    /// Index of the market in [`Exchange::markets`].
+    /// Index of the market in [`Markets::all`].
     pub(super) market: usize,
     /// Its trades, in order; they share the taker and the time.
     pub(super) trades: Vec<Trade>,
@@ -64,30 +64,47 @@ pub(super) struct Market {
 
 /// All markets, driven by one random number generator.
 #[derive(Debug)]
-pub(super) struct Exchange {
-    pub(super) markets: Vec<Market>,
+pub(super) struct Markets {
+    pub(super) all: Vec<Market>,
     rng: StdRng,
     mean_wait: f64,
 }
 
-impl Exchange {
+impl Markets {
     /// Opens all markets with a past that ends at `now`; `rate` is the mean of trades a second.
     pub(super) fn new(seed: u64, rate: f64, now: Timestamp) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut markets: Vec<_> = PRODUCTS.iter().map(|it| Market::open(it, &mut rng)).collect();
-        for market in markets.iter_mut().filter(|market| market.product.weight > 0) {
+        let mut all: Vec<_> =
+            PRODUCTS.iter().map(|it| Market::open(it, it.depth, &mut rng)).collect();
+        for market in all.iter_mut().filter(|market| market.product.weight > 0) {
             for ago in (1..=BACK_HISTORY).rev() {
                 market.trade(now - Duration::from_millis(u64::from(ago) * 1_700), &mut rng);
             }
             market.book.take_changes();
         }
-        Self { markets, rng, mean_wait: MEAN_SWEEP / rate }
+        Self { all, rng, mean_wait: MEAN_SWEEP / rate }
+    }
+
+    /// Opens all markets without a past and without orders.
+    pub(super) fn empty(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let open = |product| Market::open(product, 0, &mut rng);
+        Self { all: PRODUCTS.iter().map(open).collect(), rng, mean_wait: f64::INFINITY }
+    }
+
+    /// Makes one trade of the usual size at the opening price; the book is not involved.
+    pub(super) fn record(&mut self, market: usize, now: Timestamp) -> Trade {
+        let product = self.all[market].product;
+        let taker_order = random_uuid(&mut self.rng);
+        let fills = vec![(product.price, product.lot)];
+        let trades = self.all[market].fill(Side::Buy, taker_order, fills, now, &mut self.rng);
+        trades[0]
     }
 
     /// Lets one taker trade at `now`, somewhere.
     pub(super) fn tick(&mut self, now: Timestamp) -> Tick {
         let market = self.pick();
-        let trades = self.markets[market].trade(now, &mut self.rng);
+        let trades = self.all[market].trade(now, &mut self.rng);
         let uniform: f64 = self.rng.random_range(f64::EPSILON..1.0);
         let wait = Duration::from_secs_f64(-uniform.ln() * self.mean_wait);
         Tick { market, trades, wait }
@@ -95,7 +112,7 @@ impl Exchange {
 
     /// Returns the book levels that changed since the last call, by market.
     pub(super) fn take_changes(&mut self) -> Vec<(usize, Vec<LevelChange>)> {
-        let changes = self.markets.iter_mut().map(|market| market.book.take_changes()).enumerate();
+        let changes = self.all.iter_mut().map(|market| market.book.take_changes()).enumerate();
         changes.filter(|(_, changes)| !changes.is_empty()).collect()
     }
 
@@ -113,11 +130,11 @@ impl Exchange {
 }
 
 impl Market {
-    fn open(product: &'static Product, rng: &mut StdRng) -> Self {
+    fn open(product: &'static Product, depth: usize, rng: &mut StdRng) -> Self {
         let fair = product.price;
         Self {
             product,
-            book: Book::around(fair, product.depth, product.lot, rng),
+            book: Book::around(fair, depth, product.lot, rng),
             trades: VecDeque::new(),
             sequence: product.first_trade * 130,
             low: fair,
@@ -144,8 +161,21 @@ impl Market {
         let taker = if rng.random_bool(0.5) { Side::Buy } else { Side::Sell };
         let orders = SWEEPS[rng.random_range(0..SWEEPS.len())];
         let taker_order = random_uuid(rng);
-        let mut trades = Vec::with_capacity(orders);
-        for (price, size) in self.book.take(taker, orders, rng) {
+        let fills = self.book.take(taker, orders, rng);
+        self.fill(taker, taker_order, fills, now, rng)
+    }
+
+    /// Records the trades of one taker.
+    fn fill(
+        &mut self,
+        taker: Side,
+        taker_order: Uuid,
+        fills: Vec<Level>,
+        now: Timestamp,
+        rng: &mut StdRng,
+    ) -> Vec<Trade> {
+        let mut trades = Vec::with_capacity(fills.len());
+        for (price, size) in fills {
             self.sequence += rng.random_range(1..60);
             let (id, maker_order) = (self.next_trade, random_uuid(rng));
             let (maker, sequence) = (taker.opposite(), self.sequence);
@@ -186,9 +216,9 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_market() {
         let run = |seed| {
-            let mut exchange = Exchange::new(seed, 20.0, Timestamp::UNIX_EPOCH);
-            let ticks: Vec<_> = (0..500).map(|_| exchange.tick(Timestamp::UNIX_EPOCH)).collect();
-            (ticks, exchange.take_changes())
+            let mut markets = Markets::new(seed, 20.0, Timestamp::UNIX_EPOCH);
+            let ticks: Vec<_> = (0..500).map(|_| markets.tick(Timestamp::UNIX_EPOCH)).collect();
+            (ticks, markets.take_changes())
         };
         assert_eq!(run(7), run(7));
         assert_ne!(run(7), run(8));
@@ -196,11 +226,11 @@ mod tests {
 
     #[test]
     fn trade_ids_are_contiguous_from_the_back_history_on() {
-        let mut exchange = Exchange::new(1, 20.0, Timestamp::UNIX_EPOCH);
+        let mut markets = Markets::new(1, 20.0, Timestamp::UNIX_EPOCH);
         for _ in 0..2_000 {
-            exchange.tick(Timestamp::UNIX_EPOCH);
+            markets.tick(Timestamp::UNIX_EPOCH);
         }
-        for market in &exchange.markets {
+        for market in &markets.all {
             let ids: Vec<_> = market.trades.iter().map(|trade| trade.id).collect();
             let first = market.product.first_trade;
             assert!(ids.iter().copied().eq(first..first + ids.len() as u64));
@@ -212,8 +242,8 @@ mod tests {
 
     #[test]
     fn the_book_is_never_crossed_and_its_changes_add_up() {
-        let mut exchange = Exchange::new(3, 20.0, Timestamp::UNIX_EPOCH);
-        let copy = |exchange: &Exchange| -> Vec<BTreeMap<(Side, u64), u64>> {
+        let mut markets = Markets::new(3, 20.0, Timestamp::UNIX_EPOCH);
+        let copy = |markets: &Markets| -> Vec<BTreeMap<(Side, u64), u64>> {
             let sides = |market: &Market| {
                 [Side::Buy, Side::Sell]
                     .into_iter()
@@ -222,16 +252,16 @@ mod tests {
                     })
                     .collect()
             };
-            exchange.markets.iter().map(sides).collect()
+            markets.all.iter().map(sides).collect()
         };
-        let mut mirrors = copy(&exchange);
+        let mut mirrors = copy(&markets);
         for _ in 0..3_000 {
-            exchange.tick(Timestamp::UNIX_EPOCH);
-            for (market, changes) in exchange.take_changes() {
+            markets.tick(Timestamp::UNIX_EPOCH);
+            for (market, changes) in markets.take_changes() {
                 for (side, price, size) in changes {
                     mirrors[market].insert((side, price), size);
                 }
-                let book = &exchange.markets[market].book;
+                let book = &markets.all[market].book;
                 let (bid, ask) = (book.best(Side::Buy).unwrap(), book.best(Side::Sell).unwrap());
                 assert!(bid.0 < ask.0, "{bid:?} {ask:?}");
             }
@@ -239,8 +269,8 @@ mod tests {
         for mirror in &mut mirrors {
             mirror.retain(|_, size| *size > 0);
         }
-        assert_eq!(mirrors, copy(&exchange));
-        for market in &exchange.markets {
+        assert_eq!(mirrors, copy(&markets));
+        for market in &markets.all {
             let levels = market.book.levels(Side::Buy).count();
             assert!(levels * 3 >= market.product.depth, "{} {levels}", market.product.id);
         }
@@ -248,10 +278,10 @@ mod tests {
 
     #[test]
     fn the_rate_is_the_mean_of_trades_a_second() {
-        let mut exchange = Exchange::new(5, 1_000.0, Timestamp::UNIX_EPOCH);
+        let mut markets = Markets::new(5, 1_000.0, Timestamp::UNIX_EPOCH);
         let (mut trades, mut elapsed) = (0_u32, Duration::ZERO);
         while elapsed < Duration::from_secs(20) {
-            let tick = exchange.tick(Timestamp::UNIX_EPOCH);
+            let tick = markets.tick(Timestamp::UNIX_EPOCH);
             trades += u32::try_from(tick.trades.len()).unwrap();
             elapsed += tick.wait;
         }
