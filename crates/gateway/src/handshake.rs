@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use domain::connection::ConnectionId;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
-use tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
     Shared,
@@ -82,7 +81,7 @@ fn check(shared: &Shared, request: &Request) -> Result<String, StatusCode> {
 
 async fn decide(shared: &Shared, request: &Request) -> Result<Accepted, StatusCode> {
     let mut client = Client {
-        id: ConnectionId::new(ids::connection(request.received_at)),
+        id: ids::connection(request.received_at).into(),
         connected_at: request.received_at,
         source_ip: request.source_ip,
         user_agent: request.header(header::USER_AGENT).map(Into::into),

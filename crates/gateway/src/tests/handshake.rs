@@ -99,7 +99,7 @@ async fn the_answer_waits_for_connect() {
         event = fixture.fake.event("connect", 1) => field(&event, "connectionId"),
     };
     let sockets = fixture.gateway.sockets();
-    assert!(matches!(sockets.post_to(&id, b"early"), Err(aws::post::PostError::Gone)));
+    assert!(matches!(sockets.post_to(&id, b"early"), Err(PostError::Gone)));
     go.notify_one();
     connecting.await.expect("101");
     fixture.registered(&id).await;

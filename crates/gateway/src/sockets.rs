@@ -7,9 +7,7 @@ use std::{
     time::Duration,
 };
 
-use aws::post::{Post, PostError, Recipient};
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::task::yield_now;
 
@@ -17,6 +15,7 @@ use super::{
     clock, encode,
     faults::{Faults, strikes},
     limits::{Bucket, Limits},
+    post_error::PostError,
     socket::{End, Refused, Socket},
 };
 
@@ -25,8 +24,7 @@ const BATCH: usize = 64;
 
 /// The open connections of a gateway.
 ///
-/// Made before the gateway, so that the functions behind it can post: this is the one-machine
-/// implementation of [`Post`].
+/// Create the table before the gateway, so that functions in the same process can post to it.
 #[derive(Debug)]
 pub struct Sockets {
     limits: Limits,
@@ -111,6 +109,54 @@ impl Sockets {
         self.len() == 0
     }
 
+    /// Sends one text message to each connection and returns, by index, those that did not accept it.
+    ///
+    /// Accepted means that the message is in the send buffer of that connection, after everything
+    /// that was posted and awaited before.
+    pub async fn post(&self, ids: &[&str], message: Bytes) -> Vec<(usize, PostError)> {
+        let frames = match self.frames(&message) {
+            Ok(frames) => frames,
+            Err(error) => return (0..ids.len()).map(|index| (index, error)).collect(),
+        };
+        let mut rejected = Vec::new();
+        let mut batch = Vec::with_capacity(ids.len().min(BATCH));
+        for (number, ids) in ids.chunks(BATCH).enumerate() {
+            if number > 0 {
+                yield_now().await;
+            }
+            {
+                let table = self.table.read();
+                batch.extend(ids.iter().map(|id| table.sockets.get(&Key::new(id)?).cloned()));
+            }
+            let now = clock::now();
+            for (index, socket) in batch.drain(..).enumerate() {
+                let result = match socket {
+                    _ if !self.admits_request() => Err(PostError::Busy),
+                    None => Err(PostError::Gone),
+                    Some(socket) => self.send(&socket, &frames, now),
+                };
+                if let Err(error) = result {
+                    rejected.push((number * BATCH + index, error));
+                }
+            }
+        }
+        rejected
+    }
+
+    /// Closes a connection with code 1000.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone, or the account's quota of requests is used up.
+    pub fn close(&self, id: &str) -> Result<(), PostError> {
+        if !self.admits_request() {
+            return Err(PostError::Busy);
+        }
+        let socket = self.remove(id).ok_or(PostError::Gone)?;
+        socket.close(Some(End::DELETED.code), End::DELETED);
+        Ok(())
+    }
+
     /// Posts one message to one connection, as a text frame.
     pub(super) fn post_to(&self, id: &str, message: &[u8]) -> Result<(), PostError> {
         let socket = self.find(id).ok_or(PostError::Gone)?;
@@ -128,7 +174,7 @@ impl Sockets {
         if table.is_closed {
             drop(table);
             socket.close(Some(End::GOING_AWAY.code), End::GOING_AWAY);
-        } else if let Some(key) = Key::new(socket.client.id.as_str()) {
+        } else if let Some(key) = Key::new(&socket.client.id) {
             table.sockets.insert(key, socket.clone());
         }
     }
@@ -165,7 +211,7 @@ impl Sockets {
             .cloned()
             .collect();
         for socket in overdue {
-            self.remove(socket.client.id.as_str());
+            self.remove(&socket.client.id);
             socket.close(Some(End::GOING_AWAY.code), End::GOING_AWAY);
         }
     }
@@ -184,13 +230,13 @@ impl Sockets {
         if message.len() > self.limits.message_bytes {
             return Err(PostError::TooLarge);
         }
-        str::from_utf8(message).map_err(|error| PostError::Failed(error.into()))?;
+        str::from_utf8(message).map_err(|_| PostError::NotText)?;
         Ok(encode::text(message, self.limits.frame_bytes))
     }
 
     fn send(&self, socket: &Socket, frames: &Bytes, now: u64) -> Result<(), PostError> {
         if strikes(self.faults.failed_post) {
-            return Err(PostError::Failed(Fault.into()));
+            return Err(PostError::Injected);
         }
         match socket.send(frames, self.limits.send_buffer_bytes) {
             Ok(()) => {
@@ -201,72 +247,4 @@ impl Sockets {
             Err(Refused::Full) => Err(PostError::Busy),
         }
     }
-}
-
-impl Post for Sockets {
-    fn post<'a>(
-        &'a self,
-        recipients: &'a [Recipient],
-        message: Bytes,
-    ) -> BoxFuture<'a, Vec<(usize, PostError)>> {
-        Box::pin(async move {
-            let frames = match self.frames(&message) {
-                Ok(frames) => frames,
-                Err(error) => return refuse_all(recipients.len(), &error),
-            };
-            let mut refused = Vec::new();
-            let mut batch = Vec::with_capacity(recipients.len().min(BATCH));
-            for (number, recipients) in recipients.chunks(BATCH).enumerate() {
-                if number > 0 {
-                    yield_now().await;
-                }
-                {
-                    let table = self.table.read();
-                    let find = |recipient: &Recipient| {
-                        table.sockets.get(&Key::new(recipient.id.as_str())?).cloned()
-                    };
-                    batch.extend(recipients.iter().map(find));
-                }
-                let now = clock::now();
-                for (index, socket) in batch.drain(..).enumerate() {
-                    let result = match socket {
-                        _ if !self.admits_request() => Err(PostError::Busy),
-                        None => Err(PostError::Gone),
-                        Some(socket) => self.send(&socket, &frames, now),
-                    };
-                    if let Err(error) = result {
-                        refused.push((number * BATCH + index, error));
-                    }
-                }
-            }
-            refused
-        })
-    }
-
-    fn close<'a>(&'a self, recipient: &'a Recipient) -> BoxFuture<'a, Result<(), PostError>> {
-        Box::pin(async move {
-            if !self.admits_request() {
-                return Err(PostError::Busy);
-            }
-            let socket = self.remove(recipient.id.as_str()).ok_or(PostError::Gone)?;
-            socket.close(Some(End::DELETED.code), End::DELETED);
-            Ok(())
-        })
-    }
-}
-
-/// The cause of a post that fails on purpose.
-#[derive(Debug, thiserror::Error)]
-#[error("fault on purpose")]
-pub(super) struct Fault;
-
-/// Returns `error` for each of `count` recipients.
-fn refuse_all(count: usize, error: &PostError) -> Vec<(usize, PostError)> {
-    let copy = || match error {
-        PostError::Gone => PostError::Gone,
-        PostError::Busy => PostError::Busy,
-        PostError::TooLarge => PostError::TooLarge,
-        PostError::Failed(source) => PostError::Failed(source.to_string().into()),
-    };
-    (0..count).map(|index| (index, copy())).collect()
 }

@@ -1,16 +1,15 @@
 //! The management API: `POST`, `GET` and `DELETE` on `/{stage}/@connections/{id}`.
 
-use aws::post::PostError;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::{
     Callbacks, Shared, clock, ids,
+    post_error::PostError,
     request::Request,
     respond::{self, Response, with_error_type},
     socket::End,
-    sockets::Fault,
 };
 
 /// Answers a call about the connection `id`. The body is none if it was too large to read.
@@ -59,10 +58,10 @@ fn post(shared: &Shared, id: &str, body: Option<&Bytes>) -> Response {
             respond::message(StatusCode::PAYLOAD_TOO_LARGE, "Message too long"),
             "PayloadTooLargeException",
         ),
-        Err(PostError::Failed(source)) if source.is::<Fault>() => {
+        Err(PostError::Injected) => {
             respond::message(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
         }
-        Err(PostError::Failed(_)) => bad_request("Message is not UTF-8 text"),
+        Err(PostError::NotText) => bad_request("Message is not UTF-8 text"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Messages from clients: events, routes, error frames, violations, closing.
 
 use tokio::sync::Semaphore;
-use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 use super::*;
 

@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use aws::post::Recipient;
 use bytes::Bytes;
-use domain::connection::ConnectionId;
 use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -14,9 +12,9 @@ use tokio::{
     sync::watch,
     time,
 };
+use tokio_tungstenite::tungstenite::{Error, Message, client::IntoClientRequest};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
-use tungstenite::{Error, Message, client::IntoClientRequest};
 
 use super::*;
 
@@ -177,10 +175,6 @@ fn fill(sockets: &Sockets, id: &str) {
     let message = vec![b'x'; 30_000];
     let is_full = |_| sockets.post_to(id, &message).is_err();
     assert!((0..2_000).any(is_full), "the client's buffer never filled");
-}
-
-fn recipient(id: &str) -> Recipient {
-    Recipient { endpoint: "http://gateway".into(), id: ConnectionId::new(id) }
 }
 
 /// The head of a handshake.

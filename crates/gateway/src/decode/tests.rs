@@ -3,13 +3,13 @@
 use std::io::Cursor;
 
 use proptest::prelude::*;
-use tungstenite::{
+use tokio_tungstenite::tungstenite::{
     Error, Message, WebSocket,
     protocol::{Role, WebSocketConfig},
 };
 
 use super::*;
-use crate::gateway::encode;
+use crate::encode;
 
 /// A frame as a client could send it, right or wrong.
 #[derive(Clone, Debug)]
@@ -206,7 +206,7 @@ fn oracle(bytes: &[u8]) -> (Vec<Incoming>, Option<u16>) {
             }
             Ok(other) => panic!("unexpected {other:?}"),
             Err(Error::Protocol(
-                tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
+                tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
             )) => {
                 return (said, None);
             }

@@ -1,6 +1,5 @@
 //! Faults on purpose.
 
-use aws::post::{Post, PostError};
 use tokio::time::Instant;
 
 use super::*;
@@ -38,8 +37,8 @@ async fn messages_can_be_doubled() {
 async fn posts_can_fail() {
     let fixture = Fixture::with_faults(Faults { failed_post: 1.0, ..Faults::default() });
     let (_client, id) = fixture.connect_with_id().await;
-    let refused = fixture.gateway.sockets().post(&[recipient(&id)], "x".into()).await;
-    assert!(matches!(refused[..], [(0, PostError::Failed(_))]), "{refused:?}");
+    let refused = fixture.gateway.sockets().post(&[&id], "x".into()).await;
+    assert!(matches!(refused[..], [(0, PostError::Injected)]), "{refused:?}");
     let request =
         format!("POST /live/@connections/{id} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
     let (status, response) = fixture.raw(&request).await;
@@ -52,7 +51,7 @@ async fn connections_can_be_half_open() {
     let fixture = Fixture::with_faults(Faults { half_open: 1.0, ..Faults::default() });
     let (mut client, id) = fixture.connect_with_id().await;
     let sockets = fixture.gateway.sockets();
-    assert!(sockets.post(&[recipient(&id)], "unseen".into()).await.is_empty());
-    sockets.close(&recipient(&id)).await.expect("closed");
+    assert!(sockets.post(&[&id], "unseen".into()).await.is_empty());
+    sockets.close(&id).expect("closed");
     assert_eq!(next_close(&mut client).await.0, 1000, "nothing came before");
 }

@@ -26,11 +26,11 @@ mod http_api;
 mod http_routes;
 mod ids;
 mod invocation;
-mod lambda;
 mod limits;
 mod management;
 mod messages;
 mod policy;
+mod post_error;
 mod proxy;
 mod request;
 mod respond;
@@ -39,6 +39,7 @@ mod server;
 mod socket;
 mod sockets;
 mod spelling;
+pub mod template;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +49,7 @@ pub use self::{
     functions::{FunctionError, Functions},
     http_routes::{HttpRoute, HttpRoutes, RouteKey, RouteKeyError},
     limits::{Limits, Rate},
+    post_error::PostError,
     routes::{Route, Routes, Selection, SelectionError},
     sockets::Sockets,
 };

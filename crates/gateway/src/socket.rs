@@ -15,7 +15,6 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use domain::connection::ConnectionId;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
@@ -33,7 +32,7 @@ const PIECES: usize = 16;
 /// The client at the other end, as events tell of it.
 #[derive(Debug)]
 pub(super) struct Client {
-    pub(super) id: ConnectionId,
+    pub(super) id: Box<str>,
     /// Milliseconds since 1970, fixed for the life of the connection.
     pub(super) connected_at: u64,
     pub(super) source_ip: IpAddr,

@@ -45,7 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>, socket: Arc<Socket>, early: Vec<u8>
 async fn finish(shared: &Shared, socket: &Socket, end: &End) {
     let id = &socket.client.id;
     debug!(connection.id = %id, code = end.code, "connection ended");
-    shared.sockets.remove(id.as_str());
+    shared.sockets.remove(id);
     let drained = async {
         // Past the grace period the client is not worth waiting for.
         let _ = time::timeout(shared.sockets.limits().grace, drain(socket)).await;

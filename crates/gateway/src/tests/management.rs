@@ -1,10 +1,8 @@
 //! The management API, by the AWS SDK and by hand.
 
-use aws_config::BehaviorVersion;
-use aws_credential_types::Credentials;
 use aws_sdk_apigatewaymanagement::{
     Client as Sdk,
-    config::{Region, retry::RetryConfig},
+    config::{BehaviorVersion, Credentials, Region, retry::RetryConfig},
     primitives::Blob,
 };
 
@@ -14,7 +12,7 @@ fn sdk(fixture: &Fixture) -> Sdk {
     let config = aws_sdk_apigatewaymanagement::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::for_tests())
+        .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
         .retry_config(RetryConfig::disabled())
         .endpoint_url(format!("http://{}/live", fixture.gateway.address()))
         .build();

@@ -153,7 +153,7 @@ impl Occasion<'_> {
             query_string_parameters: None,
             multi_value_query_string_parameters: None,
             request_context: Context {
-                message_id: Some(ids::message(self.at, self.client.id.as_str())),
+                message_id: Some(ids::message(self.at, &self.client.id)),
                 ..self.context(route_key, "MESSAGE")
             },
             body: Some(body),
@@ -206,7 +206,7 @@ impl Occasion<'_> {
             },
             request_id: self.request_id,
             domain_name: &self.client.domain_name,
-            connection_id: self.client.id.as_str(),
+            connection_id: &self.client.id,
             api_id: &self.api.id,
             authorizer: self.client.authorizer.as_deref(),
         }

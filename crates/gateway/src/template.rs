@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
 use serde_json::{Map, Value, json};
 
-use crate::gateway::{
+use crate::{
     Authorizer, HttpRoute, HttpRoutes, IdentitySource, Route, RouteKey, Routes, Selection,
 };
 
