@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use aws::{
-    invoke::{InvokeError, Lambda},
-    post::{Post, PostError, Recipient},
-};
+use aws::invoke::{InvokeError, Lambda};
 use bytes::Bytes;
+use domain::{
+    connection::Recipient,
+    outlet::{Outlet, PostError},
+};
 use futures_util::future::BoxFuture;
 use gateway::{FunctionError, Functions, Sockets};
 
 /// Posts to the connections of a gateway in this process.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct SocketTable(pub(crate) Arc<Sockets>);
 
-impl Post for SocketTable {
+impl Outlet for SocketTable {
     fn post<'a>(
         &'a self,
         recipients: &'a [Recipient],

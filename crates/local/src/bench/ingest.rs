@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write as _, time::Instant};
 
-use ::poller::{feed::Wanted, source::coinbase::Session};
+use ::poller::{source::coinbase::Session, wanted::Wanted};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use domain::{frame::Frame, topic::Topic};

@@ -10,8 +10,8 @@ use ::functions::{
 };
 use ::poller::{
     config::{Options as PollerOptions, Servers, Token, Tokens},
+    families::families,
     poller::{Poller, claim},
-    source::families,
 };
 use anyhow::{Context as _, anyhow, ensure};
 use aws::{

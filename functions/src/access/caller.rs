@@ -6,7 +6,7 @@ use domain::access::{ANONYMOUS, Principal};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::identity::Identity;
+use crate::access::identity::Identity;
 
 /// The field that names the principal.
 pub const PRINCIPAL: &str = "principalId";

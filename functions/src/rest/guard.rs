@@ -10,7 +10,7 @@ use axum::{
 use domain::access::Right;
 use lambda_http::request::RequestContext;
 
-use crate::{caller::Caller, problem::Problem, rest::Rest};
+use crate::{access::caller::Caller, rest::Rest, rest::problem::Problem};
 
 /// What browsers are told of each answer, unless the answer says otherwise. Nothing of the interface
 /// is for a frame, a script, a cache or another site.

@@ -10,7 +10,7 @@ use domain::{
 };
 use jiff::Timestamp;
 
-use crate::{app::App, replay::ReplayError};
+use crate::{app::App, connection::replay::ReplayError};
 
 /// Rounds of catching up before `push` takes over; each is shorter than the one before.
 const ROUNDS: usize = 5;

@@ -9,7 +9,7 @@ use axum::{
 };
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use crate::problem::Problem;
+use crate::rest::problem::Problem;
 
 /// The document that all addresses of the page answer with; it reads the address itself.
 const INDEX: &str = "index.html";

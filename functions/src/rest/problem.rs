@@ -17,7 +17,7 @@ use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-use crate::{replay::ReplayError, rules::RulesError};
+use crate::{access::rules::RulesError, connection::replay::ReplayError};
 
 /// An `application/problem+json` document.
 #[derive(Clone, Debug, Serialize, ToSchema)]

@@ -18,7 +18,7 @@ use domain::{
 use jiff::Timestamp;
 use tokio::time::{self, Instant};
 
-use crate::{app::App, rules::RulesError};
+use crate::{access::rules::RulesError, app::App};
 
 /// About how many bytes of the log are read at a time.
 const CHUNK_BYTES: usize = 1024 * 1024;

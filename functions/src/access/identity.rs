@@ -9,8 +9,8 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    jwks::{Jwks, JwksError},
-    token::{parse_secrets, secrets},
+    access::jwks::{Jwks, JwksError},
+    access::token::{parse_secrets, secrets},
 };
 
 /// Longest token, in bytes: API Gateway takes 10,240 bytes of headers.

@@ -23,7 +23,7 @@ use domain::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::rules::InForce;
+use crate::access::rules::InForce;
 
 /// How old the view may be when nothing was written in this process.
 const REFRESH_AFTER: Duration = Duration::from_millis(200);

@@ -16,9 +16,9 @@ use tracing::{error, info, instrument};
 use aws::error::Chain;
 
 use crate::{
+    access::caller::{PRINCIPAL, said_of},
+    access::identity::{Identity, TokenError},
     app::App,
-    caller::{PRINCIPAL, said_of},
-    identity::{Identity, TokenError},
 };
 
 /// What precedes a token among the subprotocols that a client offers.

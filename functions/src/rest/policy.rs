@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 use utoipa::ToSchema;
 
-use crate::{caller::Caller, problem::Problem, rest::Rest};
+use crate::{access::caller::Caller, rest::Rest, rest::problem::Problem};
 
 /// The rules in force.
 #[derive(Serialize, ToSchema)]
