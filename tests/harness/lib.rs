@@ -17,7 +17,6 @@ mod headwater;
 mod identity;
 mod program;
 mod rest;
-mod site;
 
 pub use self::{
     client::{Client, Event, Gap},

@@ -18,7 +18,7 @@ async fn tail_prints_events_as_they_come() {
     for count in 1..=3 {
         exchange.trade("BTC-USD");
         let line = tail.line().await;
-        assert!(line.contains(&format!("{MATCHES} #{count} match sell 0.2 at 63514.6")), "{line}");
+        assert!(line.contains(&format!("{MATCHES} #{count} match sell 0.04 at 63412.5")), "{line}");
     }
     tail.terminate().await;
 
@@ -58,7 +58,7 @@ async fn tail_goes_on_where_it_was_when_the_server_comes_back() {
     let first: Value = serde_json::from_str(&tail.line().await).unwrap();
     headwater.kill().await;
     for _ in 0..5 {
-        exchange.trade_unheard("BTC-USD");
+        exchange.trade_unstreamed("BTC-USD");
     }
     let headwater = setup.spawn().await;
     for next in 1..=5 {

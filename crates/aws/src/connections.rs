@@ -12,133 +12,24 @@ use aws_sdk_dynamodb::{
     error::SdkError,
     types::{AttributeValue, ReturnValue},
 };
-use domain::{access::Principal, connection::ConnectionId, topic::Topic};
+use domain::{access::Principal, topic::Topic};
+pub use domain::{
+    connection::{Connection, ConnectionId, LIFETIME, Subscription},
+    shard::{Shard, Shards, shard_of},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{error::StoreError, post::Recipient, quota};
+use domain::connection::Recipient;
+
+use crate::{error::StoreError, quota};
 
 /// The index that tells of changes: partition `shard`, sort key `changed_at`.
 pub const CHANGES_INDEX: &str = "changes";
 
-/// How long an item outlives the two hours that API Gateway gives a connection.
-pub const LIFETIME: Duration = Duration::from_mins(130);
-
 /// How long the item of a closed connection stays to tell readers of the index.
 const GONE_FOR: Duration = Duration::from_mins(10);
-
-/// How long a `subscribe` may take to send what came before; past it, its topics count as live.
-const JOINING_FOR: Duration = Duration::from_secs(30);
-
-/// A part of all connections: they are spread over the shards by a hash of their id.
-pub type Shard = u16;
-
-/// Returns the shard of a connection that opens while there are `shards` of them.
-///
-/// FNV-1a, 64 bits, so that every build agrees.
-pub fn shard_of(id: &ConnectionId, shards: Shard) -> Shard {
-    let hash = id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    Shard::try_from(hash % u64::from(shards.max(1))).unwrap_or_default()
-}
-
-/// How many shards there are: the number for new connections, then those that older ones may have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shards(Vec<Shard>);
-
-impl Shards {
-    /// Most shards: each costs the poller a request a few times a second.
-    pub const MAX: Shard = 1_024;
-
-    /// Reads a comma list such as `8` or, while going from four to eight, `8,4`.
-    ///
-    /// # Errors
-    ///
-    /// A sentence, when a number is not between 1 and [`Shards::MAX`].
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let counts = text.split(',').map(|count| match count.trim().parse() {
-            Ok(count) if (1..=Self::MAX).contains(&count) => Ok(count),
-            _ => Err(format!("{count:?} is not a number of shards between 1 and {}", Self::MAX)),
-        });
-        Ok(Self(counts.collect::<Result<_, _>>()?))
-    }
-
-    /// Whether every connection is where a new one with its id would be.
-    pub fn is_settled(&self) -> bool {
-        self.0.len() == 1
-    }
-
-    /// Every shard that can have connections.
-    pub fn all(&self) -> std::ops::Range<Shard> {
-        0..self.0.iter().copied().max().unwrap_or(1)
-    }
-
-    /// The shard of a connection that opens.
-    pub fn of_new(&self, id: &ConnectionId) -> Shard {
-        shard_of(id, self.0.first().copied().unwrap_or(1))
-    }
-
-    /// The shards where a connection can be, the likeliest first.
-    pub fn of_old(&self, id: &ConnectionId) -> impl Iterator<Item = Shard> {
-        self.0.iter().map(move |count| shard_of(id, *count))
-    }
-}
-
-/// An open WebSocket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// Which connection, at which gateway.
-    pub recipient: Recipient,
-    /// Where its item is.
-    pub shard: Shard,
-    /// Whose it is.
-    pub principal: Principal,
-    /// Until when its token is good; without a token, for ever.
-    pub token_expires_at: Option<Timestamp>,
-    /// Under which name it counts among the open connections; `None` where that has no limit.
-    pub counted_as: Option<String>,
-    /// What it is subscribed to.
-    pub topics: BTreeMap<Topic, Subscription>,
-    /// When the handshake began.
-    pub connected_at: Timestamp,
-    /// When its item last changed.
-    pub changed_at: Timestamp,
-    /// Counts the changes of its item.
-    pub version: u64,
-    /// Whether it is closed.
-    pub gone: bool,
-}
-
-/// How a connection gets a topic's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subscription {
-    /// A `subscribe` is still sending what came before; nobody else sends.
-    Joining {
-        /// When that began.
-        since: Timestamp,
-    },
-    /// It has the events up to `cursor`, and gets those after it from `push`.
-    Live {
-        /// The last number it was sent when it went live.
-        cursor: u64,
-        /// When it went live.
-        since: Timestamp,
-    },
-}
-
-impl Subscription {
-    /// Whether `push` sends the topic's events at `now`.
-    pub fn is_live(&self, now: Timestamp) -> bool {
-        match self {
-            Self::Live { .. } => true,
-            Self::Joining { since } => {
-                now.duration_since(*since) > JOINING_FOR.try_into().unwrap_or_default()
-            }
-        }
-    }
-}
 
 /// What became of a `subscribe`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,60 +122,6 @@ mod string_set {
         deserializer: D,
     ) -> Result<BTreeSet<Topic>, D::Error> {
         serde_dynamo::string_set::deserialize(deserializer)
-    }
-}
-
-impl Connection {
-    /// A connection that opens at `now`, subscribed to nothing.
-    pub fn open(recipient: Recipient, shard: Shard, principal: Principal, now: Timestamp) -> Self {
-        Self {
-            recipient,
-            shard,
-            principal,
-            token_expires_at: None,
-            counted_as: None,
-            topics: BTreeMap::new(),
-            connected_at: now,
-            changed_at: now,
-            version: 1,
-            gone: false,
-        }
-    }
-
-    /// When its item expires.
-    pub fn expires_at(&self) -> Timestamp {
-        self.connected_at + LIFETIME
-    }
-
-    /// Whether its token is no longer good at `now`.
-    pub fn has_expired(&self, now: Timestamp) -> bool {
-        self.token_expires_at.is_some_and(|at| at <= now)
-    }
-
-    fn from_item(item: Item) -> Result<Self, String> {
-        let time = |ms| Timestamp::from_millisecond(ms).map_err(|error| error.to_string());
-        let subscription = |topic: &Topic| -> Result<Subscription, String> {
-            Ok(match (item.joining.get(topic), item.cursors.get(topic)) {
-                (Some(since), _) => Subscription::Joining { since: time(*since)? },
-                (None, Some(cursor)) => {
-                    Subscription::Live { cursor: cursor.seq, since: time(cursor.at)? }
-                }
-                (None, None) => Subscription::Live { cursor: 0, since: Timestamp::UNIX_EPOCH },
-            })
-        };
-        let topics = item.topics.iter().map(|topic| Ok((topic.clone(), subscription(topic)?)));
-        Ok(Self {
-            topics: topics.collect::<Result<_, String>>()?,
-            recipient: Recipient { endpoint: item.endpoint, id: item.connection_id },
-            shard: item.shard.parse().map_err(|_| format!("shard {:?}", item.shard))?,
-            principal: Principal { id: item.principal, class: item.class },
-            token_expires_at: item.token_expires_at.map(time).transpose()?,
-            counted_as: item.counted_as,
-            connected_at: time(item.connected_at)?,
-            changed_at: time(item.changed_at)?,
-            version: item.version,
-            gone: item.gone,
-        })
     }
 }
 
@@ -695,7 +532,33 @@ fn read_item(
 ) -> Result<Connection, StoreError> {
     let item: Item =
         serde_dynamo::from_item(item).map_err(|error| StoreError::corrupt("connections", error))?;
-    Connection::from_item(item).map_err(|error| StoreError::corrupt("connections", error))
+    from_item(item).map_err(|error| StoreError::corrupt("connections", error))
+}
+
+fn from_item(item: Item) -> Result<Connection, String> {
+    let time = |ms| Timestamp::from_millisecond(ms).map_err(|error| error.to_string());
+    let subscription = |topic: &Topic| -> Result<Subscription, String> {
+        Ok(match (item.joining.get(topic), item.cursors.get(topic)) {
+            (Some(since), _) => Subscription::Joining { since: time(*since)? },
+            (None, Some(cursor)) => {
+                Subscription::Live { cursor: cursor.seq, since: time(cursor.at)? }
+            }
+            (None, None) => Subscription::Live { cursor: 0, since: Timestamp::UNIX_EPOCH },
+        })
+    };
+    let topics = item.topics.iter().map(|topic| Ok((topic.clone(), subscription(topic)?)));
+    Ok(Connection {
+        topics: topics.collect::<Result<_, String>>()?,
+        recipient: Recipient { endpoint: item.endpoint, id: item.connection_id },
+        shard: item.shard.parse().map_err(|_| format!("shard {:?}", item.shard))?,
+        principal: Principal { id: item.principal, class: item.class },
+        token_expires_at: item.token_expires_at.map(time).transpose()?,
+        counted_as: item.counted_as,
+        connected_at: time(item.connected_at)?,
+        changed_at: time(item.changed_at)?,
+        version: item.version,
+        gone: item.gone,
+    })
 }
 
 fn key(shard: Shard, id: &ConnectionId) -> std::collections::HashMap<String, AttributeValue> {
@@ -712,26 +575,4 @@ fn number(value: impl Display) -> AttributeValue {
 
 fn string_set_value(topics: &BTreeSet<Topic>) -> AttributeValue {
     AttributeValue::Ss(topics.iter().map(Topic::to_string).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_a_list_of_numbers() {
-        assert_eq!(Shards::parse("8, 4").expect("shards").all(), 0..8);
-        assert_eq!(Shards::parse("2,16").expect("shards").all(), 0..16);
-        for text in ["", "0", "1,", "x", "1025", "-1"] {
-            assert!(Shards::parse(text).is_err(), "case: {text}");
-        }
-    }
-
-    #[test]
-    fn a_connection_has_its_shard_by_either_number() {
-        let shards = Shards::parse("8,4").expect("shards");
-        let id = ConnectionId::new("TXzPWdnOjoECGjA=");
-        assert_eq!(shards.of_new(&id), shard_of(&id, 8));
-        assert_eq!(shards.of_old(&id).collect::<Vec<_>>(), [shard_of(&id, 8), shard_of(&id, 4)]);
-    }
 }

@@ -9,6 +9,10 @@ use std::{
 
 use aws_sdk_dynamodb::{Client, error::SdkError, types::AttributeValue};
 use domain::topic::Topic;
+pub use domain::{
+    provenance::Provenance as Origin,
+    source::{SourceState, State},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -30,43 +34,6 @@ pub struct Lease {
     pub owner: String,
     /// Up by one at each change of owner.
     pub epoch: u64,
-}
-
-/// What a source is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Its upstream sends.
-    Live,
-    /// It is on its way to its upstream.
-    Connecting,
-    /// Its upstream cannot be had; the detail says why.
-    Down,
-    /// It is live, and its upstream is a simulator.
-    Simulated,
-}
-
-/// The state of a source, as it is told on `system/sources` and by `/api/v1/status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceState {
-    /// Which source, such as `coinbase`.
-    pub source: String,
-    /// What it is doing.
-    pub state: State,
-    /// Since when.
-    pub since: Timestamp,
-    /// A sentence for people; empty where there is nothing to say.
-    pub detail: String,
-}
-
-/// Whether the data in the tables is real. The two are never mixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Origin {
-    /// From the real upstreams.
-    Live,
-    /// From simulators.
-    Simulated,
 }
 
 /// Where a status that a server sent went.

@@ -3,9 +3,7 @@
 use std::{error::Error as StdError, fmt};
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-
-/// Any cause.
-pub type BoxError = Box<dyn StdError + Send + Sync>;
+pub use domain::chain::{BoxError, Chain};
 
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -88,20 +86,5 @@ impl StoreError {
     /// An item of `table` that is not as we write it.
     pub(crate) fn corrupt(table: &'static str, source: impl Into<BoxError>) -> Self {
         Self::Corrupt { table, source: source.into() }
-    }
-}
-
-/// Shows an error with its causes on one line, for logs.
-pub struct Chain<'a>(pub &'a (dyn StdError + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

@@ -6,6 +6,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use unicode_normalization::UnicodeNormalization;
 
+pub use crate::source::TopicKind;
+
 /// Longest topic, in bytes of its canonical spelling.
 pub const MAX_TOPIC_BYTES: usize = 128;
 
@@ -22,39 +24,6 @@ const ENCODED: &AsciiSet =
 /// put in Unicode's NFKC form, and so are language codes and server names.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
-
-/// What the events of a topic are, and so how they may be treated under load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TopicKind {
-    /// Coinbase `ticker` messages of one product: of those waiting, only the newest counts.
-    Ticker,
-    /// Coinbase `match` and `last_match` messages of one product.
-    Matches,
-    /// The order book of one product: a `snapshot` now and then, updates between.
-    Level2,
-    /// Posts of every configured server.
-    Public,
-    /// Posts of one server.
-    Server,
-    /// Posts with one hashtag.
-    Tag,
-    /// Posts in one language.
-    Lang,
-    /// Changes of the sources' states.
-    System,
-}
-
-impl TopicKind {
-    /// Whether an older event that still waits is worthless once a newer one is there.
-    pub fn conflates(self) -> bool {
-        matches!(self, Self::Ticker)
-    }
-
-    /// Whether a subscriber needs the newest snapshot before the events that follow it.
-    pub fn has_snapshots(self) -> bool {
-        matches!(self, Self::Level2)
-    }
-}
 
 /// Why a text names no topic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,12 +1,10 @@
 //! Headwater whole on one machine: the `headwater` command.
 
 pub mod bench;
-pub mod database;
-pub mod functions;
+pub mod command;
 pub mod gateway;
-pub mod parts;
-pub mod policy;
-pub mod simulator;
-pub mod tail;
+pub mod in_process;
+mod output;
+pub mod shutdown;
+pub use simulator;
 pub mod template;
-pub mod up;
