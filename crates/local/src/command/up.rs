@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use ::functions::app::Options as FunctionOptions;
+use ::functions::settings::Options as FunctionOptions;
 use ::poller::config::Options as PollerOptions;
 use aws::clients::TableOptions;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     in_process::{Server, Settings},
     output::print,
-    simulator,
 };
 
 /// Run everything on this machine, with the live upstreams or with simulated ones.
