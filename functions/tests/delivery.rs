@@ -107,6 +107,8 @@ impl World {
         let event = json!({
             "requestContext": {
                 "eventType": "MESSAGE",
+                "connectedAt": Timestamp::now().as_millisecond(),
+                "requestTimeEpoch": Timestamp::now().as_millisecond(),
                 "connectionId": from.id,
                 "domainName": "gateway",
                 "apiId": "api",

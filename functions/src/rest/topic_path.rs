@@ -32,7 +32,7 @@ mod tests {
             ("/api/v1/history/coinbase%2Fticker%2fBTC-USD", Ok("coinbase/ticker/BTC-USD")),
             ("/api/v1/history/mastodon/tag/caf%C3%A9", Ok("mastodon/tag/caf%C3%A9")),
             ("/api/v1/history/coinbase/full/BTC-USD", Err(404)),
-            ("/api/v1/history/x", Err(422)),
+            ("/api/v1/history/coinbase/ticker/btc", Err(422)),
         ];
         for (path, expected) in cases {
             let uri: Uri = path.parse().expect("a path");
