@@ -22,7 +22,7 @@ use aws::{
 };
 use domain::{policy::SetText, topic::Topic};
 use dynamo::Engine;
-use gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets};
+use gateway::{Authorizer, Callbacks, Config, Gateway, GatewayLimits, HttpRoutes, Routes, Sockets};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -96,7 +96,7 @@ impl Server {
         };
 
         let clock: Clock = Arc::new(Timestamp::now);
-        let sockets = Arc::new(Sockets::new(Limits::guarded()));
+        let sockets = Arc::new(Sockets::new(GatewayLimits::guarded()));
         let outlet = Arc::new(SocketTable(sockets.clone()));
         let is_open = functions.is_open();
         let app = Arc::new(app(functions, listen, tables.clone(), outlet.clone())?);
