@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use clap::Parser as _;
 use local::{command::up::Options, in_process::Server};
 use reqwest::Method;
+use simulator::MastodonServer;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -60,11 +61,11 @@ impl Setup {
     /// Reads Mastodon servers, with their tokens.
     #[must_use]
     pub fn servers(self, servers: &[&Fediverse]) -> Self {
-        let list = |of: fn(&Fediverse) -> String| {
+        let list = |of: fn(&MastodonServer) -> String| {
             servers.iter().map(|server| of(server)).collect::<Vec<_>>().join(",")
         };
-        self.option("--mastodon-servers", &list(Fediverse::url))
-            .option("--mastodon-tokens", &list(Fediverse::token))
+        self.option("--mastodon-servers", &list(MastodonServer::url))
+            .option("--mastodon-tokens", &list(MastodonServer::token))
     }
 
     /// Keeps its data in a folder.

@@ -15,9 +15,10 @@ mod exchange;
 mod fediverse;
 mod headwater;
 mod identity;
+mod ports;
 mod program;
+mod requirement;
 mod rest;
-mod site;
 
 pub use self::{
     client::{Client, Event, Gap},
@@ -26,7 +27,9 @@ pub use self::{
     fediverse::Fediverse,
     headwater::{Headwater, Setup},
     identity::{SECRET, token},
+    ports::Ports,
     program::{Finished, Program},
+    requirement::skip,
     rest::{Answer, Rest},
 };
 

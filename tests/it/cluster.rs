@@ -57,7 +57,7 @@ async fn a_cluster_survives_a_gateway_and_the_leading_poller() {
     let leader = cluster.leader().await;
     cluster.kill(&leader).await;
     for _ in 0..5 {
-        exchange.trade_unheard("BTC-USD");
+        exchange.trade_unstreamed("BTC-USD");
     }
     until("the other poller leads", async || (cluster.leader().await != leader).then_some(()))
         .await;

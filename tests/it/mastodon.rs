@@ -226,7 +226,7 @@ async fn what_was_posted_while_a_stream_was_broken_is_fetched() {
     let kept = post("kept");
     let removed = post("removed");
     client.events(PUBLIC, 2).await;
-    server.drop_all();
+    server.drop_connections();
     server.delete(&removed);
     let missed = post("missed");
     server.streamed().await;
@@ -243,7 +243,7 @@ async fn what_was_posted_while_a_stream_was_broken_is_fetched() {
 #[tokio::test]
 async fn a_server_that_shows_nothing_to_strangers_is_down_and_says_why() {
     let server = Fediverse::start().await;
-    server.close_to_strangers();
+    server.require_token();
     let setup = Headwater::setup().servers(&[&server]).option("--mastodon-tokens", "");
     let headwater = setup.start().await;
     let mut client = headwater.client().await;

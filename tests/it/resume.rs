@@ -228,7 +228,7 @@ async fn stopped_and_started_again_it_numbers_on() {
     let (closed, ()) = tokio::join!(client.closed(), headwater.stop());
     assert_eq!(closed.0, 1001, "clients are told that it goes away");
     until("the exchange is left", async || {
-        exchange.trade_unheard("BTC-USD");
+        exchange.trade_unstreamed("BTC-USD");
         (exchange.newest_trade("BTC-USD") > before.trade_id() + 3).then_some(())
     })
     .await;

@@ -10,8 +10,8 @@ use ::functions::{
 };
 use ::poller::{
     config::{Options as PollerOptions, Servers, Token, Tokens},
+    families::families,
     poller::{Poller, claim},
-    source::families,
 };
 use anyhow::{Context as _, anyhow, ensure};
 use aws::{
@@ -25,15 +25,13 @@ use dynamo::Engine;
 use gateway::{Authorizer, Callbacks, Config, Gateway, GatewayLimits, HttpRoutes, Routes, Sockets};
 use jiff::Timestamp;
 use secrecy::SecretString;
+use simulator::Simulator;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::functions::{AUTHORIZE, CONNECTION, DirectFunctions, REST};
-use crate::{
-    adapters::SocketTable,
-    simulator::{self, Simulator},
-};
+use crate::adapters::SocketTable;
 
 /// The topics that a simulation records by default, so that there is a history to look at.
 const DEMO_TOPICS: [&str; 4] = [
