@@ -86,7 +86,7 @@ impl App {
         let joined = connections.join(shard, &recipient.id, &topics, limits.topics, now).await?;
 
         let mut joining = Vec::new();
-        let mut outcome = Outcome { topics: Vec::new(), added: joined.added };
+        let mut outcome = Outcome { topics: Vec::new(), added: joined };
         for (topic, start) in wishes {
             let (one, subscribed) = self.start(topic, *start, &limits, now).await?;
             joining.push(one);
