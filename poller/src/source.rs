@@ -3,6 +3,9 @@
 pub mod coinbase;
 pub mod mastodon;
 
+#[cfg(test)]
+mod fixtures;
+
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, process::Stdio};
 
-use harness::{Client, Event, Exchange, Program, until};
+use harness::{Client, Event, Exchange, Ports, Program, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::tools::{Tools, free_port};
+use crate::tools::Tools;
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
 const STACK: &str = "headwater-local";
@@ -21,15 +21,16 @@ struct StandIn {
     address: SocketAddr,
     web: reqwest::Client,
     _child: Child,
+    _ports: Ports,
 }
 
 impl StandIn {
     async fn start(tools: &Tools) -> Self {
-        let port = free_port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let ports = Ports::reserve(1);
+        let address = ports.at(0);
         let child = Command::new(tools.program("stand-in", "ministack"))
             .env("BIND_HOST", "127.0.0.1")
-            .env("GATEWAY_PORT", port.to_string())
+            .env("GATEWAY_PORT", address.port().to_string())
             .env("AWS_ENDPOINT_URL", format!("http://{address}"))
             // What is not needed listens everywhere otherwise.
             .env("IOT_MTLS_ENABLED", "0")
@@ -39,7 +40,7 @@ impl StandIn {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let stand_in = Self { address, web: reqwest::Client::new(), _child: child };
+        let stand_in = Self { address, web: reqwest::Client::new(), _child: child, _ports: ports };
         until("the stand-in answers", async || {
             stand_in.web.get(stand_in.url("/_ministack/health")).send().await.ok()
         })
@@ -189,7 +190,9 @@ async fn the_template_deploys_and_what_it_deploys_works() {
     let settings = stand_in.settings();
     let mut variables: Vec<(&str, &str)> =
         settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let (prefix, health) = (format!("{STACK}-"), format!("127.0.0.1:{}", free_port()));
+    let prefix = format!("{STACK}-");
+    let ports = Ports::reserve(1);
+    let health = ports.at(0).to_string();
     let (feed, exchange_rest) = (exchange.url(), exchange.rest_url());
     variables.extend([
         ("HEADWATER_TABLE_PREFIX", prefix.as_str()),

@@ -15,7 +15,9 @@ mod exchange;
 mod fediverse;
 mod headwater;
 mod identity;
+mod ports;
 mod program;
+mod requirement;
 mod rest;
 
 pub use self::{
@@ -25,7 +27,9 @@ pub use self::{
     fediverse::Fediverse,
     headwater::{Headwater, Setup},
     identity::{SECRET, token},
+    ports::Ports,
     program::{Finished, Program},
+    requirement::skip,
     rest::{Answer, Rest},
 };
 

@@ -1,7 +1,5 @@
 //! Market data, from the exchange to clients.
 
-use std::time::{Duration, Instant};
-
 use harness::{Event, Exchange, Headwater};
 use serde_json::{Value, json};
 
@@ -50,19 +48,15 @@ async fn messages_arrive_byte_for_byte_and_numbered_without_holes() {
 }
 
 #[tokio::test]
-async fn the_exchange_is_asked_within_two_seconds_of_the_first_wish() {
+async fn one_connection_to_the_exchange_serves_every_subscribed_topic() {
     let exchange = Exchange::start().await;
     let headwater = Headwater::setup().exchange(&exchange).start().await;
-    assert_eq!(exchange.accepted(), 0, "nobody wants anything");
+    assert_eq!(exchange.accepted(), 0, "no topic has a subscriber");
     let mut client = headwater.client().await;
-    let wished = Instant::now();
     client.subscribe(&[TICKER]).await;
     exchange.subscribed("ticker", "BTC-USD").await;
-    assert!(wished.elapsed() < Duration::from_secs(2), "{:?}", wished.elapsed());
-    let wished = Instant::now();
     client.subscribe(&["coinbase/matches/ETH-USD"]).await;
     exchange.subscribed("matches", "ETH-USD").await;
-    assert!(wished.elapsed() < Duration::from_secs(2), "{:?}", wished.elapsed());
     assert_eq!(exchange.accepted(), 1, "one connection is enough");
     let asked: Vec<Value> = exchange.requests();
     let heartbeats = asked.iter().filter(|it| it["channels"].to_string().contains("heartbeat"));

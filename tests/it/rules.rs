@@ -249,9 +249,9 @@ async fn no_token_and_no_secret_is_logged() {
     let mut program = Program::start_listening(&arguments, &[]);
     let address = program.address().await;
     let bearer = format!("bearer.{good}");
-    for token in [good.as_str(), "a-bad-token"] {
+    for (token, rejected) in [(good.as_str(), None), ("a-bad-token", Some(401))] {
         let path = format!("/live?token={token}");
-        let _ = Client::try_connect(address, &path, &[]).await;
+        assert_eq!(Client::try_connect(address, &path, &[]).await.err(), rejected);
     }
     let offered = ["headwater.v1", bearer.as_str()];
     let mut client = Client::try_connect(address, "/live", &offered).await.unwrap();

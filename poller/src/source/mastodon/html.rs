@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn real_posts_keep_their_words() {
-        for line in fixtures::lines("statuses-real.jsonl") {
+        for line in fixtures::lines("statuses.jsonl", "statuses-real.jsonl") {
             let content = line["status"]["content"].as_str().unwrap_or_default();
             let clean = sanitise(content);
             assert_safe(&clean);

@@ -200,8 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn recorded_servers_are_understood() {
+    fn servers_of_many_kinds_are_understood() {
         let cases = [
+            ("open", false, Some("wss://streaming.kite.example/api/v1/streaming")),
+            ("closed", true, Some("wss://quiet.example/api/v1/streaming")),
+            ("older", false, Some("wss://old.example/api/v1/streaming")),
+            ("unencrypted", false, None),
+        ];
+        for (name, disabled, streaming) in cases {
+            let json = fixtures::own_json(&format!("instance-{name}.json"));
+            assert_instance(name, &json, disabled, streaming);
+        }
+        let recorded = [
             (
                 "mastodon.social-2026-08-02",
                 true,
@@ -214,12 +224,17 @@ mod tests {
             ("pixelfed", false, None),
             ("firefish", false, Some("wss://firefish.ranranhome.info/api/v1/streaming")),
         ];
-        for (name, disabled, streaming) in cases {
-            let Some(json) = fixtures::json(&format!("instance-v2-{name}.json")) else { return };
-            let instance = Instance::read(&json, &base());
-            assert_eq!(instance.streaming.as_ref().map(Url::as_str), streaming, "case: {name}");
-            assert_eq!(instance.way(false) == Way::None(DISABLED), disabled, "case: {name}");
-            assert_ne!(instance.domain, "social.example", "case: {name}");
+        for (name, disabled, streaming) in recorded {
+            if let Some(json) = fixtures::recorded_json(&format!("instance-v2-{name}.json")) {
+                assert_instance(name, &json, disabled, streaming);
+            }
         }
+    }
+
+    fn assert_instance(name: &str, json: &Value, disabled: bool, streaming: Option<&str>) {
+        let instance = Instance::read(json, &base());
+        assert_eq!(instance.streaming.as_ref().map(Url::as_str), streaming, "case: {name}");
+        assert_eq!(instance.way(false) == Way::None(DISABLED), disabled, "case: {name}");
+        assert_ne!(instance.domain, "social.example", "case: {name}");
     }
 }

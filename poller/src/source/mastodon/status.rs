@@ -275,16 +275,16 @@ mod tests {
 
     #[test]
     fn recorded_messages_are_read() {
-        for line in fixtures::lines("ws-public-derived.jsonl") {
+        for line in fixtures::lines("stream.jsonl", "ws-public-derived.jsonl") {
             let raw = line["raw"].as_str().expect("a frame");
             assert!(matches!(Envelope::parse(raw), Envelope::Told(_)), "frame: {raw:.200}");
         }
-        let told = fixtures::lines("ws-malformed-and-errors.jsonl");
-        let told = told.iter().filter(|line| {
-            matches!(Envelope::parse(line["raw"].as_str().expect("a frame")), Envelope::Told(_))
-        });
-        let notes: Vec<&str> = told.filter_map(|line| line["note"].as_str()).collect();
-        if !notes.is_empty() {
+        for capture in fixtures::captures("malformed.jsonl", "ws-malformed-and-errors.jsonl") {
+            let lines = fixtures::lines_of(&capture);
+            let told = lines.iter().filter(|line| {
+                matches!(Envelope::parse(line["raw"].as_str().expect("a frame")), Envelope::Told(_))
+            });
+            let notes: Vec<&str> = told.filter_map(|line| line["note"].as_str()).collect();
             assert_eq!(
                 notes,
                 [
@@ -293,7 +293,9 @@ mod tests {
                     "stream is a string not array (some servers)",
                     "stream missing (pre-3.3 servers)",
                     "duplicate keys",
-                ]
+                ],
+                "{}",
+                capture.name
             );
         }
     }

@@ -131,7 +131,7 @@ fn a_budget_is_spread_over_its_time() {
 
 #[tokio::test]
 async fn recorded_pages_are_read() {
-    for line in fixtures::lines("rest-hashtag-paging.jsonl") {
+    for line in fixtures::lines("pages.jsonl", "rest-hashtag-paging.jsonl") {
         let link = line["link"].as_str().unwrap_or_default();
         let statuses = line["body"].as_array().expect("a page").clone();
         let newest =
@@ -143,7 +143,7 @@ async fn recorded_pages_are_read() {
             assert!(newer.contains(&format!("min_id={newest}")), "{newer}");
         }
     }
-    for line in fixtures::lines("http-errors.jsonl") {
+    for line in fixtures::lines("errors.jsonl", "http-errors.jsonl") {
         if !line["at"].as_str().is_some_and(|at| at.contains("/timelines/public")) {
             continue;
         }

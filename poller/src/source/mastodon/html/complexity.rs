@@ -80,7 +80,7 @@ mod tests {
         let article = repeat(r#"<p><b>#</b> <a href="https://a.example/#">x</a><br></p>"#, 500);
         assert!(is_bounded(&article));
         assert!(is_bounded("a < b, b << c"));
-        for line in fixtures::lines("statuses-real.jsonl") {
+        for line in fixtures::lines("statuses.jsonl", "statuses-real.jsonl") {
             assert!(is_bounded(line["status"]["content"].as_str().unwrap_or_default()));
         }
     }

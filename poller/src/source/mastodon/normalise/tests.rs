@@ -153,7 +153,7 @@ fn only_public_posts_of_those_who_did_not_opt_out_are_admitted() {
 
 #[test]
 fn recorded_statuses_become_posts_that_fit() {
-    for line in fixtures::lines("statuses-real.jsonl") {
+    for line in fixtures::lines("statuses.jsonl", "statuses-real.jsonl") {
         let Some(status) = Status::new(line["status"].clone()) else {
             panic!("not read: {line:.300}");
         };

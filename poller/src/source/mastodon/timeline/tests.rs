@@ -424,40 +424,39 @@ fn the_newest_posts_of_a_server_can_be_listed() {
 
 #[test]
 fn a_made_up_stream_has_its_consequences() {
-    let lines = fixtures::lines("ws-public-synthetic.jsonl");
-    if lines.is_empty() {
-        return;
-    }
-    let mut timeline = timeline();
-    let wanted = wanted(&["mastodon/public"]);
-    let mut counts = std::collections::BTreeMap::new();
-    for line in lines {
-        let Envelope::Told(told) = Envelope::parse(line["raw"].as_str().expect("a frame")) else {
-            continue;
-        };
-        let heard = Heard { origin: origin("social.example"), at: now(), told };
-        let effects = match timeline.take(&heard, &wanted) {
-            Outcome::Done(effects) => effects,
-            Outcome::Ask(_) => timeline.recall(&heard, Answer::default(), &wanted),
-        };
-        for (_, outgoing) in &effects.publish {
-            assert!(outgoing.json.len() <= domain::frame::MAX_EVENT_BYTES);
+    for capture in fixtures::captures("stream-events.jsonl", "ws-public-synthetic.jsonl") {
+        let mut timeline = timeline();
+        let wanted = wanted(&["mastodon/public"]);
+        let mut counts = std::collections::BTreeMap::new();
+        for line in fixtures::lines_of(&capture) {
+            let Envelope::Told(told) = Envelope::parse(line["raw"].as_str().expect("a frame"))
+            else {
+                continue;
+            };
+            let heard = Heard { origin: origin("social.example"), at: now(), told };
+            let effects = match timeline.take(&heard, &wanted) {
+                Outcome::Done(effects) => effects,
+                Outcome::Ask(_) => timeline.recall(&heard, Answer::default(), &wanted),
+            };
+            for (_, outgoing) in &effects.publish {
+                assert!(outgoing.json.len() <= domain::frame::MAX_EVENT_BYTES);
+            }
+            let what = summary(&effects).join(", ");
+            *counts.entry(what).or_insert(0) += 1;
+            match line["note"].as_str().expect("a note") {
+                "edit of a post seen earlier" => {
+                    assert_eq!(summary(&effects), ["post.edited mastodon/public"]);
+                }
+                "quote policy changed" => assert_eq!(summary(&effects), ["Known"]),
+                note if note.starts_with("edit of a 90-day-old") => {
+                    assert_eq!(summary(&effects), ["Unpublished"]);
+                }
+                note if note.starts_with("… then the update") => {
+                    assert_eq!(summary(&effects), ["Deleted"]);
+                }
+                _ => {}
+            }
         }
-        let what = summary(&effects).join(", ");
-        *counts.entry(what).or_insert(0) += 1;
-        match line["note"].as_str().expect("a note") {
-            "edit of a post seen earlier" => {
-                assert_eq!(summary(&effects), ["post.edited mastodon/public"]);
-            }
-            "quote policy changed" => assert_eq!(summary(&effects), ["Known"]),
-            note if note.starts_with("edit of a 90-day-old") => {
-                assert_eq!(summary(&effects), ["Unpublished"]);
-            }
-            note if note.starts_with("… then the update") => {
-                assert_eq!(summary(&effects), ["Deleted"]);
-            }
-            _ => {}
-        }
+        insta::assert_json_snapshot!(capture.name, counts);
     }
-    insta::assert_json_snapshot!(counts);
 }
