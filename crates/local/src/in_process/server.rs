@@ -16,11 +16,9 @@ use ::poller::{
 use anyhow::{Context as _, anyhow, ensure};
 use aws::{
     clients::{Clients, TableOptions},
-    connections::Shard,
-    control::Origin,
     tables::Tables,
 };
-use domain::{policy::SetText, topic::Topic};
+use domain::{provenance::Provenance, rules::SetText, shard::Shard, topic::Topic};
 use dynamo::Engine;
 use gateway::{Authorizer, Callbacks, Config, Gateway, GatewayLimits, HttpRoutes, Routes, Sockets};
 use jiff::Timestamp;
@@ -78,7 +76,7 @@ impl Server {
     pub async fn start(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let Settings { listen, data_dir, simulation, tables: table_options, functions, mut poller } =
             settings;
-        let origin = if simulation.is_some() { Origin::Simulated } else { Origin::Live };
+        let origin = if simulation.is_some() { Provenance::Simulated } else { Provenance::Live };
         let shards = functions.shards.all();
         ensure!(!shards.is_empty(), "there are no shards");
 
