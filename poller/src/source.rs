@@ -1,6 +1,7 @@
 //! Sources: each reads one upstream and publishes on topics.
 
 pub mod coinbase;
+mod http;
 pub mod mastodon;
 
 #[cfg(test)]

@@ -79,9 +79,14 @@ impl Program {
 
     /// Runs `headwater` to its end.
     pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
-        let output = command("headwater", arguments, variables).stdin(Stdio::null()).output();
+        Self::run_other("headwater", arguments, variables).await
+    }
+
+    /// Runs another program of ours to its end.
+    pub async fn run_other(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
+        let output = command(name, arguments, variables).stdin(Stdio::null()).output();
         let output = time::timeout(PATIENCE, output).await;
-        let output = output.unwrap_or_else(|_| panic!("headwater {arguments:?} does not end"));
+        let output = output.unwrap_or_else(|_| panic!("{name} {arguments:?} does not end"));
         let output = output.unwrap();
         Finished {
             code: output.status.code(),

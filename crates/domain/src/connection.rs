@@ -1,44 +1,23 @@
 //! A client's WebSocket connection and its subscriptions.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
+pub use self::id::ConnectionId;
 use crate::{access::Principal, shard::Shard, topic::Topic};
 
-/// How long an item outlives the two hours that API Gateway gives a connection.
+pub(crate) mod id;
+
+/// How long the item of a connection is kept: the two hours after which API Gateway closes any
+/// connection, and ten minutes more.
 pub const LIFETIME: Duration = Duration::from_mins(130);
 
-/// How long a `subscribe` may take to send what came before; past it, its topics count as live.
+/// How long a `subscribe` may take to send the events before its start. After that, its topics count
+/// as live.
 const JOINING_FOR: Duration = Duration::from_secs(30);
 
-/// The id API Gateway gave a WebSocket connection.
-///
-/// Opaque: on AWS it is 16 characters of URL-safe base64 that end in `=`, other gateways differ.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ConnectionId(Arc<str>);
-
-impl ConnectionId {
-    /// Wraps an id as it came from the gateway.
-    pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self(id.into())
-    }
-
-    /// Returns the id as the gateway wrote it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Where a message goes: a connection and the gateway that holds it.
+/// The destination of a message: a connection and the gateway that holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Recipient {
     /// Base URL of the gateway's management API, without `/@connections`.
@@ -50,39 +29,39 @@ pub struct Recipient {
 /// An open WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Which connection, at which gateway.
+    /// The connection and its gateway.
     pub recipient: Recipient,
-    /// Where its item is.
+    /// The shard that has its item.
     pub shard: Shard,
-    /// Whose it is.
+    /// Its owner.
     pub principal: Principal,
-    /// Until when its token is good; without a token, for ever.
+    /// When its token expires; `None` for a connection without a token.
     pub token_expires_at: Option<Timestamp>,
-    /// Under which name it counts among the open connections; `None` where that has no limit.
+    /// The name under which it counts as an open connection; `None` if connections are not limited.
     pub counted_as: Option<String>,
-    /// What it is subscribed to.
+    /// Its subscriptions.
     pub topics: BTreeMap<Topic, Subscription>,
     /// When the handshake began.
     pub connected_at: Timestamp,
     /// When its item last changed.
     pub changed_at: Timestamp,
-    /// Counts the changes of its item.
+    /// The number of changes to its item.
     pub version: u64,
     /// Whether it is closed.
     pub gone: bool,
 }
 
-/// How a connection gets a topic's events.
+/// How a connection gets the events of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subscription {
-    /// A `subscribe` is still sending what came before; nobody else sends.
+    /// A `subscribe` is still sending older events; `push` does not send yet.
     Joining {
-        /// When that began.
+        /// When the `subscribe` began.
         since: Timestamp,
     },
-    /// It has the events up to `cursor`, and gets those after it from `push`.
+    /// The connection has the events up to `cursor`, and `push` sends those after it.
     Live {
-        /// The last number it was sent when it went live.
+        /// The last number that was sent when the subscription went live.
         cursor: u64,
         /// When it went live.
         since: Timestamp,
@@ -90,7 +69,7 @@ pub enum Subscription {
 }
 
 impl Subscription {
-    /// Whether `push` sends the topic's events at `now`.
+    /// Returns whether `push` sends the topic's events at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         match self {
             Self::Live { .. } => true,
@@ -102,7 +81,7 @@ impl Subscription {
 }
 
 impl Connection {
-    /// A connection that opens at `now`, subscribed to nothing.
+    /// Makes a connection that opens at `now` and has no subscriptions.
     pub fn open(recipient: Recipient, shard: Shard, principal: Principal, now: Timestamp) -> Self {
         Self {
             recipient,
@@ -118,12 +97,12 @@ impl Connection {
         }
     }
 
-    /// When its item expires.
+    /// Returns when its item expires.
     pub fn expires_at(&self) -> Timestamp {
         self.connected_at + LIFETIME
     }
 
-    /// Whether its token is no longer good at `now`.
+    /// Returns whether its token has expired at `now`.
     pub fn has_expired(&self, now: Timestamp) -> bool {
         self.token_expires_at.is_some_and(|at| at <= now)
     }

@@ -8,6 +8,7 @@ pub mod backlog;
 pub mod backoff;
 pub mod chain;
 pub mod connection;
+pub mod duration;
 pub mod entry;
 pub mod frame;
 pub mod outlet;

@@ -10,6 +10,7 @@ pub trait Moment: Copy + Ord {
     fn since(self, earlier: Self) -> Duration;
 
     /// Returns the moment `duration` after `self`.
+    #[must_use]
     fn after(self, duration: Duration) -> Self;
 }
 

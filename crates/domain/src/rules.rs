@@ -1,12 +1,12 @@
-//! The rules in force: a set of Cedar policies with limits for each class.
+//! The access rules: a set of Cedar policies, and limits for each class.
 //!
-//! A set is checked against the schema when it is read. Its decisions depend on nothing but the
-//! classes, the right, the topic, and the subject where a policy names it; so they are kept.
+//! A set is validated against the schema when it is parsed. A decision depends only on the classes, the
+//! right, the topic, and on the subject if a policy names it, so decisions are cached.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
-    sync::{LazyLock, PoisonError, RwLock},
+    sync::LazyLock,
 };
 
 use cedar_policy::{
@@ -14,29 +14,32 @@ use cedar_policy::{
     PolicySet, Request, RestrictedExpression, Schema, ValidationMode, Validator,
 };
 use miette::Diagnostic;
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     access::{ANONYMOUS, Limits, Principal, Right},
+    source::{CHANNELS, Family},
     topic::Topic,
 };
 
-/// Most bytes of a set, with its limits: it is one item of the database, which takes 400 KB.
+/// Maximum size of a set in bytes, limits included. A set is one item of the database, which is
+/// limited to 400 KB.
 pub const MAX_SET_BYTES: usize = 256 * 1024;
 
-/// Decisions that are kept, in each of two generations.
-const KEPT: usize = 8_192;
+/// Number of cached decisions in each of the two generations.
+const GENERATION: usize = 8_192;
 
-/// What everything that can be permitted on Headwater as a whole is permitted on.
+/// The resource of the rights that concern Headwater as a whole.
 const SERVICE: &str = "headwater";
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     let text = include_str!("../../../policies/headwater.cedarschema");
-    Schema::from_cedarschema_str(text).expect("the schema is sound").0
+    Schema::from_cedarschema_str(text).expect("the schema is valid").0
 });
 
 static TYPES: LazyLock<Types> = LazyLock::new(|| {
-    let name = |name: &str| name.parse().expect("a type of the schema");
+    let name = |name: &str| name.parse().expect("the schema has the type");
     Types {
         user: name("User"),
         class: name("Class"),
@@ -54,7 +57,7 @@ struct Types {
     action: EntityTypeName,
 }
 
-/// A set as it is written and stored.
+/// The text of a set, as written and stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetText {
@@ -65,7 +68,7 @@ pub struct SetText {
 }
 
 impl SetText {
-    /// What holds unless an operator says otherwise.
+    /// Returns the set that applies unless the operator configures another.
     pub fn preset() -> Self {
         Self {
             policies: include_str!("../../../policies/default.cedar").to_owned(),
@@ -73,7 +76,7 @@ impl SetText {
         }
     }
 
-    /// What holds where no tokens are accepted, and nobody can be told from anybody else.
+    /// Returns the set that applies when no tokens are accepted, so that all clients are anonymous.
     pub fn open() -> Self {
         Self {
             policies: include_str!("../../../policies/open.cedar").to_owned(),
@@ -82,25 +85,25 @@ impl SetText {
     }
 }
 
-/// A set that is sound.
+/// A valid set.
 #[derive(Debug)]
 pub struct Policies {
     text: SetText,
     set: PolicySet,
     limits: BTreeMap<String, Limits>,
-    /// The subjects that a policy names: what holds for them may not hold for others of their class.
+    /// The subjects that a policy names. Decisions about them may differ from those about their class.
     named: HashSet<String>,
-    kept: RwLock<Kept>,
+    decisions: RwLock<Decisions>,
 }
 
-/// Decisions. When the newer ones are many, they become the older ones, and those go.
+/// A cache of decisions in two generations. When the newer one is full, it replaces the older one.
 #[derive(Debug, Default)]
-struct Kept {
+struct Decisions {
     newer: HashMap<Box<str>, bool>,
     older: HashMap<Box<str>, bool>,
 }
 
-/// Which part of a set a fault is in.
+/// The part of a set that a defect is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
@@ -110,25 +113,27 @@ pub enum Part {
     Limits,
 }
 
-/// What is wrong with a set, and where.
+/// An error in a set, and its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
-    /// In which part.
+pub struct Defect {
+    /// The part of the set.
     pub part: Part,
-    /// The line, from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// The column in characters, from 1.
+    /// The column in characters, counted from 1.
     pub column: usize,
-    /// What is wrong.
+    /// What is wrong there.
     pub message: String,
 }
 
-/// All that is wrong with a set.
+/// A set is invalid, for these reasons.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(Fault::to_string).collect::<Vec<_>>().join("; "))]
-pub struct Unsound(pub Vec<Fault>);
+#[error("{}", .0.iter().map(Defect::to_string).collect::<Vec<_>>().join("; "))]
+pub struct InvalidSet(pub Vec<Defect>);
 
-impl fmt::Display for Fault {
+pub use self::{Defect as Fault, InvalidSet as Unsound};
+
+impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let part = match self.part {
             Part::Policies => "policies",
@@ -139,37 +144,37 @@ impl fmt::Display for Fault {
 }
 
 impl Policies {
-    /// Reads a set and checks it.
+    /// Parses and validates a set.
     ///
     /// # Errors
     ///
-    /// [`Unsound`] with each fault and its place.
-    pub fn read(text: SetText) -> Result<Self, Unsound> {
-        let mut faults = Vec::new();
+    /// [`InvalidSet`] with each defect and its place.
+    pub fn read(text: SetText) -> Result<Self, InvalidSet> {
+        let mut defects = Vec::new();
         if text.policies.len() + text.limits.len() > MAX_SET_BYTES {
             let message = format!("a set has at most {MAX_SET_BYTES} bytes");
-            faults.push(Fault { part: Part::Policies, line: 1, column: 1, message });
-            return Err(Unsound(faults));
+            defects.push(Defect { part: Part::Policies, line: 1, column: 1, message });
+            return Err(InvalidSet(defects));
         }
-        let limits = read_limits(&text.limits).map_err(|fault| faults.push(fault));
-        let set = read_policies(&text.policies).map_err(|more| faults.extend(more));
+        let limits = read_limits(&text.limits).map_err(|defect| defects.push(defect));
+        let set = read_policies(&text.policies).map_err(|more| defects.extend(more));
         match (set, limits) {
             (Ok(set), Ok(limits)) => {
                 let literals = set.policies().flat_map(cedar_policy::Policy::entity_literals);
                 let users = literals.filter(|it| *it.type_name() == TYPES.user);
                 let named = users.map(|user| user.id().unescaped().to_owned()).collect();
-                Ok(Self { text, set, limits, named, kept: RwLock::default() })
+                Ok(Self { text, set, limits, named, decisions: RwLock::default() })
             }
-            _ => Err(Unsound(faults)),
+            _ => Err(InvalidSet(defects)),
         }
     }
 
-    /// The text of it.
+    /// Returns the text of the set.
     pub fn text(&self) -> &SetText {
         &self.text
     }
 
-    /// Whether somebody has a right.
+    /// Returns whether the principal has the right.
     pub fn allows(&self, principal: &Principal, right: Right<'_>) -> bool {
         let (verb, topic) = match right {
             Right::Connect => ("connect", None),
@@ -178,22 +183,22 @@ impl Policies {
             Right::History(topic) => ("history", Some(topic)),
         };
         let named = self.named.contains(&principal.id);
-        // Neither verbs, topics nor classes have the character between.
+        // The separator occurs in no verb, topic or class.
         let key = format!(
             "{verb}\0{}\0{}\0{}",
             topic.map_or("", Topic::as_str),
             principal.class,
             if named { &principal.id } else { "" },
         );
-        if let Some(decision) = self.kept.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(decision) = self.decisions.read().get(&key) {
             return decision;
         }
         let decision = self.decide(principal, verb, topic).unwrap_or(false);
-        self.kept.write().unwrap_or_else(PoisonError::into_inner).keep(key, decision);
+        self.decisions.write().insert(key, decision);
         decision
     }
 
-    /// The limits of somebody: of several classes, the larger of each.
+    /// Returns the limits of a principal. With several classes, the larger value of each limit applies.
     pub fn limits_of(&self, principal: &Principal) -> Limits {
         let of = |class| self.limits.get(class).copied();
         let all = principal.classes().filter_map(of).reduce(Limits::or);
@@ -228,13 +233,13 @@ impl Policies {
     }
 }
 
-impl Kept {
+impl Decisions {
     fn get(&self, key: &str) -> Option<bool> {
         self.newer.get(key).or_else(|| self.older.get(key)).copied()
     }
 
-    fn keep(&mut self, key: String, decision: bool) {
-        if self.newer.len() >= KEPT {
+    fn insert(&mut self, key: String, decision: bool) {
+        if self.newer.len() >= GENERATION {
             self.older = std::mem::take(&mut self.newer);
         }
         self.newer.insert(key.into(), decision);
@@ -245,7 +250,7 @@ fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
 }
 
-/// A topic, its channel and its source.
+/// Returns the entities of a topic, its channel and its source.
 fn topic_entities(topic: &Topic) -> Result<Vec<Entity>, Box<dyn std::error::Error>> {
     let (source, channel) = (topic.source(), format!("{}/{}", topic.source(), topic.channel()));
     let attributes = |channel: &str, key: Option<&str>| -> HashMap<String, RestrictedExpression> {
@@ -267,31 +272,33 @@ fn topic_entities(topic: &Topic) -> Result<Vec<Entity>, Box<dyn std::error::Erro
     Ok(entities)
 }
 
-fn read_limits(text: &str) -> Result<BTreeMap<String, Limits>, Fault> {
-    let fault = |line, column, message| Fault { part: Part::Limits, line, column, message };
+fn read_limits(text: &str) -> Result<BTreeMap<String, Limits>, Defect> {
+    let defect = |line, column, message| Defect { part: Part::Limits, line, column, message };
     let limits: BTreeMap<String, Limits> = serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
-        // The place is told beside.
+        // The defect has the place in its own fields.
         let message = message.split(" at line ").next().unwrap_or_default().to_owned();
-        fault(error.line().max(1), error.column().max(1), message)
+        defect(error.line().max(1), error.column().max(1), message)
     })?;
     if !limits.contains_key(ANONYMOUS) {
-        let message =
-            format!("there are no limits for {ANONYMOUS}, which hold where a class has none");
-        return Err(fault(1, 1, message));
+        let message = format!(
+            "limits for {ANONYMOUS} are missing; they apply to every class without its own"
+        );
+        return Err(defect(1, 1, message));
     }
     for (class, limits) in &limits {
         let most = Limits::MAX_CONNECTIONS;
         if limits.connections.is_some_and(|connections| connections > most) {
-            let message = format!("{class} has over {most} connections; null is no limit");
+            let message =
+                format!("{class} has more than {most} connections; use null for no limit");
             let (line, column) = find(text, &format!("\"{class}\""));
-            return Err(fault(line, column, message));
+            return Err(defect(line, column, message));
         }
     }
     Ok(limits)
 }
 
-fn read_policies(text: &str) -> Result<PolicySet, Vec<Fault>> {
+fn read_policies(text: &str) -> Result<PolicySet, Vec<Defect>> {
     let set: PolicySet = text.parse().map_err(|errors: cedar_policy::ParseErrors| {
         errors.iter().map(|error| diagnosed(text, error)).collect::<Vec<_>>()
     })?;
@@ -299,15 +306,16 @@ fn read_policies(text: &str) -> Result<PolicySet, Vec<Fault>> {
         let slot =
             if template.to_string().contains("?principal") { "?principal" } else { "?resource" };
         let (line, column) = find(text, slot);
-        let message = "templates are not linked here: write the policy out".to_owned();
-        return Err(vec![Fault { part: Part::Policies, line, column, message }]);
+        let message =
+            "policy templates are not supported; write the policy without a slot".to_owned();
+        return Err(vec![Defect { part: Part::Policies, line, column, message }]);
     }
     let checked = Validator::new(SCHEMA.clone()).validate(&set, ValidationMode::Strict);
-    let mut faults: Vec<Fault> =
+    let mut defects: Vec<Defect> =
         checked.validation_errors().map(|error| diagnosed(text, error)).collect();
-    // What is wrong is often warned of, too.
-    if faults.is_empty() {
-        faults.extend(checked.validation_warnings().map(|warning| diagnosed(text, warning)));
+    // An error often causes a warning, too.
+    if defects.is_empty() {
+        defects.extend(checked.validation_warnings().map(|warning| diagnosed(text, warning)));
     }
     let literals = set.policies().flat_map(cedar_policy::Policy::entity_literals);
     let unknown: HashSet<String> = literals
@@ -316,33 +324,24 @@ fn read_policies(text: &str) -> Result<PolicySet, Vec<Fault>> {
         .collect();
     for topic in unknown {
         let (line, column) = find(text, &format!("\"{topic}\""));
-        let message = format!("there is no topic {topic:?}, and no channel or source of that name");
-        faults.push(Fault { part: Part::Policies, line, column, message });
+        let message = format!("there is no topic, channel or source {topic:?}");
+        defects.push(Defect { part: Part::Policies, line, column, message });
     }
-    if faults.is_empty() {
+    if defects.is_empty() {
         return Ok(set);
     }
-    faults.sort_by_key(|fault| (fault.line, fault.column));
-    Err(faults)
+    defects.sort_by_key(|defect| (defect.line, defect.column));
+    Err(defects)
 }
 
-/// Whether policies can speak of it: a topic in canonical spelling, or what topics are in.
+/// Returns whether a policy can name it: a topic in canonical spelling, a channel or a source.
 fn is_topic_or_part(text: &str) -> bool {
-    const PARTS: [&str; 9] = [
-        "coinbase",
-        "coinbase/ticker",
-        "coinbase/matches",
-        "coinbase/level2",
-        "mastodon",
-        "mastodon/server",
-        "mastodon/tag",
-        "mastodon/lang",
-        "system",
-    ];
-    PARTS.contains(&text) || Topic::parse(text).is_ok_and(|topic| topic.as_str() == text)
+    Family::named(text).is_some()
+        || CHANNELS.iter().any(|channel| channel.path() == text)
+        || Topic::parse(text).is_ok_and(|topic| topic.as_str() == text)
 }
 
-fn diagnosed(text: &str, diagnostic: &dyn Diagnostic) -> Fault {
+fn diagnosed(text: &str, diagnostic: &dyn Diagnostic) -> Defect {
     let label = diagnostic.labels().and_then(|mut labels| labels.next());
     let (line, column) = place(text, label.as_ref().map_or(0, miette::LabeledSpan::offset));
     let mut message = diagnostic.to_string();
@@ -352,14 +351,14 @@ fn diagnosed(text: &str, diagnostic: &dyn Diagnostic) -> Fault {
     if let Some(help) = diagnostic.help() {
         message = format!("{message} ({help})");
     }
-    Fault { part: Part::Policies, line, column, message }
+    Defect { part: Part::Policies, line, column, message }
 }
 
 fn find(text: &str, what: &str) -> (usize, usize) {
     place(text, text.find(what).unwrap_or(0))
 }
 
-/// Line and column of an offset in bytes.
+/// Returns the line and the column of an offset in bytes.
 fn place(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..text.floor_char_boundary(offset)];
     let line = before.matches('\n').count() + 1;

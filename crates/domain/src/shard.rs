@@ -1,13 +1,13 @@
 //! Shards: the parts that all connections are divided into.
 
-use crate::connection::ConnectionId;
+use crate::connection::id::ConnectionId;
 
-/// A part of all connections: they are spread over the shards by a hash of their id.
+/// The number of a shard. Connections are spread over the shards by a hash of their id.
 pub type Shard = u16;
 
-/// Returns the shard of a connection that opens while there are `shards` of them.
+/// Returns the shard of a connection that opens while there are `shards` shards.
 ///
-/// FNV-1a, 64 bits, so that every build agrees.
+/// The hash is 64-bit FNV-1a, so that all builds agree.
 pub fn shard_of(id: &ConnectionId, shards: Shard) -> Shard {
     let hash = id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -15,19 +15,20 @@ pub fn shard_of(id: &ConnectionId, shards: Shard) -> Shard {
     Shard::try_from(hash % u64::from(shards.max(1))).unwrap_or_default()
 }
 
-/// How many shards there are: the number for new connections, then those that older ones may have.
+/// The numbers of shards in use: first the number for new connections, then those that applied when
+/// older connections opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shards(Vec<Shard>);
 
 impl Shards {
-    /// Most shards: each costs the poller a request a few times a second.
+    /// The largest number of shards. Each costs the poller a request a few times a second.
     pub const MAX: Shard = 1_024;
 
-    /// Reads a comma list such as `8` or, while going from four to eight, `8,4`.
+    /// Parses a comma-separated list, such as `8`, or `8,4` during a change from four to eight shards.
     ///
     /// # Errors
     ///
-    /// A sentence, when a number is not between 1 and [`Shards::MAX`].
+    /// A sentence for the operator, when a number is not between 1 and [`Shards::MAX`].
     pub fn parse(text: &str) -> Result<Self, String> {
         let counts = text.split(',').map(|count| match count.trim().parse() {
             Ok(count) if (1..=Self::MAX).contains(&count) => Ok(count),
@@ -36,22 +37,22 @@ impl Shards {
         Ok(Self(counts.collect::<Result<_, _>>()?))
     }
 
-    /// Whether every connection is where a new one with its id would be.
+    /// Returns whether there is only one number, so that an id determines the shard.
     pub fn is_settled(&self) -> bool {
         self.0.len() == 1
     }
 
-    /// Every shard that can have connections.
+    /// Returns all shards that can have connections.
     pub fn all(&self) -> std::ops::Range<Shard> {
         0..self.0.iter().copied().max().unwrap_or(1)
     }
 
-    /// The shard of a connection that opens.
+    /// Returns the shard of a new connection.
     pub fn of_new(&self, id: &ConnectionId) -> Shard {
         shard_of(id, self.0.first().copied().unwrap_or(1))
     }
 
-    /// The shards where a connection can be, the likeliest first.
+    /// Returns the shards that an existing connection can be in, most likely first.
     pub fn of_old(&self, id: &ConnectionId) -> impl Iterator<Item = Shard> {
         self.0.iter().map(move |count| shard_of(id, *count))
     }
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_are_a_list_of_numbers() {
+    fn shards_are_parsed_from_a_list_of_numbers() {
         assert_eq!(Shards::parse("8, 4").expect("shards").all(), 0..8);
         assert_eq!(Shards::parse("2,16").expect("shards").all(), 0..16);
         for text in ["", "0", "1,", "x", "1025", "-1"] {
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_its_shard_by_either_number() {
+    fn an_existing_connection_can_be_in_either_shard() {
         let shards = Shards::parse("8,4").expect("shards");
         let id = ConnectionId::new("TXzPWdnOjoECGjA=");
         assert_eq!(shards.of_new(&id), shard_of(&id, 8));

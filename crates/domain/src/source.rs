@@ -83,7 +83,11 @@ pub enum Content {
 
 /// All channels.
 pub const CHANNELS: [Channel; 8] = {
-    use {Content::*, Family::*, Key::*};
+    use {
+        Content::{Book, Events, Posts, Values},
+        Family::{Coinbase, Mastodon, System},
+        Key::{Host, Language, Pair, Tag},
+    };
     const fn row(
         family: Family,
         name: &'static str,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use aws::error::Chain;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Path, State},
@@ -11,6 +10,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
+use domain::chain::Chain;
 use gateway::{FunctionError, Functions as _};
 use serde_json::json;
 use tracing::warn;

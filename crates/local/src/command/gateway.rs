@@ -5,9 +5,9 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, ensure};
 use aws::clients::Clients;
 use gateway::{
-    Authorizer, Callbacks, Config, Gateway, HttpRoute, HttpRoutes, Limits, Route, RouteKey, Routes,
-    Selection, Sockets,
-    template::{self, Names},
+    Authorizer, Callbacks, Config, Gateway, GatewayLimits, HttpRoute, HttpRoutes, Route, RouteKey,
+    Routes, Selection, Sockets,
+    template::{self, FunctionNames},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -51,7 +51,7 @@ pub struct Options {
 
     /// Invoke a function of the template by this kind of name.
     #[arg(long, value_enum, default_value_t, requires = "template")]
-    pub names: Names,
+    pub names: FunctionNames,
 
     /// Add a route of the WebSocket API, such as `$connect=my-function`. A `+` before the function
     /// returns its response to the client. Can be repeated.
@@ -115,7 +115,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let config = config(&options)?;
     let clients = Clients::of_stand_in(options.invoke_url.as_str().trim_end_matches('/')).await;
     let functions = Arc::new(LambdaFunctions(clients.lambda(INVOKE_TIMEOUT)));
-    let limits = if options.quotas { Limits::aws() } else { Limits::default() };
+    let limits = if options.quotas { GatewayLimits::aws() } else { GatewayLimits::default() };
     let gateway = Gateway::start(config, Arc::new(Sockets::new(limits)), functions, shutdown)
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     gateway.stopped().await;

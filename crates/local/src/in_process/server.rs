@@ -14,13 +14,11 @@ use ::poller::{
 use anyhow::{Context as _, anyhow, ensure};
 use aws::{
     clients::{Clients, TableOptions},
-    connections::Shard,
-    control::Origin,
     tables::Tables,
 };
-use domain::{policy::SetText, topic::Topic};
+use domain::{provenance::Provenance, rules::SetText, shard::Shard, topic::Topic};
 use dynamo::Engine;
-use gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets};
+use gateway::{Authorizer, Callbacks, Config, Gateway, GatewayLimits, HttpRoutes, Routes, Sockets};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use simulator::Simulator;
@@ -76,7 +74,7 @@ impl Server {
     pub async fn start(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let Settings { listen, data_dir, simulation, tables: table_options, functions, mut poller } =
             settings;
-        let origin = if simulation.is_some() { Origin::Simulated } else { Origin::Live };
+        let origin = if simulation.is_some() { Provenance::Simulated } else { Provenance::Live };
         let shards = functions.shards.all();
         ensure!(!shards.is_empty(), "there are no shards");
 
@@ -92,7 +90,7 @@ impl Server {
         };
 
         let clock: Clock = Arc::new(Timestamp::now);
-        let sockets = Arc::new(Sockets::new(Limits::guarded()));
+        let sockets = Arc::new(Sockets::new(GatewayLimits::guarded()));
         let outlet = Arc::new(SocketTable(sockets.clone()));
         let is_open = functions.is_open();
         let app = Arc::new(app(functions, listen, tables.clone(), outlet.clone())?);

@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use aws::{
-    control::{Product, State},
-    error::StoreError,
-};
+use aws::{control::Product, error::StoreError};
 use axum::{
     Json, Router,
     extract::{Path, Query},
@@ -18,7 +15,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use domain::{frame::Frame, topic::Topic};
+use domain::{frame::Frame, source::State, topic::Topic};
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::{

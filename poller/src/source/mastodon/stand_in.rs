@@ -23,7 +23,7 @@ use url::Url;
 
 use super::{
     api::Api,
-    session::{Out, Said},
+    session::{Out, SessionEvent},
 };
 
 /// A server's REST interface.
@@ -99,9 +99,9 @@ pub(super) fn timeline(statuses: &[Value], asked: &str) -> Value {
 }
 
 /// Where a session says what it has to say, and what hears it.
-pub(super) fn out() -> (Out, mpsc::Receiver<Said>) {
-    let (said, heard) = mpsc::channel(10_000);
-    (Out::new(said, None), heard)
+pub(super) fn out() -> (Out, mpsc::Receiver<SessionEvent>) {
+    let (said, received) = mpsc::channel(10_000);
+    (Out::new(said, None), received)
 }
 
 /// A server's streaming interface.

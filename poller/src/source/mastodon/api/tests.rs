@@ -97,11 +97,11 @@ async fn an_answer_without_end_is_refused() {
 }
 
 #[tokio::test]
-async fn errors_are_told_apart() {
+async fn errors_are_distinguished() {
     for (status, refused) in [(401, true), (403, true), (422, true), (404, false), (500, false)] {
         let server = Rest::serve(move |_, _| answer(status, &json!({"error": "nein"}))).await;
         let error = server.api().page(Part::Whole, None).await.expect_err("refused");
-        assert_eq!(error.refusal().is_some(), refused, "status {status}");
+        assert_eq!(error.permanent_reason().is_some(), refused, "status {status}");
     }
     let server = Rest::serve(|_, _| {
         let answer = Response::builder().status(429).header("retry-after", "7");
@@ -109,7 +109,7 @@ async fn errors_are_told_apart() {
     })
     .await;
     let error = server.api().page(Part::Whole, None).await.expect_err("limited");
-    assert!(matches!(error, ApiError::Limited(wait) if wait == Duration::from_secs(7)));
+    assert!(matches!(error, ApiError::RateLimited(wait) if wait == Duration::from_secs(7)));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_budget_is_spread_over_its_time() {
         ("far", 0, "2026-12-22T11:00:00Z", 900.0),
     ];
     for (name, remaining, reset, expected) in cases {
-        let pause = Budget { remaining, reset: at(reset) }.pause(now);
+        let pause = RateLimit { remaining, reset: at(reset) }.pause(now);
         assert!((pause.as_secs_f64() - expected).abs() < 0.01, "case: {name}: {pause:?}");
     }
 }
@@ -150,6 +150,6 @@ async fn recorded_pages_are_read() {
         let status = line["status"].as_u64().and_then(|s| u16::try_from(s).ok()).expect("a status");
         let server = Rest::serve(move |_, _| answer(status, &json!({}))).await;
         let error = server.api().page(Part::Whole, None).await.expect_err("refused");
-        assert!(error.refusal().is_some(), "{line}");
+        assert!(error.permanent_reason().is_some(), "{line}");
     }
 }

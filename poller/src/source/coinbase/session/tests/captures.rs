@@ -46,14 +46,14 @@ fn assert_counts(out: &[(Topic, Outgoing)], expected: &Value) {
 fn assert_top(bench: &mut Bench, product: &str, expected: &Value) {
     let now = bench.now;
     let level2 = &mut bench.session.products.get_mut(product).expect("a product").level2;
-    let told = level2.snapshot(product, now).expect("a sound book");
-    let told: Value = serde_json::from_slice(&told).expect("JSON");
+    let json = level2.snapshot(product, now).expect("a sound book");
+    let json: Value = serde_json::from_slice(&json).expect("JSON");
     for (side, name) in [("asks", "ask"), ("bids", "bid")] {
         let (price, amount) = (format!("best_{name}"), format!("best_{name}_size"));
         let best = json!([expected[price], expected[amount]]);
-        assert_eq!(told[side][0], best, "{side} of {product}");
+        assert_eq!(json[side][0], best, "{side} of {product}");
         let depth = expected[format!("{name}_levels")].as_u64().map(|depth| depth.min(200));
-        let shown = told[side].as_array().map(|shown| shown.len() as u64);
+        let shown = json[side].as_array().map(|shown| shown.len() as u64);
         assert_eq!(shown, depth, "{side} of {product}");
     }
 }
@@ -154,7 +154,7 @@ fn faults_in_a_minute_are_made_good() {
                 bench.fill(&product, &ids, found.map(|(id, text)| (id, text.into())).collect());
             }
         }
-        assert!(matches!(ended, Err(SessionError::Refused(_))), "the last is an error: {ended:?}");
+        assert!(matches!(ended, Err(SessionError::Rejected(_))), "the last is an error: {ended:?}");
         assert!(renewals >= 1, "the book of BTC-USD is in doubt");
 
         let mut live: BTreeMap<u64, &str> = BTreeMap::new();

@@ -21,9 +21,9 @@ use serde_json::value::RawValue;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{
-    encode,
-    limits::{Bucket, Rate},
+use crate::{
+    frames::encode,
+    rate::{Rate, TokenBucket},
 };
 
 /// Pieces handed to the kernel in one call.
@@ -31,57 +31,57 @@ const PIECES: usize = 16;
 
 /// The client at the other end, as events tell of it.
 #[derive(Debug)]
-pub(super) struct Client {
-    pub(super) id: Box<str>,
+pub(crate) struct Client {
+    pub(crate) id: Box<str>,
     /// Milliseconds since 1970, fixed for the life of the connection.
-    pub(super) connected_at: u64,
-    pub(super) source_ip: IpAddr,
-    pub(super) user_agent: Option<Box<str>>,
+    pub(crate) connected_at: u64,
+    pub(crate) source_ip: IpAddr,
+    pub(crate) user_agent: Option<Box<str>>,
     /// The host the client asked for.
-    pub(super) domain_name: Box<str>,
+    pub(crate) domain_name: Box<str>,
     /// What the authorizer said, ready for `requestContext.authorizer`.
-    pub(super) authorizer: Option<Box<RawValue>>,
+    pub(crate) authorizer: Option<Box<RawValue>>,
 }
 
 /// How a connection ended: `disconnectStatusCode` and `disconnectReason`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct End {
-    pub(super) code: u16,
-    pub(super) reason: Cow<'static, str>,
+pub(crate) struct End {
+    pub(crate) code: u16,
+    pub(crate) reason: Cow<'static, str>,
 }
 
 impl End {
     /// The idle limit, the lifetime limit and a gateway that stops.
-    pub(super) const GOING_AWAY: Self = Self { code: 1001, reason: Cow::Borrowed("Going away") };
+    pub(crate) const GOING_AWAY: Self = Self { code: 1001, reason: Cow::Borrowed("Going away") };
     /// `DELETE @connections`.
-    pub(super) const DELETED: Self =
+    pub(crate) const DELETED: Self =
         Self { code: 1000, reason: Cow::Borrowed("Connection Closed Normally") };
     /// A close frame of the client without a code.
-    pub(super) const NO_STATUS: Self =
+    pub(crate) const NO_STATUS: Self =
         Self { code: 1005, reason: Cow::Borrowed("Client-side close frame status not set") };
     /// The TCP connection ended without a close frame.
-    pub(super) const LOST: Self =
+    pub(crate) const LOST: Self =
         Self { code: 1006, reason: Cow::Borrowed("Connection closed abnormally") };
 }
 
 /// Why a socket did not take a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum SendError {
     Ended,
     Full,
 }
 
 /// One open WebSocket.
 #[derive(Debug)]
-pub(super) struct Socket {
-    pub(super) client: Client,
+pub(crate) struct Socket {
+    pub(crate) client: Client,
     stream: TcpStream,
     is_half_open: bool,
     outbound: Mutex<Outbound>,
     task: AtomicWaker,
     last_active: AtomicU64,
     in_flight: AtomicU32,
-    messages: Bucket,
+    messages: TokenBucket,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ struct Outbound {
 }
 
 impl Socket {
-    pub(super) fn new(
+    pub(crate) fn new(
         client: Client,
         stream: TcpStream,
         is_half_open: bool,
@@ -106,15 +106,15 @@ impl Socket {
             outbound: Mutex::default(),
             task: AtomicWaker::new(),
             in_flight: AtomicU32::new(0),
-            messages: Bucket::new(messages),
+            messages: TokenBucket::new(messages),
         }
     }
 
     /// Sends whole frames, or nothing if more than `bound` bytes would wait for the client.
-    pub(super) fn send(&self, frames: &Bytes, bound: usize) -> Result<(), Refused> {
+    pub(crate) fn send(&self, frames: &Bytes, bound: usize) -> Result<(), SendError> {
         let mut outbound = self.outbound.lock();
         if outbound.end.is_some() {
-            return Err(Refused::Ended);
+            return Err(SendError::Ended);
         }
         if self.is_half_open {
             return Ok(());
@@ -131,12 +131,12 @@ impl Socket {
         let is_lost = outbound.end.is_some();
         drop(outbound);
         self.task.wake();
-        if is_lost { Err(Refused::Ended) } else { Ok(()) }
+        if is_lost { Err(SendError::Ended) } else { Ok(()) }
     }
 
     /// Sends a close frame after what is waiting, unless the connection has ended already.
     /// Without a code on the wire the frame is empty.
-    pub(super) fn close(&self, wire_code: Option<u16>, end: End) {
+    pub(crate) fn close(&self, wire_code: Option<u16>, end: End) {
         let mut outbound = self.outbound.lock();
         if outbound.end.is_none() {
             outbound.queue(encode::close(wire_code, &end.reason));
@@ -147,53 +147,53 @@ impl Socket {
     }
 
     /// Gives up on a connection that broke, unless it has ended already.
-    pub(super) fn lose(&self) {
+    pub(crate) fn lose(&self) {
         let mut outbound = self.outbound.lock();
         outbound.queue.clear();
         outbound.end.get_or_insert(End::LOST);
     }
 
-    pub(super) fn end(&self) -> Option<End> {
+    pub(crate) fn end(&self) -> Option<End> {
         self.outbound.lock().end.clone()
     }
 
     /// Notes a message in either direction at `now`, milliseconds since 1970.
-    pub(super) fn touch(&self, now: u64) {
+    pub(crate) fn touch(&self, now: u64) {
         self.last_active.store(now, Ordering::Relaxed);
     }
 
-    pub(super) fn last_active(&self) -> u64 {
+    pub(crate) fn last_active(&self) -> u64 {
         self.last_active.load(Ordering::Relaxed)
     }
 
     /// Whether the client sends no faster than it should.
-    pub(super) fn keeps_pace(&self) -> bool {
+    pub(crate) fn keeps_pace(&self) -> bool {
         self.messages.take()
     }
 
     /// Whether `limit` messages of this connection are with functions.
-    pub(super) fn is_busy(&self, limit: u32) -> bool {
+    pub(crate) fn is_busy(&self, limit: u32) -> bool {
         self.in_flight.load(Ordering::Acquire) >= limit
     }
 
-    pub(super) fn begin_message(&self) {
+    pub(crate) fn begin_message(&self) {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Wakes the connection's task if it stopped reading at `limit`.
-    pub(super) fn finish_message(&self, limit: u32) {
+    pub(crate) fn finish_message(&self, limit: u32) {
         if self.in_flight.fetch_sub(1, Ordering::AcqRel) >= limit {
             self.task.wake();
         }
     }
 
     /// Makes `task` the one that is woken when there is something to do.
-    pub(super) fn register(&self, task: &Waker) {
+    pub(crate) fn register(&self, task: &Waker) {
         self.task.register(task);
     }
 
     /// Reads once into `buffer`. Zero bytes mean the client sends no more.
-    pub(super) fn poll_read(
+    pub(crate) fn poll_read(
         &self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
@@ -208,7 +208,7 @@ impl Socket {
     }
 
     /// Writes what is waiting; ready when nothing is.
-    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.outbound.lock().queue.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -226,16 +226,16 @@ impl Socket {
     }
 
     /// Ends the TCP connection in one or both directions.
-    pub(super) fn shut_down(&self, how: Shutdown) {
+    pub(crate) fn shut_down(&self, how: Shutdown) {
         // An error means that the client was faster.
         let _ = SockRef::from(&self.stream).shutdown(how);
     }
 }
 
 impl Outbound {
-    fn queue_within(&mut self, frames: &Bytes, bound: usize) -> Result<(), Refused> {
+    fn queue_within(&mut self, frames: &Bytes, bound: usize) -> Result<(), SendError> {
         if self.queued_bytes + frames.len() > bound {
-            return Err(Refused::Full);
+            return Err(SendError::Full);
         }
         self.queue(frames.clone());
         Ok(())

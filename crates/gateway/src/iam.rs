@@ -6,7 +6,7 @@ use serde::Deserialize;
 /// ignoring it could allow what it forbids.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
-pub(super) struct Policy {
+pub(crate) struct Policy {
     #[serde(rename = "Version")]
     _version: Option<String>,
     #[serde(rename = "Id")]
@@ -49,7 +49,7 @@ impl<T> OneOrMany<T> {
 impl Policy {
     /// Whether the policy lets `execute-api:Invoke` at `arn` through: some statement allows it and
     /// none denies it.
-    pub(super) fn allows(&self, arn: &str) -> bool {
+    pub(crate) fn allows(&self, arn: &str) -> bool {
         let has = |effect| {
             let statements = self.statement.as_slice().iter();
             statements.filter(|statement| statement.effect == effect).any(|s| s.applies_to(arn))

@@ -9,10 +9,10 @@ const CLOSE: u8 = 0x8;
 const PONG: u8 = 0xA;
 
 /// The longest payload of a control frame (RFC 6455 section 5.5).
-pub(super) const CONTROL_BYTES: usize = 125;
+pub(crate) const CONTROL_BYTES: usize = 125;
 
 /// Returns a text message as frames of at most `frame_bytes` of payload each.
-pub(super) fn text(payload: &[u8], frame_bytes: usize) -> Bytes {
+pub(crate) fn text(payload: &[u8], frame_bytes: usize) -> Bytes {
     let frames = payload.len().div_ceil(frame_bytes).max(1);
     let mut out = BytesMut::with_capacity(payload.len() + frames * 10);
     let mut rest = payload;
@@ -27,12 +27,12 @@ pub(super) fn text(payload: &[u8], frame_bytes: usize) -> Bytes {
 }
 
 /// Returns the answer to a ping.
-pub(super) fn pong(payload: &[u8]) -> Bytes {
+pub(crate) fn pong(payload: &[u8]) -> Bytes {
     control(PONG, payload)
 }
 
 /// Returns a close frame; without a code it is empty.
-pub(super) fn close(code: Option<u16>, reason: &str) -> Bytes {
+pub(crate) fn close(code: Option<u16>, reason: &str) -> Bytes {
     let Some(code) = code else { return control(CLOSE, &[]) };
     let mut payload = code.to_be_bytes().to_vec();
     payload.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(CONTROL_BYTES - 2)]);

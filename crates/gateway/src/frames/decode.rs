@@ -4,7 +4,7 @@
 
 use std::mem;
 
-use super::{encode::CONTROL_BYTES, limits::Limits};
+use crate::{frames::encode::CONTROL_BYTES, limits::GatewayLimits};
 
 const CONTINUATION: u8 = 0x0;
 const TEXT: u8 = 0x1;
@@ -15,7 +15,7 @@ const PONG: u8 = 0xA;
 
 /// Something a client said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Incoming {
+pub(crate) enum Incoming {
     Text(String),
     Ping(Vec<u8>),
     Pong,
@@ -25,7 +25,7 @@ pub(super) enum Incoming {
 
 /// Something a client must not say. It ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Violation {
+pub(crate) enum Violation {
     #[error("{0}")]
     Protocol(&'static str),
     #[error("Binary frames are not supported")]
@@ -40,7 +40,7 @@ pub(super) enum Violation {
 
 impl Violation {
     /// The close code the client gets.
-    pub(super) fn code(self) -> u16 {
+    pub(crate) fn code(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
             Self::Binary => 1003,
@@ -52,7 +52,7 @@ impl Violation {
 
 /// Decodes the frames of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     header: [u8; 14],
     header_filled: u8,
     frame: Option<Frame>,
@@ -73,10 +73,10 @@ struct Frame {
 
 impl Decoder {
     /// Takes bytes off the front of `input` until something is complete or nothing is left.
-    pub(super) fn decode(
+    pub(crate) fn decode(
         &mut self,
         input: &mut &[u8],
-        limits: &Limits,
+        limits: &GatewayLimits,
     ) -> Result<Option<Incoming>, Violation> {
         loop {
             let Some(frame) = &mut self.frame else {
@@ -115,7 +115,7 @@ impl Decoder {
     }
 
     /// Judges a frame by its header, before any of its payload is kept.
-    fn begin(&mut self, frame: Frame, limits: &Limits) -> Result<(), Violation> {
+    fn begin(&mut self, frame: Frame, limits: &GatewayLimits) -> Result<(), Violation> {
         match frame.opcode {
             CLOSE | PING | PONG if !frame.is_final => {
                 return Err(Violation::Protocol("Control frame is fragmented"));

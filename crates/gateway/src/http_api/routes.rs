@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use super::authorizer::Authorizer;
+use crate::authorizer::Authorizer;
 
 /// The routes of an HTTP API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,10 +49,10 @@ pub struct RouteKeyError {
 }
 
 /// What a request matched.
-pub(super) struct Matched<'a> {
-    pub(super) route: &'a HttpRoute,
+pub(crate) struct Matched<'a> {
+    pub(crate) route: &'a HttpRoute,
     /// The values of the variables in the path, decoded.
-    pub(super) variables: BTreeMap<&'a str, String>,
+    pub(crate) variables: BTreeMap<&'a str, String>,
 }
 
 impl HttpRoutes {
@@ -79,7 +79,7 @@ impl HttpRoutes {
 
     /// Returns the best route of a request: one with more literal segments goes before one with
     /// variables, that before a greedy one, a method before `ANY`, and `$default` comes last.
-    pub(super) fn select(&self, method: &Method, path: &str) -> Option<Matched<'_>> {
+    pub(crate) fn select(&self, method: &Method, path: &str) -> Option<Matched<'_>> {
         let candidates = self.0.iter().filter_map(|route| {
             let variables = route.key.matches(method, path)?;
             Some(Matched { route, variables })

@@ -12,16 +12,17 @@ use std::{
 use tokio::{join, time};
 use tracing::debug;
 
-use super::{
-    Shared, clock,
-    decode::{Decoder, Incoming},
-    encode,
-    events::Occasion,
-    faults::strikes,
+use crate::{
+    clock,
+    fault_rates::strikes,
+    frames::decode::{Decoder, Incoming},
+    frames::encode,
     ids,
     invocation::invoke,
-    messages,
-    socket::{Client, End, Socket},
+    sockets::socket::{Client, End, Socket},
+    state::GatewayState,
+    web_socket::events::EventBuilder,
+    web_socket::messages,
 };
 
 /// Read in one go. All connections of a thread share the buffer, so that an idle one has none.
@@ -32,32 +33,32 @@ thread_local! {
 }
 
 /// Serves an open WebSocket to its end. `early` is what the client sent right after its handshake.
-pub(super) async fn run(shared: Arc<Shared>, socket: Arc<Socket>, early: Vec<u8>) {
+pub(crate) async fn run(state: Arc<GatewayState>, socket: Arc<Socket>, early: Vec<u8>) {
     let end = {
         let mut reader =
-            Reader { shared: &shared, socket: &socket, decoder: Decoder::default(), unread: early };
+            Reader { state: &state, socket: &socket, decoder: Decoder::default(), unread: early };
         poll_fn(|cx| reader.poll(cx)).await
     };
     // An open connection should not pay for the size of what is needed once, at its end.
-    Box::pin(finish(&shared, &socket, &end)).await;
+    Box::pin(finish(&state, &socket, &end)).await;
 }
 
-async fn finish(shared: &Shared, socket: &Socket, end: &End) {
+async fn finish(state: &GatewayState, socket: &Socket, end: &End) {
     let id = &socket.client.id;
     debug!(connection.id = %id, code = end.code, "connection ended");
-    shared.sockets.remove(id);
+    state.sockets.remove(id);
     let drained = async {
         // Past the grace period the client is not worth waiting for.
-        let _ = time::timeout(shared.sockets.limits().grace, drain(socket)).await;
+        let _ = time::timeout(state.sockets.limits().grace, drain(socket)).await;
         socket.shut_down(Shutdown::Both);
     };
-    join!(drained, disconnect(shared, &socket.client, end));
+    join!(drained, disconnect(state, &socket.client, end));
 }
 
 /// Tells `$disconnect` that a connection ended. Its answer is of no interest.
-pub(super) async fn disconnect(shared: &Shared, client: &Client, end: &End) {
-    let Some(route) = shared.config.routes.disconnect() else { return };
-    let faults = shared.sockets.faults();
+pub(crate) async fn disconnect(state: &GatewayState, client: &Client, end: &End) {
+    let Some(route) = state.config.routes.disconnect() else { return };
+    let faults = state.sockets.faults();
     if strikes(faults.lost_disconnect) {
         return;
     }
@@ -66,9 +67,9 @@ pub(super) async fn disconnect(shared: &Shared, client: &Client, end: &End) {
     }
     let at = clock::now();
     let request_id = ids::request(at);
-    let occasion = Occasion { api: &shared.config.api, client, request_id: &request_id, at };
-    let limit = shared.sockets.limits().integration;
-    let _ = invoke(&*shared.functions, &route.function, occasion.disconnect(end), limit).await;
+    let builder = EventBuilder { api: &state.config.api, client, request_id: &request_id, at };
+    let limit = state.sockets.limits().integration;
+    let _ = invoke(&*state.functions, &route.function, builder.disconnect(end), limit).await;
 }
 
 /// Writes what is waiting, the close frame last, and reads on until the client has closed too: a
@@ -83,7 +84,7 @@ async fn drain(socket: &Socket) {
 }
 
 struct Reader<'a> {
-    shared: &'a Arc<Shared>,
+    state: &'a Arc<GatewayState>,
     socket: &'a Arc<Socket>,
     decoder: Decoder,
     /// Read but not decoded, because functions were busy with as many messages as they may.
@@ -101,7 +102,7 @@ impl Reader<'_> {
             if let Some(end) = self.socket.end() {
                 return Poll::Ready(end);
             }
-            if self.socket.is_busy(self.shared.sockets.limits().in_flight) {
+            if self.socket.is_busy(self.state.sockets.limits().in_flight) {
                 return Poll::Pending;
             }
             if !self.unread.is_empty() {
@@ -124,7 +125,7 @@ impl Reader<'_> {
     }
 
     fn take_in(&mut self, mut input: &[u8]) {
-        let limits = self.shared.sockets.limits();
+        let limits = self.state.sockets.limits();
         loop {
             if self.socket.is_busy(limits.in_flight) {
                 self.unread = input.to_vec();
@@ -132,7 +133,7 @@ impl Reader<'_> {
             }
             match self.decoder.decode(&mut input, limits) {
                 Ok(None) => return,
-                Ok(Some(Incoming::Text(text))) => messages::receive(self.shared, self.socket, text),
+                Ok(Some(Incoming::Text(text))) => messages::receive(self.state, self.socket, text),
                 Ok(Some(Incoming::Ping(payload))) => {
                     // A client that asks and does not read gets no more answers.
                     let _ = self.socket.send(&encode::pong(&payload), limits.send_buffer_bytes);

@@ -1,10 +1,10 @@
-//! Faults on purpose: what AWS does now and then, as often as a test wants it.
+//! FaultRates on purpose: what AWS does now and then, as often as a test wants it.
 
 use std::time::Duration;
 
 /// How often the gateway misbehaves, as probabilities from 0 to 1. The default is never.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Faults {
+pub struct FaultRates {
     /// A connection ends and `$disconnect` is not told, which on AWS is best effort.
     pub lost_disconnect: f64,
     /// How much later than the end of its connection `$disconnect` runs.
@@ -18,6 +18,6 @@ pub struct Faults {
 }
 
 /// Whether something of this probability happens.
-pub(super) fn strikes(probability: f64) -> bool {
+pub(crate) fn strikes(probability: f64) -> bool {
     probability > 0.0 && rand::random::<f64>() < probability
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// malformed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Answer {
+pub(crate) struct ProxyResponse {
     status_code: Option<Value>,
     headers: Option<BTreeMap<String, Value>>,
     multi_value_headers: Option<BTreeMap<String, Vec<Value>>>,
@@ -19,14 +19,14 @@ pub(super) struct Answer {
     is_base64_encoded: Option<bool>,
 }
 
-impl Answer {
+impl ProxyResponse {
     /// Parses an answer; none if it is malformed.
-    pub(super) fn parse(json: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(json: &[u8]) -> Option<Self> {
         serde_json::from_slice(json).ok()
     }
 
     /// Returns the status, which `$connect` must give and other routes need not.
-    pub(super) fn status(&self) -> Option<StatusCode> {
+    pub(crate) fn status(&self) -> Option<StatusCode> {
         let code = match self.status_code.as_ref()? {
             Value::Number(code) => u16::try_from(code.as_u64()?).ok()?,
             Value::String(code) => code.parse().ok()?,
@@ -36,7 +36,7 @@ impl Answer {
     }
 
     /// Returns a header by its name in any case.
-    pub(super) fn header(&self, name: &str) -> Option<String> {
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
         let single = self.headers.iter().flatten();
         let multi = self.multi_value_headers.iter().flatten();
         let multi = multi.filter_map(|(name, values)| Some((name, values.first()?)));
@@ -50,7 +50,7 @@ impl Answer {
     }
 
     /// Returns what a two-way route sends to the client; nothing for a missing or empty body.
-    pub(super) fn into_message(self) -> Option<String> {
+    pub(crate) fn into_message(self) -> Option<String> {
         let body = self.body.filter(|body| !body.is_empty())?;
         if self.is_base64_encoded == Some(true) {
             return String::from_utf8(STANDARD.decode(body).ok()?).ok();
@@ -79,7 +79,7 @@ mod tests {
             ("", false),
         ];
         for (json, expected) in cases {
-            assert_eq!(Answer::parse(json.as_bytes()).is_some(), expected, "case: {json}");
+            assert_eq!(ProxyResponse::parse(json.as_bytes()).is_some(), expected, "case: {json}");
         }
     }
 
@@ -95,7 +95,7 @@ mod tests {
             ("{}", None),
         ];
         for (json, expected) in cases {
-            let answer = Answer::parse(json.as_bytes()).expect(json);
+            let answer = ProxyResponse::parse(json.as_bytes()).expect(json);
             assert_eq!(answer.status().map(|status| status.as_u16()), expected, "case: {json}");
         }
     }
@@ -106,7 +106,7 @@ mod tests {
             r#"{"headers":{"sec-websocket-protocol":"b"}}"#,
             r#"{"multiValueHeaders":{"SEC-WEBSOCKET-PROTOCOL":["b"]}}"#,
         ] {
-            let answer = Answer::parse(json.as_bytes()).expect(json);
+            let answer = ProxyResponse::parse(json.as_bytes()).expect(json);
             assert_eq!(
                 answer.header("Sec-WebSocket-Protocol").as_deref(),
                 Some("b"),
@@ -125,7 +125,7 @@ mod tests {
             ("{}", None),
         ];
         for (json, expected) in cases {
-            let answer = Answer::parse(json.as_bytes()).expect(json);
+            let answer = ProxyResponse::parse(json.as_bytes()).expect(json);
             assert_eq!(answer.into_message().as_deref(), expected, "case: {json}");
         }
     }

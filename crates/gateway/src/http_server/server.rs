@@ -29,15 +29,18 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{
-    Shared, clock, connection,
-    faults::strikes,
-    handshake::{self, Accepted},
-    http_api, management,
-    request::Request,
-    respond::{self, Response},
-    socket::{End, Socket},
-    spelling::{Head, Recorder},
+use crate::{
+    clock,
+    fault_rates::strikes,
+    http_api::handler,
+    http_server::request::HttpRequest,
+    http_server::response::{self, HttpResponse},
+    http_server::spelling::{Head, Recorder},
+    management,
+    sockets::socket::{End, Socket},
+    state::GatewayState,
+    web_socket::connection,
+    web_socket::handshake::{self, Accepted},
 };
 
 /// Handshakes that may wait for the accept loop.
@@ -50,7 +53,7 @@ const HTTP_BUFFER_BYTES: usize = 16 * 1_024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens the listening socket. Its options pass on to the connections.
-pub(super) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Result<TcpListener> {
     let domain = Domain::for_address(address);
     let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -63,8 +66,8 @@ pub(super) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Resul
 }
 
 /// Accepts connections until the gateway is told to stop.
-pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
-    let mut stopped = pin!(shared.shutdown.cancelled());
+pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
+    let mut stopped = pin!(state.shutdown.cancelled());
     let mut is_full = false;
     loop {
         let accepted = tokio::select! {
@@ -72,9 +75,9 @@ pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match shared.places.clone().try_acquire_owned() {
+            Ok((stream, peer)) => match state.connections.clone().try_acquire_owned() {
                 Ok(place) => {
-                    shared.tasks.spawn(serve(shared.clone(), stream, peer, place));
+                    state.tasks.spawn(serve(state.clone(), stream, peer, place));
                 }
                 // Whoever is connected goes on, and so do the upstreams.
                 Err(_) => {
@@ -95,7 +98,7 @@ pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
 
 /// Serves HTTP requests until one of them becomes a WebSocket.
 async fn serve(
-    shared: Arc<Shared>,
+    state: Arc<GatewayState>,
     stream: TcpStream,
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
@@ -104,30 +107,30 @@ async fn serve(
     let head = Head::default();
     let accepted: Arc<Mutex<Option<Accepted>>> = Arc::default();
     let service = {
-        let (shared, head, accepted) = (shared.clone(), head.clone(), accepted.clone());
+        let (state, head, accepted) = (state.clone(), head.clone(), accepted.clone());
         service_fn(move |request: http::Request<Incoming>| {
             let (parts, body) = request.into_parts();
             let now = clock::now();
-            let mut request = Request::new(parts, head.take(), peer, local, now);
-            if let Some(domain) = &shared.config.domain {
+            let mut request = HttpRequest::new(parts, head.take(), peer, local, now);
+            if let Some(domain) = &state.config.domain {
                 request.host.clone_from(domain);
             }
-            if shared.config.trusts_proxies && request.source_ip.is_loopback() {
+            if state.config.trusts_proxies && request.source_ip.is_loopback() {
                 request.source_ip = request.behind_proxy().unwrap_or(request.source_ip);
             }
-            let (shared, accepted) = (shared.clone(), accepted.clone());
+            let (state, accepted) = (state.clone(), accepted.clone());
             Box::pin(async move {
-                Ok::<_, std::convert::Infallible>(respond(&shared, request, body, &accepted).await)
+                Ok::<_, std::convert::Infallible>(respond(&state, request, body, &accepted).await)
             })
         })
     };
     let mut http = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(shared.sockets.limits().http_read)
+        .header_read_timeout(state.sockets.limits().http_read)
         .max_buf_size(HTTP_BUFFER_BYTES)
         .serve_connection(TokioIo::new(Recorder::new(stream, head)), service);
     let served = {
-        let mut stopped = pin!(shared.shutdown.cancelled());
+        let mut stopped = pin!(state.shutdown.cancelled());
         let mut is_stopping = false;
         poll_fn(|cx| {
             if !is_stopping && stopped.as_mut().poll(cx).is_ready() {
@@ -148,17 +151,17 @@ async fn serve(
         }
         (None, Err(error)) => debug!(%error, "HTTP connection failed"),
         (Some(accepted), Err(_)) => {
-            connection::disconnect(&shared, &accepted.client, &End::LOST).await;
+            connection::disconnect(&state, &accepted.client, &End::LOST).await;
         }
         (Some(accepted), Ok(())) => {
             // The task that spoke HTTP is large: the WebSocket gets its own.
-            let is_half_open = strikes(shared.sockets.faults().half_open);
-            let pace = shared.sockets.limits().messages;
+            let is_half_open = strikes(state.sockets.faults().half_open);
+            let pace = state.sockets.limits().messages;
             let socket = Arc::new(Socket::new(accepted.client, stream, is_half_open, pace));
-            shared.sockets.insert(&socket);
+            state.sockets.insert(&socket);
             let early = parts.read_buf.to_vec();
-            shared.tasks.clone().spawn(async move {
-                connection::run(shared, socket, early).await;
+            state.tasks.clone().spawn(async move {
+                connection::run(state, socket, early).await;
                 drop(place);
             });
         }
@@ -173,9 +176,9 @@ enum Target {
     Forbidden,
 }
 
-fn target(shared: &Shared, request: &Request) -> Target {
+fn target(state: &GatewayState, request: &HttpRequest) -> Target {
     let path = percent_decode_str(&request.path).decode_utf8_lossy();
-    let stage = &shared.config.api.stage;
+    let stage = &state.config.api.stage;
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match segments[..] {
         [first] | [first, ""] if first == stage => Target::WebSocket,
@@ -187,29 +190,29 @@ fn target(shared: &Shared, request: &Request) -> Target {
 }
 
 async fn respond(
-    shared: &Arc<Shared>,
-    request: Request,
+    state: &Arc<GatewayState>,
+    request: HttpRequest,
     body: Incoming,
     accepted: &Mutex<Option<Accepted>>,
-) -> Response {
-    let limits = shared.sockets.limits();
-    match target(shared, &request) {
-        Target::WebSocket => match handshake::accept(shared.clone(), request).await {
+) -> HttpResponse {
+    let limits = state.sockets.limits();
+    match target(state, &request) {
+        Target::WebSocket => match handshake::accept(state.clone(), request).await {
             Ok((client, response)) => {
                 *accepted.lock() = Some(client);
                 response
             }
-            Err(status) => respond::refused_handshake(status),
+            Err(status) => response::refused_handshake(status),
         },
         Target::Connection(id) => match read(body, limits.message_bytes, limits.http_read).await {
-            Ok(body) => management::answer(shared, &request, &id, body.as_ref()),
+            Ok(body) => management::handle(state, &request, &id, body.as_ref()),
             Err(response) => response,
         },
         Target::Http if request.head_bytes() > limits.http_head_bytes => {
-            respond::error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+            response::error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
         }
         Target::Http => match read(body, limits.http_body_bytes, limits.http_read).await {
-            Ok(body) => http_api::answer(shared, &request, body).await,
+            Ok(body) => handler::handle(state, &request, body).await,
             Err(response) => response,
         },
         Target::Forbidden => management::forbidden(),
@@ -217,14 +220,14 @@ async fn respond(
 }
 
 /// Reads a body; none if it is larger than `limit`.
-async fn read(body: Incoming, limit: usize, wait: Duration) -> Result<Option<Bytes>, Response> {
+async fn read(body: Incoming, limit: usize, wait: Duration) -> Result<Option<Bytes>, HttpResponse> {
     if body.size_hint().lower() > limit as u64 {
         return Ok(None);
     }
     match time::timeout(wait, Limited::new(body, limit).collect()).await {
         Ok(Ok(body)) => Ok(Some(body.to_bytes())),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Ok(None),
-        Ok(Err(_)) => Err(respond::error(StatusCode::BAD_REQUEST)),
-        Err(_) => Err(respond::error(StatusCode::REQUEST_TIMEOUT)),
+        Ok(Err(_)) => Err(response::error(StatusCode::BAD_REQUEST)),
+        Err(_) => Err(response::error(StatusCode::REQUEST_TIMEOUT)),
     }
 }

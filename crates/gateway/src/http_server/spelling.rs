@@ -21,11 +21,11 @@ const HEAD_BYTES: usize = 16 * 1_024;
 
 /// The names of a request's headers as the client spelled them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Spelling(Vec<String>);
+pub(crate) struct Spelling(Vec<String>);
 
 impl Spelling {
     /// Finds the names in a request's head.
-    pub(super) fn read(head: &[u8]) -> Self {
+    pub(crate) fn read(head: &[u8]) -> Self {
         let lines = head.split(|byte| *byte == b'\n').skip(1);
         let lines = lines.take_while(|line| !line.trim_ascii().is_empty());
         let names = lines.filter_map(|line| line.split(|byte| *byte == b':').next());
@@ -33,7 +33,7 @@ impl Spelling {
     }
 
     /// Returns `name`, which is in lower case, as the client spelled it.
-    pub(super) fn of(&self, name: &str) -> String {
+    pub(crate) fn of(&self, name: &str) -> String {
         let spelled = self.0.iter().find(|spelled| spelled.eq_ignore_ascii_case(name));
         spelled.map_or_else(|| name.to_owned(), Clone::clone)
     }
@@ -41,7 +41,7 @@ impl Spelling {
 
 /// What was read of the request at hand.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Head(Arc<Mutex<Recorded>>);
+pub(crate) struct Head(Arc<Mutex<Recorded>>);
 
 #[derive(Debug, Default)]
 struct Recorded {
@@ -51,7 +51,7 @@ struct Recorded {
 
 impl Head {
     /// Reads the spelling from the head and forgets the head.
-    pub(super) fn take(&self) -> Spelling {
+    pub(crate) fn take(&self) -> Spelling {
         Spelling::read(&std::mem::take(&mut self.0.lock().bytes))
     }
 
@@ -67,17 +67,17 @@ impl Head {
 
 /// A TCP stream that keeps the head of the request it is reading.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     stream: TcpStream,
     head: Head,
 }
 
 impl Recorder {
-    pub(super) fn new(stream: TcpStream, head: Head) -> Self {
+    pub(crate) fn new(stream: TcpStream, head: Head) -> Self {
         Self { stream, head }
     }
 
-    pub(super) fn into_inner(self) -> TcpStream {
+    pub(crate) fn into_inner(self) -> TcpStream {
         self.stream
     }
 }

@@ -6,28 +6,28 @@ use http::{HeaderMap, Method, header, request::Parts};
 use serde::{Serialize, Serializer};
 use url::form_urlencoded;
 
-use super::spelling::Spelling;
+use crate::http_server::spelling::Spelling;
 
 /// A request without its body.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) method: Method,
+pub(crate) struct HttpRequest {
+    pub(crate) method: Method,
     /// The path as sent, percent-encoded.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// The query string as sent, empty if there is none.
-    pub(super) query: String,
-    pub(super) headers: HeaderMap,
-    pub(super) spelling: Spelling,
-    pub(super) source_ip: IpAddr,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) spelling: Spelling,
+    pub(crate) source_ip: IpAddr,
     /// The `Host` header, or the address the client connected to.
-    pub(super) host: String,
-    pub(super) local_port: u16,
+    pub(crate) host: String,
+    pub(crate) local_port: u16,
     /// When the request came, milliseconds since 1970.
-    pub(super) received_at: u64,
+    pub(crate) received_at: u64,
 }
 
-impl Request {
-    pub(super) fn new(
+impl HttpRequest {
+    pub(crate) fn new(
         parts: Parts,
         spelling: Spelling,
         peer: SocketAddr,
@@ -49,7 +49,7 @@ impl Request {
     }
 
     /// The size of the request line with the headers.
-    pub(super) fn head_bytes(&self) -> usize {
+    pub(crate) fn head_bytes(&self) -> usize {
         let headers = self.headers.iter();
         let headers: usize =
             headers.map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
@@ -57,12 +57,12 @@ impl Request {
     }
 
     /// Returns a header's text, if it has one.
-    pub(super) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+    pub(crate) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
     /// Whether one of a header's comma-separated values is `token`.
-    pub(super) fn header_has(&self, name: header::HeaderName, token: &str) -> bool {
+    pub(crate) fn header_has(&self, name: header::HeaderName, token: &str) -> bool {
         let values = self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values
             .flat_map(|value| value.split(','))
@@ -70,14 +70,14 @@ impl Request {
     }
 
     /// Returns the value of a query parameter, decoded.
-    pub(super) fn query_value(&self, name: &str) -> Option<String> {
+    pub(crate) fn query_value(&self, name: &str) -> Option<String> {
         form_urlencoded::parse(self.query.as_bytes())
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
     }
 
     /// Returns the query parameters, decoded.
-    pub(super) fn query_fields(&self) -> Fields {
+    pub(crate) fn query_fields(&self) -> Fields {
         let mut fields = Fields::default();
         for (name, value) in form_urlencoded::parse(self.query.as_bytes()) {
             fields.push(name.into_owned(), value.into_owned());
@@ -87,7 +87,7 @@ impl Request {
 
     /// Returns the headers in the client's spelling, sorted by name as API Gateway does, with those
     /// that API Gateway adds.
-    pub(super) fn forwarded_headers(&self) -> Fields {
+    pub(crate) fn forwarded_headers(&self) -> Fields {
         let mut fields = Fields::default();
         for (name, value) in &self.headers {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -108,7 +108,7 @@ impl Request {
     }
 
     /// The addresses the request came through: those it names, then the peer's.
-    pub(super) fn forwarded_for(&self) -> String {
+    pub(crate) fn forwarded_for(&self) -> String {
         match self.header("x-forwarded-for") {
             Some(before) if !before.trim().is_empty() => format!("{before}, {}", self.source_ip),
             _ => self.source_ip.to_string(),
@@ -116,14 +116,14 @@ impl Request {
     }
 
     /// The address that the nearest proxy says the request comes from.
-    pub(super) fn behind_proxy(&self) -> Option<IpAddr> {
+    pub(crate) fn behind_proxy(&self) -> Option<IpAddr> {
         let lines = self.headers.get_all("x-forwarded-for").iter();
         let last = lines.filter_map(|value| value.to_str().ok()).next_back()?;
         last.rsplit(',').next()?.trim().parse().ok()
     }
 
     /// A trace id in the format of X-Ray.
-    pub(super) fn trace_id(&self) -> String {
+    pub(crate) fn trace_id(&self) -> String {
         let unique = rand::random::<u128>() >> 32;
         format!("Root=1-{:08x}-{unique:024x}", self.received_at / 1_000)
     }
@@ -131,37 +131,37 @@ impl Request {
 
 /// Named values in order, each name once.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fields(Vec<(String, Vec<String>)>);
+pub(crate) struct Fields(Vec<(String, Vec<String>)>);
 
 impl Fields {
-    pub(super) fn push(&mut self, name: String, value: String) {
+    pub(crate) fn push(&mut self, name: String, value: String) {
         match self.0.iter_mut().find(|(known, _)| *known == name) {
             Some((_, values)) => values.push(value),
             None => self.0.push((name, vec![value])),
         }
     }
 
-    pub(super) fn without(mut self, names: &[&str]) -> Self {
+    pub(crate) fn without(mut self, names: &[&str]) -> Self {
         self.0.retain(|(name, _)| !names.iter().any(|other| name.eq_ignore_ascii_case(other)));
         self
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// As a JSON object with each name's last value.
-    pub(super) fn single(&self) -> impl Serialize {
+    pub(crate) fn single(&self) -> impl Serialize {
         AsMap(&self.0, |values: &Vec<String>| values.last().cloned().unwrap_or_default())
     }
 
     /// As a JSON object with each name's values in an array.
-    pub(super) fn multi(&self) -> impl Serialize {
+    pub(crate) fn multi(&self) -> impl Serialize {
         AsMap(&self.0, Vec::clone)
     }
 
     /// As a JSON object with each name's values joined by commas (payload format 2.0).
-    pub(super) fn joined(&self) -> impl Serialize {
+    pub(crate) fn joined(&self) -> impl Serialize {
         AsMap(&self.0, |values: &Vec<String>| values.join(","))
     }
 }

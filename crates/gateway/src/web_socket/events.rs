@@ -4,10 +4,12 @@ use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{
-    Api, clock, ids,
-    request::{Fields, Request},
-    socket::{Client, End},
+use crate::{
+    clock,
+    config::ApiIdentity,
+    http_server::request::{Fields, HttpRequest},
+    ids,
+    sockets::socket::{Client, End},
 };
 
 /// The event a Lambda authorizer gets (`REQUEST` type).
@@ -95,17 +97,17 @@ impl Serialize for Empty {
 }
 
 /// When an event happens and what it is called.
-pub(super) struct Occasion<'a> {
-    pub(super) api: &'a Api,
-    pub(super) client: &'a Client,
-    pub(super) request_id: &'a str,
+pub(crate) struct EventBuilder<'a> {
+    pub(crate) api: &'a ApiIdentity,
+    pub(crate) client: &'a Client,
+    pub(crate) request_id: &'a str,
     /// Milliseconds since 1970.
-    pub(super) at: u64,
+    pub(crate) at: u64,
 }
 
-impl Occasion<'_> {
+impl EventBuilder<'_> {
     /// The authorizer's event for a handshake.
-    pub(super) fn authorize(&self, request: &Request) -> Bytes {
+    pub(crate) fn authorize(&self, request: &HttpRequest) -> Bytes {
         let mut headers = request.forwarded_headers();
         if !request.headers.contains_key(http::header::CONTENT_LENGTH) {
             headers.push("content-length".to_owned(), "0".to_owned());
@@ -129,7 +131,7 @@ impl Occasion<'_> {
     }
 
     /// The event of `$connect`.
-    pub(super) fn connect(&self, request: &Request) -> Bytes {
+    pub(crate) fn connect(&self, request: &HttpRequest) -> Bytes {
         let headers =
             request.forwarded_headers().without(&["connection", "upgrade", "content-length"]);
         let query = request.query_fields();
@@ -146,7 +148,7 @@ impl Occasion<'_> {
     }
 
     /// The event of a message on the route `route_key`.
-    pub(super) fn message(&self, route_key: &str, body: &str) -> Bytes {
+    pub(crate) fn message(&self, route_key: &str, body: &str) -> Bytes {
         to_json(&ProxyEvent::<(), (), (), ()> {
             headers: None,
             multi_value_headers: None,
@@ -162,7 +164,7 @@ impl Occasion<'_> {
     }
 
     /// The event of `$disconnect`.
-    pub(super) fn disconnect(&self, end: &End) -> Bytes {
+    pub(crate) fn disconnect(&self, end: &End) -> Bytes {
         let mut headers = Fields::default();
         headers.push("Host".to_owned(), self.client.domain_name.to_string());
         for name in ["x-api-key", "X-Forwarded-For", "x-restapi"] {
@@ -238,6 +240,6 @@ impl<'a> Context<'a, Identity<'a>> {
 }
 
 /// Serialises an event, which holds nothing that JSON cannot.
-pub(super) fn to_json(event: &impl Serialize) -> Bytes {
+pub(crate) fn to_json(event: &impl Serialize) -> Bytes {
     serde_json::to_vec(event).expect("an event is JSON").into()
 }

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::*;
-use crate::encode;
+use crate::frames::encode;
 
 /// A frame as a client could send it, right or wrong.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ impl Sent {
 }
 
 fn decode_all(bytes: &[u8], piece: usize) -> (Vec<Incoming>, Option<Violation>) {
-    let limits = Limits::default();
+    let limits = GatewayLimits::default();
     let mut decoder = Decoder::default();
     let mut said = Vec::new();
     for mut input in bytes.chunks(piece) {
@@ -187,7 +187,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 
 /// What tungstenite makes of the same bytes.
 fn oracle(bytes: &[u8]) -> (Vec<Incoming>, Option<u16>) {
-    let limits = Limits::default();
+    let limits = GatewayLimits::default();
     let config = WebSocketConfig::default()
         .max_frame_size(Some(limits.frame_bytes))
         .max_message_size(Some(limits.message_bytes));

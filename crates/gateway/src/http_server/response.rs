@@ -6,17 +6,17 @@ use http_body_util::Full;
 use serde_json::json;
 
 /// A response with all of its body.
-pub(super) type Response = http::Response<Full<Bytes>>;
+pub(crate) type HttpResponse = http::Response<Full<Bytes>>;
 
 /// Returns a response without headers.
-pub(super) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response {
+pub(crate) fn plain(status: StatusCode, body: impl Into<Bytes>) -> HttpResponse {
     let mut response = http::Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response
 }
 
 /// Returns a response with a JSON body.
-pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
+pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> HttpResponse {
     let mut response = plain(status, body);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
@@ -24,17 +24,17 @@ pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
 }
 
 /// Returns an error whose message is the status in words.
-pub(super) fn error(status: StatusCode) -> Response {
+pub(crate) fn error(status: StatusCode) -> HttpResponse {
     message(status, status.canonical_reason().unwrap_or("Error"))
 }
 
 /// Returns an error with a message.
-pub(super) fn message(status: StatusCode, message: &str) -> Response {
+pub(crate) fn message(status: StatusCode, message: &str) -> HttpResponse {
     json(status, json!({ "message": message }).to_string())
 }
 
 /// Returns the answer to a handshake that is not accepted.
-pub(super) fn refused_handshake(status: StatusCode) -> Response {
+pub(crate) fn refused_handshake(status: StatusCode) -> HttpResponse {
     let mut response = error(status);
     if status == StatusCode::UPGRADE_REQUIRED {
         let headers = response.headers_mut();
@@ -45,12 +45,12 @@ pub(super) fn refused_handshake(status: StatusCode) -> Response {
 }
 
 /// Returns the error of a gateway that is broken itself.
-pub(super) fn failed() -> Response {
+pub(crate) fn failed() -> HttpResponse {
     error(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Returns the answer that ends a handshake. No extension is negotiated.
-pub(super) fn switching_protocols(key: &str, subprotocol: Option<HeaderValue>) -> Response {
+pub(crate) fn switching_protocols(key: &str, subprotocol: Option<HeaderValue>) -> HttpResponse {
     let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, Bytes::new());
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -65,7 +65,10 @@ pub(super) fn switching_protocols(key: &str, subprotocol: Option<HeaderValue>) -
 }
 
 /// Adds the header from which AWS SDKs read the type of an error.
-pub(super) fn with_error_type(mut response: Response, error_type: &'static str) -> Response {
+pub(crate) fn with_error_type(
+    mut response: HttpResponse,
+    error_type: &'static str,
+) -> HttpResponse {
     let name = HeaderName::from_static("x-amzn-errortype");
     response.headers_mut().insert(name, HeaderValue::from_static(error_type));
     response

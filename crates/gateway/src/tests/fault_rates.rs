@@ -1,4 +1,4 @@
-//! Faults on purpose.
+//! FaultRates on purpose.
 
 use tokio::time::Instant;
 
@@ -6,7 +6,8 @@ use super::*;
 
 #[tokio::test]
 async fn disconnect_can_be_lost() {
-    let fixture = Fixture::with_faults(Faults { lost_disconnect: 1.0, ..Faults::default() });
+    let fixture =
+        Fixture::with_faults(FaultRates { lost_disconnect: 1.0, ..FaultRates::default() });
     drop(fixture.connect().await);
     until("the connection ends", || fixture.gateway.sockets().is_empty()).await;
     fixture.shutdown.cancel();
@@ -17,16 +18,18 @@ async fn disconnect_can_be_lost() {
 #[tokio::test]
 async fn disconnect_can_be_late() {
     let disconnect_delay = Duration::from_millis(100);
-    let fixture = Fixture::with_faults(Faults { disconnect_delay, ..Faults::default() });
-    drop(fixture.connect().await);
+    let fixture = Fixture::with_faults(FaultRates { disconnect_delay, ..FaultRates::default() });
+    let client = fixture.connect().await;
     let started = Instant::now();
+    drop(client);
     fixture.fake.event("disconnect", 1).await;
     assert!(started.elapsed() >= disconnect_delay);
 }
 
 #[tokio::test]
 async fn messages_can_be_doubled() {
-    let fixture = Fixture::with_faults(Faults { duplicated_message: 1.0, ..Faults::default() });
+    let fixture =
+        Fixture::with_faults(FaultRates { duplicated_message: 1.0, ..FaultRates::default() });
     let mut client = fixture.connect().await;
     send(&mut client, "hello").await;
     let second = fixture.fake.event("default", 2).await;
@@ -35,7 +38,7 @@ async fn messages_can_be_doubled() {
 
 #[tokio::test]
 async fn posts_can_fail() {
-    let fixture = Fixture::with_faults(Faults { failed_post: 1.0, ..Faults::default() });
+    let fixture = Fixture::with_faults(FaultRates { failed_post: 1.0, ..FaultRates::default() });
     let (_client, id) = fixture.connect_with_id().await;
     let refused = fixture.gateway.sockets().post(&[&id], "x".into()).await;
     assert!(matches!(refused[..], [(0, PostError::Injected)]), "{refused:?}");
@@ -48,7 +51,7 @@ async fn posts_can_fail() {
 
 #[tokio::test]
 async fn connections_can_be_half_open() {
-    let fixture = Fixture::with_faults(Faults { half_open: 1.0, ..Faults::default() });
+    let fixture = Fixture::with_faults(FaultRates { half_open: 1.0, ..FaultRates::default() });
     let (mut client, id) = fixture.connect_with_id().await;
     let sockets = fixture.gateway.sockets();
     assert!(sockets.post(&[&id], "unseen".into()).await.is_empty());

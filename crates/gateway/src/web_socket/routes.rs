@@ -45,17 +45,17 @@ impl Routes {
         self.0.iter().map(|(key, route)| (key.as_str(), route))
     }
 
-    pub(super) fn connect(&self) -> Option<&Route> {
+    pub(crate) fn connect(&self) -> Option<&Route> {
         self.0.get("$connect")
     }
 
-    pub(super) fn disconnect(&self) -> Option<&Route> {
+    pub(crate) fn disconnect(&self) -> Option<&Route> {
         self.0.get("$disconnect")
     }
 
     /// Returns the route of a message with its key. Keys with `$` are reserved, so no message can
     /// name one; what matches nothing goes to `$default` if there is one.
-    pub(super) fn select(&self, selection: &Selection, body: &str) -> Option<(&str, &Route)> {
+    pub(crate) fn select(&self, selection: &Selection, body: &str) -> Option<(&str, &Route)> {
         let key = selection.evaluate(body).filter(|key| !key.starts_with('$'));
         let route = key.and_then(|key| self.0.get_key_value(&key));
         let (key, route) = route.or_else(|| self.0.get_key_value("$default"))?;
