@@ -7,7 +7,7 @@ use std::{
 
 use aws::clients::TableOptions;
 use domain::{
-    rules::{Policies, SetText, Unsound},
+    rules::{InvalidSet, Policies, SetText},
     shard::Shards,
 };
 use secrecy::SecretString;
@@ -105,7 +105,7 @@ pub enum PresetError {
     Read(PathBuf, #[source] std::io::Error),
     /// The rules are not valid.
     #[error("the rules in HEADWATER_POLICY or HEADWATER_LIMITS are not valid")]
-    Invalid(#[from] Unsound),
+    Invalid(#[from] InvalidSet),
 }
 
 impl Options {

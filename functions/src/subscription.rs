@@ -101,8 +101,7 @@ impl App {
         let topics: BTreeSet<Topic> = starts.keys().cloned().collect();
         let id = &connection.recipient.id;
         let connections = &self.tables.connections;
-        let added =
-            connections.join(connection.shard, id, &topics, limits.topics, now).await?.added;
+        let added = connections.join(connection.shard, id, &topics, limits.topics, now).await?;
         let mut joined = Joined { topics: Vec::new(), added, positions: Vec::new() };
         for (topic, start) in starts {
             let (position, subscribed) = self.start(topic, *start, &limits, now).await?;

@@ -7,7 +7,7 @@ use aws::{control::Control, error::StoreError};
 use domain::{
     access::{Limits, Principal, Right},
     chain::Chain,
-    rules::{Policies, Unsound},
+    rules::{InvalidSet, Policies},
 };
 use parking_lot::RwLock;
 use tokio::{sync::Mutex, time::Instant};
@@ -29,7 +29,7 @@ pub enum RulesError {
         version: u64,
         /// What is wrong with them.
         #[source]
-        source: Unsound,
+        source: InvalidSet,
     },
 }
 

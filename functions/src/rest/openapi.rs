@@ -39,12 +39,3 @@ struct Api;
 async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(Api::openapi())
 }
-
-#[cfg(test)]
-mod dump {
-    use super::*;
-    #[test]
-    fn dump() {
-        std::fs::write("/tmp/openapi-after.json", Api::openapi().to_pretty_json().unwrap()).unwrap();
-    }
-}

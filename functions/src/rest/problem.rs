@@ -11,7 +11,7 @@ use axum::{
 };
 use domain::{
     chain::Chain,
-    rules::{Fault, Unsound},
+    rules::{Defect, InvalidSet},
 };
 use serde::Serialize;
 use tracing::error;
@@ -35,7 +35,7 @@ pub(super) struct Problem {
     /// The errors in rules, and where they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
-    pub faults: Vec<Fault>,
+    pub faults: Vec<Defect>,
     /// The existing names that are nearest to an unknown one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nearest: Vec<String>,
@@ -117,8 +117,8 @@ impl From<RulesError> for Problem {
     }
 }
 
-impl From<Unsound> for Problem {
-    fn from(error: Unsound) -> Self {
+impl From<InvalidSet> for Problem {
+    fn from(error: InvalidSet) -> Self {
         let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
         Self { faults: error.0, ..problem }
     }
