@@ -18,7 +18,7 @@ pub struct Rest {
     headers: HeaderMap,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     /// The HTTP status.
@@ -36,12 +36,12 @@ impl Answer {
         json.unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
-    /// What a header says; empty where it is absent.
+    /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The body, which has to be an RFC 9457 problem with this status.
+    /// The body, which must be an RFC 9457 problem with this status.
     pub fn problem(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
@@ -53,13 +53,13 @@ impl Answer {
 }
 
 impl Rest {
-    /// A client that names no connection.
+    /// Creates a client that names no connection.
     pub fn new(address: SocketAddr) -> Self {
         let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
         Self { http, base: format!("http://{address}"), headers: HeaderMap::new() }
     }
 
-    /// The client with another header.
+    /// Returns the client with one more header.
     #[must_use]
     pub fn with(&self, name: &'static str, value: &str) -> Self {
         let mut rest = self.clone();
@@ -68,23 +68,23 @@ impl Rest {
         rest
     }
 
-    /// The client, naming the connection of a welcome.
+    /// Returns the client with the connection of a welcome.
     #[must_use]
     pub fn of(&self, welcome: &Value) -> Self {
         self.with("x-connection-id", welcome["connectionId"].as_str().unwrap())
             .with("x-connection-token", welcome["connectionToken"].as_str().unwrap())
     }
 
-    /// Asks.
+    /// Sends a request.
     pub async fn ask(&self, method: Method, path: &str) -> Answer {
         self.try_ask(method, path).await.unwrap()
     }
 
-    /// Asks, if there is somebody to ask.
+    /// Sends a request that may find no server.
     ///
     /// # Errors
     ///
-    /// When no answer came.
+    /// When there is no response.
     pub async fn try_ask(&self, method: Method, path: &str) -> reqwest::Result<Answer> {
         let url = format!("{}{path}", self.base);
         let answer = self.http.request(method, url).headers(self.headers.clone()).send().await?;
@@ -92,7 +92,7 @@ impl Rest {
         Ok(Answer { status, headers, text: answer.text().await? })
     }
 
-    /// Asks with a JSON body.
+    /// Sends a request with a JSON body.
     pub async fn send(&self, method: Method, path: &str, body: String) -> Answer {
         let url = format!("{}{path}", self.base);
         let request = self.http.request(method, url).headers(self.headers.clone());

@@ -1,4 +1,4 @@
-//! What both simulated upstreams share: their connections, and the routes that control them.
+//! The parts that both simulated upstreams share: connections, and the routes that control them.
 
 use std::{
     collections::VecDeque,
@@ -31,7 +31,7 @@ use super::{
 /// How many messages of clients are kept.
 const RECORDED: usize = 1_000;
 
-/// The connections of one upstream and what rules them.
+/// The connections of one upstream and what controls them.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) switch: Switch,

@@ -31,7 +31,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// An upstream's side of one connection.
 pub(super) trait Feed: Send {
-    /// What the upstream broadcasts to all its connections.
+    /// The events that the upstream broadcasts to all its connections.
     type Event: Clone + Send;
     /// Broken messages of this upstream's kind.
     const GARBAGE: &'static [&'static str];
@@ -40,15 +40,15 @@ pub(super) trait Feed: Send {
     /// The reason to close the connection when a client sends a binary message.
     const NO_BINARY: Option<&'static str>;
 
-    /// Returns what the client is told before it has said anything.
+    /// Returns the messages that the client gets before it has sent any.
     fn greet(&mut self) -> Vec<String> {
         Vec::new()
     }
     /// Returns the answers to a client's text message.
     fn receive(&mut self, text: &str) -> Vec<String>;
-    /// Returns what this client gets to see of an event.
+    /// Returns the messages that this client gets for an event.
     fn deliver(&mut self, event: &Self::Event, faults: Active) -> Vec<Frame>;
-    /// Returns whether the client has done what it must do in time.
+    /// Returns whether the client has sent what it must send in time.
     fn is_settled(&self) -> bool;
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Session<'a, F: Feed> {
     pub(super) shutdown: CancellationToken,
 }
 
-/// Why a session ends early; only a slow client may be told.
+/// Why a session ends early; only a slow client is notified.
 #[derive(Debug, thiserror::Error)]
 enum SessionEnd {
     #[error("the socket failed")]
@@ -85,7 +85,7 @@ enum SessionEnd {
 }
 
 impl<F: Feed> Session<'_, F> {
-    /// Serves the client until either side has had enough.
+    /// Serves the client until either side ends the session.
     pub(super) async fn run(mut self) {
         Stats::add(&self.stats.accepted, 1);
         let end = self.serve().await;
@@ -166,7 +166,7 @@ impl<F: Feed> Session<'_, F> {
         }
     }
 
-    /// Sends what the client gets of an event, and of those that wait behind it.
+    /// Sends the messages for an event and for those that are pending behind it.
     async fn forward(&mut self, first: F::Event, active: Active) -> Result<(), SessionEnd> {
         let mut messages = Vec::new();
         let mut next = Some(first);
@@ -183,7 +183,7 @@ impl<F: Feed> Session<'_, F> {
         self.write(messages).await
     }
 
-    /// Writes messages, but gives up on a client for which too many more are waiting meanwhile.
+    /// Writes messages, but cuts off a client for which too many events become pending meanwhile.
     async fn write(&mut self, messages: Vec<Message>) -> Result<(), SessionEnd> {
         if messages.is_empty() {
             return Ok(());
@@ -218,7 +218,7 @@ impl<F: Feed> Session<'_, F> {
     }
 }
 
-/// Waits for an instant; without one, for ever.
+/// Waits for an instant; without one, it never returns.
 pub(super) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => time::sleep_until(instant).await,

@@ -31,7 +31,7 @@ pub(super) struct Post {
     pub(super) id: u64,
     pub(super) local: bool,
     pub(super) media: bool,
-    /// Whether public timelines show it: answers to other people are on hashtag timelines only.
+    /// Whether public timelines show it. Replies to other people are on hashtag timelines only.
     pub(super) listed: bool,
     pub(super) tags: Vec<String>,
     /// The status, as JSON text.
@@ -52,7 +52,7 @@ pub(super) enum Change {
 /// All posts, driven by one random number generator.
 #[derive(Debug)]
 pub(super) struct Timeline {
-    /// What can still be read, by id.
+    /// The posts that can be read, by id.
     pub(super) posts: BTreeMap<u64, Arc<Post>>,
     accounts: Vec<Account>,
     recent: VecDeque<Arc<Post>>,

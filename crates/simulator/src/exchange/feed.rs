@@ -1,4 +1,4 @@
-//! One client of the exchange's WebSocket feed: its subscriptions and what they bring.
+//! One client of the exchange's WebSocket feed: its subscriptions and their messages.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -49,7 +49,7 @@ impl Channel {
     }
 }
 
-/// A channel, and the product it is wanted for.
+/// A channel of a product.
 pub(super) type Subscription = (Channel, usize);
 
 #[derive(Deserialize)]
@@ -99,7 +99,7 @@ impl ClientFeed {
         added.dedup();
         self.settled = true;
 
-        // Under one lock: no event falls between a greeting and what is streamed after it.
+        // Under one lock, so that no event is lost between a greeting and the stream after it.
         let exchange = Arc::clone(&self.exchange);
         let state = exchange.state();
         let mut greetings = Vec::new();

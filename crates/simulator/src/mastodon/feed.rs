@@ -1,4 +1,4 @@
-//! One client of the Mastodon server's WebSocket: its streams and what they bring.
+//! One client of the Mastodon server's WebSocket: its streams and their messages.
 
 use std::sync::Arc;
 

@@ -121,7 +121,7 @@ async fn public(
     timeline(&server, stream, &headers, "/api/v1/timelines/public", &query)
 }
 
-/// Answers one page of what a stream carries, newest first.
+/// Returns one page of the posts of a stream, newest first.
 fn timeline(
     server: &Mastodon,
     stream: Result<Stream, Unknown>,

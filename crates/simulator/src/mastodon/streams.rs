@@ -25,7 +25,7 @@ enum Kind {
     Quiet,
 }
 
-/// A stream that somebody asked for.
+/// A stream that a client has subscribed to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Stream {
     kind: Kind,
