@@ -28,13 +28,13 @@ use secrecy::SecretString;
 use tracing::warn;
 
 use crate::{
-    callback::Callback,
-    identity::{self, Tokens},
-    origin::Origins,
+    access::identity::{self, Tokens},
+    access::origin::Origins,
+    access::rates::Rates,
+    access::rules::{InForce, Overrides, Rules, RulesError},
+    access::token::{ConnectionTokens, SAFE_SECRET_BYTES, parse_secrets, secrets},
+    connection::callback::Callback,
     push::Pusher,
-    rates::Rates,
-    rules::{InForce, Overrides, Rules, RulesError},
-    token::{ConnectionTokens, SAFE_SECRET_BYTES, parse_secrets, secrets},
 };
 
 /// Where the time comes from: the binaries give the system's clock.

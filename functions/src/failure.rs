@@ -3,7 +3,7 @@
 use aws::error::{Chain, StoreError};
 use lambda_runtime::Diagnostic;
 
-use crate::{authorize::AuthorizeError, connection::ConnectionEventError, push::JobError};
+use crate::{access::authorize::AuthorizeError, connection::ConnectionEventError, push::JobError};
 
 /// A handler's error, with a stable type and its causes in the message.
 #[derive(Debug)]

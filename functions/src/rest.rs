@@ -1,5 +1,10 @@
 //! `rest`: the REST interface under `/api/v1`, and the web page.
 
+mod guard;
+pub mod page;
+mod policy;
+pub mod problem;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -29,13 +34,11 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use crate::{
+    access::caller::Caller,
     app::{App, Clock},
-    caller::Caller,
-    guard,
-    page::Page,
-    policy,
-    problem::Problem,
-    subscribe::Start,
+    connection::subscribe::Start,
+    rest::page::Page,
+    rest::problem::Problem,
 };
 
 /// Events in a page of history, unless the caller wants another number.

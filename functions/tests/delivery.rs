@@ -24,8 +24,8 @@ use domain::{
 use dynamo::Engine;
 use functions::{
     app::{App, Options},
+    connection::subscribe::Start,
     push::Pusher,
-    subscribe::Start,
 };
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::topic::Topic;
 use secrecy::SecretString;
 
-use crate::feed::Wanted;
+use crate::{host::host_of, wanted::Wanted};
 
 /// Shortest flush that is worth its cost.
 const LEAST_FLUSH_MS: u64 = 1;
@@ -144,7 +144,7 @@ fn parse_token(text: &str) -> Result<Token, String> {
             let host = url::Url::parse(host)
                 .ok()
                 .filter(url::Url::has_host)
-                .map_or_else(|| host.to_owned(), |url| crate::source::host_of(&url));
+                .map_or_else(|| host.to_owned(), |url| host_of(&url));
             Token { host: Some(host), token: SecretString::from(token) }
         }
         // The text itself may be a token, so it is not repeated.

@@ -15,9 +15,9 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use jiff::Timestamp;
 use poller::{
     config,
+    families::families,
     health::{Looks, TELL_EVERY},
     poller::Poller,
-    source::families,
 };
 use tokio::{
     net::TcpListener,

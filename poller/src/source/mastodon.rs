@@ -59,11 +59,7 @@ use self::{
     status::Told,
     timeline::{Answer, Heard, Ignored, Outcome, Question, Remember},
 };
-use super::{Source, host_of};
-use crate::{
-    backoff::Backoff,
-    feed::{Feed, Wanted},
-};
+use crate::{backoff::Backoff, feed::Feed, host::host_of, source::Source, wanted::Wanted};
 
 /// Shortest and longest bound of the wait between two attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));

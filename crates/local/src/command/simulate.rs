@@ -1,9 +1,10 @@
 //! `headwater simulate`: the simulated upstreams alone.
 
 use anyhow::Context as _;
+use simulator::Simulator;
 use tokio_util::sync::CancellationToken;
 
-use crate::{output::print, simulator::Simulator};
+use crate::output::print;
 
 /// Run a simulated Coinbase exchange and a simulated Mastodon server.
 ///
@@ -12,7 +13,7 @@ use crate::{output::print, simulator::Simulator};
 #[group(skip)]
 pub struct Options {
     #[command(flatten)]
-    simulation: crate::simulator::Options,
+    simulation: ::simulator::Options,
 }
 
 /// Runs both servers until `shutdown`.

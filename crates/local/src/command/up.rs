@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     in_process::{Server, Settings},
     output::print,
-    simulator,
 };
 
 /// Run everything on this machine, with the live upstreams or with simulated ones.

@@ -12,6 +12,7 @@ use ::functions::{
 use axum::Router;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use gateway::{FunctionError, Functions};
 use lambda_http::{
     Adapter,
     lambda_runtime::{Context, LambdaEvent},
@@ -19,8 +20,6 @@ use lambda_http::{
     tower::Service as _,
 };
 use serde::{Serialize, de::DeserializeOwned};
-
-use crate::gateway::{FunctionError, Functions};
 
 /// The name of the function that authorizes handshakes and requests.
 pub const AUTHORIZE: &str = "authorize";

@@ -10,8 +10,8 @@ use ::functions::{
 };
 use ::poller::{
     config::{Options as PollerOptions, Servers, Token, Tokens},
+    families::families,
     poller::{Poller, claim},
-    source::families,
 };
 use anyhow::{Context as _, anyhow, ensure};
 use aws::{
@@ -22,17 +22,16 @@ use aws::{
 };
 use domain::{policy::SetText, topic::Topic};
 use dynamo::Engine;
+use gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets};
 use jiff::Timestamp;
 use secrecy::SecretString;
+use simulator::Simulator;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::functions::{AUTHORIZE, CONNECTION, DirectFunctions, REST};
-use crate::{
-    gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets},
-    simulator::{self, Simulator},
-};
+use crate::adapters::SocketTable;
 
 /// The topics that a simulation records by default, so that there is a history to look at.
 const DEMO_TOPICS: [&str; 4] = [
@@ -96,10 +95,10 @@ impl Server {
 
         let clock: Clock = Arc::new(Timestamp::now);
         let sockets = Arc::new(Sockets::new(Limits::guarded()));
+        let outlet = Arc::new(SocketTable(sockets.clone()));
         let is_open = functions.is_open();
-        let app = Arc::new(app(functions, listen, tables.clone(), sockets.clone())?);
-        let pusher =
-            Arc::new(Pusher::new(&tables, sockets.clone(), app.rules.clone(), clock.clone()));
+        let app = Arc::new(app(functions, listen, tables.clone(), outlet.clone())?);
+        let pusher = Arc::new(Pusher::new(&tables, outlet, app.rules.clone(), clock.clone()));
         let rules = app.in_force().await.context("cannot read the rules")?;
 
         // Cancelled after the poller has stopped: clients get the last events before they are
@@ -224,7 +223,7 @@ fn app(
     mut options: FunctionOptions,
     listen: SocketAddr,
     tables: Tables,
-    sockets: Arc<Sockets>,
+    outlet: Arc<SocketTable>,
 ) -> anyhow::Result<App> {
     // Connections end with the process, so the secret of their tokens need not outlive it.
     let connection_secret = options.connection_secret.clone().unwrap_or_else(|| {
@@ -237,7 +236,7 @@ fn app(
     }
     options.allowed_origins.get_or_insert(Origins::Same);
     let preset = options.preset(SetText::open())?;
-    Ok(App::new(tables, sockets, options, preset, connection_secret))
+    Ok(App::new(tables, outlet, options, preset, connection_secret))
 }
 
 fn gateway_config(listen: SocketAddr, is_open: bool, ready: watch::Receiver<bool>) -> Config {

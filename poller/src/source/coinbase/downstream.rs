@@ -9,7 +9,7 @@ use aws::{
 use domain::{frame::Frame, topic::Topic};
 use tokio::sync::watch;
 
-use crate::feed::{Feed, Outgoing, Wanted};
+use crate::{feed::Feed, outgoing::Outgoing, wanted::Wanted};
 
 /// What a connection to the exchange needs of the feed.
 pub(super) trait Downstream: Clone + Send + Sync + 'static {

@@ -22,7 +22,10 @@ use super::{
     tally::{Losses, Tally},
     trades::Taken,
 };
-use crate::feed::{Outgoing, Role, Wanted};
+use crate::{
+    outgoing::{Outgoing, Role},
+    wanted::Wanted,
+};
 
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{downstream::Downstream, rest::Rest};
-use crate::feed::{Outgoing, Wanted};
+use crate::{outgoing::Outgoing, wanted::Wanted};
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -27,7 +27,7 @@ use super::{
     rest::{Rest, retry_after},
     session::{Chore, Session, SessionError},
 };
-use crate::{backoff::Backoff, feed::Wanted};
+use crate::{backoff::Backoff, wanted::Wanted};
 
 #[cfg(test)]
 mod tests;

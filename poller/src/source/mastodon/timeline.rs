@@ -31,7 +31,10 @@ use super::{
     size, snowflake,
     status::{Status, Told},
 };
-use crate::feed::{Outgoing, Role, Wanted};
+use crate::{
+    outgoing::{Outgoing, Role},
+    wanted::Wanted,
+};
 
 /// How many posts are held, and how many ids and tombstones: a day of two posts a second.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(200_000).expect("not zero");
