@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{Answer, Client, Headwater, Program, Setup};
+use crate::{Client, Headwater, Program, RestResponse, Setup};
 
 /// The secret of a server that accepts tokens.
 pub const SECRET: &str = "a secret of at least thirty-two bytes";
@@ -36,7 +36,12 @@ impl Headwater {
     }
 
     /// Replaces the policies, and the limits if there are any.
-    pub async fn put_policies(&self, token: &str, policies: &str, limits: Option<&str>) -> Answer {
+    pub async fn put_policies(
+        &self,
+        token: &str,
+        policies: &str,
+        limits: Option<&str>,
+    ) -> RestResponse {
         let rest = self.rest().with("authorization", &format!("Bearer {token}"));
         let mut body = json!({"policies": policies});
         if let Some(limits) = limits {

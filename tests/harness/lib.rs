@@ -30,7 +30,7 @@ pub use self::{
     ports::Ports,
     program::{Finished, Program},
     requirement::skip,
-    rest::{Answer, Rest},
+    rest::{Rest, RestResponse},
 };
 
 /// The longest wait for a condition.

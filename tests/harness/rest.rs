@@ -20,7 +20,7 @@ pub struct Rest {
 
 /// A response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct RestResponse {
     /// The HTTP status.
     pub status: u16,
     /// The headers.
@@ -29,7 +29,7 @@ pub struct Answer {
     pub text: String,
 }
 
-impl Answer {
+impl RestResponse {
     /// The body as JSON.
     pub fn json(&self) -> Value {
         let json = serde_json::from_str(&self.text);
@@ -76,7 +76,7 @@ impl Rest {
     }
 
     /// Sends a request.
-    pub async fn ask(&self, method: Method, path: &str) -> Answer {
+    pub async fn ask(&self, method: Method, path: &str) -> RestResponse {
         self.try_ask(method, path).await.unwrap()
     }
 
@@ -85,35 +85,35 @@ impl Rest {
     /// # Errors
     ///
     /// When there is no response.
-    pub async fn try_ask(&self, method: Method, path: &str) -> reqwest::Result<Answer> {
+    pub async fn try_ask(&self, method: Method, path: &str) -> reqwest::Result<RestResponse> {
         let url = format!("{}{path}", self.base);
         let answer = self.http.request(method, url).headers(self.headers.clone()).send().await?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Ok(Answer { status, headers, text: answer.text().await? })
+        Ok(RestResponse { status, headers, text: answer.text().await? })
     }
 
     /// Sends a request with a JSON body.
-    pub async fn send(&self, method: Method, path: &str, body: String) -> Answer {
+    pub async fn send(&self, method: Method, path: &str, body: String) -> RestResponse {
         let url = format!("{}{path}", self.base);
         let request = self.http.request(method, url).headers(self.headers.clone());
         let request = request.header("content-type", "application/json").body(body);
         let answer = request.send().await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Answer { status, headers, text: answer.text().await.unwrap() }
+        RestResponse { status, headers, text: answer.text().await.unwrap() }
     }
 
     /// `GET`.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> RestResponse {
         self.ask(Method::GET, path).await
     }
 
     /// `POST`.
-    pub async fn post(&self, path: &str) -> Answer {
+    pub async fn post(&self, path: &str) -> RestResponse {
         self.ask(Method::POST, path).await
     }
 
     /// `DELETE`.
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub async fn delete(&self, path: &str) -> RestResponse {
         self.ask(Method::DELETE, path).await
     }
 

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use self::feed::{Channel, ClientFeed};
+use self::subscriber::{Channel, Subscriber};
 use super::{
     faults::Fault,
     host::{self, Host},
@@ -26,10 +26,10 @@ use super::{
     upgrade::Upgrade,
 };
 
-mod feed;
 mod messages;
 mod rest;
 mod server;
+mod subscriber;
 
 pub use self::server::ExchangeServer;
 
@@ -207,7 +207,7 @@ async fn connect(State(exchange): State<Arc<Exchange>>, mut request: Request) ->
     };
     let events = exchange.events.subscribe();
     let (host, timing) = (Arc::clone(&exchange.host), exchange.timing);
-    host.serve(upgrade, ClientFeed::new(exchange), events, timing);
+    host.serve(upgrade, Subscriber::new(exchange), events, timing);
     answer
 }
 

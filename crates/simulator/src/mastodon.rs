@@ -23,20 +23,20 @@ use tokio::{
     time::{self, Instant},
 };
 
-use self::{feed::ClientFeed, query::Query};
+use self::{query::Query, subscriber::Subscriber};
 use super::{
     faults::Fault,
     host::{self, Host},
     session::{QUEUE, Timing},
-    timeline::{Change, DOMAIN, Post, Timeline},
+    timeline::{Change, DOMAIN, Timeline, Toot},
     upgrade::Upgrade,
 };
 
-mod feed;
 mod query;
 mod rest;
 mod server;
 mod streams;
+mod subscriber;
 
 pub use self::server::MastodonServer;
 
@@ -49,7 +49,7 @@ const CHANGES_AT_ONCE: usize = 200;
 #[derive(Clone, Debug)]
 struct Event {
     name: &'static str,
-    post: Arc<Post>,
+    post: Arc<Toot>,
     /// The payload as the JSON string that an envelope holds.
     payload: Arc<str>,
     /// Whether the fault `skip-trades` skips this one.
@@ -224,6 +224,6 @@ async fn connect(
     }
     let events = server.events.subscribe();
     let (host, timing) = (Arc::clone(&server.host), server.timing);
-    host.serve(upgrade, ClientFeed::new(server, query), events, timing);
+    host.serve(upgrade, Subscriber::new(server, query), events, timing);
     answer
 }

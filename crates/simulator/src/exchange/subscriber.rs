@@ -12,7 +12,7 @@ use crate::{
     faults::{Active, Fault},
     mangler::Frame,
     market::{PRODUCTS, Status},
-    session::Feed,
+    session::Conversation,
 };
 
 const NEEDS_KEY: &str = "level2, level3, and full channels now require authentication. https://docs.cloud.coinbase.com/exchange/docs/websocket-auth";
@@ -73,14 +73,14 @@ enum ChannelRequest {
 }
 
 /// A client's subscriptions, each with the number of the event it starts after.
-pub(super) struct ClientFeed {
+pub(super) struct Subscriber {
     exchange: Arc<Exchange>,
     subscriptions: BTreeMap<Subscription, u64>,
     generation: u64,
     settled: bool,
 }
 
-impl ClientFeed {
+impl Subscriber {
     pub(super) fn new(exchange: Arc<Exchange>) -> Self {
         let generation = exchange.host.stats.generation();
         Self { exchange, subscriptions: BTreeMap::new(), generation, settled: false }
@@ -159,7 +159,7 @@ impl ClientFeed {
     }
 }
 
-impl Feed for ClientFeed {
+impl Conversation for Subscriber {
     type Event = Event;
 
     const GARBAGE: &'static [&'static str] = &[
@@ -221,7 +221,7 @@ impl Feed for ClientFeed {
     }
 }
 
-impl Drop for ClientFeed {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         for subscription in self.subscriptions.keys() {
             self.exchange.host.stats.unsubscribed(self.generation, &label(*subscription));
