@@ -27,7 +27,7 @@ pub(super) const QUEUE: usize = 16_384;
 /// Messages put into the socket's buffer between two flushes.
 const BATCH: usize = 256;
 /// How long a client that was too slow has to read that it was.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(15);
 
 /// An upstream's side of one connection.
 pub(super) trait Conversation: Send {
