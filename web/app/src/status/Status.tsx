@@ -38,13 +38,11 @@ function Sources() {
         {simulated.value && <span class="badge simulated">Simulated</span>}
       </header>
       {!current ? (
-        <ul class="sources">
-          <li class="pad">
-            <div class="ghost grow" />
-          </li>
-        </ul>
+        <div class="sources pad">
+          <div class="ghost" />
+        </div>
       ) : current.sources.length === 0 ? (
-        <p class="quiet pad">No source has reported yet.</p>
+        <p class="sources quiet pad">No source has reported yet.</p>
       ) : (
         <ul class="sources">
           {current.sources.map((source) => (
