@@ -68,10 +68,10 @@ test("the theme follows the system until the reader chooses one", async ({ page,
   await page.emulateMedia({ colorScheme: "dark" });
   await open(page, headwater);
   expect(await lightness(page)).toBeLessThan(60);
-  await page.getByRole("button", { name: "Show in light colours" }).click();
+  await page.getByRole("button", { name: "Show in light colors" }).click();
   expect(await lightness(page)).toBeGreaterThan(200);
   await page.reload();
-  await expect(page.getByRole("button", { name: "Show in dark colours" })).toBeVisible();
+  await expect(page.getByRole("button", { name: "Show in dark colors" })).toBeVisible();
   expect(await lightness(page)).toBeGreaterThan(200);
 });
 
@@ -151,7 +151,7 @@ for (const view of VIEWS) {
       await open(page, headwater, view.path);
       for (const loaded of view.loaded) await expect(page.locator(loaded).first()).toBeVisible();
       await expect(page.getByRole("link", { name: /^Connection/ })).toContainText(/live/);
-      await expect(page.locator(".origin strong")).toBeVisible();
+      await expect(page.locator(".data-banner strong")).toBeVisible();
       await painted();
       type Shift = { value: number; elements: string };
       const shifts = await page.evaluate(() => (window as unknown as { shifts: Shift[] }).shifts);
@@ -170,7 +170,7 @@ test("every view has an address, and an unknown address says so", async ({ page,
   await page.goBack();
   await expect(page.getByRole("heading", { name: "ETH/USD" })).toBeVisible();
   await page.goto(`${headwater.url}/nowhere`);
-  await expect(page.getByText("There is nothing here")).toBeVisible();
+  await expect(page.getByText("Page not found")).toBeVisible();
 });
 
 test("the screenshot of the README @picture", async ({ page, headwater }) => {

@@ -72,7 +72,7 @@ test("an unknown pair is rejected with a reason", async ({ page, headwater }) =>
   await open(page, headwater);
   const search = page.getByRole("combobox", { name: "Add a pair" });
   await search.fill("BTC-USDD");
-  await expect(page.getByText("The exchange has no pair like")).toBeVisible();
+  await expect(page.getByText("No pair of the exchange matches")).toBeVisible();
   await search.press("Enter");
   await expect(page.getByText(/did you mean .*BTC-USD/).first()).toBeVisible();
 });

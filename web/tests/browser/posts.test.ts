@@ -43,7 +43,7 @@ test("columns by language and server are added, linked to and removed", async ({
   await page.getByLabel("Kind of column").selectOption("server");
   await page.getByRole("combobox", { name: "Server", exact: true }).fill("not a server");
   await page.getByRole("button", { name: "Add" }).click();
-  await expect(page.getByText("That is no server.")).toBeVisible();
+  await expect(page.getByText("This is not a valid server.")).toBeVisible();
   await page.getByRole("button", { name: "Remove English" }).click();
   await expect(english).toHaveCount(0);
 });
