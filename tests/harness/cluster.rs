@@ -67,12 +67,12 @@ impl Cluster {
                     return;
                 }
             }
-            panic!("the cluster has ended before it was up");
+            panic!("the cluster ended before it was up");
         };
         time::timeout(PATIENCE, up).await.expect("the cluster is up");
         let cluster = Self { address, ports, child, _output: output, folder };
         let rest = cluster.rest();
-        until("the cluster knows what the exchange trades", async || {
+        until("the catalogue lists the products of the exchange", async || {
             let answer = rest.try_ask(Method::GET, "/api/v1/topics?source=coinbase").await.ok()?;
             let is_known = answer.status == 200 && answer.text.contains("BTC-USD");
             is_known.then_some(())
@@ -123,11 +123,11 @@ impl Cluster {
         std::fs::read_to_string(path).unwrap().trim().to_owned()
     }
 
-    /// Stops it as it should be stopped, and checks that nothing is left.
+    /// Stops it in the regular way and checks that no part is left.
     pub async fn stop(mut self) {
         signal("-TERM", &self.child.id().unwrap().to_string()).await;
         let ended = time::timeout(PATIENCE, self.child.wait()).await;
-        let status = ended.expect("the cluster ends when asked to").unwrap();
+        let status = ended.expect("the cluster ends on SIGTERM").unwrap();
         assert!(status.success(), "{status}");
         for distance in 0..PORTS {
             let part = self.part(distance);
@@ -138,7 +138,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // A test that failed leaves nothing behind: the script ends its parts when it is asked to.
+        // After a failed test, the script stops its parts on `SIGTERM`.
         if let Some(id) = self.child.id() {
             let _ = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status();
         }

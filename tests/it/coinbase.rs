@@ -64,7 +64,7 @@ async fn one_connection_to_the_exchange_serves_every_subscribed_topic() {
 }
 
 #[tokio::test]
-async fn what_is_recorded_is_fetched_though_nobody_is_there() {
+async fn recorded_topics_are_fetched_without_subscribers() {
     let exchange = Exchange::start().await;
     let setup = Headwater::setup().exchange(&exchange);
     let headwater = setup.option("--coinbase-record", "matches/ETH-USD").start().await;
@@ -83,7 +83,7 @@ async fn what_is_recorded_is_fetched_though_nobody_is_there() {
 }
 
 #[tokio::test]
-async fn waiting_tickers_give_way_to_newer_ones_and_trades_do_not() {
+async fn pending_tickers_are_replaced_by_newer_ones_and_trades_are_not() {
     let exchange = Exchange::start().await;
     let headwater =
         Headwater::setup().exchange(&exchange).option("--flush-ms", "300").start().await;
@@ -165,7 +165,7 @@ async fn a_later_reader_of_a_book_starts_at_the_newest_snapshot() {
 }
 
 #[tokio::test]
-async fn who_subscribes_in_the_middle_of_a_burst_misses_nothing() {
+async fn a_subscriber_in_the_middle_of_a_burst_misses_nothing() {
     let exchange = Exchange::start().await;
     let headwater = Headwater::setup().exchange(&exchange).option("--flush-ms", "1").start().await;
     for product in ["BTC-USD", "ETH-USD", "SOL-USD"] {
@@ -176,7 +176,7 @@ async fn who_subscribes_in_the_middle_of_a_burst_misses_nothing() {
             for _ in 0..200 {
                 exchange.trade(product);
             }
-            // The first one is there before the first trade is heard, the others amid the rest.
+            // The first client subscribes before the first trade arrives, the others amid the rest.
             let answer = client.subscribe(&[&topic]).await;
             if clients.is_empty() {
                 exchange.subscribed("matches", product).await;

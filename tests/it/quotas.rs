@@ -1,4 +1,4 @@
-//! What each class may use up, over WebSocket and REST alike.
+//! The limits of each class, over WebSocket and REST.
 
 use std::time::{Duration, Instant};
 

@@ -14,7 +14,7 @@ pub struct LambdaPush {
 
 impl LambdaPush {
     /// The function with this name or ARN.
-    pub fn new(lambda: Lambda, function: String) -> Self {
+    pub(crate) fn new(lambda: Lambda, function: String) -> Self {
         Self { lambda, function }
     }
 

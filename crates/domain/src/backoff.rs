@@ -1,10 +1,10 @@
-//! How long to wait between attempts.
+//! The delay between attempts.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt as _};
 
-/// Full-jitter exponential backoff: each delay is drawn between zero and a ceiling that doubles.
+/// Exponential backoff with full jitter: each delay is random, below a ceiling that doubles each time.
 ///
 /// After <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>.
 #[derive(Clone, Debug)]
@@ -15,19 +15,20 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays of up to `min` at first and up to `max` in the end.
+    /// Starts with delays of up to `min`, which grow up to `max`.
     pub fn new(min: Duration, max: Duration) -> Self {
         Self { min, max, ceiling: min }
     }
 
-    /// Draws the next delay. At least a tenth of its ceiling, so that nobody is hammered.
+    /// Draws the next delay. It is at least a tenth of its ceiling, so that retries never follow each other
+    /// without a pause.
     pub fn next_delay(&mut self, rng: &mut impl Rng) -> Duration {
         let ceiling = self.ceiling;
         self.ceiling = (ceiling * 2).min(self.max);
         ceiling.mul_f64(rng.random_range(0.1..1.0))
     }
 
-    /// Starts over.
+    /// Resets the ceiling to the minimum.
     pub fn reset(&mut self) {
         self.ceiling = self.min;
     }
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_the_maximum_and_start_over() {
+    fn delays_grow_to_the_maximum_until_reset() {
         let (min, max) = (Duration::from_millis(500), Duration::from_mins(1));
         let mut backoff = Backoff::new(min, max);
         let mut rng = rand::rng();

@@ -2,12 +2,12 @@
 
 use crate::{frame::Frame, topic::Topic};
 
-/// A run of numbers in the log.
+/// An entry of the log: a run of numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// The events with these numbers.
     Frame(Frame),
-    /// Numbers whose events were given up before they could be written.
+    /// Numbers whose events were dropped before they could be written.
     Lost {
         /// Their topic.
         topic: Topic,
@@ -19,7 +19,7 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// Its topic.
+    /// Returns its topic.
     pub fn topic(&self) -> &Topic {
         match self {
             Self::Frame(frame) => frame.topic(),
@@ -27,7 +27,7 @@ impl Entry {
         }
     }
 
-    /// Its first number.
+    /// Returns its first number.
     pub fn seq(&self) -> u64 {
         match self {
             Self::Frame(frame) => frame.seq(),
@@ -35,7 +35,7 @@ impl Entry {
         }
     }
 
-    /// Its last number.
+    /// Returns its last number.
     pub fn last(&self) -> u64 {
         match self {
             Self::Frame(frame) => frame.last(),
@@ -49,6 +49,6 @@ impl Entry {
 pub struct Newest {
     /// The entry itself.
     pub entry: Entry,
-    /// The number of the newest snapshot, on topics that have them.
+    /// The number of the newest snapshot, if the topic has snapshots.
     pub snapshot: Option<u64>,
 }

@@ -1,36 +1,36 @@
-//! Posting messages to WebSocket connections.
+//! The port through which messages are posted to WebSocket connections.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{chain::BoxError, connection::Recipient};
 
-/// Why a connection did not take a message.
+/// Why a gateway did not accept a message for a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum PostError {
     /// The connection is closed or was never open (HTTP 410).
     #[error("connection is gone")]
     Gone,
-    /// The connection's buffer is full or the account's quota is used up (HTTP 429).
-    #[error("connection takes no more at the moment")]
+    /// The connection's buffer is full or the account's quota is exhausted (HTTP 429).
+    #[error("connection is busy or the quota of posts is exhausted")]
     Busy,
     /// The message is over 128 KB (HTTP 413).
     #[error("message is too large")]
     TooLarge,
-    /// Anything else, such as an HTTP 5xx or a broken network.
+    /// Any other failure, such as an HTTP 5xx or a network error.
     #[error("post failed")]
     Failed(#[source] BoxError),
 }
 
 /// Posts messages to connections.
 ///
-/// Two implementations ship: `@connections` through the AWS SDK, and the socket table of the
-/// one-machine gateway.
+/// There are two implementations: `@connections` through the AWS SDK, and the socket table of the
+/// gateway in the same process.
 pub trait Outlet: Send + Sync + 'static {
-    /// Sends one message to each recipient and returns, by index, those that did not take it.
+    /// Sends one message to each recipient and returns the failures, by index.
     ///
-    /// Taken means accepted into the gateway's buffer for that connection, in order with what was
-    /// posted and awaited before.
+    /// Success means that the gateway has the message in its buffer for the connection, after the
+    /// messages that were posted and awaited before.
     fn post<'a>(
         &'a self,
         recipients: &'a [Recipient],

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Whether the data in the tables is real. The two are never mixed.
+/// Whether the data in the tables is real or simulated. The two are never mixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provenance {
-    /// From the real upstreams.
+    /// The data comes from the real upstreams.
     Live,
-    /// From simulators.
+    /// The data comes from simulators.
     Simulated,
 }

@@ -1,26 +1,26 @@
-//! Handing frames to the function `push`.
+//! The port through which frames are passed to the function `push`.
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::{chain::BoxError, connection::ConnectionId, frame::Frame, shard::Shard, topic::Topic};
 
-/// What one invocation of `push` has to do.
+/// The work of one invocation of `push`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
-    /// Whose connections.
+    /// The shard whose connections are served.
     pub shard: Shard,
-    /// Connections that the caller has just learnt of: from here on it sends frames of all their
-    /// topics. What they missed before is in the log.
+    /// Connections that the caller did not know before. From this job on, it sends the frames of all their
+    /// topics. Earlier frames are in the log.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joined: Vec<ConnectionId>,
-    /// Numbers whose events were given up before they could be written.
+    /// Numbers whose events were dropped before they could be written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,
-    /// The version of the rules that the caller knows: `push` goes by no older ones.
+    /// The version of the rules that the caller knows. `push` must not use an older one.
     #[serde(default)]
     pub rules: u64,
-    /// What to send; all of it is in the log. The numbers of a topic are in order.
+    /// The frames to send. All of them are in the log, and those of a topic are in order.
     pub frames: Vec<Frame>,
 }
 
@@ -35,21 +35,21 @@ pub struct Lost {
     pub to: u64,
 }
 
-/// What an invocation of `push` did.
+/// The result of an invocation of `push`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Messages that gateways took.
+    /// The number of messages that gateways accepted.
     pub delivered: u64,
-    /// Connections that did not take all of theirs yet: invoke again soon, with or without frames.
+    /// The number of connections with pending frames. Invoke `push` again soon, even without frames.
     pub waiting: u64,
-    /// Connections that turned out to be closed.
+    /// The number of connections that were found to be closed.
     pub gone: u64,
 }
 
 /// Why an invocation of `push` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// Too many invocations at once; the same job may succeed later.
+    /// There are too many concurrent invocations; the same job may succeed later.
     #[error("invocation of push was throttled")]
     Throttled(#[source] BoxError),
     /// The function failed, or could not be reached.
@@ -59,8 +59,8 @@ pub enum PushError {
 
 /// Invokes `push` and waits for it.
 ///
-/// Two implementations ship: Lambda's `Invoke`, and a call within one process.
+/// There are two implementations: Lambda's `Invoke`, and a call in the same process.
 pub trait Push: Send + Sync + 'static {
-    /// Does a job. A job that failed may have been done in part; doing it again is fine.
+    /// Runs a job. A failed job may have been done in part, and can be repeated.
     fn push(&self, job: Job) -> BoxFuture<'_, Result<Report, PushError>>;
 }

@@ -1,4 +1,4 @@
-//! One client of the exchange's WebSocket feed: its subscriptions and what they bring.
+//! One client of the exchange's WebSocket feed: its subscriptions and their messages.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     faults::{Active, Fault},
     mangler::Frame,
     market::{PRODUCTS, Status},
-    session::Feed,
+    session::Conversation,
 };
 
 const NEEDS_KEY: &str = "level2, level3, and full channels now require authentication. https://docs.cloud.coinbase.com/exchange/docs/websocket-auth";
@@ -49,7 +49,7 @@ impl Channel {
     }
 }
 
-/// A channel, and the product it is wanted for.
+/// A channel of a product.
 pub(super) type Subscription = (Channel, usize);
 
 #[derive(Deserialize)]
@@ -73,14 +73,14 @@ enum ChannelRequest {
 }
 
 /// A client's subscriptions, each with the number of the event it starts after.
-pub(super) struct ClientFeed {
+pub(super) struct Subscriber {
     exchange: Arc<Exchange>,
     subscriptions: BTreeMap<Subscription, u64>,
     generation: u64,
     settled: bool,
 }
 
-impl ClientFeed {
+impl Subscriber {
     pub(super) fn new(exchange: Arc<Exchange>) -> Self {
         let generation = exchange.host.stats.generation();
         Self { exchange, subscriptions: BTreeMap::new(), generation, settled: false }
@@ -99,7 +99,7 @@ impl ClientFeed {
         added.dedup();
         self.settled = true;
 
-        // Under one lock: no event falls between a greeting and what is streamed after it.
+        // Under one lock, so that no event is lost between a greeting and the stream after it.
         let exchange = Arc::clone(&self.exchange);
         let state = exchange.state();
         let mut greetings = Vec::new();
@@ -159,7 +159,7 @@ impl ClientFeed {
     }
 }
 
-impl Feed for ClientFeed {
+impl Conversation for Subscriber {
     type Event = Event;
 
     const GARBAGE: &'static [&'static str] = &[
@@ -221,7 +221,7 @@ impl Feed for ClientFeed {
     }
 }
 
-impl Drop for ClientFeed {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         for subscription in self.subscriptions.keys() {
             self.exchange.host.stats.unsubscribed(self.generation, &label(*subscription));

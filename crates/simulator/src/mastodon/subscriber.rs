@@ -1,4 +1,4 @@
-//! One client of the Mastodon server's WebSocket: its streams and what they bring.
+//! One client of the Mastodon server's WebSocket: its streams and their messages.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use super::{Event, Mastodon, query::Query, streams::Stream};
 use crate::{
     faults::{Active, Fault},
     mangler::Frame,
-    session::Feed,
+    session::Conversation,
 };
 
 /// A client's streams, in the order it asked for them.
-pub(super) struct ClientFeed {
+pub(super) struct Subscriber {
     server: Arc<Mastodon>,
     streams: Vec<Stream>,
     generation: u64,
     request: Query,
 }
 
-impl ClientFeed {
+impl Subscriber {
     /// Serves a client whose request may name a first stream in its query.
     pub(super) fn new(server: Arc<Mastodon>, request: Query) -> Self {
         let generation = server.host.stats.generation();
@@ -52,7 +52,7 @@ impl ClientFeed {
     }
 }
 
-impl Feed for ClientFeed {
+impl Conversation for Subscriber {
     type Event = Event;
 
     const GARBAGE: &'static [&'static str] = &[
@@ -120,7 +120,7 @@ impl Feed for ClientFeed {
     }
 }
 
-impl Drop for ClientFeed {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         for stream in &self.streams {
             self.server.host.stats.unsubscribed(self.generation, &stream.name);
