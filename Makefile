@@ -39,7 +39,7 @@ test: tools ## Run all tests
 test-rust: tools web ## Run the Rust tests
 	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-nextest
 	$(CARGO) build --workspace --bins
-	$(CARGO) nextest run --workspace
+	$(CARGO) nextest run --workspace -E 'not binary(aws)'
 
 .PHONY: test-web
 test-web: tools web chromium ## Run the tests of the page and the client library

@@ -1,8 +1,16 @@
 //! The function `connection`, behind the WebSocket API.
 
+mod authenticate;
 pub mod callback;
+mod client;
+mod connect;
+mod error;
+mod event;
 mod handler;
-pub mod replay;
-pub mod subscribe;
+mod message;
+mod replay;
+mod send;
+mod subscribe;
 
-pub use handler::{ConnectionEventError, handle};
+pub use event::ConnectionEventError;
+pub use handler::handle;

@@ -1,63 +1,62 @@
-//! Subscribing and pushing on the embedded database, with a gateway that takes what it is told to.
+//! Subscribing and pushing on the embedded database, with a stand-in for the gateway.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use aws::{
     clients::{Clients, TableOptions},
-    connections::Connection,
-    log::Entry,
-    post::{Post, PostError, Recipient},
-    push::{Job, Lost},
     tables::Tables,
 };
 use bytes::Bytes;
 use clap::Parser as _;
 use domain::{
-    access::Principal, connection::ConnectionId, frame::Frame, policy::SetText, topic::Topic,
+    access::Principal,
+    connection::{Connection, ConnectionId, Recipient},
+    entry::Entry,
+    frame::Frame,
+    outlet::{Outlet, PostError},
+    push::{Job, Lost, Report},
+    rules::SetText,
+    topic::Topic,
 };
 use dynamo::Engine;
-use functions::{
-    app::{App, Options},
-    push::Pusher,
-    subscribe::Start,
-};
+use functions::{app::App, connection, push::Pusher, settings::Options};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use secrecy::SecretString;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// A gateway that notes what it is given.
+/// A gateway that records the messages it is sent.
 #[derive(Default)]
 struct Gateway {
-    taken: Mutex<Vec<(ConnectionId, Bytes)>>,
+    accepted: Mutex<Vec<(ConnectionId, Bytes)>>,
     busy: Mutex<HashSet<ConnectionId>>,
-    gone: Mutex<HashSet<ConnectionId>>,
+    closed: Mutex<HashSet<ConnectionId>>,
 }
 
-impl Post for Gateway {
+impl Outlet for Gateway {
     fn post<'a>(
         &'a self,
         recipients: &'a [Recipient],
         message: Bytes,
     ) -> BoxFuture<'a, Vec<(usize, PostError)>> {
-        let failed = recipients.iter().enumerate().filter_map(|(index, Recipient { id, .. })| {
-            if self.gone.lock().unwrap().contains(id) {
-                return Some((index, PostError::Gone));
-            }
-            if self.busy.lock().unwrap().contains(id) {
-                return Some((index, PostError::Busy));
-            }
-            self.taken.lock().unwrap().push((id.clone(), message.clone()));
-            None
-        });
-        let failed = failed.collect();
-        Box::pin(async { failed })
+        let errors = recipients
+            .iter()
+            .enumerate()
+            .filter_map(|(index, Recipient { id, .. })| {
+                if self.closed.lock().contains(id) {
+                    return Some((index, PostError::Gone));
+                }
+                if self.busy.lock().contains(id) {
+                    return Some((index, PostError::Busy));
+                }
+                self.accepted.lock().push((id.clone(), message.clone()));
+                None
+            })
+            .collect();
+        Box::pin(async { errors })
     }
 
     fn close<'a>(&'a self, _: &'a Recipient) -> BoxFuture<'a, Result<(), PostError>> {
@@ -103,13 +102,31 @@ impl World {
         to
     }
 
-    async fn subscribe(&self, to: &Recipient, topic: &Topic, start: Start) {
-        let wishes = BTreeMap::from([(topic.clone(), start)]);
-        let connection = self.tables.connections.get(0, &to.id).await.unwrap().unwrap();
-        self.app.subscribe(&connection, &wishes, Some(None), Timestamp::now()).await.unwrap();
+    /// Sends the message of a client to the function.
+    async fn send(&self, from: &Recipient, message: Value) {
+        let event = json!({
+            "requestContext": {
+                "eventType": "MESSAGE",
+                "connectedAt": Timestamp::now().as_millisecond(),
+                "requestTimeEpoch": Timestamp::now().as_millisecond(),
+                "connectionId": from.id,
+                "domainName": "gateway",
+                "apiId": "api",
+                "stage": "live",
+                "identity": {},
+            },
+            "body": message.to_string(),
+            "isBase64Encoded": false,
+        });
+        let event = serde_json::from_value(event).unwrap();
+        connection::handle(&self.app, Timestamp::now(), event).await.unwrap();
     }
 
-    /// Appends events whose texts are their numbers.
+    async fn subscribe(&self, from: &Recipient, topic: &Topic) {
+        self.send(from, json!({"action": "subscribe", "topics": [topic]})).await;
+    }
+
+    /// Appends events whose content is their sequence number.
     async fn append(&self, topic: &Topic, from: u64, to: u64) -> Frame {
         let events: Vec<String> = (from..=to).map(|n| n.to_string()).collect();
         let frame = Frame::new(topic.clone(), from, Timestamp::now(), &events);
@@ -118,15 +135,15 @@ impl World {
         frame
     }
 
-    async fn push(&self, frames: Vec<Frame>, joined: &[&Recipient]) -> aws::push::Report {
+    async fn push(&self, frames: Vec<Frame>, joined: &[&Recipient]) -> Report {
         let joined = joined.iter().map(|to| to.id.clone()).collect();
         self.pusher.handle(Job { shard: 0, joined, lost: vec![], rules: 0, frames }).await.unwrap()
     }
 
-    /// The events and gaps that a connection got, in order.
-    fn got(&self, to: &Recipient) -> Vec<String> {
-        let taken = self.gateway.taken.lock().unwrap();
-        let messages = taken.iter().filter(|(id, _)| *id == to.id);
+    /// Returns the events and gaps that a connection received, in order.
+    fn received(&self, to: &Recipient) -> Vec<String> {
+        let accepted = self.gateway.accepted.lock();
+        let messages = accepted.iter().filter(|(id, _)| *id == to.id);
         messages
             .flat_map(|(_, message)| {
                 let message: Value = serde_json::from_slice(message).unwrap();
@@ -137,7 +154,7 @@ impl World {
                             let first = frame["seq"].as_u64().unwrap();
                             let events = frame["events"].as_array().unwrap().clone();
                             (first..).zip(events).map(|(seq, event)| {
-                                assert_eq!(event, seq, "an event has its number");
+                                assert_eq!(event, seq, "the event belongs to its number");
                                 seq.to_string()
                             })
                         });
@@ -156,91 +173,97 @@ fn topic(text: &str) -> Topic {
 }
 
 #[tokio::test]
-async fn a_subscriber_gets_every_number_from_its_start() {
+async fn a_subscriber_receives_every_number_from_its_start() {
     let world = World::new().await;
     let t = topic("coinbase/matches/BTC-USD");
     world.append(&t, 1, 5).await;
     let since = world.connect("since").await;
     let newest = world.connect("newest").await;
     let last = world.connect("last").await;
-    world.subscribe(&since, &t, Start::After(2)).await;
-    world.subscribe(&newest, &t, Start::Newest).await;
-    world.subscribe(&last, &t, Start::Last(1)).await;
-    // A poller that does not know them yet sends nothing; then it sends what comes next.
+    world
+        .send(&since, json!({"action": "subscribe", "topics": [t], "since": {t.as_str(): 2}}))
+        .await;
+    world.subscribe(&newest, &t).await;
+    world.send(&last, json!({"action": "subscribe", "topics": [t], "last": 1})).await;
+    // A poller that does not know the connections yet sends them nothing.
     world.append(&t, 6, 7).await;
     let frame = world.append(&t, 8, 8).await;
     world.push(vec![frame.clone()], &[]).await;
     world.push(vec![world.append(&t, 9, 9).await], &[&since, &newest, &last]).await;
-    assert_eq!(world.got(&since), ["3", "4", "5", "6", "7", "8", "9"]);
-    assert_eq!(world.got(&newest), ["6", "7", "8", "9"]);
-    assert_eq!(world.got(&last), ["5", "6", "7", "8", "9"]);
+    assert_eq!(world.received(&since), ["3", "4", "5", "6", "7", "8", "9"]);
+    assert_eq!(world.received(&newest), ["6", "7", "8", "9"]);
+    assert_eq!(world.received(&last), ["5", "6", "7", "8", "9"]);
 }
 
 #[tokio::test]
-async fn what_came_before_the_poller_knew_is_sent_even_if_nothing_follows() {
+async fn missed_events_are_sent_even_if_no_others_follow() {
     let world = World::new().await;
     let t = topic("mastodon/public");
     let to = world.connect("a").await;
-    world.subscribe(&to, &t, Start::Newest).await;
+    world.subscribe(&to, &t).await;
     world.append(&t, 1, 2).await;
     world.push(vec![], &[]).await;
-    assert_eq!(world.got(&to), Vec::<String>::new(), "nobody knows that it is all");
+    assert_eq!(world.received(&to), Vec::<String>::new(), "the log may not have every event yet");
     world.push(vec![], &[&to]).await;
-    assert_eq!(world.got(&to), ["1", "2"]);
+    assert_eq!(world.received(&to), ["1", "2"]);
     world.push(vec![], &[&to]).await;
-    assert_eq!(world.got(&to), ["1", "2"], "once");
+    assert_eq!(world.received(&to), ["1", "2"], "once");
 }
 
 #[tokio::test]
-async fn equal_wishes_share_one_message() {
+async fn connections_with_equal_topics_share_one_message() {
     let world = World::new().await;
     let t = topic("mastodon/public");
     let (a, b, c) = (world.connect("a").await, world.connect("b").await, world.connect("c").await);
     for to in [&a, &b] {
-        world.subscribe(to, &t, Start::Newest).await;
+        world.subscribe(to, &t).await;
     }
-    world.subscribe(&c, &topic("system/sources"), Start::Newest).await;
+    world.subscribe(&c, &topic("system/sources")).await;
     world.push(vec![], &[&a, &b, &c]).await;
-    world.gateway.taken.lock().unwrap().clear();
+    world.gateway.accepted.lock().clear();
     let report = world.push(vec![world.append(&t, 1, 1).await], &[]).await;
     assert_eq!(report.delivered, 2);
-    let taken = world.gateway.taken.lock().unwrap();
-    assert_eq!(taken.len(), 2, "{taken:?}");
-    assert_eq!(taken[0].1.as_ptr(), taken[1].1.as_ptr(), "the bytes are the same");
+    let accepted = world.gateway.accepted.lock();
+    assert_eq!(accepted.len(), 2, "{accepted:?}");
+    assert_eq!(accepted[0].1.as_ptr(), accepted[1].1.as_ptr(), "the bytes are shared");
 }
 
 #[tokio::test]
-async fn a_slow_connection_delays_nobody_and_learns_what_it_missed() {
+async fn a_slow_connection_delays_no_other_and_is_sent_what_it_missed() {
     let world = World::new().await;
     let (lossless, ticker) = (topic("mastodon/public"), topic("coinbase/ticker/BTC-USD"));
     let (slow, quick) = (world.connect("slow").await, world.connect("quick").await);
     for to in [&slow, &quick] {
-        world.subscribe(to, &lossless, Start::Newest).await;
-        world.subscribe(to, &ticker, Start::Newest).await;
+        world.subscribe(to, &lossless).await;
+        world.subscribe(to, &ticker).await;
     }
     world.push(vec![], &[&slow, &quick]).await;
-    world.gateway.busy.lock().unwrap().insert(slow.id.clone());
+    world.gateway.busy.lock().insert(slow.id.clone());
     for n in 1..=3 {
         let frames = vec![world.append(&lossless, n, n).await, world.append(&ticker, n, n).await];
         let report = world.push(frames, &[]).await;
         assert_eq!((report.delivered, report.waiting), (1, 1));
     }
-    world.gateway.busy.lock().unwrap().clear();
+    world.gateway.busy.lock().clear();
     let report = world.push(vec![], &[]).await;
     assert_eq!(report.waiting, 0);
-    assert_eq!(world.got(&quick), ["1", "1", "2", "2", "3", "3"]);
-    assert_eq!(world.got(&slow), ["gap 1-2", "1", "2", "3", "3"], "only the newest tick");
+    assert_eq!(world.received(&quick), ["1", "1", "2", "2", "3", "3"]);
+    assert_eq!(
+        world.received(&slow),
+        ["gap 1-2", "1", "2", "3", "3"],
+        "only the newest ticker event"
+    );
     world.push(vec![world.append(&lossless, 4, 4).await], &[]).await;
-    assert_eq!(world.got(&slow).last().unwrap(), "4", "it is one of many again");
+    assert_eq!(world.received(&slow).last().unwrap(), "4", "it has returned to its group");
 }
 
 #[tokio::test]
-async fn a_connection_that_is_gone_is_forgotten() {
+async fn a_closed_connection_is_removed() {
     let world = World::new().await;
     let t = topic("mastodon/public");
     let to = world.connect("a").await;
-    world.subscribe(&to, &t, Start::Newest).await;
-    world.gateway.gone.lock().unwrap().insert(to.id.clone());
+    world.subscribe(&to, &t).await;
+    world.gateway.closed.lock().insert(to.id.clone());
     let report = world.push(vec![world.append(&t, 1, 1).await], &[&to]).await;
     assert_eq!(report.gone, 1);
     assert_eq!(world.tables.connections.get(0, &to.id).await.unwrap(), None);
@@ -249,12 +272,12 @@ async fn a_connection_that_is_gone_is_forgotten() {
 }
 
 #[tokio::test]
-async fn who_leaves_gets_nothing_more_and_lost_numbers_are_told() {
+async fn unsubscribing_stops_events_and_lost_numbers_are_reported_as_gaps() {
     let world = World::new().await;
     let t = topic("mastodon/public");
     let (stays, leaves) = (world.connect("stays").await, world.connect("leaves").await);
     for to in [&stays, &leaves] {
-        world.subscribe(to, &t, Start::Newest).await;
+        world.subscribe(to, &t).await;
     }
     world.push(vec![world.append(&t, 1, 1).await], &[&stays, &leaves]).await;
     world
@@ -268,9 +291,11 @@ async fn who_leaves_gets_nothing_more_and_lost_numbers_are_told() {
     world.tables.log.append(&entry, None, Timestamp::now()).await.unwrap();
     let frames = vec![world.append(&t, 4, 4).await];
     world.pusher.handle(Job { shard: 0, joined: vec![], lost, rules: 0, frames }).await.unwrap();
-    assert_eq!(world.got(&stays), ["1", "gap 2-3", "4"]);
-    assert_eq!(world.got(&leaves), ["1"]);
+    assert_eq!(world.received(&stays), ["1", "gap 2-3", "4"]);
+    assert_eq!(world.received(&leaves), ["1"]);
     let late = world.connect("late").await;
-    world.subscribe(&late, &t, Start::After(0)).await;
-    assert_eq!(world.got(&late), ["1", "gap 2-3", "4"], "a replay tells them too");
+    world
+        .send(&late, json!({"action": "subscribe", "topics": [t], "since": {t.as_str(): 0}}))
+        .await;
+    assert_eq!(world.received(&late), ["1", "gap 2-3", "4"], "a replay reports the gap too");
 }

@@ -1,12 +1,10 @@
 //! The sources that the configuration names, by family.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::{
     config::Options,

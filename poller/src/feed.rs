@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use aws::{
-    control::{Control, State},
-    error::StoreError,
-    log::{Entry, Log},
-};
-use domain::{frame::Frame, topic::Topic};
+use aws::{control::Control, error::StoreError, log::Log};
+use domain::{entry::Entry, frame::Frame, source::State, topic::Topic};
 use tokio::sync::watch;
 
 use crate::{numbering::Numbering, outgoing::Outgoing, states::States, wanted::Wanted};

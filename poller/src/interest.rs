@@ -7,12 +7,8 @@ mod topics;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use aws::{
-    connections::{Connections, Shard},
-    control::Control,
-    error::Chain,
-    reader::ShardReader,
-};
+use aws::{connections::Connections, control::Control, reader::ShardReader};
+use domain::{chain::Chain, shard::Shard};
 use jiff::Timestamp;
 use tokio::{
     sync::watch,

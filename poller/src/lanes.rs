@@ -10,20 +10,23 @@ use std::{
     time::Duration,
 };
 
-use aws::{
-    connections::Shard,
-    error::Chain,
-    log::Entry,
+use domain::{
+    backoff::Backoff,
+    chain::Chain,
+    connection::ConnectionId,
+    entry::Entry,
+    frame::Frame,
     push::{Job, Lost, Push},
+    shard::Shard,
+    topic::Topic,
 };
-use domain::{connection::ConnectionId, frame::Frame, topic::Topic};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{instrument, warn};
 
-use crate::{backoff::Backoff, health::Counters};
+use crate::health::Counters;
 
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws::{
-    control::Control,
-    error::{Chain, StoreError},
-};
+use aws::{control::Control, error::StoreError};
+use domain::chain::Chain;
 use jiff::Timestamp;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;

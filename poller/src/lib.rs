@@ -1,7 +1,6 @@
 //! The poller: reads the upstreams, numbers their events, appends them to the log and has them
 //! pushed.
 
-pub mod backoff;
 pub mod config;
 pub mod families;
 pub mod feed;

@@ -11,9 +11,9 @@ use std::{sync::Arc, time::Duration};
 
 use aws::{
     control::{Control, Lease},
-    log::{Entry, Log},
+    log::Log,
 };
-use domain::topic::Topic;
+use domain::{entry::Entry, topic::Topic};
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{self, Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

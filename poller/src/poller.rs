@@ -3,14 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::bail;
-use aws::{
-    connections::Shard,
-    control::{Control, Origin as Provenance, State},
-    error::Chain,
-    push::Push,
-    tables::Tables,
+use aws::{control::Control, tables::Tables};
+use domain::{
+    chain::Chain, provenance::Provenance, push::Push, shard::Shard, source::State, topic::Topic,
 };
-use domain::topic::Topic;
 use futures_util::future;
 use jiff::Timestamp;
 use tokio::{sync::watch, time};

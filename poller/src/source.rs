@@ -1,7 +1,11 @@
 //! Sources: each reads one upstream and publishes on topics.
 
 pub mod coinbase;
+mod http;
 pub mod mastodon;
+
+#[cfg(test)]
+mod fixtures;
 
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;

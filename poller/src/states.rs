@@ -2,11 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use aws::{
-    control::{Control, Origin as Provenance, SourceState, State},
-    error::Chain,
+use aws::control::Control;
+use domain::{
+    chain::Chain,
+    provenance::Provenance,
+    source::{SourceState, State},
+    topic::Topic,
 };
-use domain::topic::Topic;
 use jiff::{Timestamp, Unit};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;

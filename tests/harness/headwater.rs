@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{Client, Exchange, Fediverse, Program, Rest, until};
 
-/// How Headwater is to be started: the command line of `headwater up`.
+/// The command line of `headwater up`.
 #[derive(Clone, Debug)]
 pub struct Setup {
     arguments: Vec<String>,
@@ -26,7 +26,7 @@ struct Cli {
 }
 
 impl Setup {
-    /// Reads nothing, listens on a free port and forgets.
+    /// Reads no upstream, listens on a free port and keeps its data in memory.
     fn new() -> Self {
         let nowhere = ["--coinbase-url=ws://127.0.0.1:9", "--coinbase-rest-url=http://127.0.0.1:9"];
         let common = ["--listen=127.0.0.1:0", "--mastodon-servers="];
@@ -42,7 +42,7 @@ impl Setup {
         setup
     }
 
-    /// Leaves an option to its variable or its default.
+    /// Removes an option, so that its variable or its default applies.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         let prefix = format!("{name}=");
@@ -74,7 +74,7 @@ impl Setup {
         self.option("--data-dir", folder.to_str().unwrap())
     }
 
-    /// Keeps events for a shorter time than the command line allows. Only in this process.
+    /// Keeps events for a shorter time than the command line allows. Only for [`Setup::start`].
     #[must_use]
     pub fn retention(self, retention: Duration) -> Self {
         Self { retention: Some(retention), ..self }
@@ -136,12 +136,12 @@ enum Running {
 }
 
 impl Headwater {
-    /// How it is to be started, beginning with nothing to read.
+    /// Returns a setup without upstreams.
     pub fn setup() -> Setup {
         Setup::new()
     }
 
-    /// Starts one that reads nothing.
+    /// Starts one without upstreams.
     pub async fn start() -> Self {
         Setup::new().start().await
     }
@@ -165,11 +165,11 @@ impl Headwater {
     pub async fn kill(self) {
         match self.running {
             Running::There(program) => program.kill().await,
-            Running::Here { .. } => panic!("this process would kill itself"),
+            Running::Here { .. } => panic!("only a process of its own can be killed"),
         }
     }
 
-    /// Stops it as it should be stopped.
+    /// Stops it in the regular way.
     pub async fn stop(self) {
         match self.running {
             Running::Here { up, shutdown } => {
@@ -182,13 +182,13 @@ impl Headwater {
 
     async fn is_ready(&self, has_catalogue: bool) {
         let rest = self.rest();
-        until("it can serve", async || {
+        until("the health endpoint returns 200", async || {
             let answer = rest.try_ask(Method::GET, "/healthz").await.ok()?;
             (answer.status == 200).then_some(())
         })
         .await;
         if has_catalogue {
-            until("it knows what the exchange trades", async || {
+            until("the catalogue lists the products of the exchange", async || {
                 let answer = rest.get("/api/v1/topics?source=coinbase").await;
                 (!answer.json()["topics"].as_array()?.is_empty()).then_some(())
             })

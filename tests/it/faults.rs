@@ -1,4 +1,4 @@
-//! Bad days of the upstreams.
+//! Faults of the upstreams.
 
 use harness::{Client, Event, Exchange, Headwater};
 use reqwest::StatusCode;
@@ -19,7 +19,7 @@ async fn following(exchange: &Exchange) -> (Headwater, Client) {
 }
 
 #[tokio::test]
-async fn a_broken_connection_is_mended_and_what_was_missed_is_fetched() {
+async fn after_a_broken_connection_missed_trades_are_fetched() {
     let exchange = Exchange::start().await;
     let (_headwater, mut client) = following(&exchange).await;
     let mut trades: Vec<u64> = (0..20).map(|_| exchange.trade("BTC-USD")).collect();
@@ -28,7 +28,7 @@ async fn a_broken_connection_is_mended_and_what_was_missed_is_fetched() {
     trades.extend((0..20).map(|_| exchange.trade_unstreamed("BTC-USD")));
     let states = states_until(&mut client, "connecting").await;
     let detail = states.last().unwrap()["detail"].as_str().unwrap();
-    assert!(!detail.is_empty(), "it says why");
+    assert!(!detail.is_empty(), "the state has a reason");
     states_until(&mut client, "live").await;
     exchange.subscribed("matches", "BTC-USD").await;
     trades.extend((0..20).map(|_| exchange.trade("BTC-USD")));
@@ -47,7 +47,7 @@ async fn trades_that_the_feed_leaves_out_are_fetched() {
         exchange.trade_unstreamed("BTC-USD"),
         exchange.trade_unstreamed("BTC-USD"),
         exchange.trade("BTC-USD"),
-        // At the end there is nothing after it, and heartbeats tell.
+        // Only a heartbeat reveals that the last trade is missing.
         exchange.trade_unstreamed("BTC-USD"),
     ];
     let events = client.events(MATCHES, trades.len()).await;

@@ -6,8 +6,9 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{
-    functions::FunctionError, invocation::InvocationError, policy::Policy, request::Request,
+use crate::{
+    functions::FunctionError, http_server::request::HttpRequest, iam::Policy,
+    invocation::InvocationError,
 };
 
 /// The largest result of an authorizer (API Gateway quota: 8 KB).
@@ -40,7 +41,7 @@ pub enum IdentitySource {
 
 /// Why a request does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Denied {
+pub(crate) enum Denied {
     /// No identity, or the function failed with the text `Unauthorized`.
     Unauthorized,
     /// The policy does not allow it.
@@ -50,7 +51,7 @@ pub(super) enum Denied {
 }
 
 impl Denied {
-    pub(super) fn status(self) -> StatusCode {
+    pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
@@ -74,15 +75,15 @@ impl From<InvocationError> for Denied {
 
 /// What the authorizer said about a caller who passes.
 #[derive(Debug, PartialEq)]
-pub(super) struct Permit {
+pub(crate) struct Permit {
     principal: Option<String>,
-    pub(super) context: Map<String, Value>,
+    pub(crate) context: Map<String, Value>,
 }
 
 impl Permit {
     /// Returns `requestContext.authorizer` of the WebSocket API's events. Numbers and booleans of the
     /// context arrive as text.
-    pub(super) fn to_block(&self, latency: Duration) -> Box<RawValue> {
+    pub(crate) fn to_block(&self, latency: Duration) -> Box<RawValue> {
         let as_text = |value: &Value| match value {
             Value::String(text) => text.clone(),
             other => other.to_string(),
@@ -123,7 +124,7 @@ struct SimpleAnswer {
 }
 
 /// Returns the identity a request carries, or none if a part of it is missing or empty.
-pub(super) fn identity(sources: &[IdentitySource], request: &Request) -> Option<Vec<String>> {
+pub(crate) fn identity(sources: &[IdentitySource], request: &HttpRequest) -> Option<Vec<String>> {
     let find = |source: &IdentitySource| match source {
         IdentitySource::Header(name) => request.header(name.as_str()).map(str::to_owned),
         IdentitySource::Query(name) => request.query_value(name),
@@ -132,7 +133,7 @@ pub(super) fn identity(sources: &[IdentitySource], request: &Request) -> Option<
 }
 
 /// Judges the answer of a WebSocket API's authorizer: an IAM policy.
-pub(super) fn judge(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
+pub(crate) fn judge(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
     if answer.len() > RESULT_BYTES {
         return Err(Denied::Failed);
     }
@@ -149,7 +150,7 @@ pub(super) fn judge(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
 }
 
 /// Judges the answer of an HTTP API's authorizer: a simple response or an IAM policy.
-pub(super) fn judge_http(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
+pub(crate) fn judge_http(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
     if answer.len() > RESULT_BYTES {
         return Err(Denied::Failed);
     }

@@ -5,18 +5,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 
 /// Returns the time at this moment.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns a time in the Common Log Format, as `requestTime` has it.
-pub(super) fn common_log(at: u64) -> String {
+pub(crate) fn common_log(at: u64) -> String {
     timestamp(at).strftime("%d/%b/%Y:%H:%M:%S +0000").to_string()
 }
 
 /// Returns a time in ISO 8601 with milliseconds.
-pub(super) fn iso_8601(at: u64) -> String {
+pub(crate) fn iso_8601(at: u64) -> String {
     format!("{:.3}", timestamp(at))
 }
 

@@ -9,17 +9,17 @@ const BYTES: usize = 11;
 const TAG: usize = 8;
 
 /// Makes a connection id at `now_ms`, milliseconds since 1970.
-pub(super) fn connection(now_ms: u64) -> String {
+pub(crate) fn connection(now_ms: u64) -> String {
     URL_SAFE.encode(tagged(now_ms, 0x02))
 }
 
 /// Makes a request id.
-pub(super) fn request(now_ms: u64) -> String {
+pub(crate) fn request(now_ms: u64) -> String {
     URL_SAFE.encode(tagged(now_ms, 0x05))
 }
 
 /// Makes the id of a message on the connection `connection`.
-pub(super) fn message(now_ms: u64, connection: &str) -> String {
+pub(crate) fn message(now_ms: u64, connection: &str) -> String {
     let mut id = tagged(now_ms, 0x02);
     if let Some(tail) = decode(connection) {
         id[TAG..].copy_from_slice(&tail[TAG..]);
@@ -28,7 +28,7 @@ pub(super) fn message(now_ms: u64, connection: &str) -> String {
 }
 
 /// Whether `id` could be a connection id.
-pub(super) fn is_well_formed(id: &str) -> bool {
+pub(crate) fn is_well_formed(id: &str) -> bool {
     decode(id).is_some()
 }
 

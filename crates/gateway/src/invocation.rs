@@ -6,11 +6,11 @@ use bytes::Bytes;
 use tokio::time;
 use tracing::warn;
 
-use super::functions::{FunctionError, Functions};
+use crate::functions::{FunctionError, Functions};
 
 /// Why a call gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum InvocationError {
+pub(crate) enum InvocationError {
     #[error(transparent)]
     Function(#[from] FunctionError),
     #[error("function did not answer within the integration timeout")]
@@ -18,7 +18,7 @@ pub(super) enum InvocationError {
 }
 
 /// Invokes a function, and logs it if there is no answer.
-pub(super) async fn invoke(
+pub(crate) async fn invoke(
     functions: &dyn Functions,
     function: &str,
     event: Bytes,

@@ -1,11 +1,10 @@
 //! The gateway's limits, by default the quotas of AWS, and the token bucket that enforces rates.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+
+use crate::rate::Rate;
 
 /// Files that are left to upstreams, the database and whatever else has some open.
 const OTHER_FILES: usize = 128;
@@ -13,9 +12,9 @@ const OTHER_FILES: usize = 128;
 /// Sizes, times and rates the gateway enforces.
 ///
 /// The default is what AWS enforces ("API Gateway quotas for WebSocket APIs"), without the account's
-/// rates: those cap a gateway that has a machine of its own, so [`Limits::aws`] turns them on.
+/// rates: those cap a gateway that has a machine of its own, so [`GatewayLimits::aws`] turns them on.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct GatewayLimits {
     /// Longest time without a message in either direction (quota: 10 minutes).
     pub idle: Duration,
     /// Longest life of a connection (quota: 2 hours).
@@ -59,7 +58,7 @@ pub struct Limits {
     pub grace: Duration,
 }
 
-impl Default for Limits {
+impl Default for GatewayLimits {
     fn default() -> Self {
         Self {
             idle: Duration::from_mins(10),
@@ -85,7 +84,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl GatewayLimits {
     /// What a program needs that is reached by strangers, and serves no large requests: one that
     /// floods or dawdles costs itself, and leaves files and memory to the others.
     pub fn guarded() -> Self {
@@ -117,75 +116,14 @@ fn open_files() -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// A rate with the size of its bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// Tokens that come back each second.
-    pub per_second: u32,
-    /// Tokens a full bucket holds.
-    pub burst: u32,
-}
-
-/// A token bucket without a lock: it keeps the time at which the bucket will be full again.
-#[derive(Debug)]
-pub(super) struct Bucket {
-    rate: Option<Rate>,
-    started: Instant,
-    full_at_nanos: AtomicU64,
-}
-
-impl Bucket {
-    pub(super) fn new(rate: Option<Rate>) -> Self {
-        Self { rate, started: Instant::now(), full_at_nanos: AtomicU64::new(0) }
-    }
-
-    /// Takes one token if there is one.
-    pub(super) fn take(&self) -> bool {
-        let Some(rate) = self.rate else { return true };
-        self.take_at(rate, self.started.elapsed())
-    }
-
-    fn take_at(&self, rate: Rate, now: Duration) -> bool {
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let token = 1_000_000_000 / u64::from(rate.per_second.max(1));
-        let bucket = token * u64::from(rate.burst);
-        self.full_at_nanos
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-                let next = full_at.max(now) + token;
-                (next - now <= bucket).then_some(next)
-            })
-            .is_ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let rate = Rate { per_second: 10, burst: 3 };
-        let bucket = Bucket::new(Some(rate));
-        let taken = |ms| {
-            let now = Duration::from_millis(ms);
-            (0..10).take_while(|_| bucket.take_at(rate, now)).count()
-        };
-        assert_eq!(taken(0), 3, "a full bucket");
-        assert_eq!(taken(50), 0, "no whole token yet");
-        assert_eq!(taken(100), 1, "one token came back");
-        assert_eq!(taken(60_000), 3, "no more than a bucket");
-    }
-
-    #[test]
     fn a_program_leaves_itself_some_files() {
         let files = open_files().expect("Linux tells");
-        let connections = Limits::guarded().connections;
+        let connections = GatewayLimits::guarded().connections;
         assert!(connections < files || files < 2 * OTHER_FILES, "{connections} of {files}");
-    }
-
-    #[test]
-    fn no_rate_is_no_limit() {
-        let bucket = Bucket::new(None);
-        assert!((0..100_000).all(|_| bucket.take()));
     }
 }

@@ -15,7 +15,7 @@ pub enum PostError {
     /// The message is not UTF-8 text (HTTP 400).
     #[error("message is not UTF-8 text")]
     NotText,
-    /// The post fails because [`Faults::failed_post`](crate::Faults::failed_post) says so (HTTP 500).
+    /// The post fails because [`FaultRates::failed_post`](crate::FaultRates::failed_post) says so (HTTP 500).
     #[error("post failed on purpose")]
     Injected,
 }

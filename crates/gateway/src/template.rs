@@ -21,7 +21,7 @@ mod web_socket;
 
 /// By which of its names a function is invoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Names {
+pub enum FunctionNames {
     /// The binary (`Metadata`, `BuildProperties`, `Binary`), as `cargo lambda watch` does.
     #[default]
     Binary,
@@ -60,13 +60,13 @@ struct Template {
 /// # Errors
 ///
 /// When it cannot be read, is no template, or has no API that can be served.
-pub fn read(path: &Path, names: Names) -> anyhow::Result<Apis> {
+pub fn read(path: &Path, names: FunctionNames) -> anyhow::Result<Apis> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the template {}", path.display()))?;
     parse(&text, names).with_context(|| format!("template {}", path.display()))
 }
 
-fn parse(text: &str, names: Names) -> anyhow::Result<Apis> {
+fn parse(text: &str, names: FunctionNames) -> anyhow::Result<Apis> {
     let documents = Yaml::load_from_str(text).context("it is not YAML")?;
     let document = documents.first().context("it is empty")?;
     let document = intrinsics::to_json(document);
@@ -92,7 +92,7 @@ fn parse(text: &str, names: Names) -> anyhow::Result<Apis> {
 }
 
 impl Template {
-    fn new(resources: Map<String, Value>, parameters: &Value, names: Names) -> Self {
+    fn new(resources: Map<String, Value>, parameters: &Value, names: FunctionNames) -> Self {
         let parameters = parameters.as_object().into_iter().flatten();
         let parameters = parameters.filter_map(|(name, parameter)| {
             let default = match &parameter["Default"] {
@@ -108,9 +108,9 @@ impl Template {
                 return None;
             }
             let named = match names {
-                Names::LogicalId => None,
-                Names::FunctionName => resource["Properties"]["FunctionName"].as_str(),
-                Names::Binary => resource["Metadata"]["BuildProperties"]["Binary"].as_str(),
+                FunctionNames::LogicalId => None,
+                FunctionNames::FunctionName => resource["Properties"]["FunctionName"].as_str(),
+                FunctionNames::Binary => resource["Metadata"]["BuildProperties"]["Binary"].as_str(),
             };
             Some((id.clone(), named.unwrap_or(id).to_owned()))
         });

@@ -16,9 +16,12 @@ use tokio_tungstenite::tungstenite::{Error, Message, client::IntoClientRequest};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use crate::{
+    Authorizer, Callbacks, Config, FaultRates, FunctionError, Functions, Gateway, GatewayLimits,
+    HttpRoutes, IdentitySource, PostError, Rate, Routes, Sockets,
+};
 
-mod faults;
+mod fault_rates;
 mod handshake;
 mod http_api;
 mod management;
@@ -100,19 +103,19 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        Self::with(|_| {}, Limits::default())
+        Self::with(|_| {}, GatewayLimits::default())
     }
 
-    fn with_limits(limits: Limits) -> Self {
+    fn with_limits(limits: GatewayLimits) -> Self {
         Self::with(|_| {}, limits)
     }
 
-    fn with(change: impl FnOnce(&mut Config), limits: Limits) -> Self {
+    fn with(change: impl FnOnce(&mut Config), limits: GatewayLimits) -> Self {
         Self::start(change, Sockets::new(limits))
     }
 
-    fn with_faults(faults: Faults) -> Self {
-        Self::start(|_| {}, Sockets::new(Limits::default()).with_faults(faults))
+    fn with_faults(faults: FaultRates) -> Self {
+        Self::start(|_| {}, Sockets::new(GatewayLimits::default()).with_faults(faults))
     }
 
     fn start(change: impl FnOnce(&mut Config), sockets: Sockets) -> Self {

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use self::feed::{Channel, ClientFeed};
+use self::subscriber::{Channel, Subscriber};
 use super::{
     faults::Fault,
     host::{self, Host},
@@ -26,21 +26,21 @@ use super::{
     upgrade::Upgrade,
 };
 
-mod feed;
 mod messages;
 mod rest;
 mod server;
+mod subscriber;
 
 pub use self::server::ExchangeServer;
 
 /// How often book changes are sent, when there are any.
 const BOOK_EVERY: Duration = Duration::from_millis(50);
-/// How far trading may fall behind the clock before it gives up catching up.
+/// How far trading may fall behind the clock before it skips what it has missed.
 const LARGEST_LAG: Duration = Duration::from_secs(1);
 /// Takers served in one go, so that clients are not starved.
 const TICKS_AT_ONCE: usize = 1_000;
 
-/// What is sent to clients.
+/// An event that clients may get.
 #[derive(Clone, Debug)]
 enum Event {
     /// A message for the subscribers of a channel and product.
@@ -63,7 +63,7 @@ struct Published {
 struct Trading {
     markets: Markets,
     published: u64,
-    /// What a script has set as the books, by product; without a script they are generated.
+    /// The books that a script has set, by product. `None` means that the books are generated.
     books: Option<BTreeMap<usize, String>>,
     /// The status that a script rejects handshakes with.
     rejection: Option<StatusCode>,
@@ -123,7 +123,7 @@ impl Exchange {
         }
     }
 
-    /// Lets everyone trade whose time has come; returns when the next one comes.
+    /// Lets every taker trade that is due; returns when the next one is due.
     fn trade(&self, due: Instant) -> Instant {
         let mut trading = self.state();
         let mut due = due.max(Instant::now().checked_sub(LARGEST_LAG).unwrap_or(due));
@@ -207,7 +207,7 @@ async fn connect(State(exchange): State<Arc<Exchange>>, mut request: Request) ->
     };
     let events = exchange.events.subscribe();
     let (host, timing) = (Arc::clone(&exchange.host), exchange.timing);
-    host.serve(upgrade, ClientFeed::new(exchange), events, timing);
+    host.serve(upgrade, Subscriber::new(exchange), events, timing);
     answer
 }
 

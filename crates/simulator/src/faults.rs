@@ -1,4 +1,4 @@
-//! What can be made to go wrong, switchable while the simulators run.
+//! Faults that can be switched on and off while the simulators run.
 
 use clap::ValueEnum;
 use tokio::sync::watch;
@@ -6,9 +6,9 @@ use tokio::sync::watch;
 /// Something that goes wrong for as long as it is on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Fault {
-    /// Every connection is cut without a goodbye a few seconds after it was made.
+    /// Every connection is cut without a close frame a few seconds after it was made.
     Drop,
-    /// Connections stay open, but nothing is sent, not even heartbeats or the answer to a ping.
+    /// Connections stay open, but nothing is sent, not even heartbeats or pongs.
     Silent,
     /// Some trades and posts are not streamed, though REST knows them.
     SkipTrades,
@@ -64,7 +64,7 @@ pub struct Switch {
     silences: watch::Sender<u64>,
 }
 
-/// What a connection watches.
+/// The signals that a connection watches.
 #[derive(Debug)]
 pub(super) struct Signals {
     /// The faults that are on.
@@ -76,7 +76,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Returns whether the connection was told to be cut or silent and has not yet obeyed.
+    /// Returns whether a signal has come that the connection has not yet acted on.
     pub(super) fn is_interrupted(&self) -> bool {
         let has_changed = |signal: &watch::Receiver<u64>| signal.has_changed().unwrap_or(true);
         has_changed(&self.drops) || has_changed(&self.silences)
@@ -119,7 +119,7 @@ impl Switch {
         *self.active.borrow()
     }
 
-    /// Returns what a connection watches.
+    /// Returns the signals that a connection watches.
     pub(super) fn signals(&self) -> Signals {
         Signals {
             active: self.active.subscribe(),

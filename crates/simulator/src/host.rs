@@ -1,4 +1,4 @@
-//! What both simulated upstreams share: their connections, and the routes that control them.
+//! The parts that both simulated upstreams share: connections, and the routes that control them.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     faults::{Fault, Switch},
     mangler::Mangler,
-    session::{Feed, Session, Timing},
+    session::{Conversation, Session, Timing},
     stats::Stats,
     upgrade::Upgrade,
 };
@@ -31,7 +31,7 @@ use super::{
 /// How many messages of clients are kept.
 const RECORDED: usize = 1_000;
 
-/// The connections of one upstream and what rules them.
+/// The connections of one upstream and what controls them.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) switch: Switch,
@@ -88,11 +88,11 @@ impl Host {
     }
 
     /// Serves a client from the moment its handshake is through.
-    pub(super) fn serve<F: Feed + 'static>(
+    pub(super) fn serve<C: Conversation + 'static>(
         self: Arc<Self>,
         upgrade: Upgrade,
-        feed: F,
-        events: broadcast::Receiver<F::Event>,
+        conversation: C,
+        events: broadcast::Receiver<C::Event>,
         timing: Timing,
     ) {
         let tasks = self.tasks.clone();
@@ -104,7 +104,9 @@ impl Host {
             let signals = self.switch.signals();
             let mangler = self.mangler();
             let stats = &self.stats;
-            Session { socket, feed, events, signals, stats, timing, mangler, shutdown }.run().await;
+            Session { socket, conversation, events, signals, stats, timing, mangler, shutdown }
+                .run()
+                .await;
         });
     }
 }

@@ -1,4 +1,4 @@
-//! The faults that change what is said on a connection.
+//! The faults that change the messages on a connection.
 
 use std::time::Duration;
 
@@ -36,12 +36,12 @@ impl Mangler {
         Self { rng: StdRng::seed_from_u64(seed), held: None }
     }
 
-    /// Returns how long a connection lives while connections are cut.
+    /// Returns how long a connection lasts while the fault `drop` is on.
     pub(super) fn patience(&mut self) -> Duration {
         Duration::from_millis(self.rng.random_range(1_500..4_000))
     }
 
-    /// Appends to `out` what becomes of a message; a message is late at worst, never lost.
+    /// Appends a message to `out` with its faults. It may be late, but is never lost.
     pub(super) fn pass(
         &mut self,
         frame: Frame,

@@ -37,7 +37,7 @@ pub(super) struct Trade {
     pub(super) at: Timestamp,
 }
 
-/// What one taker did.
+/// The trades of one taker.
 #[derive(Debug, PartialEq)]
 pub(super) struct Tick {
     /// Index of the market in [`Markets::all`].

@@ -23,36 +23,36 @@ use tokio::{
     time::{self, Instant},
 };
 
-use self::{feed::ClientFeed, query::Query};
+use self::{query::Query, subscriber::Subscriber};
 use super::{
     faults::Fault,
     host::{self, Host},
     session::{QUEUE, Timing},
-    timeline::{Change, DOMAIN, Post, Timeline},
+    timeline::{Change, DOMAIN, Timeline, Toot},
     upgrade::Upgrade,
 };
 
-mod feed;
 mod query;
 mod rest;
 mod server;
 mod streams;
+mod subscriber;
 
 pub use self::server::MastodonServer;
 
-/// How far the server may fall behind the clock before it gives up catching up.
+/// How far the server may fall behind the clock before it skips what it has missed.
 const LARGEST_LAG: Duration = Duration::from_secs(1);
 /// Changes made in one go, so that clients are not starved.
 const CHANGES_AT_ONCE: usize = 200;
 
-/// Something that happened to a post, for whoever streams it.
+/// A change of a post, as it is streamed.
 #[derive(Clone, Debug)]
 struct Event {
     name: &'static str,
-    post: Arc<Post>,
+    post: Arc<Toot>,
     /// The payload as the JSON string that an envelope holds.
     payload: Arc<str>,
-    /// Whether a server that forgets some posts forgets this one.
+    /// Whether the fault `skip-trades` skips this one.
     skippable: bool,
 }
 
@@ -69,7 +69,7 @@ impl Event {
         event
     }
 
-    /// Returns the payload as it is: a status, or the bare id of one that is gone.
+    /// Returns the payload: a status, or the bare id of a deleted one.
     fn data(&self) -> String {
         match self.name {
             "delete" => self.post.id.to_string(),
@@ -78,7 +78,7 @@ impl Event {
     }
 }
 
-/// A missing or wrong token, in the words of the real server.
+/// A missing or wrong token, with the text of the real server.
 struct Denied(&'static str);
 
 /// The simulated server.
@@ -224,6 +224,6 @@ async fn connect(
     }
     let events = server.events.subscribe();
     let (host, timing) = (Arc::clone(&server.host), server.timing);
-    host.serve(upgrade, ClientFeed::new(server, query), events, timing);
+    host.serve(upgrade, Subscriber::new(server, query), events, timing);
     answer
 }

@@ -9,36 +9,30 @@ use axum::{
     http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, request::Parts},
     response::IntoResponse,
 };
-use futures_util::{SinkExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     sync::{mpsc, oneshot},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Error, Message, protocol::Role},
-};
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_tungstenite::WebSocketStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    serve::serve,
-    upgrade::{Io, Upgrade},
-};
+pub use self::exchange::ExchangePeer;
+use self::wait::soon;
+pub use crate::upgrade::Io;
+use crate::{serve::serve, upgrade::Upgrade};
+
+mod exchange;
+mod wait;
 
 /// A server on a free loopback port.
 ///
-/// It answers HTTP requests by a function and records them. WebSocket handshakes wait until the
-/// test accepts or rejects them. The server stops when this is dropped.
+/// It answers HTTP requests by a function and records them, until the runtime ends. WebSocket
+/// handshakes wait until the test accepts or rejects them; they are rejected once this is dropped.
 pub struct ScriptedServer {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
-    handshakes: mpsc::UnboundedReceiver<Handshake>,
-    _shutdown: DropGuard,
+    handshakes: tokio::sync::Mutex<mpsc::UnboundedReceiver<Handshake>>,
 }
 
 impl ScriptedServer {
@@ -64,9 +58,8 @@ impl ScriptedServer {
             recorded.lock().push(target(&parts.uri).to_owned());
             respond(&parts)
         });
-        let shutdown = CancellationToken::new();
-        serve(listener, router, &TaskTracker::new(), &shutdown);
-        Ok(Self { address, requests, handshakes, _shutdown: shutdown.drop_guard() })
+        serve(listener, router, &TaskTracker::new(), &CancellationToken::new());
+        Ok(Self { address, requests, handshakes: tokio::sync::Mutex::new(handshakes) })
     }
 
     /// Returns the address that it listens on.
@@ -83,9 +76,10 @@ impl ScriptedServer {
     ///
     /// # Panics
     ///
-    /// When the server has stopped.
-    pub async fn handshake(&mut self) -> Handshake {
-        self.handshakes.recv().await.expect("the server runs for as long as this lives")
+    /// When none comes for too long.
+    pub async fn handshake(&self) -> Handshake {
+        let handshake = async { self.handshakes.lock().await.recv().await };
+        soon(handshake).await.expect("the server runs until the runtime ends")
     }
 }
 
@@ -106,10 +100,9 @@ impl Handshake {
     /// # Panics
     ///
     /// When the client has gone away.
-    pub async fn accept(self) -> Peer<Io> {
+    pub async fn accept(self) -> WebSocketStream<Io> {
         self.respond.send(self.switching).expect("the client waits for a response");
-        let socket = self.upgrade.socket().await.expect("the client completes the handshake");
-        Peer { socket }
+        soon(self.upgrade.socket()).await.expect("the client completes the handshake")
     }
 
     /// Responds with a status and headers instead of a WebSocket.
@@ -124,48 +117,6 @@ impl Handshake {
             response.headers_mut().insert(*name, value);
         }
         self.respond.send(response).expect("the client waits for a response");
-    }
-}
-
-/// The server's end of a WebSocket.
-pub struct Peer<S> {
-    /// The WebSocket, for what the methods do not cover.
-    pub socket: WebSocketStream<S>,
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
-    /// Returns the server's end of a connection on which no handshake takes place.
-    pub async fn over(stream: S) -> Self {
-        Self { socket: WebSocketStream::from_raw_socket(stream, Role::Server, None).await }
-    }
-
-    /// Waits for the next message that is no ping; `None` when the connection has ended.
-    pub async fn message(&mut self) -> Option<Message> {
-        loop {
-            match self.socket.next().await {
-                Some(Ok(Message::Ping(_))) => {}
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-                Some(Ok(message)) => return Some(message),
-            }
-        }
-    }
-
-    /// Sends a text.
-    ///
-    /// # Errors
-    ///
-    /// When the connection has ended.
-    pub async fn send(&mut self, text: impl Into<String>) -> Result<(), Error> {
-        self.socket.send(Message::text(text.into())).await
-    }
-
-    /// Closes the connection.
-    ///
-    /// # Errors
-    ///
-    /// When the connection has ended.
-    pub async fn close(&mut self) -> Result<(), Error> {
-        self.socket.close(None).await
     }
 }
 

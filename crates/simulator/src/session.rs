@@ -27,11 +27,11 @@ pub(super) const QUEUE: usize = 16_384;
 /// Messages put into the socket's buffer between two flushes.
 const BATCH: usize = 256;
 /// How long a client that was too slow has to read that it was.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(15);
 
 /// An upstream's side of one connection.
-pub(super) trait Feed: Send {
-    /// What the upstream broadcasts to all its connections.
+pub(super) trait Conversation: Send {
+    /// The events that the upstream broadcasts to all its connections.
     type Event: Clone + Send;
     /// Broken messages of this upstream's kind.
     const GARBAGE: &'static [&'static str];
@@ -40,32 +40,32 @@ pub(super) trait Feed: Send {
     /// The reason to close the connection when a client sends a binary message.
     const NO_BINARY: Option<&'static str>;
 
-    /// Returns what the client is told before it has said anything.
+    /// Returns the messages that the client gets before it has sent any.
     fn greet(&mut self) -> Vec<String> {
         Vec::new()
     }
     /// Returns the answers to a client's text message.
     fn receive(&mut self, text: &str) -> Vec<String>;
-    /// Returns what this client gets to see of an event.
+    /// Returns the messages that this client gets for an event.
     fn deliver(&mut self, event: &Self::Event, faults: Active) -> Vec<Frame>;
-    /// Returns whether the client has done what it must do in time.
+    /// Returns whether the client has sent what it must send in time.
     fn is_settled(&self) -> bool;
 }
 
 /// When a session acts by itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Timing {
-    /// How long a client has until [`Feed::is_settled`].
+    /// How long a client has until [`Conversation::is_settled`].
     pub(super) settle_within: Option<Duration>,
     /// How often to ping; a client that has not answered the last one is cut off.
     pub(super) ping_every: Option<Duration>,
 }
 
 /// A connection and everything it needs.
-pub(super) struct Session<'a, F: Feed> {
+pub(super) struct Session<'a, C: Conversation> {
     pub(super) socket: WebSocketStream<Io>,
-    pub(super) feed: F,
-    pub(super) events: broadcast::Receiver<F::Event>,
+    pub(super) conversation: C,
+    pub(super) events: broadcast::Receiver<C::Event>,
     pub(super) signals: Signals,
     pub(super) stats: &'a Stats,
     pub(super) timing: Timing,
@@ -73,7 +73,7 @@ pub(super) struct Session<'a, F: Feed> {
     pub(super) shutdown: CancellationToken,
 }
 
-/// Why a session ends early; only a slow client may be told.
+/// Why a session ends early; only a slow client is notified.
 #[derive(Debug, thiserror::Error)]
 enum SessionEnd {
     #[error("the socket failed")]
@@ -84,15 +84,15 @@ enum SessionEnd {
     Cut,
 }
 
-impl<F: Feed> Session<'_, F> {
-    /// Serves the client until either side has had enough.
+impl<C: Conversation> Session<'_, C> {
+    /// Serves the client until either side ends the session.
     pub(super) async fn run(mut self) {
         Stats::add(&self.stats.accepted, 1);
         let end = self.serve().await;
         tracing::debug!(?end, "simulated session ended");
         if matches!(end, Err(SessionEnd::Slow)) {
             Stats::add(&self.stats.slow_consumers, 1);
-            if let Some(text) = F::TOO_SLOW {
+            if let Some(text) = C::TOO_SLOW {
                 let socket = &mut self.socket;
                 let farewell = async {
                     socket.send(Message::text(text)).await?;
@@ -113,7 +113,7 @@ impl<F: Feed> Session<'_, F> {
         let mut answered = true;
         let mut cut_at = None;
         let mut is_silenced = false;
-        let greeting = self.feed.greet();
+        let greeting = self.conversation.greet();
         self.write(greeting.into_iter().map(Message::text).collect()).await?;
         loop {
             let active = *self.signals.active.borrow_and_update();
@@ -140,18 +140,18 @@ impl<F: Feed> Session<'_, F> {
                 message = self.socket.next(), if !silent => match message.transpose()? {
                     None => return Ok(()),
                     Some(Message::Text(text)) => {
-                        let answers = self.feed.receive(&text);
+                        let answers = self.conversation.receive(&text);
                         self.write(answers.into_iter().map(Message::text).collect()).await?;
                     }
                     Some(Message::Binary(_)) => {
-                        if let Some(reason) = F::NO_BINARY {
+                        if let Some(reason) = C::NO_BINARY {
                             return self.close(CloseCode::Unsupported, reason).await;
                         }
                     }
                     Some(Message::Pong(_)) => answered = true,
                     Some(_) => self.socket.flush().await?,
                 },
-                () = at(settle_by), if !silent && !self.feed.is_settled() => {
+                () = at(settle_by), if !silent && !self.conversation.is_settled() => {
                     return self.close(CloseCode::Normal, "").await;
                 }
                 () = at(ping_at), if !silent => {
@@ -166,8 +166,8 @@ impl<F: Feed> Session<'_, F> {
         }
     }
 
-    /// Sends what the client gets of an event, and of those that wait behind it.
-    async fn forward(&mut self, first: F::Event, active: Active) -> Result<(), SessionEnd> {
+    /// Sends the messages for an event and for those that are pending behind it.
+    async fn forward(&mut self, first: C::Event, active: Active) -> Result<(), SessionEnd> {
         let mut messages = Vec::new();
         let mut next = Some(first);
         while let Some(event) = next {
@@ -175,15 +175,15 @@ impl<F: Feed> Session<'_, F> {
             if self.signals.is_interrupted() {
                 break;
             }
-            for frame in self.feed.deliver(&event, active) {
-                self.mangler.pass(frame, active, F::GARBAGE, &mut messages);
+            for frame in self.conversation.deliver(&event, active) {
+                self.mangler.pass(frame, active, C::GARBAGE, &mut messages);
             }
             next = if messages.len() < BATCH { self.events.try_recv().ok() } else { None };
         }
         self.write(messages).await
     }
 
-    /// Writes messages, but gives up on a client for which too many more are waiting meanwhile.
+    /// Writes messages, but cuts off a client for which too many events become pending meanwhile.
     async fn write(&mut self, messages: Vec<Message>) -> Result<(), SessionEnd> {
         if messages.is_empty() {
             return Ok(());
@@ -218,7 +218,7 @@ impl<F: Feed> Session<'_, F> {
     }
 }
 
-/// Waits for an instant; without one, for ever.
+/// Waits for an instant; without one, it never returns.
 pub(super) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => time::sleep_until(instant).await,

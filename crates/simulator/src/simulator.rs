@@ -21,24 +21,24 @@ use crate::{
 /// How the simulators behave.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Decides everything that is made up: prices, trades, posts, and where faults strike.
+    /// Seed of everything that is generated: prices, trades, posts, and where faults strike.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Mean of trades a second over all products; books and tickers follow, and a tenth as many
-    /// posts, edits and deletes a second are made, at least one in five seconds.
+    /// Mean number of trades a second over all products. Books and tickers follow. There are a
+    /// tenth as many posts, edits and deletes, but at least one in five seconds.
     #[arg(long, default_value_t = 20.0, value_parser = parse_rate)]
     pub rate: f64,
-    /// Where the exchange listens; port 0 takes any that is free.
+    /// Listen address of the exchange; port 0 takes any free port.
     #[arg(long, default_value = "127.0.0.1:4801")]
     pub coinbase_listen: SocketAddr,
-    /// Where the Mastodon server listens; port 0 takes any that is free.
+    /// Listen address of the Mastodon server; port 0 takes any free port.
     #[arg(long, default_value = "127.0.0.1:4802")]
     pub mastodon_listen: SocketAddr,
-    /// What goes wrong from the start, as a comma list; `PUT` and `DELETE` of
-    /// `/_simulator/faults/{name}` on either port switch it later.
+    /// Faults that are on from the start, as a comma list; `PUT` and `DELETE` of
+    /// `/_simulator/faults/{name}` on either port switch them later.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub faults: Vec<Fault>,
-    /// The token that the Mastodon server takes.
+    /// The token that the Mastodon server accepts.
     #[arg(long, default_value = "simulated-token")]
     pub mastodon_token: String,
     /// How long the exchange waits for a client's first subscription.
@@ -162,12 +162,12 @@ impl Simulator {
         &self.faults
     }
 
-    /// Waits until the servers have ended; they do so when the token given at the start says so.
+    /// Waits until the servers have stopped, after the token given at the start is cancelled.
     pub async fn stopped(self) {
         self.tasks.wait().await;
     }
 
-    /// Ends the servers and waits until they have.
+    /// Stops the servers and waits until they have stopped.
     pub async fn stop(self) {
         drop(self.shutdown);
         self.tasks.wait().await;

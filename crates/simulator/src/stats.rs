@@ -1,4 +1,4 @@
-//! What a simulated upstream has done, for tests and benchmarks to read.
+//! Counters of a simulated upstream, for tests and benchmarks.
 
 use std::{
     collections::BTreeMap,

@@ -16,6 +16,7 @@ use super::*;
 
 mod coinbase;
 mod mastodon;
+mod script;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 

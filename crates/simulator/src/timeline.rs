@@ -27,11 +27,11 @@ const BACK_HISTORY: u16 = 150;
 
 /// A post as it stands.
 #[derive(Debug, PartialEq)]
-pub(super) struct Post {
+pub(super) struct Toot {
     pub(super) id: u64,
     pub(super) local: bool,
     pub(super) media: bool,
-    /// Whether public timelines show it: answers to other people are on hashtag timelines only.
+    /// Whether public timelines show it. Replies to other people are on hashtag timelines only.
     pub(super) listed: bool,
     pub(super) tags: Vec<String>,
     /// The status, as JSON text.
@@ -44,18 +44,18 @@ pub(super) struct Post {
 /// Something that happened on the server.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Change {
-    Posted(Arc<Post>),
-    Edited(Arc<Post>),
-    Deleted(Arc<Post>),
+    Posted(Arc<Toot>),
+    Edited(Arc<Toot>),
+    Deleted(Arc<Toot>),
 }
 
 /// All posts, driven by one random number generator.
 #[derive(Debug)]
 pub(super) struct Timeline {
-    /// What can still be read, by id.
-    pub(super) posts: BTreeMap<u64, Arc<Post>>,
+    /// The posts that can be read, by id.
+    pub(super) posts: BTreeMap<u64, Arc<Toot>>,
     accounts: Vec<Account>,
-    recent: VecDeque<Arc<Post>>,
+    recent: VecDeque<Arc<Toot>>,
     rng: StdRng,
     made: u64,
     mean_wait: f64,
@@ -99,21 +99,21 @@ impl Timeline {
     }
 
     /// Puts the post of a script in the timeline, in place of its earlier version.
-    pub(super) fn put(&mut self, json: Value) -> Arc<Post> {
+    pub(super) fn put(&mut self, json: Value) -> Arc<Toot> {
         let id = id_of(&json);
         let media = json["media_attachments"].as_array().is_some_and(|media| !media.is_empty());
         let tags = json["tags"].as_array().into_iter().flatten();
         let tags = tags.filter_map(|tag| tag["name"].as_str()).map(str::to_lowercase).collect();
         let text = json.to_string();
         let post =
-            Post { id, local: true, media, listed: true, tags, text, author: 0, edits: 0, json };
+            Toot { id, local: true, media, listed: true, tags, text, author: 0, edits: 0, json };
         let post = Arc::new(post);
         self.posts.insert(id, Arc::clone(&post));
         post
     }
 
     /// Removes the post of a script.
-    pub(super) fn remove(&mut self, json: &Value) -> Option<Arc<Post>> {
+    pub(super) fn remove(&mut self, json: &Value) -> Option<Arc<Toot>> {
         self.posts.remove(&id_of(json))
     }
 
@@ -185,7 +185,7 @@ impl Timeline {
         if account.local {
             json["application"] = json!({"name": "Simulator", "website": null});
         }
-        let post = Arc::new(Post {
+        let post = Arc::new(Toot {
             id,
             local: account.local,
             media: !content.media.is_empty(),
@@ -224,7 +224,7 @@ impl Timeline {
             json["edited_at"] = format!("{now:.3}").into();
         }
         let (text, tags) = (json.to_string(), old.tags.clone());
-        let post = Arc::new(Post { text, tags, json, edits: old.edits + 1, ..**old });
+        let post = Arc::new(Toot { text, tags, json, edits: old.edits + 1, ..**old });
         self.recent[nth] = Arc::clone(&post);
         if let Some(kept) = self.posts.get_mut(&post.id) {
             *kept = Arc::clone(&post);

@@ -12,17 +12,17 @@ use tokio_tungstenite::tungstenite::{
     protocol::{Role, WebSocketConfig},
 };
 
-/// What a WebSocket runs over after the handshake.
-pub(super) type Io = TokioIo<Upgraded>;
+/// The stream below a WebSocket after the handshake.
+pub type Io = TokioIo<Upgraded>;
 
 /// Longest message that a client may send.
 const LARGEST_MESSAGE: usize = 1 << 20;
 
-/// A handshake that was answered and has yet to be carried out by the HTTP server.
+/// A handshake whose response the HTTP server has yet to send.
 pub(super) struct Upgrade(OnUpgrade);
 
 impl Upgrade {
-    /// Returns the answer to an upgrade request with what follows it, or nothing if it is not one.
+    /// Returns the response to an upgrade request and the upgrade, or nothing for another request.
     pub(super) fn accept(request: &mut Request<Body>) -> Option<(Self, Response<Body>)> {
         let headers = request.headers();
         let is_upgrade = headers

@@ -1,9 +1,12 @@
-//! `authorize`: who somebody is, for the WebSocket API and for the HTTP API.
+//! The function `authorize`: identifies the caller for the WebSocket API and for the HTTP API.
 
 use aws_lambda_events::apigw::{
     ApiGatewayCustomAuthorizerRequestTypeRequest, ApiGatewayV2CustomAuthorizerV2Request,
 };
-use domain::access::{ANONYMOUS, Principal, Right};
+use domain::{
+    access::{ANONYMOUS, Principal, Right},
+    chain::Chain,
+};
 use jiff::Timestamp;
 use lambda_http::http::{
     HeaderMap,
@@ -13,15 +16,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{error, info, instrument};
 
-use aws::error::Chain;
-
 use crate::{
-    access::caller::{PRINCIPAL, said_of},
+    access::caller::{PRINCIPAL, fields_of},
     access::identity::{Identity, TokenError},
     app::App,
 };
 
-/// What precedes a token among the subprotocols that a client offers.
+/// Prefix of a token in the list of subprotocols that a client offers.
 const BEARER_PROTOCOL: &str = "bearer.";
 
 /// An event of either API.
@@ -34,11 +35,11 @@ pub enum AuthorizeEvent {
     WebSocket(Box<ApiGatewayCustomAuthorizerRequestTypeRequest>),
 }
 
-/// An HTTP API's event, told from the other kind by its `routeArn`.
+/// An event of an HTTP API, which its `routeArn` distinguishes from the other kind.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpEvent {
-    /// What the event is known by.
+    /// The field that distinguishes the event.
     #[serde(rename = "routeArn")]
     pub arn: String,
     /// The event itself.
@@ -46,24 +47,25 @@ pub struct HttpEvent {
     pub event: ApiGatewayV2CustomAuthorizerV2Request,
 }
 
-/// Why nobody is let in.
+/// Why a request is not authorized.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorizeError {
-    /// A token is not good. API Gateway answers 401 to this very text.
+    /// The token is not valid. API Gateway responds with 401 to exactly this text.
     #[error("Unauthorized")]
     Unauthorized,
-    /// The issuer's keys or the rules are not known. API Gateway answers 500.
-    #[error("who may connect is not known")]
+    /// The issuer's keys or the rules could not be loaded. API Gateway responds with 500.
+    #[error("could not determine whether the caller has permission to connect")]
     Unavailable,
 }
 
-/// Names the principal and the class of whoever makes a request, and lets in who may connect.
+/// Identifies the principal and the class of a caller, and checks that it has permission to connect.
 ///
-/// Without a token that is `anonymous`; a token that is not good is never that.
+/// A caller without a token is `anonymous`. An invalid token is rejected; it is never treated as
+/// anonymous.
 ///
 /// # Errors
 ///
-/// [`AuthorizeError`].
+/// [`AuthorizeError`] when the caller cannot be identified.
 #[instrument(name = "authorize", skip_all)]
 pub async fn handle(
     app: &App,
@@ -78,18 +80,18 @@ pub async fn handle(
                 None => bearer(&event.headers)?.or(query),
             };
             let identity = identify(app, token, now).await?;
-            let may = may_connect(app, identity.as_ref()).await?;
+            let is_permitted = can_connect(app, identity.as_ref()).await?;
             Ok(json!({
                 "principalId": name_of(identity.as_ref()),
                 "policyDocument": {
                     "Version": "2012-10-17",
                     "Statement": [{
                         "Action": ["execute-api:Invoke"],
-                        "Effect": if may { "Allow" } else { "Deny" },
+                        "Effect": if is_permitted { "Allow" } else { "Deny" },
                         "Resource": [event.method_arn],
                     }],
                 },
-                "context": said_of(identity.as_ref()),
+                "context": fields_of(identity.as_ref()),
             }))
         }
         AuthorizeEvent::Http(event) => {
@@ -102,12 +104,13 @@ pub async fn handle(
                 Err(AuthorizeError::Unauthorized) => return Ok(json!({ "isAuthorized": false })),
                 Err(error @ AuthorizeError::Unavailable) => return Err(error),
             };
-            // The page and the health check are for everybody.
+            // The page and the health check are public.
             let path = event.event.raw_path.as_deref().unwrap_or_default();
-            let may = !path.contains("/api/") || may_connect(app, identity.as_ref()).await?;
-            let mut said = said_of(identity.as_ref());
-            said.insert(PRINCIPAL, name_of(identity.as_ref()).to_owned());
-            Ok(json!({ "isAuthorized": may, "context": said }))
+            let is_permitted =
+                !path.contains("/api/") || can_connect(app, identity.as_ref()).await?;
+            let mut fields = fields_of(identity.as_ref());
+            fields.insert(PRINCIPAL, name_of(identity.as_ref()).to_owned());
+            Ok(json!({ "isAuthorized": is_permitted, "context": fields }))
         }
     }
 }
@@ -124,20 +127,20 @@ async fn identify(
     let Some(token) = token else { return Ok(None) };
     match app.identities.check(&token, now).await {
         Ok(identity) => Ok(Some(identity)),
-        Err(error @ TokenError::IssuerAway(_)) => {
-            error!(error = %Chain(&error), "token could not be checked");
+        Err(error @ TokenError::IssuerUnavailable(_)) => {
+            error!(error = %Chain(&error), "could not check a token");
             Err(AuthorizeError::Unavailable)
         }
         Err(error) => {
-            info!(error = %Chain(&error), "token refused");
+            info!(error = %Chain(&error), "rejected a token");
             Err(AuthorizeError::Unauthorized)
         }
     }
 }
 
-async fn may_connect(app: &App, identity: Option<&Identity>) -> Result<bool, AuthorizeError> {
-    let rules = app.in_force().await.map_err(|error| {
-        error!(error = %Chain(&error), "rules are not known");
+async fn can_connect(app: &App, identity: Option<&Identity>) -> Result<bool, AuthorizeError> {
+    let rules = app.rules.current().await.map_err(|error| {
+        error!(error = %Chain(&error), "could not load the rules");
         AuthorizeError::Unavailable
     })?;
     let anonymous = Principal::anonymous();
@@ -145,7 +148,8 @@ async fn may_connect(app: &App, identity: Option<&Identity>) -> Result<bool, Aut
     Ok(rules.allows(principal, Right::Connect))
 }
 
-/// The token among the subprotocols; a list that cannot be read may have one, and is refused.
+/// Returns the token in the list of subprotocols. A list that cannot be read may contain a token, and is
+/// rejected.
 fn protocol_token(headers: &HeaderMap) -> Result<Option<String>, AuthorizeError> {
     for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
         let value = value.to_str().map_err(|_| AuthorizeError::Unauthorized)?;
@@ -160,7 +164,7 @@ fn protocol_token(headers: &HeaderMap) -> Result<Option<String>, AuthorizeError>
     Ok(None)
 }
 
-/// The token in the header; one that is there and has none is refused.
+/// Returns the token in the header. A header without a bearer token is rejected.
 fn bearer(headers: &HeaderMap) -> Result<Option<String>, AuthorizeError> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
     let value = value.to_str().map_err(|_| AuthorizeError::Unauthorized)?;
@@ -169,7 +173,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, AuthorizeError> {
             Ok(Some(token.trim().to_owned()))
         }
         _ => {
-            info!("authorization refused: it is no bearer token");
+            info!("rejected an Authorization header without a bearer token");
             Err(AuthorizeError::Unauthorized)
         }
     }

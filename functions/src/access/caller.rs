@@ -1,4 +1,4 @@
-//! Who makes a request, as `authorize` said: the gateway hands it on with each event.
+//! The caller of a request. `authorize` determines it, and the gateway passes it on with each event.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -8,39 +8,40 @@ use serde_json::Value;
 
 use crate::access::identity::Identity;
 
-/// The field that names the principal.
+/// The field with the id of the principal.
 pub const PRINCIPAL: &str = "principalId";
 
-/// The field that names its class.
+/// The field with its class.
 pub const CLASS: &str = "class";
 
-/// The field that says when the token expires, in milliseconds since 1970.
+/// The field with the time at which the token expires, in milliseconds since 1970.
 pub const EXPIRES_AT: &str = "tokenExpiresAt";
 
-/// Who makes a request.
+/// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Whose request it is.
+    /// The principal that makes the request.
     pub principal: Principal,
-    /// When its token expires; `None` without one.
+    /// When its token expires; `None` without a token.
     pub token_expires_at: Option<Timestamp>,
-    /// Under which name what it uses is counted.
+    /// The name under which its requests and connections are counted.
     pub counted_as: String,
 }
 
 impl Caller {
-    /// Reads what `authorize` said. Without its word somebody is anonymous.
-    pub fn read(said: &HashMap<String, Value>, source_ip: Option<&str>) -> Self {
+    /// Reads the fields that `authorize` returned. Without them the caller is anonymous.
+    pub fn read(fields: &HashMap<String, Value>, source_ip: Option<&str>) -> Self {
         let text = |name| {
-            let text = said.get(name).and_then(Value::as_str);
+            let text = fields.get(name).and_then(Value::as_str);
             text.filter(|text| !text.is_empty())
         };
         let (Some(id), Some(class)) = (text(PRINCIPAL), text(CLASS)) else {
             return Self::new(Principal::anonymous(), None, source_ip);
         };
         let principal = Principal { id: id.to_owned(), class: class.to_owned() };
-        let expires_at = text(EXPIRES_AT).and_then(|at| at.parse().ok());
-        let expires_at = expires_at.and_then(|at| Timestamp::from_millisecond(at).ok());
+        let expires_at = text(EXPIRES_AT)
+            .and_then(|at| at.parse().ok())
+            .and_then(|at| Timestamp::from_millisecond(at).ok());
         Self::new(principal, expires_at, source_ip)
     }
 
@@ -58,8 +59,8 @@ impl Caller {
     }
 }
 
-/// What `authorize` says of somebody, in the form that API Gateway hands on: texts only.
-pub fn said_of(identity: Option<&Identity>) -> HashMap<&'static str, String> {
+/// Returns the fields that `authorize` returns for an identity. API Gateway passes on only strings.
+pub fn fields_of(identity: Option<&Identity>) -> HashMap<&'static str, String> {
     let Some(Identity { principal, expires_at }) = identity else {
         return HashMap::from([(CLASS, ANONYMOUS.to_owned())]);
     };
@@ -69,7 +70,7 @@ pub fn said_of(identity: Option<&Identity>) -> HashMap<&'static str, String> {
     ])
 }
 
-/// An address as far as it stands for one subscriber line: of IPv6, the first 64 bits.
+/// Returns the part of an address that identifies an internet connection: of IPv6, the first 64 bits.
 fn network(address: &str) -> String {
     match address.parse() {
         Ok(IpAddr::V6(address)) => {
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_without_a_token_are_counted_by_their_line() {
+    fn anonymous_callers_are_counted_by_their_network() {
         let cases = [
             (Some("192.0.2.7"), "address/192.0.2.7"),
             (Some("2001:db8:1:2:3:4:5:6"), "address/2001:db8:1:2::"),
@@ -102,12 +103,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_read_again() {
+    fn a_caller_is_read_back_from_its_fields() {
         let principal = Principal::named("ann", ["trader", "member"]).expect("a principal");
         let expires_at = Timestamp::from_second(1_800_000_000).expect("a time");
-        let said = said_of(Some(&Identity { principal: principal.clone(), expires_at }));
+        let returned = fields_of(Some(&Identity { principal: principal.clone(), expires_at }));
         let mut fields: HashMap<String, Value> =
-            said.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+            returned.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
         fields.insert(PRINCIPAL.to_owned(), "ann".into());
         let caller = Caller::read(&fields, Some("192.0.2.7"));
         let expected =

@@ -1,4 +1,4 @@
-//! Who somebody is: JWTs, signed with a shared secret (HS256) or by an issuer (RS256, ES256).
+//! Identities: JWTs that are signed with a shared secret (HS256) or by an issuer (RS256, ES256).
 
 use std::time::Duration;
 
@@ -8,44 +8,44 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, erro
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    access::jwks::{Jwks, JwksError},
-    access::token::{parse_secrets, secrets},
+use crate::access::{
+    jwks::{Jwks, JwksError},
+    secrets::{parse_secrets, secrets},
 };
 
-/// Longest token, in bytes: API Gateway takes 10,240 bytes of headers.
+/// Longest token, in bytes. API Gateway accepts 10,240 bytes of headers.
 const MAX_TOKEN_BYTES: usize = 8_192;
 
-/// How far ahead the issuer's clock may be.
+/// How far the issuer's clock can be ahead.
 const LEEWAY_S: f64 = 10.0;
 
 /// How tokens are checked.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Shared secret of HS256 tokens, best of 32 random bytes or more; while it changes, the new
-    /// one and the old one after a comma. Without it and without an issuer every token is refused
-    /// and everybody is anonymous.
+    /// Shared secret of HS256 tokens, at least 32 random bytes. To rotate it, set the new secret
+    /// followed by a comma and the old one. Without a secret and without an issuer, all tokens are
+    /// rejected and all clients are anonymous.
     #[arg(long, env = "HEADWATER_JWT_SECRET", hide_env_values = true, value_parser = parse_secrets)]
     pub jwt_secret: Option<SecretString>,
 
-    /// Where the issuer publishes its keys (RS256, ES256), such as
-    /// `https://cognito-idp.REGION.amazonaws.com/POOL/.well-known/jwks.json`. Wants the issuer and
-    /// the audience, too.
+    /// URL of the issuer's keys (RS256, ES256), such as
+    /// `https://cognito-idp.REGION.amazonaws.com/POOL/.well-known/jwks.json`. Requires the issuer and
+    /// the audience to be set.
     #[arg(long, env = "HEADWATER_JWKS_URL", value_parser = parse_url, requires = "jwt_issuer", requires = "jwt_audience")]
     pub jwks_url: Option<reqwest::Url>,
 
-    /// What tokens must say in `iss`; without it, anything.
+    /// Required `iss` claim of a token. By default any value is accepted.
     #[arg(long, env = "HEADWATER_JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
 
-    /// What tokens must say in `aud`, or in `client_id` where they have no `aud`; one of a comma
-    /// list. Without it, tokens that are meant for somebody are refused.
+    /// Accepted values of the `aud` claim, or of `client_id` in a token without `aud`, separated by
+    /// commas. By default tokens with an `aud` claim are rejected.
     #[arg(long, env = "HEADWATER_JWT_AUDIENCE", value_delimiter = ',')]
     pub jwt_audience: Vec<String>,
 
-    /// Where tokens name classes, in a text or a list of them: the first of a comma list that a
-    /// token has. `a.b` is `b` in `a`.
+    /// Claims that contain the class, or a list of classes, separated by commas; the first one that a
+    /// token has is used. `a.b` means `b` inside `a`.
     #[arg(
         long,
         env = "HEADWATER_JWT_CLASS_CLAIM",
@@ -54,13 +54,13 @@ pub struct Options {
     )]
     pub jwt_class_claim: Vec<String>,
 
-    /// The class of somebody whose token names none.
+    /// Class of a principal whose token does not name one.
     #[arg(long, env = "HEADWATER_JWT_DEFAULT_CLASS", default_value = "member")]
     pub jwt_default_class: String,
 }
 
 impl Options {
-    /// Whether any token can be good, and so whether somebody can be told from somebody else.
+    /// Returns whether tokens can be checked at all. If not, all clients are anonymous.
     pub fn accepts_tokens(&self) -> bool {
         self.jwt_secret.is_some() || self.jwks_url.is_some()
     }
@@ -69,57 +69,55 @@ impl Options {
 fn parse_url(text: &str) -> Result<reqwest::Url, String> {
     match reqwest::Url::parse(text) {
         Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => Ok(url),
-        _ => Err("this is no http or https address".to_owned()),
+        _ => Err("not an http or https URL".to_owned()),
     }
 }
 
-/// Somebody, as a token says.
+/// A principal that a token identifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Whom it names.
+    /// The principal.
     pub principal: Principal,
-    /// Until when.
+    /// When the token expires.
     pub expires_at: Timestamp,
 }
 
-/// Why a token was refused.
+/// Why a token was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Nothing is configured by which a token could be told from a forged one.
-    #[error(
-        "tokens are not accepted here: neither HEADWATER_JWT_SECRET nor HEADWATER_JWKS_URL is set"
-    )]
+    /// No secret and no issuer is configured.
+    #[error("tokens are not accepted: neither HEADWATER_JWT_SECRET nor HEADWATER_JWKS_URL is set")]
     NotConfigured,
-    /// Not a JWT, or not one of ours.
+    /// It is not a JWT, or its signature is not valid.
     #[error("token is not valid")]
     Invalid(#[source] jsonwebtoken::errors::Error),
-    /// Longer than `MAX_TOKEN_BYTES`.
-    #[error("token is over {MAX_TOKEN_BYTES} bytes")]
+    /// It is longer than `MAX_TOKEN_BYTES`.
+    #[error("token is longer than {MAX_TOKEN_BYTES} bytes")]
     TooLong,
-    /// It is signed in a way that is not taken here.
-    #[error("token is signed with {0:?}, which is not taken here")]
+    /// Its signature algorithm is not accepted.
+    #[error("token is signed with {0:?}, which is not accepted")]
     Algorithm(Algorithm),
-    /// It wants something to be understood that is not.
+    /// Its `crit` header requires an extension, and none is supported.
     #[error("token has critical headers")]
     Critical,
-    /// No key of the issuer has that name.
+    /// The issuer does not publish the key.
     #[error("token is signed with a key that the issuer does not publish")]
     UnknownKey,
-    /// A claim is missing or says something else than it must.
-    #[error("token has no good {0}")]
+    /// A claim is missing, malformed, or does not have a required value.
+    #[error("claim {0} of the token is missing or not valid")]
     Claim(&'static str),
-    /// It was good until some time ago.
+    /// It has expired.
     #[error("token has expired")]
     Expired,
-    /// It will be good.
-    #[error("token is not good yet")]
+    /// Its `nbf` claim is in the future.
+    #[error("token is not valid yet")]
     NotYet,
-    /// It names somebody whom the rules could mistake.
-    #[error("token names nobody that there can be")]
+    /// Its subject or a class cannot be used in the rules.
+    #[error("token does not name a valid principal")]
     Principal(#[from] PrincipalError),
-    /// The issuer's keys are not known, and cannot be had.
-    #[error("keys of the issuer cannot be had")]
-    IssuerAway(#[source] JwksError),
+    /// The issuer's keys could not be loaded.
+    #[error("could not load the keys of the issuer")]
+    IssuerUnavailable(#[source] JwksError),
 }
 
 /// Checks tokens.
@@ -130,17 +128,17 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// A checker; it asks the issuer when the first token comes.
+    /// Returns a checker that loads the keys of the issuer for the first token.
     pub fn new(options: Options) -> Self {
         let jwks = options.jwks_url.clone().map(Jwks::new);
         Self { options, jwks }
     }
 
-    /// Returns whose a token is.
+    /// Returns the identity that a token proves.
     ///
     /// # Errors
     ///
-    /// [`TokenError`] when it is forged, meant for others, or not good at `now`.
+    /// [`TokenError`] when the token is forged, is meant for another audience, or is not valid at `now`.
     pub async fn check(&self, token: &str, now: Timestamp) -> Result<Identity, TokenError> {
         if !self.options.accepts_tokens() {
             return Err(TokenError::NotConfigured);
@@ -152,14 +150,14 @@ impl Tokens {
         if header.crit.is_some() {
             return Err(TokenError::Critical);
         }
-        // Each kind of key goes with its own algorithms: a public key is no shared secret.
+        // Each kind of key has its own algorithms. A public key must never serve as a shared secret.
         let keys = match (header.alg, &self.options.jwt_secret, &self.jwks) {
             (Algorithm::HS256, Some(list), _) => {
                 secrets(list).map(|it| DecodingKey::from_secret(it.as_bytes())).collect()
             }
             (alg @ (Algorithm::RS256 | Algorithm::ES256), _, Some(jwks)) => {
                 let keys = jwks.find(header.kid.as_deref(), alg).await;
-                keys.map_err(TokenError::IssuerAway)?
+                keys.map_err(TokenError::IssuerUnavailable)?
             }
             (alg, _, _) => return Err(TokenError::Algorithm(alg)),
         };
@@ -174,7 +172,7 @@ impl Tokens {
     ) -> Result<Identity, TokenError> {
         let seconds = |name| claims.get(name).map(Value::as_f64);
         let exp = seconds("exp").flatten().ok_or(TokenError::Claim("exp"))?;
-        #[expect(clippy::cast_possible_truncation, reason = "a conversion that saturates is fine")]
+        #[expect(clippy::cast_possible_truncation, reason = "the conversion saturates")]
         let expires_at =
             Timestamp::from_second(exp.floor() as i64).map_err(|_| TokenError::Claim("exp"))?;
         if expires_at <= now {
@@ -184,7 +182,7 @@ impl Tokens {
             None => f64::NEG_INFINITY,
             Some(nbf) => nbf.ok_or(TokenError::Claim("nbf"))?,
         };
-        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are small enough")]
         if not_before > now.as_second() as f64 + LEEWAY_S {
             return Err(TokenError::NotYet);
         }
@@ -214,18 +212,19 @@ impl Tokens {
     }
 }
 
-/// Whether a token that says `aud` is meant for one of us. One that does not is meant for anybody,
-/// unless we are somebody; Amazon Cognito's access tokens then say `client_id`.
-fn is_meant_for(claims: &Map<String, Value>, us: &[String]) -> bool {
-    let is_us = |value: &Value| value.as_str().is_some_and(|text| us.iter().any(|it| it == text));
+/// Returns whether a token is meant for one of the audiences. A token without `aud` is meant for
+/// everyone, unless audiences are configured; then `client_id` counts, as in Amazon Cognito's access tokens.
+fn is_meant_for(claims: &Map<String, Value>, audiences: &[String]) -> bool {
+    let is_listed =
+        |value: &Value| value.as_str().is_some_and(|text| audiences.iter().any(|it| it == text));
     match claims.get("aud") {
-        None => us.is_empty() || claims.get("client_id").is_some_and(is_us),
-        Some(Value::Array(all)) => all.iter().any(is_us),
-        Some(one) => is_us(one),
+        None => audiences.is_empty() || claims.get("client_id").is_some_and(is_listed),
+        Some(Value::Array(all)) => all.iter().any(is_listed),
+        Some(one) => is_listed(one),
     }
 }
 
-/// A claim by its name, or by its path.
+/// Returns a claim by its name or its path.
 fn claim<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     claims.get(name).or_else(|| {
         let mut path = name.split('.');
@@ -240,28 +239,28 @@ fn verify(
     keys: &[DecodingKey],
 ) -> Result<Map<String, Value>, TokenError> {
     let mut validation = Validation::new(algorithm);
-    // The library checks the signature. The claims are checked against the time that we are given.
+    // The library checks only the signature. The claims are checked with the caller's time.
     validation.validate_exp = false;
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
-    let mut refused = TokenError::UnknownKey;
+    let mut rejection = TokenError::UnknownKey;
     for key in keys {
         match jsonwebtoken::decode(token, key, &validation) {
             Ok(decoded) => return Ok(decoded.claims),
             Err(error) if *error.kind() == ErrorKind::InvalidSignature => {
-                refused = TokenError::Invalid(error);
+                rejection = TokenError::Invalid(error);
             }
             Err(error) => return Err(TokenError::Invalid(error)),
         }
     }
-    Err(refused)
+    Err(rejection)
 }
 
-/// Makes an HS256 token that is good for `term` from `now`, under the first of the secrets.
+/// Makes an HS256 token that is valid for `term` from `now`, signed with the first of the secrets.
 ///
 /// # Errors
 ///
-/// [`TokenError`] when the term is no term.
+/// [`TokenError`] when the token would expire too far in the future.
 pub fn make(
     secret: &SecretString,
     principal: &Principal,

@@ -1,65 +1,68 @@
-//! The keys of an issuer, as it publishes them (RFC 7517).
+//! The keys that a token issuer publishes (RFC 7517).
 
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+use std::{sync::Arc, time::Duration};
+
+use domain::{
+    chain::{BoxError, Chain},
+    pace::TokenBucket,
 };
-
-use aws::error::{BoxError, Chain};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
 };
-use reqwest::{Client, Url, redirect};
+use parking_lot::RwLock;
+use reqwest::{Client, Response, Url, redirect};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
 use tracing::{info, warn};
 
-/// How long keys are good before they are asked for again.
-const KEEP: Duration = Duration::from_mins(10);
+/// How long keys are cached.
+const CACHE_FOR: Duration = Duration::from_mins(10);
 
-/// How long the issuer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time limit for a request to the issuer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Tokens with made-up keys must not become requests to the issuer: this many in a row, and then
-/// one each interval.
+/// Tokens with unknown keys must not flood the issuer with requests: it gets at most this many in a row,
+/// and then one per interval.
 const BURST: u32 = 4;
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// Most bytes of what an issuer publishes.
+/// Largest key set, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// Most keys of an issuer that are kept.
+/// Largest number of keys that are kept.
 const MAX_KEYS: usize = 64;
 
-/// Why keys could not be had.
+/// Why the keys of the issuer could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
-    /// The issuer gave no good answer.
+    /// The issuer did not return a key set.
     #[error("request to the issuer failed")]
     Request(#[source] BoxError),
-    /// What it published is over `MAX_BYTES`.
-    #[error("the issuer publishes over {MAX_BYTES} bytes")]
+    /// The key set is larger than `MAX_BYTES`.
+    #[error("the key set of the issuer is larger than {MAX_BYTES} bytes")]
     TooLarge,
-    /// It was asked a moment ago, to no avail.
-    #[error("the issuer was asked a moment ago")]
-    Asked,
+    /// Recent requests failed, and the next one has to wait.
+    #[error("too many requests to the issuer")]
+    RateLimited,
 }
 
 /// The keys of one issuer.
 #[derive(Debug)]
-pub struct Jwks {
+pub(super) struct Jwks {
     url: Url,
     http: Client,
-    known: RwLock<Option<Arc<Known>>>,
-    asking: Mutex<Budget>,
+    key_set: RwLock<Option<Arc<KeySet>>>,
+    /// The rate limit of requests; held during a request.
+    pace: Mutex<TokenBucket>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct KeySet {
     keys: Vec<Key>,
-    since: Instant,
+    loaded_at: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -69,105 +72,100 @@ struct Key {
     key: DecodingKey,
 }
 
-/// How often the issuer may be asked.
-#[derive(Debug)]
-struct Budget {
-    left: u32,
-    since: Instant,
-}
-
-/// Keys of kinds that are not known here are passed over.
+/// The published form. Keys of unknown types are skipped.
 #[derive(Deserialize)]
 struct Published {
     keys: Vec<Value>,
 }
 
 impl Jwks {
-    /// Keys that are published at `url`. They are asked for when the first is wanted.
-    pub fn new(url: Url) -> Self {
+    /// Returns the keys that are published at `url`. They are loaded on first use.
+    pub(super) fn new(url: Url) -> Self {
         let loopback = url
             .host_str()
             .is_some_and(|host| host == "localhost" || host.starts_with("127.") || host == "[::1]");
         if url.scheme() == "http" && !loopback {
-            warn!("HEADWATER_JWKS_URL is not https: whoever is on the way can make tokens");
+            warn!(
+                "HEADWATER_JWKS_URL is not https: an attacker on the network path can forge tokens"
+            );
         }
-        let http = Client::builder().timeout(PATIENCE).redirect(redirect::Policy::none());
+        let http = Client::builder().timeout(REQUEST_TIMEOUT).redirect(redirect::Policy::none());
         Self {
             url,
-            http: http.build().expect("a client without options that can fail"),
-            known: RwLock::default(),
-            asking: Mutex::new(Budget { left: BURST, since: Instant::now() }),
+            http: http.build().expect("none of the options can fail"),
+            key_set: RwLock::default(),
+            pace: Mutex::new(TokenBucket::every(INTERVAL, BURST)),
         }
     }
 
-    /// Returns the keys that a token can be signed with: the one with its id, or without an id all
-    /// of its algorithm. Asks the issuer where none is known, or what is known is old.
+    /// Returns the keys that can verify a token: the one with its key id, or all keys of its algorithm
+    /// if it has no key id. Loads the keys if none matches or the cache is old.
     ///
     /// # Errors
     ///
-    /// [`JwksError`] when no keys are known and none can be had.
-    pub async fn find(
+    /// [`JwksError`] when no keys are cached and they could not be loaded.
+    pub(super) async fn find(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<Vec<DecodingKey>, JwksError> {
-        let known = self.known();
-        let found = known.as_ref().map(|known| known.find(id, algorithm)).unwrap_or_default();
-        let is_fresh = known.as_ref().is_some_and(|known| known.since.elapsed() < KEEP);
+        let cached = self.key_set.read().clone();
+        let found = cached.as_ref().map(|keys| keys.find(id, algorithm)).unwrap_or_default();
+        let is_fresh = cached.as_ref().is_some_and(|keys| keys.loaded_at.elapsed() < CACHE_FOR);
         if is_fresh && !found.is_empty() {
             return Ok(found);
         }
-        match self.ask(known.as_ref()).await {
-            Ok(known) => Ok(known.find(id, algorithm)),
-            Err(error) => {
-                // An issuer that is away does not make its keys bad.
-                if known.is_none() {
-                    return Err(error);
-                }
+        match self.load(cached.as_ref()).await {
+            Ok(keys) => Ok(keys.find(id, algorithm)),
+            // The keys stay valid while the issuer is unavailable.
+            Err(error) if cached.is_some() => {
                 match error {
-                    JwksError::Asked => {}
-                    error => warn!(error = %Chain(&error), "keys of the issuer are old"),
+                    JwksError::RateLimited => {}
+                    error => warn!(
+                        error = %Chain(&error),
+                        "could not reload the keys of the issuer; keeping the previous ones"
+                    ),
                 }
                 Ok(found)
             }
+            Err(error) => Err(error),
         }
     }
 
-    fn known(&self) -> Option<Arc<Known>> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Asks the issuer, unless somebody else has since `before`, or it is asked too often.
-    async fn ask(&self, before: Option<&Arc<Known>>) -> Result<Arc<Known>, JwksError> {
-        let mut budget = self.asking.lock().await;
-        if let Some(known) = self.known()
-            && before.is_none_or(|before| !Arc::ptr_eq(before, &known))
+    /// Loads the keys, unless another task has replaced `before`, or requests are too frequent.
+    async fn load(&self, before: Option<&Arc<KeySet>>) -> Result<Arc<KeySet>, JwksError> {
+        let mut pace = self.pace.lock().await;
+        if let Some(keys) = self.key_set.read().clone()
+            && before.is_none_or(|before| !Arc::ptr_eq(before, &keys))
         {
-            return Ok(known);
+            return Ok(keys);
         }
-        if !budget.spend() {
-            return Err(JwksError::Asked);
-        }
-        // Seldom awaited, and large.
+        pace.take(Instant::now().into_std()).map_err(|_| JwksError::RateLimited)?;
+        // Rarely awaited, and large.
         let keys = Box::pin(self.fetch()).await?;
-        info!(keys = keys.len(), "keys of the issuer read");
-        let known = Arc::new(Known { keys, since: Instant::now() });
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
-        Ok(known)
+        info!(keys = keys.len(), "loaded the keys of the issuer");
+        let key_set = Arc::new(KeySet { keys, loaded_at: Instant::now() });
+        *self.key_set.write() = Some(key_set.clone());
+        Ok(key_set)
     }
 
     async fn fetch(&self) -> Result<Vec<Key>, JwksError> {
-        let failed = |error: reqwest::Error| JwksError::Request(error.into());
-        let answer = self.http.get(self.url.clone()).send().await.map_err(failed)?;
-        let mut answer = answer.error_for_status().map_err(failed)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-            if body.len() + chunk.len() > MAX_BYTES {
-                return Err(JwksError::TooLarge);
+        let response = self
+            .http
+            .get(self.url.clone())
+            .send()
+            .await
+            .and_then(Response::error_for_status)
+            .map_err(|error| JwksError::Request(error.into()))?;
+        let body = Limited::new(reqwest::Body::from(response), MAX_BYTES);
+        let bytes = body.collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                JwksError::TooLarge
+            } else {
+                JwksError::Request(error)
             }
-            body.extend_from_slice(&chunk);
-        }
-        read(&body).map_err(|error| JwksError::Request(error.into()))
+        })?;
+        read(&bytes.to_bytes()).map_err(|error| JwksError::Request(error.into()))
     }
 }
 
@@ -177,7 +175,7 @@ fn read(body: &[u8]) -> serde_json::Result<Vec<Key>> {
     Ok(keys.take(MAX_KEYS).collect())
 }
 
-impl Known {
+impl KeySet {
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Vec<DecodingKey> {
         let fits = |key: &&Key| {
             key.algorithm == algorithm && id.is_none_or(|id| key.id.as_deref() == Some(id))
@@ -187,8 +185,8 @@ impl Known {
 }
 
 impl Key {
-    /// A key that signs in a way that is taken here. Its algorithm is what its kind says, and what
-    /// a token says counts for nothing.
+    /// Reads a key of a supported algorithm. The type of the key determines the algorithm; the header
+    /// of a token does not.
     fn read(value: Value) -> Result<Option<Self>, BoxError> {
         let jwk: Jwk = serde_json::from_value(value)?;
         let algorithm = match &jwk.algorithm {
@@ -198,32 +196,18 @@ impl Key {
             }
             _ => return Ok(None),
         };
-        let says = match jwk.common.key_algorithm {
+        let declared = match jwk.common.key_algorithm {
             None => algorithm,
             Some(KeyAlgorithm::RS256) => Algorithm::RS256,
             Some(KeyAlgorithm::ES256) => Algorithm::ES256,
             Some(_) => return Ok(None),
         };
-        let signs = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
-        if says != algorithm || !signs {
+        let is_for_signatures =
+            matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
+        if declared != algorithm || !is_for_signatures {
             return Ok(None);
         }
         let key = DecodingKey::from_jwk(&jwk)?;
         Ok(Some(Self { id: jwk.common.key_id, algorithm, key }))
-    }
-}
-
-impl Budget {
-    fn spend(&mut self) -> bool {
-        while self.left < BURST && self.since.elapsed() >= INTERVAL {
-            self.left += 1;
-            self.since += INTERVAL;
-        }
-        if self.left == BURST {
-            self.since = Instant::now();
-        }
-        let may = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        may
     }
 }

@@ -1,27 +1,27 @@
-//! Which web pages may open a WebSocket: browsers say where a page is from, in `Origin`.
+//! The web pages that can open a WebSocket. Browsers send the origin of a page in the `Origin` header.
 
 use lambda_http::http::{
     HeaderMap,
     header::{HOST, ORIGIN},
 };
 
-/// The origins that are let in. Programs that are no browsers say none, and are let in.
+/// The accepted origins. Programs other than browsers send no `Origin` header and are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
     /// Pages from anywhere.
     Any,
-    /// Pages from the host that the WebSocket is at.
+    /// Pages from the host of the WebSocket.
     Same,
-    /// Pages from these, such as `https://example.org`, and from the host that the WebSocket is at.
+    /// Pages from these origins, such as `https://example.org`, and from the host of the WebSocket.
     Listed(Vec<String>),
 }
 
 impl Origins {
-    /// Reads `*`, `same`, or a comma list of origins.
+    /// Parses `*`, `same`, or a comma-separated list of origins.
     ///
     /// # Errors
     ///
-    /// A sentence, when something in the list is no origin.
+    /// A sentence that names the entry that is not an origin.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text {
             "*" => Ok(Self::Any),
@@ -33,9 +33,9 @@ impl Origins {
                             Ok(url) if url.origin().ascii_serialization() == origin => {
                                 Ok(origin.to_owned())
                             }
-                            _ => {
-                                Err(format!("{origin:?} is no origin such as https://example.org"))
-                            }
+                            _ => Err(format!(
+                                "{origin:?} is not an origin such as https://example.org"
+                            )),
                         }
                     });
                 Ok(Self::Listed(origins.collect::<Result<_, _>>()?))
@@ -43,7 +43,7 @@ impl Origins {
         }
     }
 
-    /// Whether a handshake with these headers may go on.
+    /// Returns whether a handshake with these headers is accepted.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(ORIGIN).iter();
         let Some(origin) = origins.next() else { return true };
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_let_in_by_where_they_are_from() {
+    fn pages_are_accepted_by_their_origin() {
         let listed = Origins::parse("https://a.example, https://b.example:8443").expect("origins");
         let cases = [
             (Origins::Same, None, true),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn a_malformed_origin_is_rejected() {
         for text in ["", "example.org", "https://example.org/", "https://a.example,,"] {
             assert!(Origins::parse(text).is_err(), "case: {text}");
         }

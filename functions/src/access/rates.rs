@@ -1,184 +1,190 @@
-//! How often somebody may ask for something, across all functions and gateways.
+//! Rate limits that all functions and gateways enforce together.
 //!
-//! What may be used is counted in the table, and taken from there in growing parts: whoever asks now
-//! and then costs one write each time, and whoever asks all the time one for half a second's worth.
-//! Whoever asks too much in one process is refused there, at no cost. Of requests that come at the same
-//! time, one asks the table, and the others use what it brings.
+//! The count is kept in the table. A process takes requests from it in batches that grow while a client
+//! keeps sending: a client that sends occasionally costs one write per request, a busy one costs one
+//! write per half second. A client that exceeds its limit within one process is rejected there, without
+//! a write. Of concurrent requests, one asks the table, and the others use what it took.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use aws::{error::Chain, quota::Quotas};
+use aws::quota::Quotas;
+use domain::{chain::Chain, pace::TokenBucket};
 use jiff::Timestamp;
 use lru::LruCache;
+use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::warn;
 
-/// Who is remembered; API Gateway gives one environment far fewer.
-const REMEMBERED: usize = 100_000;
+/// Number of clients that a process remembers. API Gateway sends one environment far fewer.
+const MAX_CLIENTS: usize = 100_000;
 
-/// How long a part that was taken is good.
-const GOOD_FOR: Duration = Duration::from_secs(1);
+/// How long a batch stays valid.
+const BATCH_LIFETIME: Duration = Duration::from_secs(1);
 
-/// Somebody asked too often, and may ask again after this time.
+/// A request exceeds the rate limit; the client can retry after this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooOften(pub Duration);
+pub struct RateLimited(pub Duration);
 
-/// Counts requests.
+/// Enforces the rate limits.
 #[derive(Debug)]
 pub struct Rates {
     quotas: Quotas,
-    local: Mutex<LruCache<String, Local>>,
+    clients: Mutex<LruCache<String, Client>>,
 }
 
-/// What one process knows of somebody.
+/// What one process knows about a client.
 #[derive(Debug)]
-struct Local {
-    /// Held by the one who asks the table.
+struct Client {
+    /// Rejects a client that exceeds its limit within this process alone.
+    bucket: TokenBucket<Timestamp>,
+    /// Held while a request asks the table.
     asking: Arc<AsyncMutex<()>>,
-    /// What is left in this process, for whoever asks too much of it alone.
-    left: f64,
-    at: Timestamp,
-    /// What was taken from the table and not used.
+    /// Requests that were taken from the table and not used.
     taken: u32,
-    good_until: Timestamp,
-    /// How much was taken last.
-    part: u32,
-    /// The table had no more.
-    refused_until: Timestamp,
+    taken_until: Timestamp,
+    /// The size of the last batch.
+    batch: u32,
+    /// The table had no requests left until then.
+    rejected_until: Timestamp,
 }
 
-impl Local {
-    fn new(burst: f64, now: Timestamp) -> Self {
-        Self {
-            asking: Arc::default(),
-            left: burst,
-            at: now,
-            taken: 0,
-            good_until: Timestamp::UNIX_EPOCH,
-            part: 0,
-            refused_until: Timestamp::UNIX_EPOCH,
-        }
-    }
-}
-
-/// What to do about a request.
-enum Next {
+/// What to do with a request.
+enum Decision {
     Admit,
-    Refuse,
-    /// Nothing that was taken is left: ask the table, when it is one's turn.
+    Reject,
+    /// No taken requests are left: ask the table, one request at a time.
     Ask(Arc<AsyncMutex<()>>),
 }
 
-/// What to take from the table.
-struct Take {
-    part: u32,
-    /// Whether little is likely to be used up.
-    idle: bool,
-}
-
-impl Local {
-    /// Uses one of those that were taken.
-    fn spend(&mut self, now: Timestamp) -> bool {
-        let may = now < self.good_until && self.taken > 0;
-        if may {
-            self.taken -= 1;
-        }
-        may
-    }
+/// What to do with a request whose turn it is to ask the table.
+enum Turn {
+    /// The request before this one took enough for both.
+    Admit,
+    /// The request before this one found that there is nothing left.
+    Reject,
+    Take {
+        batch: u32,
+        /// Whether the client sends so rarely that its limit is probably unused.
+        idle: bool,
+    },
 }
 
 impl Rates {
-    /// Nobody has asked for anything.
+    /// Returns limits that no client has used any of.
     pub fn new(quotas: Quotas) -> Self {
-        // A cache with a bound takes its memory at once.
-        Self { quotas, local: Mutex::new(LruCache::unbounded()) }
+        // A bounded cache would allocate all of its memory at once.
+        Self { quotas, clients: Mutex::new(LruCache::unbounded()) }
     }
 
-    /// Whether `who` may ask at `now`, if `per_second` is what it may, with a burst of twice that.
+    /// Admits a request of `client` at `now`, if the client stays under `per_second` with a burst of
+    /// twice that.
     ///
-    /// While the database is away, each process counts by itself.
+    /// While the database is unavailable, each process counts on its own.
     ///
     /// # Errors
     ///
-    /// [`TooOften`] when it may not.
-    pub async fn admit(&self, who: &str, per_second: u32, now: Timestamp) -> Result<(), TooOften> {
+    /// [`RateLimited`] when the client exceeds its limit.
+    pub async fn admit(
+        &self,
+        client: &str,
+        per_second: u32,
+        now: Timestamp,
+    ) -> Result<(), RateLimited> {
         let wait = Duration::from_secs(1) / per_second.max(1);
-        let asking = match self.next(who, per_second, now) {
-            Next::Admit => return Ok(()),
-            Next::Refuse => return Err(TooOften(wait)),
-            Next::Ask(asking) => asking,
+        let asking = match self.decide(client, per_second, now) {
+            Decision::Admit => return Ok(()),
+            Decision::Reject => return Err(RateLimited(wait)),
+            Decision::Ask(asking) => asking,
         };
         let _asking = asking.lock().await;
-        let Take { part, idle } = match self.next_take(who, per_second, now) {
-            Ok(take) => take,
-            Err(Next::Refuse) => return Err(TooOften(wait)),
-            Err(Next::Admit | Next::Ask(_)) => return Ok(()),
+        let (batch, idle) = match self.turn(client, per_second, now) {
+            Turn::Take { batch, idle } => (batch, idle),
+            Turn::Admit => return Ok(()),
+            Turn::Reject => return Err(RateLimited(wait)),
         };
-        // Near the end there may be no part, but still one.
-        for part in [part, 1] {
-            match self.quotas.take(who, part, per_second, idle, now).await {
+        // Near the limit the table may not have a whole batch, but still one request.
+        for batch in [batch, 1] {
+            match self.quotas.take(client, batch, per_second, idle, now).await {
                 Ok(true) => {
-                    self.update(who, |local| {
-                        local.taken += part - 1;
-                        local.part = part;
-                        local.good_until = now + GOOD_FOR;
+                    self.update(client, |client| {
+                        client.taken += batch - 1;
+                        client.batch = batch;
+                        client.taken_until = now + BATCH_LIFETIME;
                     });
                     return Ok(());
                 }
-                Ok(false) if part > 1 => {}
+                Ok(false) if batch > 1 => {}
                 Ok(false) => break,
                 Err(error) => {
-                    warn!(error = %Chain(&error), "requests are counted in this process only");
+                    warn!(
+                        error = %Chain(&error),
+                        "could not count a request in the table; counting in this process only"
+                    );
                     return Ok(());
                 }
             }
         }
-        self.update(who, |local| local.refused_until = now + wait);
-        Err(TooOften(wait))
+        self.update(client, |client| client.rejected_until = now + wait);
+        Err(RateLimited(wait))
     }
 
-    fn next(&self, who: &str, per_second: u32, now: Timestamp) -> Next {
-        let rate = f64::from(per_second);
-        let burst = rate * 2.0;
-        let mut all = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= REMEMBERED {
-            all.pop_lru();
+    fn decide(&self, client: &str, per_second: u32, now: Timestamp) -> Decision {
+        let burst = per_second.saturating_mul(2);
+        let mut clients = self.clients.lock();
+        if clients.len() >= MAX_CLIENTS {
+            clients.pop_lru();
         }
-        let local = all.get_or_insert_mut_ref(who, || Local::new(burst, now));
-        let passed = now.duration_since(local.at).as_secs_f64().max(0.0);
-        local.left = (local.left + passed * rate).min(burst);
-        local.at = now;
-        if local.left < 1.0 || now < local.refused_until {
-            return Next::Refuse;
+        let client = clients.get_or_insert_mut_ref(client, || Client::new(per_second, burst));
+        client.bucket.set_per_second(per_second, burst);
+        if per_second == 0 || now < client.rejected_until || client.bucket.take(now).is_err() {
+            return Decision::Reject;
         }
-        local.left -= 1.0;
-        if local.spend(now) { Next::Admit } else { Next::Ask(local.asking.clone()) }
+        if client.use_taken(now) { Decision::Admit } else { Decision::Ask(client.asking.clone()) }
     }
 
-    /// What to take now that it is one's turn; the one before may have taken enough for both, or
-    /// found that there is no more.
-    fn next_take(&self, who: &str, per_second: u32, now: Timestamp) -> Result<Take, Next> {
-        let mut all = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(local) = all.get_mut(who) else { return Ok(Take { part: 1, idle: true }) };
-        if local.spend(now) {
-            return Err(Next::Admit);
+    /// Decides again for a request whose turn it is to ask the table.
+    fn turn(&self, client: &str, per_second: u32, now: Timestamp) -> Turn {
+        let mut clients = self.clients.lock();
+        let Some(client) = clients.get_mut(client) else {
+            return Turn::Take { batch: 1, idle: true };
+        };
+        if client.use_taken(now) {
+            return Turn::Admit;
         }
-        if now < local.refused_until {
-            return Err(Next::Refuse);
+        if now < client.rejected_until {
+            return Turn::Reject;
         }
-        let is_good = now < local.good_until;
-        local.taken = 0;
-        let part = if is_good { (local.part * 2).min(per_second / 2).max(1) } else { 1 };
-        Ok(Take { part, idle: !is_good })
+        let idle = now >= client.taken_until;
+        client.taken = 0;
+        let batch = if idle { 1 } else { (client.batch * 2).min(per_second / 2).max(1) };
+        Turn::Take { batch, idle }
     }
 
-    fn update(&self, who: &str, change: impl FnOnce(&mut Local)) {
-        let mut all = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(local) = all.get_mut(who) {
-            change(local);
+    fn update(&self, client: &str, change: impl FnOnce(&mut Client)) {
+        if let Some(client) = self.clients.lock().get_mut(client) {
+            change(client);
         }
+    }
+}
+
+impl Client {
+    fn new(per_second: u32, burst: u32) -> Self {
+        Self {
+            bucket: TokenBucket::per_second(per_second, burst),
+            asking: Arc::default(),
+            taken: 0,
+            taken_until: Timestamp::UNIX_EPOCH,
+            batch: 0,
+            rejected_until: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// Uses one of the taken requests, if there is one.
+    fn use_taken(&mut self, now: Timestamp) -> bool {
+        let has_taken = now < self.taken_until && self.taken > 0;
+        if has_taken {
+            self.taken -= 1;
+        }
+        has_taken
     }
 }

@@ -1,84 +1,81 @@
-//! The rules in force in this process: read when they are used, and again when they may have changed.
+//! The rules in force, as this process knows them. They are loaded on first use, and again when they may
+//! have changed.
 
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use aws::{
-    control::Control,
-    error::{Chain, StoreError},
-};
+use aws::{control::Control, error::StoreError};
 use domain::{
     access::{Limits, Principal, Right},
-    policy::{Policies, Unsound},
+    chain::Chain,
+    rules::{InvalidSet, Policies},
 };
+use parking_lot::RwLock;
 use tokio::{sync::Mutex, time::Instant};
 use tracing::{error, info, warn};
 
-/// How old the knowledge of which set is in force may be.
-const EVERY: Duration = Duration::from_secs(2);
+/// How long the version in force is cached.
+const CACHE_FOR: Duration = Duration::from_secs(2);
 
-/// Why it is not known what is permitted. Then nothing is.
+/// Why the rules are not known. Without rules nothing is permitted.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
     /// The database failed.
-    #[error("rules could not be read")]
+    #[error("could not read the rules")]
     Store(#[from] StoreError),
-    /// The set that is in force is not sound, and no other was known before.
-    #[error("rules of version {version} are not sound")]
-    Unsound {
-        /// Its version.
+    /// The rules in force are not valid, and no earlier version is loaded.
+    #[error("version {version} of the rules is not valid")]
+    Invalid {
+        /// Their version.
         version: u64,
-        /// What is wrong with it.
+        /// What is wrong with them.
         #[source]
-        source: Unsound,
+        source: InvalidSet,
     },
 }
 
-/// The set in force.
+/// The rules in force.
 #[derive(Clone, Debug)]
 pub struct InForce {
-    /// Up by one at each put; 0 for the set that holds before the first.
+    /// Increases by one each time rules are put in force; 0 for the initial rules.
     pub version: u64,
     policies: Arc<Policies>,
     overrides: Overrides,
 }
 
-/// Limits that hold for every class, whatever the rules say.
+/// Limits for every class that override those of the rules.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Overrides {
-    /// Topics of a connection.
+    /// Maximum number of topics per connection.
     pub topics: Option<usize>,
-    /// Messages a second of a connection.
+    /// Maximum number of messages per second from a connection.
     pub messages_per_second: Option<u32>,
 }
 
-/// Follows the rules in force.
+/// Keeps the rules in force loaded.
 #[derive(Debug)]
 pub struct Rules {
     control: Control,
     preset: InForce,
     state: RwLock<Option<State>>,
-    /// Held by the one who asks.
-    asking: Mutex<()>,
+    /// Held while a request loads the rules.
+    loading: Mutex<()>,
 }
 
 #[derive(Clone, Debug)]
 struct State {
     in_force: InForce,
-    /// The newest version that was seen, sound or not.
+    /// The newest version that was loaded, valid or not.
     seen: u64,
-    asked_at: Instant,
+    loaded_at: Instant,
 }
 
 impl InForce {
-    /// Whether somebody has a right.
+    /// Returns whether a principal has a right.
     pub fn allows(&self, principal: &Principal, right: Right<'_>) -> bool {
         self.policies.allows(principal, right)
     }
 
-    /// The limits of somebody.
+    /// Returns the limits of a principal.
     pub fn limits_of(&self, principal: &Principal) -> Limits {
         let limits = self.policies.limits_of(principal);
         Limits {
@@ -91,78 +88,81 @@ impl InForce {
         }
     }
 
-    /// The set itself.
+    /// Returns the rules themselves.
     pub fn policies(&self) -> &Policies {
         &self.policies
     }
 }
 
 impl Rules {
-    /// Rules that are `preset` until a set is put in force.
+    /// Returns rules that are `preset` until others are put in force.
     pub fn new(control: Control, preset: Policies, overrides: Overrides) -> Self {
         let preset = InForce { version: 0, policies: Arc::new(preset), overrides };
-        Self { control, preset, state: RwLock::default(), asking: Mutex::new(()) }
+        Self { control, preset, state: RwLock::default(), loading: Mutex::new(()) }
     }
 
-    /// Returns the rules in force, as of two seconds ago at the most.
+    /// Returns the rules in force, as of at most two seconds ago.
     ///
-    /// While the database is away, and while the set in force is not sound, those before it hold.
+    /// The previous version stays in force while the database is unavailable, and while the newest
+    /// version is not valid.
     ///
     /// # Errors
     ///
-    /// [`RulesError`] when there are none before it.
+    /// [`RulesError`] when there is no previous version.
     pub async fn current(&self) -> Result<InForce, RulesError> {
         match self.known() {
-            Some(state) if state.asked_at.elapsed() < EVERY => Ok(state.in_force),
-            // Seldom awaited, and large.
-            known => Box::pin(self.ask(known)).await,
+            Some(state) if state.loaded_at.elapsed() < CACHE_FOR => Ok(state.in_force),
+            // Rarely awaited, and large.
+            known => Box::pin(self.load(known)).await,
         }
     }
 
-    /// Returns the rules in force, which somebody who looks every second has seen to be of
-    /// `version`. Without a newer version the database is not asked: this is for the way of each frame.
+    /// Returns the rules in force, which have at least this `version`.
+    ///
+    /// The caller learns the version from a poller that checks it every second. The database is read
+    /// only for a newer version, so that this is cheap enough to call for every frame.
     ///
     /// # Errors
     ///
-    /// As [`Rules::current`].
+    /// See [`Rules::current`].
     pub async fn at_least(&self, version: u64) -> Result<InForce, RulesError> {
         match self.known() {
             Some(state) if state.seen >= version => Ok(state.in_force),
-            known => Box::pin(self.ask(known)).await,
+            known => Box::pin(self.load(known)).await,
         }
     }
 
     fn known(&self) -> Option<State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.read().clone()
     }
 
-    async fn ask(&self, before: Option<State>) -> Result<InForce, RulesError> {
-        let _asking = self.asking.lock().await;
+    async fn load(&self, before: Option<State>) -> Result<InForce, RulesError> {
+        let _loading = self.loading.lock().await;
         if let Some(state) = self.known()
-            && before.as_ref().is_none_or(|before| before.asked_at < state.asked_at)
+            && before.as_ref().is_none_or(|before| before.loaded_at < state.loaded_at)
         {
             return Ok(state.in_force);
         }
-        let asked_at = Instant::now();
+        let loaded_at = Instant::now();
         let state = match self.read(before.as_ref()).await {
-            Ok((in_force, seen)) => State { in_force, seen, asked_at },
+            Ok((in_force, seen)) => State { in_force, seen, loaded_at },
             Err(error) => {
                 let Some(before) = before else { return Err(error) };
                 let seen = match &error {
                     RulesError::Store(_) => {
-                        warn!(error = %Chain(&error), "the rules before hold");
+                        warn!(error = %Chain(&error), "could not load the rules; keeping the previous version");
                         before.seen
                     }
-                    RulesError::Unsound { version, .. } => {
-                        error!(error = %Chain(&error), "the rules before hold");
+                    RulesError::Invalid { version, .. } => {
+                        error!(error = %Chain(&error), "could not load the rules; keeping the previous version");
                         *version
                     }
                 };
-                State { seen, asked_at, ..before }
+                State { seen, loaded_at, ..before }
             }
         };
         let in_force = state.in_force.clone();
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        *self.state.write() = Some(state);
         Ok(in_force)
     }
 
@@ -178,8 +178,8 @@ impl Rules {
         let text = self.control.rules(&current).await?;
         let version = current.version;
         let policies =
-            Policies::read(text).map_err(|source| RulesError::Unsound { version, source })?;
-        info!(version, at = %current.at, "rules in force");
+            Policies::read(text).map_err(|source| RulesError::Invalid { version, source })?;
+        info!(version, at = %current.at, "loaded the rules in force");
         let overrides = self.preset.overrides;
         Ok((InForce { version, policies: Arc::new(policies), overrides }, version))
     }

@@ -1,16 +1,16 @@
-//! Where the gateway of a connection takes messages for it.
+//! The base URL of `@connections`.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-/// What stands for a part of an event.
+/// The placeholders for values of an event.
 const PLACEHOLDERS: [&str; 3] = ["{domain}", "{api}", "{stage}"];
 
-/// The base URL of `@connections`, with placeholders for what events say.
+/// The base URL of `@connections`, with placeholders for values of the events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callback(Arc<str>);
 
 impl Default for Callback {
-    /// What AWS documents: the address that clients connect to, by HTTPS.
+    /// The URL that AWS documents: the address that clients connect to, over HTTPS.
     fn default() -> Self {
         Self("https://{domain}/{stage}".into())
     }
@@ -45,7 +45,7 @@ impl FromStr for Callback {
             Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => {
                 Ok(Self(text.trim_end_matches('/').into()))
             }
-            _ => Err("it is no http or https address".to_owned()),
+            _ => Err("not an http or https URL".to_owned()),
         }
     }
 }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fills_in_what_the_event_says() {
+    fn placeholders_are_replaced_by_values_of_the_event() {
         let cases = [
             ("https://{domain}/{stage}", "https://d:1/live"),
             ("http://127.0.0.1:9/_aws/{api}/{stage}/", "http://127.0.0.1:9/_aws/a/live"),
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_address() {
+    fn a_malformed_url_is_rejected() {
         for text in ["", "example.org", "ws://example.org", "https://{host}", "https://{domain"] {
             assert!(text.parse::<Callback>().is_err(), "case: {text}");
         }

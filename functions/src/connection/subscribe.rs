@@ -1,170 +1,155 @@
-//! Subscribing: recording it, sending what came before, and handing over to `push`.
+//! `subscribe`: records the subscriptions, sends what they start with, and hands over to `push`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use aws::connections::Connection;
+use aws::connections::ConnectionError;
 use domain::{
-    access::{Limits, Right},
-    protocol::{Reply, Subscribed},
+    access::Right,
+    connection::Connection,
+    protocol::{ErrorCode, Refused, Reply},
     topic::Topic,
 };
-use jiff::Timestamp;
 
-use crate::{app::App, connection::replay::ReplayError};
+use super::{client::Client, error::RequestError, replay::replay};
+use crate::subscription::{Joined, Position, Start, SubscribeError};
 
-/// Rounds of catching up before `push` takes over; each is shorter than the one before.
-const ROUNDS: usize = 5;
+/// Largest number of rounds of catching up before `push` takes over. Each round is shorter than the
+/// one before.
+const MAX_ROUNDS: usize = 5;
 
-/// How far behind `push` may take over, in events.
+/// How far behind the head, in events, a connection can be when `push` takes over.
 const CLOSE_ENOUGH: u64 = 100;
 
-/// Where a subscription starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// With the next event; on a topic with snapshots, with the newest one.
-    Newest,
-    /// After the event with this number.
-    After(u64),
-    /// With this many of the newest events.
-    Last(u64),
-}
-
-impl Start {
-    /// Whether it asks for events of the past.
-    pub fn is_history(self) -> bool {
-        match self {
-            Self::Newest => false,
-            Self::After(_) | Self::Last(_) => true,
-        }
-    }
-}
-
-/// What a connection was subscribed to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// Where each topic stands.
-    pub topics: Vec<Subscribed>,
-    /// The topics that were not subscribed to before.
-    pub added: BTreeSet<Topic>,
-}
-
-/// A topic on its way.
-struct Joining {
-    topic: Topic,
-    /// The next number to send.
-    next: u64,
-    /// The topic's newest number.
-    head: u64,
-    /// The first number of its history.
-    oldest: u64,
-    /// Whether it starts with events of the past.
-    with_history: bool,
-}
-
-impl App {
-    /// Subscribes a connection to topics.
-    ///
-    /// With `answer`, the connection is told so in a `subscribed` message with this `id`, and sent
-    /// what the topics start with. Otherwise all is left to `push`, so that who asks for a
-    /// subscription elsewhere needs no permission to post.
-    ///
-    /// # Errors
-    ///
-    /// [`ReplayError`]. If it is not `Connection`, the subscription stands, and `push` carries on
-    /// from where the sending stopped.
-    pub async fn subscribe(
-        &self,
-        connection: &Connection,
-        wishes: &BTreeMap<Topic, Start>,
-        answer: Option<Option<String>>,
-        now: Timestamp,
-    ) -> Result<Outcome, ReplayError> {
-        let connections = &self.tables.connections;
-        let (shard, recipient) = (connection.shard, &connection.recipient);
-        let limits = self.limits_of(&connection.principal).await?;
-        let topics: BTreeSet<Topic> = wishes.keys().cloned().collect();
-        let joined = connections.join(shard, &recipient.id, &topics, limits.topics, now).await?;
-
-        let mut joining = Vec::new();
-        let mut outcome = Outcome { topics: Vec::new(), added: joined };
-        for (topic, start) in wishes {
-            let (one, subscribed) = self.start(topic, *start, &limits, now).await?;
-            joining.push(one);
-            outcome.topics.push(subscribed);
-        }
-        let sent = if let Some(id) = answer {
-            let reply = Reply::Subscribed { id, topics: outcome.topics.clone() };
-            self.say(recipient, reply.to_json()).await?;
-            self.catch_up(connection, &mut joining, now).await
-        } else {
-            Ok(())
+/// Subscribes the connection to topics. Each topic that cannot be subscribed is reported by an error of
+/// its own, and the others are subscribed.
+pub(super) async fn subscribe(
+    client: &Client<'_>,
+    id: Option<String>,
+    topics: Vec<String>,
+    since: &BTreeMap<String, u64>,
+    last: Option<u64>,
+) -> Result<(), RequestError> {
+    let connection = client.connection().await?;
+    let mut starts = BTreeMap::new();
+    for (topic, spelling) in parse_topics(client, id.as_ref(), topics).await? {
+        let after = since.get(&spelling).or_else(|| since.get(topic.as_str()));
+        let start = match (after, last) {
+            (Some(seq), _) => Start::After(*seq),
+            (None, Some(count)) if count > 0 => Start::Last(count),
+            (None, _) => Start::Newest,
         };
-        let cursors = joining.into_iter().map(|one| (one.topic, one.next - 1)).collect();
-        connections.go_live(shard, &recipient.id, &cursors, now).await?;
-        sent?;
-        Ok(outcome)
+        match check(client, &connection, &topic, &spelling, start).await {
+            Ok(()) => {
+                starts.insert(topic, start);
+            }
+            Err(RequestError::Rejected(rejection)) => {
+                let rejection = Refused { id: id.clone(), ..rejection };
+                client.reply(&Reply::from(rejection)).await?;
+            }
+            Err(error) => return Err(error),
+        }
     }
-
-    async fn start(
-        &self,
-        topic: &Topic,
-        start: Start,
-        limits: &Limits,
-        now: Timestamp,
-    ) -> Result<(Joining, Subscribed), ReplayError> {
-        let log = &self.tables.log;
-        let newest = log.newest(topic).await?;
-        let head = newest.as_ref().map_or(0, |newest| newest.entry.last());
-        let floor = limits.oldest(head);
-        let (next, recovered) = match start {
-            Start::Newest => {
-                let snapshot = newest.and_then(|newest| newest.snapshot);
-                (snapshot.filter(|_| topic.kind().has_snapshots()).unwrap_or(head + 1), None)
+    // Topics over the limit are rejected one by one, so that the others are subscribed.
+    while !starts.is_empty() {
+        match client.app.join(&connection, &starts, client.now).await {
+            Ok(joined) => return send_start(client, &connection, id, joined).await,
+            Err(SubscribeError::Connection(ConnectionError::TooManyTopics { has, limit })) => {
+                let Some((topic, _)) = starts.pop_last() else { break };
+                let message = format!("the connection has {has} topics; the limit is {limit}");
+                let code = ErrorCode::TooManyTopics;
+                client.reply_error(id.as_ref(), code, message, topic.as_str()).await?;
             }
-            // A client that is ahead of the log had it from another log.
-            Start::After(seq) if seq > head => (head + 1, Some(false)),
-            Start::After(seq) => {
-                let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1).max(floor);
-                (seq + 1, Some(seq == head || oldest <= seq + 1))
-            }
-            Start::Last(count) => {
-                let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1).max(floor);
-                ((head + 1).saturating_sub(count).max(oldest), None)
-            }
-        };
-        let topic = topic.clone();
-        let subscribed = Subscribed { topic: topic.clone(), seq: head, recovered };
-        let with_history = start.is_history();
-        // A snapshot is where a book starts, and no history.
-        let oldest = if with_history { floor } else { 1 };
-        Ok((Joining { topic, next, head, oldest, with_history }, subscribed))
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(())
+}
 
-    async fn catch_up(
-        &self,
-        connection: &Connection,
-        joining: &mut [Joining],
-        now: Timestamp,
-    ) -> Result<(), ReplayError> {
-        for one in joining {
-            for _ in 0..ROUNDS {
-                if one.next > one.head {
-                    break;
-                }
-                let right = match one.with_history {
-                    true => Right::History(&one.topic),
-                    false => Right::Subscribe(&one.topic),
-                };
-                self.replay(connection, right, one.next..=one.head, one.oldest, now).await?;
-                one.next = one.head + 1;
-                let newest = self.tables.log.newest(&one.topic).await?;
-                let head = newest.map_or(one.head, |newest| newest.entry.last());
-                if head < one.head + CLOSE_ENOUGH {
-                    break;
-                }
-                one.head = head;
+/// Parses topics and keeps the client's spelling of each. Malformed ones are reported to the client.
+pub(super) async fn parse_topics(
+    client: &Client<'_>,
+    id: Option<&String>,
+    topics: Vec<String>,
+) -> Result<BTreeMap<Topic, String>, RequestError> {
+    let mut parsed = BTreeMap::new();
+    for text in topics {
+        match Topic::parse(&text) {
+            Ok(topic) => {
+                parsed.insert(topic, text);
+            }
+            Err(error) => {
+                let code = ErrorCode::UnknownTopic;
+                client.reply_error(id, code, error.to_string(), &text).await?;
             }
         }
-        Ok(())
     }
+    Ok(parsed)
+}
+
+/// Checks the permissions for a topic, and that its pair exists.
+async fn check(
+    client: &Client<'_>,
+    connection: &Connection,
+    topic: &Topic,
+    spelling: &str,
+    start: Start,
+) -> Result<(), RequestError> {
+    let principal = &connection.principal;
+    client.permit(principal, Right::Subscribe(topic), spelling).await?;
+    if start.is_history() {
+        client.permit(principal, Right::History(topic), spelling).await?;
+    }
+    let Some(unknown) = client.app.catalog.unknown_pair(topic, client.now).await? else {
+        return Ok(());
+    };
+    let pair = unknown.pair;
+    let message = match unknown.nearest.join(", ") {
+        nearest if nearest.is_empty() => format!("Coinbase has no pair {pair}"),
+        nearest => format!("Coinbase has no pair {pair}; did you mean {nearest}?"),
+    };
+    Err(RequestError::rejected(ErrorCode::UnknownTopic, message, Some(spelling.to_owned())))
+}
+
+/// Confirms the subscriptions, sends the events that they start with, and hands over to `push`, which
+/// continues where the sending stopped.
+async fn send_start(
+    client: &Client<'_>,
+    connection: &Connection,
+    id: Option<String>,
+    joined: Joined,
+) -> Result<(), RequestError> {
+    let Joined { topics, mut positions, .. } = joined;
+    client.reply(&Reply::Subscribed { id, topics }).await?;
+    let caught_up = catch_up(client, connection, &mut positions).await;
+    client.app.go_live(connection, &positions, client.now).await?;
+    caught_up
+}
+
+async fn catch_up(
+    client: &Client<'_>,
+    connection: &Connection,
+    positions: &mut [Position],
+) -> Result<(), RequestError> {
+    for position in positions {
+        for _ in 0..MAX_ROUNDS {
+            if position.next > position.head {
+                break;
+            }
+            let right = if position.with_history {
+                Right::History(&position.topic)
+            } else {
+                Right::Subscribe(&position.topic)
+            };
+            let range = position.next..=position.head;
+            replay(client, &connection.principal, right, range, position.oldest).await?;
+            position.next = position.head + 1;
+            let newest = client.app.tables.log.newest(&position.topic).await?;
+            let head = newest.map_or(position.head, |newest| newest.entry.last());
+            if head < position.head + CLOSE_ENOUGH {
+                break;
+            }
+            position.head = head;
+        }
+    }
+    Ok(())
 }

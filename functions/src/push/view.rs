@@ -1,4 +1,5 @@
-//! What `push` knows of a shard: who wants which topics, grouped so that equals get one message.
+//! The view of a shard: its connections and their topics, grouped so that connections with the same topics
+//! share their messages.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -7,17 +8,17 @@ use std::{
 };
 
 use aws::{
-    connections::{Connection, Connections, Shard, Subscription},
+    connections::Connections,
     error::StoreError,
-    log::Entry,
-    post::Recipient,
     reader::{Refresh, ShardReader},
 };
 use domain::{
     access::{Principal, Right},
     backlog::Backlog,
-    connection::ConnectionId,
+    connection::{Connection, ConnectionId, Recipient, Subscription},
+    entry::Entry,
     protocol::ErrorCode,
+    shard::Shard,
     topic::Topic,
 };
 use jiff::Timestamp;
@@ -25,66 +26,67 @@ use tokio::sync::watch;
 
 use crate::access::rules::InForce;
 
-/// How old the view may be when nothing was written in this process.
+/// How old the view can be if this process has not written to the table.
 const REFRESH_AFTER: Duration = Duration::from_millis(200);
 
-/// To a fresh view, a topic that went live longer ago than this is in step: somebody else, whose
-/// place it takes, has sent what came since.
+/// A new view treats a topic that went live longer ago than this as up to date, because the previous
+/// process already sent the recent events.
 const FRESH_FOR: Duration = Duration::from_secs(10);
 
 /// The connections of one shard.
-pub(crate) struct View {
+pub(super) struct View {
     reader: ShardReader,
     writes: watch::Receiver<u64>,
     refreshed_at: Option<Timestamp>,
     connections: HashMap<ConnectionId, Known>,
     groups: Vec<Group>,
-    /// Groups without members, to be used again.
+    /// The indexes of groups without members, which are reused.
     empty: Vec<usize>,
     by_topics: HashMap<Arc<[Topic]>, usize>,
     by_topic: HashMap<Topic, BTreeSet<usize>>,
-    aside: HashMap<ConnectionId, Aside>,
-    /// Connections that the poller knows, and this view does not yet.
+    stragglers: HashMap<ConnectionId, Straggler>,
+    /// Connections that the poller knows, but this view does not know yet.
     announced: BTreeSet<ConnectionId>,
-    /// By which rules the topics of the connections were looked at.
+    /// The rules that the topics of the connections were checked against.
     rules: InForce,
     /// When tokens expire.
     expiries: BTreeSet<(Timestamp, ConnectionId)>,
-    /// What the rules have ended, until it is done.
-    over: Over,
+    /// Revocations that are not carried out yet.
+    revocations: Revocations,
 }
 
-/// What connections have to be told, and their items have to say.
+/// Permissions that have ended, of which the clients have to be notified.
 #[derive(Default)]
-pub(crate) struct Over {
-    /// Topics that connections may no longer have. They are served no more.
-    pub withdrawn: Vec<(Recipient, BTreeSet<Topic>)>,
-    /// Connections that may not be, and why.
-    pub ended: Vec<(Recipient, ErrorCode)>,
+pub(super) struct Revocations {
+    /// Subscriptions that are no longer permitted. `push` has stopped serving them.
+    pub subscriptions: Vec<(Recipient, BTreeSet<Topic>)>,
+    /// Connections that are no longer permitted, and why.
+    pub connections: Vec<(Recipient, ErrorCode)>,
 }
 
-/// Connections that want the same topics, and are in step.
-pub(crate) struct Group {
-    /// In order.
+/// Connections that are subscribed to the same topics and are up to date.
+pub(super) struct Group {
+    /// Their topics, sorted.
     pub topics: Arc<[Topic]>,
-    /// Those connections.
+    /// The connections.
     pub members: Vec<Recipient>,
 }
 
-/// A connection that is served by itself.
+/// A connection that is behind or slow, and is served individually.
 #[derive(Default)]
-pub(crate) struct Aside {
-    /// By topic, where it stands, until it is in step.
+pub(super) struct Straggler {
+    /// By topic, the last number that it has, until it is up to date.
     pub behind: BTreeMap<Topic, u64>,
-    /// Whether the poller sends all frames of its topics, so that the log has what is missing.
-    pub announced: bool,
-    /// What it did not take.
+    /// Whether the poller knows the connection and sends all frames of its topics. Then the log has every
+    /// event that it missed.
+    pub is_announced: bool,
+    /// Frames and gaps that it has not accepted yet.
     pub backlog: Backlog,
 }
 
-impl Aside {
-    /// Keeps an entry that the connection did not take.
-    pub(crate) fn keep(&mut self, entry: Entry) {
+impl Straggler {
+    /// Keeps an entry that the connection has not accepted.
+    pub(super) fn keep(&mut self, entry: Entry) {
         match entry {
             Entry::Frame(frame) => self.backlog.push(frame),
             Entry::Lost { topic, seq, last } => self.backlog.push_lost(topic, seq..=last),
@@ -96,9 +98,9 @@ struct Known {
     recipient: Recipient,
     principal: Arc<Principal>,
     token_expires_at: Option<Timestamp>,
-    /// In order.
+    /// Its topics, sorted.
     topics: Arc<[Topic]>,
-    /// When each of them went live.
+    /// When each topic went live.
     since: Box<[Timestamp]>,
     place: Place,
 }
@@ -106,12 +108,12 @@ struct Known {
 #[derive(Clone, Copy)]
 enum Place {
     Group { index: usize, member: usize },
-    Aside,
+    Straggler,
 }
 
 impl View {
-    /// A view that knows nothing yet.
-    pub(crate) fn new(connections: &Connections, shard: Shard, rules: InForce) -> Self {
+    /// Returns an empty view.
+    pub(super) fn new(connections: &Connections, shard: Shard, rules: InForce) -> Self {
         Self {
             reader: ShardReader::new(connections.clone(), shard),
             writes: connections.writes(),
@@ -121,21 +123,21 @@ impl View {
             empty: Vec::new(),
             by_topics: HashMap::new(),
             by_topic: HashMap::new(),
-            aside: HashMap::new(),
+            stragglers: HashMap::new(),
             announced: BTreeSet::new(),
             rules,
             expiries: BTreeSet::new(),
-            over: Over::default(),
+            revocations: Revocations::default(),
         }
     }
 
-    /// Learns what has changed, if it can have, and notes who is `joined`. Whoever may no longer
-    /// have a topic by these rules is served it no more.
+    /// Reads the connections that have changed, unless the view is recent, and marks the `joined` ones as
+    /// announced. Stops serving subscriptions that the rules do not permit.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] when the database fails; what was known still is.
-    pub(crate) async fn refresh(
+    /// [`StoreError`] when the database fails; the view then stays as it was.
+    pub(super) async fn refresh(
         &mut self,
         joined: &[ConnectionId],
         rules: InForce,
@@ -143,11 +145,11 @@ impl View {
     ) -> Result<(), StoreError> {
         if rules.version != self.rules.version {
             self.rules = rules;
-            self.look_again();
+            self.check_all();
         }
-        let unknown = joined.iter().any(|id| !self.connections.contains_key(id));
-        let old = self.refreshed_at.is_none_or(|at| at + REFRESH_AFTER <= now);
-        if unknown || old || self.writes.has_changed().unwrap_or(false) {
+        let has_unknown = joined.iter().any(|id| !self.connections.contains_key(id));
+        let is_old = self.refreshed_at.is_none_or(|at| at + REFRESH_AFTER <= now);
+        if has_unknown || is_old || self.writes.has_changed().unwrap_or(false) {
             self.writes.mark_unchanged();
             match self.reader.refresh(now).await? {
                 Refresh::All(all) => {
@@ -175,8 +177,8 @@ impl View {
             self.refreshed_at = Some(now);
         }
         for id in joined {
-            match self.aside.get_mut(id) {
-                Some(aside) => aside.announced = true,
+            match self.stragglers.get_mut(id) {
+                Some(straggler) => straggler.is_announced = true,
                 None if self.connections.contains_key(id) => {}
                 None => {
                     self.announced.insert(id.clone());
@@ -186,95 +188,106 @@ impl View {
         Ok(())
     }
 
-    /// The groups that want one of `topics`.
-    pub(crate) fn groups_for<'a>(
+    /// Returns the groups that are subscribed to one of `topics`.
+    pub(super) fn groups_for<'a>(
         &'a self,
         topics: impl Iterator<Item = &'a Topic>,
     ) -> Vec<&'a Group> {
-        let groups = topics.filter_map(|topic| self.by_topic.get(topic)).flatten();
-        let groups: BTreeSet<usize> = groups.copied().collect();
-        groups.into_iter().map(|index| &self.groups[index]).collect()
+        let indexes: BTreeSet<usize> =
+            topics.filter_map(|topic| self.by_topic.get(topic)).flatten().copied().collect();
+        indexes.into_iter().map(|index| &self.groups[index]).collect()
     }
 
-    /// The connections that are served by themselves, and the topics of each.
-    pub(crate) fn aside(&self) -> Vec<(Recipient, Arc<[Topic]>)> {
-        let known = self.aside.keys().filter_map(|id| self.connections.get(id));
-        known.map(|known| (known.recipient.clone(), known.topics.clone())).collect()
+    /// Returns the stragglers and the topics of each.
+    pub(super) fn stragglers(&self) -> Vec<(Recipient, Arc<[Topic]>)> {
+        self.stragglers
+            .keys()
+            .filter_map(|id| self.connections.get(id))
+            .map(|known| (known.recipient.clone(), known.topics.clone()))
+            .collect()
     }
 
-    /// The topics of a connection.
-    pub(crate) fn topics_of(&self, id: &ConnectionId) -> Option<Arc<[Topic]>> {
+    /// Returns the topics of a connection.
+    pub(super) fn topics_of(&self, id: &ConnectionId) -> Option<Arc<[Topic]>> {
         self.connections.get(id).map(|known| known.topics.clone())
     }
 
-    /// What is kept of a connection that is served by itself.
-    pub(crate) fn aside_mut(&mut self, id: &ConnectionId) -> Option<&mut Aside> {
-        self.aside.get_mut(id)
+    /// Returns the state of a straggler.
+    pub(super) fn straggler_mut(&mut self, id: &ConnectionId) -> Option<&mut Straggler> {
+        self.stragglers.get_mut(id)
     }
 
-    /// Serves a connection by itself from here on.
-    pub(crate) fn set_aside(&mut self, id: &ConnectionId) -> &mut Aside {
+    /// Takes a connection out of its group, to be served individually.
+    pub(super) fn make_straggler(&mut self, id: &ConnectionId) -> &mut Straggler {
         self.leave_group(id);
-        self.aside.entry(id.clone()).or_default()
+        self.stragglers.entry(id.clone()).or_default()
     }
 
-    /// Puts those back into their groups that are in step.
-    pub(crate) fn regroup(&mut self) {
-        let done =
-            self.aside.iter().filter(|(_, it)| it.behind.is_empty() && it.backlog.is_empty());
-        let done: Vec<ConnectionId> = done.map(|(id, _)| id.clone()).collect();
-        for id in done {
-            self.aside.remove(&id);
+    /// Returns stragglers that are up to date to their groups.
+    pub(super) fn regroup(&mut self) {
+        let up_to_date: Vec<ConnectionId> = self
+            .stragglers
+            .iter()
+            .filter(|(_, it)| it.behind.is_empty() && it.backlog.is_empty())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in up_to_date {
+            self.stragglers.remove(&id);
             self.join_group(&id);
         }
     }
 
-    /// How many connections have not taken all of theirs.
-    pub(crate) fn waiting(&self) -> usize {
-        self.aside.values().filter(|aside| !aside.backlog.is_empty()).count()
+    /// Returns how many connections have a backlog.
+    pub(super) fn waiting(&self) -> usize {
+        self.stragglers.values().filter(|straggler| !straggler.backlog.is_empty()).count()
     }
 
-    /// What the rules and the time have ended since this was asked last.
-    pub(crate) fn take_over(&mut self, now: Timestamp) -> Over {
-        let mut over = std::mem::take(&mut self.over);
+    /// Takes the pending revocations, including those of tokens that have expired.
+    pub(super) fn take_revocations(&mut self, now: Timestamp) -> Revocations {
+        let mut revocations = std::mem::take(&mut self.revocations);
         while let Some((at, _)) = self.expiries.first()
             && *at <= now
         {
             let Some((_, id)) = self.expiries.pop_first() else { break };
             if let Some(known) = self.connections.get(&id) {
-                over.ended.push((known.recipient.clone(), ErrorCode::Expired));
+                revocations.connections.push((known.recipient.clone(), ErrorCode::Expired));
             }
         }
-        over
+        revocations
     }
 
-    /// Keeps what could not be done for the next time, and returns how much that is.
-    pub(crate) fn keep_over(&mut self, over: Over) -> usize {
-        self.over.withdrawn.extend(over.withdrawn);
-        self.over.ended.extend(over.ended);
-        self.over.withdrawn.len() + self.over.ended.len()
+    /// Keeps revocations that have to be retried, and returns how many are pending.
+    pub(super) fn keep_revocations(&mut self, revocations: Revocations) -> usize {
+        self.revocations.subscriptions.extend(revocations.subscriptions);
+        self.revocations.connections.extend(revocations.connections);
+        self.revocations.subscriptions.len() + self.revocations.connections.len()
     }
 
-    /// Looks at every connection by the rules, which have changed.
-    fn look_again(&mut self) {
+    /// Checks every connection against the rules, which have changed.
+    fn check_all(&mut self) {
         let ids: Vec<ConnectionId> = self.connections.keys().cloned().collect();
         for id in ids {
             let Some(known) = self.connections.get(&id) else { continue };
             if !self.rules.allows(&known.principal, Right::Connect) {
-                self.over.ended.push((known.recipient.clone(), ErrorCode::Forbidden));
+                self.revocations.connections.push((known.recipient.clone(), ErrorCode::Forbidden));
             }
-            let denied = known.topics.iter();
-            let denied =
-                denied.filter(|it| !self.rules.allows(&known.principal, Right::Subscribe(it)));
-            let denied: BTreeSet<Topic> = denied.cloned().collect();
+            let denied: BTreeSet<Topic> = known
+                .topics
+                .iter()
+                .filter(|it| !self.rules.allows(&known.principal, Right::Subscribe(it)))
+                .cloned()
+                .collect();
             if denied.is_empty() {
                 continue;
             }
-            let kept = known.topics.iter().zip(&known.since);
-            let kept = kept.filter(|(topic, _)| !denied.contains(topic));
-            let (topics, since): (Vec<Topic>, Vec<Timestamp>) =
-                kept.map(|(topic, since)| (topic.clone(), *since)).unzip();
-            self.over.withdrawn.push((known.recipient.clone(), denied));
+            let (topics, since): (Vec<Topic>, Vec<Timestamp>) = known
+                .topics
+                .iter()
+                .zip(&known.since)
+                .filter(|(topic, _)| !denied.contains(topic))
+                .map(|(topic, since)| (topic.clone(), *since))
+                .unzip();
+            self.revocations.subscriptions.push((known.recipient.clone(), denied));
             self.leave_group(&id);
             if let Some(known) = self.connections.get_mut(&id) {
                 known.topics = topics.into();
@@ -284,23 +297,23 @@ impl View {
         }
     }
 
-    /// Puts a connection that is in no group where it belongs.
+    /// Updates a straggler after its topics have changed; any other connection joins a group.
     fn settle(&mut self, id: &ConnectionId) {
         let Some(known) = self.connections.get(id) else { return };
-        match self.aside.get_mut(id) {
-            Some(aside) => {
+        match self.stragglers.get_mut(id) {
+            Some(straggler) => {
                 let topics = &known.topics;
-                aside.behind.retain(|topic, _| topics.binary_search(topic).is_ok());
-                aside.backlog.retain(|topic| topics.binary_search(topic).is_ok());
+                straggler.behind.retain(|topic, _| topics.binary_search(topic).is_ok());
+                straggler.backlog.retain(|topic| topics.binary_search(topic).is_ok());
             }
             None => self.join_group(id),
         }
     }
 
-    /// Forgets a connection.
-    pub(crate) fn remove(&mut self, id: &ConnectionId) {
+    /// Removes a connection.
+    pub(super) fn remove(&mut self, id: &ConnectionId) {
         self.leave_group(id);
-        self.aside.remove(id);
+        self.stragglers.remove(id);
         self.announced.remove(id);
         if let Some(known) = self.connections.remove(id)
             && let Some(at) = known.token_expires_at
@@ -313,18 +326,21 @@ impl View {
         let id = &connection.recipient.id;
         let principal = &connection.principal;
         if !self.rules.allows(principal, Right::Connect) {
-            self.over.ended.push((connection.recipient.clone(), ErrorCode::Forbidden));
+            self.revocations.connections.push((connection.recipient.clone(), ErrorCode::Forbidden));
         }
-        let denied = connection.topics.keys();
-        let denied = denied.filter(|it| !self.rules.allows(principal, Right::Subscribe(it)));
-        let denied: BTreeSet<Topic> = denied.cloned().collect();
-        let live = connection.topics.iter();
-        let live = live
-            .filter(|(topic, subscription)| subscription.is_live(now) && !denied.contains(*topic));
-        let live: Vec<(&Topic, u64, Timestamp)> = live
+        let denied: BTreeSet<Topic> = connection
+            .topics
+            .keys()
+            .filter(|it| !self.rules.allows(principal, Right::Subscribe(it)))
+            .cloned()
+            .collect();
+        let live: Vec<(&Topic, u64, Timestamp)> = connection
+            .topics
+            .iter()
+            .filter(|(topic, subscription)| subscription.is_live(now) && !denied.contains(*topic))
             .map(|(topic, subscription)| match subscription {
                 Subscription::Live { cursor, since } => (topic, *cursor, *since),
-                // Its subscribe has died; nobody knows what it sent.
+                // Its `subscribe` was interrupted; what it has sent is not known.
                 Subscription::Joining { since } => (topic, 0, *since),
             })
             .collect();
@@ -336,11 +352,11 @@ impl View {
                 let index = known.topics.binary_search(topic).ok()?;
                 known.since.get(index)
             });
-            let joins = match known {
+            let is_joining = match known {
                 Some(known) => known != since,
                 None => *since > fresh_after,
             };
-            if joins {
+            if is_joining {
                 behind.insert((*topic).clone(), *cursor);
             }
         }
@@ -358,7 +374,7 @@ impl View {
             self.expiries.insert((at, id.clone()));
         }
         if !denied.is_empty() {
-            self.over.withdrawn.push((connection.recipient.clone(), denied));
+            self.revocations.subscriptions.push((connection.recipient.clone(), denied));
         }
         self.leave_group(id);
         let known = Known {
@@ -367,14 +383,14 @@ impl View {
             token_expires_at: connection.token_expires_at,
             topics: topics.clone(),
             since,
-            place: Place::Aside,
+            place: Place::Straggler,
         };
         self.connections.insert(id.clone(), known);
-        let announced = self.announced.remove(id);
-        if !behind.is_empty() || self.aside.contains_key(id) {
-            let aside = self.aside.entry(id.clone()).or_default();
-            aside.behind.extend(behind);
-            aside.announced = announced;
+        let is_announced = self.announced.remove(id);
+        if !behind.is_empty() || self.stragglers.contains_key(id) {
+            let straggler = self.stragglers.entry(id.clone()).or_default();
+            straggler.behind.extend(behind);
+            straggler.is_announced = is_announced;
         }
         self.settle(id);
     }
@@ -406,7 +422,7 @@ impl View {
     fn leave_group(&mut self, id: &ConnectionId) {
         let Some(known) = self.connections.get_mut(id) else { return };
         let Place::Group { index, member } = known.place else { return };
-        known.place = Place::Aside;
+        known.place = Place::Straggler;
         let group = &mut self.groups[index];
         group.members.swap_remove(member);
         if let Some(moved) = group.members.get(member)

@@ -1,19 +1,22 @@
-//! What every REST request passes: who makes it, how often, and the headers of the answer.
+//! Middleware of every REST request: the caller, its rate limit, and the security headers.
+
+use std::collections::HashMap;
 
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, StatusCode},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use domain::access::Right;
 use lambda_http::request::RequestContext;
 
-use crate::{access::caller::Caller, rest::Rest, rest::problem::Problem};
+use super::{problem::Problem, state::RestState};
+use crate::access::caller::Caller;
 
-/// What browsers are told of each answer, unless the answer says otherwise. Nothing of the interface
-/// is for a frame, a script, a cache or another site.
+/// Headers of every response that does not set them itself. No frame, script, cache or other site should
+/// use a response.
 const HEADERS: [(&str, &str); 7] = [
     ("cache-control", "no-store"),
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -24,20 +27,21 @@ const HEADERS: [(&str, &str); 7] = [
     ("x-frame-options", "DENY"),
 ];
 
-/// Lets in who may come in, and hands on who that is.
-pub(crate) async fn guard(
-    State(rest): State<Rest>,
+/// Identifies the caller, checks that it has permission and stays under its rate limit, and sets the
+/// security headers.
+pub(super) async fn guard(
+    State(state): State<RestState>,
     mut request: Request<Body>,
     next: Next,
 ) -> Response {
     let caller = match request.extensions().get::<RequestContext>() {
         Some(RequestContext::ApiGatewayV2(context)) => {
-            let said = context.authorizer.as_ref().map(|it| it.fields.clone());
-            Caller::read(&said.unwrap_or_default(), context.http.source_ip.as_deref())
+            let fields = context.authorizer.as_ref().map(|it| it.fields.clone());
+            Caller::read(&fields.unwrap_or_default(), context.http.source_ip.as_deref())
         }
-        _ => Caller::read(&std::collections::HashMap::new(), None),
+        _ => Caller::read(&HashMap::new(), None),
     };
-    let mut response = match admit(&rest, &caller, request.uri().path()).await {
+    let mut response = match admit(&state, &caller, request.uri().path()).await {
         Ok(()) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -51,26 +55,30 @@ pub(crate) async fn guard(
     response
 }
 
-async fn admit(rest: &Rest, caller: &Caller, path: &str) -> Result<(), Problem> {
-    // The page and the health check are for everybody.
+/// Turns the router's own response to a wrong method into a problem document.
+pub(super) async fn explain_method(request: Request<Body>, next: Next) -> Response {
+    let response = next.run(request).await;
+    let is_bare = response.headers().get(header::CONTENT_TYPE).is_none();
+    if response.status() != StatusCode::METHOD_NOT_ALLOWED || !is_bare {
+        return response;
+    }
+    Problem::method_not_allowed(response.headers().get(header::ALLOW).cloned())
+}
+
+async fn admit(state: &RestState, caller: &Caller, path: &str) -> Result<(), Problem> {
+    // The page and the health check are public.
     if !path.contains("/api/") {
         return Ok(());
     }
-    let rules = rest.app.in_force().await?;
+    let rules = state.app.rules.current().await?;
     if let Some(rate) = rules.limits_of(&caller.principal).requests_per_second
-        && let Err(too_often) = rest.app.rates.admit(&caller.counted_as, rate, (rest.clock)()).await
+        && let Err(limited) = state.app.rates.admit(&caller.counted_as, rate, state.now()).await
     {
-        let detail = format!("you may make {rate} requests a second");
-        let seconds = too_often.0.as_secs_f64().ceil().max(1.0);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a second or so"
-        )]
-        let retry_after_s = Some(seconds as u64);
+        let detail = format!("the limit is {rate} requests per second");
+        let wait_s = limited.0.as_secs() + u64::from(limited.0.subsec_nanos() > 0);
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail);
-        return Err(Problem { retry_after_s, ..problem });
+        return Err(Problem { retry_after_s: Some(wait_s.max(1)), ..problem });
     }
-    // The authorizer knew that, unless the rules have changed since.
-    rest.permit(&caller.principal, Right::Connect).await
+    // The authorizer has checked this already, but the rules can have changed since.
+    state.permit(&caller.principal, Right::Connect).await
 }

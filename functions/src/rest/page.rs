@@ -1,35 +1,42 @@
-//! The web page: the files that `make web` builds, kept in the program.
-
-use std::sync::Arc;
+//! The web page: the files that `make web` builds, embedded in the program.
 
 use axum::{
+    Router,
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use crate::rest::problem::Problem;
+use super::{problem::Problem, state::RestState};
 
-/// The document that all addresses of the page answer with; it reads the address itself.
+/// The document at every path of the page. Its script reads the path.
 const INDEX: &str = "index.html";
 
-/// Where the files with hashed names are.
+/// Folder of the files with hashed names.
 const ASSETS: &str = "assets/";
 
-/// What `/` says while there is no page.
-const NOT_BUILT: &str = "The web page is not in this program: `make web` builds it. \
-                         The REST interface is described at /api/v1/openapi.json.\n";
+/// The response at the paths of the page while the page is not built.
+const NOT_BUILT: &str = "This program was built without the web page; `make web` builds the page. \
+                         /api/v1/openapi.json describes the REST interface.\n";
 
-/// What a browser lets the page do. Pictures and sound of posts come from any server.
+/// The content security policy of the page. Images and media of posts come from any server.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; \
                       img-src 'self' https: data:; media-src https:; manifest-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types dompurify";
 
-/// Features that the page does not use.
+/// Browser features that the page does not use.
 const PERMISSIONS: &str = "accelerometer=(), camera=(), geolocation=(), gyroscope=(), \
                            magnetometer=(), microphone=(), payment=(), usb=()";
+
+/// Returns the router of the page, at all paths that no other router has.
+pub(super) fn router(websocket_url: Option<&str>) -> Router<RestState> {
+    let page = Page::new(websocket_url);
+    Router::new().fallback(async move |method: Method, uri: Uri, headers: HeaderMap| {
+        page.respond(&method, &uri, &headers)
+    })
+}
 
 #[derive(RustEmbed)]
 #[folder = "../web/app/dist"]
@@ -37,45 +44,39 @@ const PERMISSIONS: &str = "accelerometer=(), camera=(), geolocation=(), gyroscop
 #[allow_missing = true]
 struct Files;
 
-/// The page, and how it is sent.
+/// The page and its content security policy.
 #[derive(Clone, Debug)]
-pub struct Page {
+struct Page {
     policy: HeaderValue,
 }
 
 impl Page {
-    /// The page of a service whose WebSocket is at `websocket_url`, or at the page's own host.
-    pub fn new(websocket_url: Option<&Arc<str>>) -> Self {
+    /// Returns the page of a service whose WebSocket is at `websocket_url`, or on the page's own host.
+    fn new(websocket_url: Option<&str>) -> Self {
         let origin = websocket_url.and_then(|url| {
             let url: Uri = url.parse().ok()?;
             Some(format!(" {}://{}", url.scheme_str()?, url.authority()?))
         });
-        let policy = format!("{POLICY}; connect-src 'self'{}", origin.unwrap_or_default());
-        let policy = HeaderValue::from_str(&policy).expect("an origin has no odd characters");
+        let text = format!("{POLICY}; connect-src 'self'{}", origin.unwrap_or_default());
+        let policy = HeaderValue::from_str(&text).expect("an origin is a valid header value");
         Self { policy }
     }
 
-    /// Answers a request that is none for the REST interface.
-    pub fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
+    /// Returns the response to a request that is not for the REST interface.
+    fn respond(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
         let path = uri.path().trim_start_matches('/');
         if path == "api" || path.starts_with("api/") {
-            return nothing_at(uri);
+            return not_found(uri);
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
-            let problem = Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this address does not take that method",
-            );
-            let mut response = problem.into_response();
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
+            return Problem::method_not_allowed(Some(HeaderValue::from_static("GET, HEAD")));
         }
         let is_file =
             path.starts_with(ASSETS) || path.rsplit('/').next().is_some_and(has_extension);
         let name = if is_file { path } else { INDEX };
         let mut response = match Files::get(name) {
             Some(file) => send(name, &file, headers),
-            None if is_file => return nothing_at(uri),
+            None if is_file => return not_found(uri),
             None => NOT_BUILT.into_response(),
         };
         let fields = [
@@ -96,7 +97,7 @@ impl Page {
     }
 }
 
-/// Sends a file, compressed if the caller takes that, or the word that the caller has it.
+/// Returns a file, compressed if the client accepts that; 304 if the client has it.
 fn send(name: &str, file: &EmbeddedFile, headers: &HeaderMap) -> Response {
     let etag = etag(file);
     let hashed = name.starts_with(ASSETS);
@@ -106,13 +107,13 @@ fn send(name: &str, file: &EmbeddedFile, headers: &HeaderMap) -> Response {
         (header::ETAG, etag.clone()),
         (header::VARY, HeaderValue::from_static("accept-encoding")),
     ];
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    if known.is_some_and(|known| known.split(',').any(|tag| is_same(tag, &etag))) {
+    let cached = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    if cached.is_some_and(|cached| cached.split(',').any(|tag| is_same(tag, &etag))) {
         return (StatusCode::NOT_MODIFIED, common).into_response();
     }
     let kind = (header::CONTENT_TYPE, HeaderValue::from_static(content_type(name)));
     for (coding, suffix) in [("br", "br"), ("gzip", "gz")] {
-        if takes(headers, coding)
+        if accepts(headers, coding)
             && let Some(compressed) = Files::get(&format!("{name}.{suffix}"))
         {
             let coding = (header::CONTENT_ENCODING, HeaderValue::from_static(coding));
@@ -122,13 +123,13 @@ fn send(name: &str, file: &EmbeddedFile, headers: &HeaderMap) -> Response {
     (common, [kind], file.data.clone()).into_response()
 }
 
-fn nothing_at(uri: &Uri) -> Response {
-    let detail = format!("there is nothing at {}; see /api/v1/openapi.json", uri.path());
+fn not_found(uri: &Uri) -> Response {
+    let detail = format!("nothing found at {}; see /api/v1/openapi.json", uri.path());
     Problem::new(StatusCode::NOT_FOUND, detail).into_response()
 }
 
 fn has_extension(name: &str) -> bool {
-    // A pair or a server's name can be the last part of one of the page's own addresses.
+    // The path of the page itself can end in a pair or the name of a server, with a dot.
     let known =
         ["br", "gz", "html", "ico", "js", "json", "map", "png", "svg", "txt", "webmanifest"];
     name.rsplit_once('.').is_some_and(|(_, extension)| known.contains(&extension))
@@ -148,22 +149,22 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
-/// A weak tag, as the same content is sent in several codings.
+/// Returns a weak tag, because the same content is sent in several codings.
 fn etag(file: &EmbeddedFile) -> HeaderValue {
     let hash = file.metadata.sha256_hash();
     let text: String = hash[..12].iter().map(|byte| format!("{byte:02x}")).collect();
     HeaderValue::try_from(format!("W/\"{text}\"")).expect("hexadecimal digits")
 }
 
-/// Compares tags weakly, as RFC 9110, section 13.1.2, asks for.
+/// Compares tags weakly (RFC 9110, section 13.1.2).
 fn is_same(given: &str, etag: &HeaderValue) -> bool {
     let given = given.trim();
-    let strong = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
-    given == "*" || strong(given.as_bytes()) == strong(etag.as_bytes())
+    let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+    given == "*" || opaque(given.as_bytes()) == opaque(etag.as_bytes())
 }
 
-/// Whether the caller takes a content coding (RFC 9110, section 12.5.3).
-fn takes(headers: &HeaderMap, coding: &str) -> bool {
+/// Returns whether the client accepts a content coding (RFC 9110, section 12.5.3).
+fn accepts(headers: &HeaderMap, coding: &str) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter();
     let mut entries = values.filter_map(|value| value.to_str().ok()).flat_map(|it| it.split(','));
     entries.any(|entry| {
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coding_is_taken_when_it_is_named_and_not_refused() {
+    fn a_coding_is_accepted_if_it_is_listed_with_a_weight() {
         let cases = [
             ("gzip, deflate, br", true),
             ("BR;q=0.5", true),
@@ -194,7 +195,7 @@ mod tests {
         ];
         for (value, expected) in cases {
             let headers = with(header::ACCEPT_ENCODING, value);
-            assert_eq!(takes(&headers, "br"), expected, "case: {value}");
+            assert_eq!(accepts(&headers, "br"), expected, "case: {value}");
         }
     }
 
@@ -209,9 +210,9 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_lets_the_page_reach_its_socket_and_nothing_else() {
+    fn the_policy_allows_the_pages_own_websocket_and_nothing_else() {
         let policy = |url: Option<&str>| {
-            let page = Page::new(url.map(Arc::from).as_ref());
+            let page = Page::new(url);
             page.policy.to_str().expect("text").to_owned()
         };
         let elsewhere = policy(Some("wss://abc.execute-api.eu-north-1.amazonaws.com/live"));
@@ -225,11 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_pages_own_addresses_answer_with_it() {
+    fn the_page_is_returned_only_at_its_own_paths() {
         let page = Page::new(None);
         let status = |method: Method, path: &str| {
             let uri: Uri = path.parse().expect("a path");
-            page.answer(&method, &uri, &HeaderMap::new()).status().as_u16()
+            page.respond(&method, &uri, &HeaderMap::new()).status().as_u16()
         };
         for path in ["/", "/market/BTC-USD", "/posts", "/posts/server/mastodon.social", "/status"] {
             assert_eq!(status(Method::GET, path), 200, "case: {path}");

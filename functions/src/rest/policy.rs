@@ -1,28 +1,33 @@
-//! The rules over REST, for those who may `admin`.
+//! `/api/v1/policy`: the rules, for principals with the right `admin`.
 
 use aws::rules::Current;
-use axum::{Extension, Json, body::Bytes, extract::State, http::StatusCode};
+use axum::{Extension, Json, Router, body::Bytes, extract::State, http::StatusCode, routing::get};
 use domain::{
     access::Right,
-    policy::{Policies, SetText},
+    rules::{Policies, SetText},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 use utoipa::ToSchema;
 
-use crate::{access::caller::Caller, rest::Rest, rest::problem::Problem};
+use super::{problem::Problem, state::RestState};
+use crate::access::caller::Caller;
+
+pub(super) fn router() -> Router<RestState> {
+    Router::new().route("/api/v1/policy", get(show).put(put))
+}
 
 /// The rules in force.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct Shown {
-    /// Up by one at each put; 0 for those that hold before the first.
+pub(super) struct RulesInForce {
+    /// Increases by one each time rules are put in force; 0 for the initial rules.
     version: u64,
-    /// When they were put.
+    /// When they were put in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,
-    /// Who put them.
+    /// The principal that put them in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<String>,
     /// The policies, in Cedar.
@@ -33,10 +38,10 @@ pub(crate) struct Shown {
 
 /// Rules to put in force.
 #[derive(Deserialize, ToSchema)]
-pub(crate) struct Wanted {
+pub(super) struct NewRules {
     /// The policies, in Cedar.
     policies: String,
-    /// Limits by class, in JSON; without it, those in force stay.
+    /// Limits by class, in JSON. By default the limits in force stay.
     limits: Option<String>,
 }
 
@@ -45,62 +50,62 @@ pub(crate) struct Wanted {
     get,
     path = "/api/v1/policy",
     responses(
-        (status = 200, body = Shown),
-        (status = 403, description = "The caller's class may not", body = Problem),
+        (status = 200, body = RulesInForce),
+        (status = 403, description = "The caller does not have permission", body = Problem),
     )
 )]
-pub(crate) async fn show(
-    State(rest): State<Rest>,
+pub(super) async fn show(
+    State(state): State<RestState>,
     Extension(caller): Extension<Caller>,
-) -> Result<Json<Shown>, Problem> {
-    rest.permit(&caller.principal, Right::Admin).await?;
-    let control = &rest.app.tables.control;
-    let shown = match control.current_rules().await? {
-        Some(current) => Shown::new(Some(&current), control.rules(&current).await?),
-        None => Shown::new(None, rest.app.in_force().await?.policies().text().clone()),
+) -> Result<Json<RulesInForce>, Problem> {
+    state.permit(&caller.principal, Right::Admin).await?;
+    let control = &state.app.tables.control;
+    let rules = match control.current_rules().await? {
+        Some(current) => RulesInForce::new(Some(&current), control.rules(&current).await?),
+        None => RulesInForce::new(None, state.app.rules.current().await?.policies().text().clone()),
     };
-    Ok(Json(shown))
+    Ok(Json(rules))
 }
 
-/// Puts rules in force, everywhere within five seconds.
+/// Puts rules in force. They apply everywhere within five seconds.
 #[utoipa::path(
     put,
     path = "/api/v1/policy",
-    request_body = Wanted,
+    request_body = NewRules,
     responses(
-        (status = 200, body = Shown),
-        (status = 403, description = "The caller's class may not", body = Problem),
-        (status = 409, description = "By these rules the caller could not replace them again", body = Problem),
-        (status = 422, description = "The rules are not sound; `faults` says what and where", body = Problem),
+        (status = 200, body = RulesInForce),
+        (status = 403, description = "The caller does not have permission", body = Problem),
+        (status = 409, description = "The new rules would not permit the caller to replace them", body = Problem),
+        (status = 422, description = "The rules are not valid; `faults` lists the errors and their positions", body = Problem),
     )
 )]
-pub(crate) async fn put(
-    State(rest): State<Rest>,
+pub(super) async fn put(
+    State(state): State<RestState>,
     Extension(caller): Extension<Caller>,
     body: Bytes,
-) -> Result<Json<Shown>, Problem> {
-    rest.permit(&caller.principal, Right::Admin).await?;
-    let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| {
+) -> Result<Json<RulesInForce>, Problem> {
+    state.permit(&caller.principal, Right::Admin).await?;
+    let new: NewRules = serde_json::from_slice(&body).map_err(|error| {
         let detail = format!("the body is not {{\"policies\":…,\"limits\":…}}: {error}");
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+        Problem::unprocessable(detail)
     })?;
-    let limits = match wanted.limits {
+    let limits = match new.limits {
         Some(limits) => limits,
-        None => rest.app.in_force().await?.policies().text().limits.clone(),
+        None => state.app.rules.current().await?.policies().text().limits.clone(),
     };
-    let policies = Policies::read(SetText { policies: wanted.policies, limits })?;
+    let policies = Policies::read(SetText { policies: new.policies, limits })?;
     if !policies.allows(&caller.principal, Right::Admin) {
-        let detail = "by these rules you could not replace them again";
+        let detail = "these rules would not permit you to replace them";
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    let (control, by) = (&rest.app.tables.control, &caller.principal.id);
-    let current = control.put_rules(policies.text(), by, (rest.clock)()).await?;
-    info!(version = current.version, "rules put in force");
-    rest.app.rules.at_least(current.version).await?;
-    Ok(Json(Shown::new(Some(&current), policies.text().clone())))
+    let control = &state.app.tables.control;
+    let current = control.put_rules(policies.text(), &caller.principal.id, state.now()).await?;
+    info!(version = current.version, "put new rules in force");
+    state.app.rules.at_least(current.version).await?;
+    Ok(Json(RulesInForce::new(Some(&current), policies.text().clone())))
 }
 
-impl Shown {
+impl RulesInForce {
     fn new(current: Option<&Current>, text: SetText) -> Self {
         Self {
             version: current.map_or(0, |current| current.version),

@@ -1,49 +1,49 @@
-//! Errors of the REST interface, as RFC 9457 has them.
+//! Errors of the REST interface: problem documents (RFC 9457).
 
-use aws::{
-    connections::ConnectionError,
-    error::{Chain, StoreError},
-};
+use aws::{connections::ConnectionError, error::StoreError};
 use axum::{
     Json,
     http::{
         HeaderValue, StatusCode,
-        header::{CONTENT_TYPE, RETRY_AFTER},
+        header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
     },
     response::{IntoResponse, Response},
 };
-use domain::policy::{Fault, Unsound};
+use domain::{
+    chain::Chain,
+    rules::{Defect, InvalidSet},
+};
 use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-use crate::{access::rules::RulesError, connection::replay::ReplayError};
+use crate::{access::rules::RulesError, subscription::SubscribeError};
 
 /// An `application/problem+json` document.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Problem {
+pub(super) struct Problem {
     /// The HTTP status.
     pub status: u16,
-    /// The status in words.
+    /// The name of the status.
     pub title: String,
-    /// A sentence about this very problem.
+    /// A sentence about this occurrence of the problem.
     pub detail: String,
-    /// When to try again, in seconds; for the header `Retry-After`.
+    /// Seconds after which the client can retry, for the `Retry-After` header.
     #[serde(skip)]
     #[schema(ignore)]
     pub retry_after_s: Option<u64>,
-    /// What is wrong with rules, and where.
+    /// The errors in rules, and where they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
-    pub faults: Vec<Fault>,
-    /// The names nearest to one that does not exist.
+    pub faults: Vec<Defect>,
+    /// The existing names that are nearest to an unknown one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nearest: Vec<String>,
 }
 
 impl Problem {
-    /// A problem with a sentence about it.
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    /// Returns a problem with a sentence that describes it.
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
@@ -54,10 +54,30 @@ impl Problem {
         }
     }
 
-    /// Names what the caller may have meant.
+    /// Adds the names that the caller probably meant.
     #[must_use]
-    pub fn with_nearest(self, nearest: Vec<String>) -> Self {
+    pub(super) fn with_nearest(self, nearest: Vec<String>) -> Self {
         Self { nearest, ..self }
+    }
+
+    /// Returns the problem of a value that is malformed.
+    pub(super) fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
+    /// Returns the problem of a connection that is closed.
+    pub(super) fn connection_closed() -> Self {
+        Self::new(StatusCode::GONE, "the connection is closed")
+    }
+
+    /// Returns the response to a method that a path does not support.
+    pub(super) fn method_not_allowed(allow: Option<HeaderValue>) -> Response {
+        let detail = "the method is not supported at this path";
+        let mut response = Self::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response();
+        if let Some(allow) = allow {
+            response.headers_mut().insert(ALLOW, allow);
+        }
+        response
     }
 }
 
@@ -80,7 +100,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         error!(error = %Chain(&error), "request failed");
         if error.is_retryable() {
-            Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database is away; try again")
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database is unavailable; try again")
         } else {
             Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be completed")
         }
@@ -90,12 +110,15 @@ impl From<StoreError> for Problem {
 impl From<RulesError> for Problem {
     fn from(error: RulesError) -> Self {
         error!(error = %Chain(&error), "request failed");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "what is permitted is not known; try again")
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the permissions could not be checked; try again",
+        )
     }
 }
 
-impl From<Unsound> for Problem {
-    fn from(error: Unsound) -> Self {
+impl From<InvalidSet> for Problem {
+    fn from(error: InvalidSet) -> Self {
         let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
         Self { faults: error.0, ..problem }
     }
@@ -104,7 +127,7 @@ impl From<Unsound> for Problem {
 impl From<ConnectionError> for Problem {
     fn from(error: ConnectionError) -> Self {
         match error {
-            ConnectionError::NotOpen(_) => Self::new(StatusCode::GONE, "the connection is closed"),
+            ConnectionError::NotOpen(_) => Self::connection_closed(),
             ConnectionError::TooManyTopics { .. } => {
                 Self::new(StatusCode::CONFLICT, error.to_string())
             }
@@ -113,23 +136,12 @@ impl From<ConnectionError> for Problem {
     }
 }
 
-impl From<ReplayError> for Problem {
-    fn from(error: ReplayError) -> Self {
+impl From<SubscribeError> for Problem {
+    fn from(error: SubscribeError) -> Self {
         match error {
-            ReplayError::Gone => Self::new(StatusCode::GONE, "the connection is closed"),
-            ReplayError::Busy => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the connection takes no more")
-            }
-            ReplayError::Store(error) => error.into(),
-            ReplayError::Connection(error) => error.into(),
-            ReplayError::Rules(error) => error.into(),
-            error @ ReplayError::Forbidden(_) => {
-                Self::new(StatusCode::FORBIDDEN, error.to_string())
-            }
-            ReplayError::Post(error) => {
-                error!(error = %Chain(&error), "request failed");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be completed")
-            }
+            SubscribeError::Connection(error) => error.into(),
+            SubscribeError::Store(error) => error.into(),
+            SubscribeError::Rules(error) => error.into(),
         }
     }
 }

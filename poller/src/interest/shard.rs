@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use aws::{
-    connections::{Connection, Shard},
-    reader::Refresh,
+use aws::reader::Refresh;
+use domain::{
+    connection::{Connection, ConnectionId},
+    shard::Shard,
+    topic::Topic,
 };
-use domain::{connection::ConnectionId, topic::Topic};
 use jiff::Timestamp;
 
 /// The subscribers in one shard.
@@ -112,8 +113,10 @@ impl Subscribers {
 
 #[cfg(test)]
 mod tests {
-    use aws::{connections::Subscription, post::Recipient};
-    use domain::access::Principal;
+    use domain::{
+        access::Principal,
+        connection::{Recipient, Subscription},
+    };
     use jiff::ToSpan as _;
 
     use super::*;

@@ -1,10 +1,10 @@
-use aws::push::{PushError, Report};
+use domain::push::{PushError, Report};
 use futures_util::future::BoxFuture;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::*;
 
-/// A `push` that passes on each job with the time at which it came, and answers as it is told to.
+/// A `push` that passes on each job with the time at which it came, and answers as scripted.
 struct Script {
     jobs: mpsc::UnboundedSender<(u128, Job)>,
     answers: Mutex<VecDeque<Answered>>,
@@ -165,11 +165,11 @@ async fn jobs_are_bounded_and_a_backlog_that_is_too_large_becomes_a_gap() {
     for seq in 2..=18 {
         bench.lanes.send(&[&frame(&topic(), seq, 1024 * 1024)]);
     }
-    // Of 17 MiB, the newest 7 are left.
+    // A frame has a little more than 1 MiB, so the 16th is too many, and the newest 7 stay.
     let (at, job) = bench.next_job().await.expect("a job");
-    assert_eq!((at, job.lost), (100, vec![lost(2, 11)]));
-    assert_eq!(job.frames.iter().map(Frame::seq).collect::<Vec<_>>(), [12, 13, 14, 15]);
-    assert_eq!(bench.next().await, Some((100, vec![16, 17, 18])));
+    assert_eq!((at, job.lost), (100, vec![lost(2, 10)]));
+    assert_eq!(job.frames.iter().map(Frame::seq).collect::<Vec<_>>(), [11, 12, 13, 14]);
+    assert_eq!(bench.next().await, Some((100, vec![15, 16, 17, 18])));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use aws::{
     control::Control,
-    error::{Chain, StoreError},
-    log::{AppendError, Entry, Log},
+    error::StoreError,
+    log::{AppendError, Log},
 };
 use bytes::Bytes;
-use domain::{frame::Frame, topic::Topic};
+use domain::{backoff::Backoff, chain::Chain, entry::Entry, frame::Frame, topic::Topic};
 use jiff::Timestamp;
 use tokio::time;
 use tracing::{debug, warn};
 
 use super::queue::{Appended, Batch, Head};
 use crate::{
-    backoff::Backoff,
     leadership::{Leadership, TERM, is_leaderless},
     outgoing::{Outgoing, Role},
 };
@@ -226,13 +225,12 @@ mod tests {
         Outgoing { json: "x".repeat(bytes).into(), role }
     }
 
-    /// Appends a batch to a log that takes everything. Returns, for each entry, its numbers and the
-    /// newest snapshot, and the numbers of the posts.
-    fn append(
-        head: Head,
-        dropped: u64,
-        events: Vec<Outgoing>,
-    ) -> (Vec<(u64, u64, Option<u64>)>, Vec<u64>) {
+    /// An entry: its first and last number, and the newest snapshot.
+    type Numbers = (u64, u64, Option<u64>);
+
+    /// Appends a batch to a log that takes everything. Returns the entries, and the numbers of the
+    /// posts.
+    fn append(head: Head, dropped: u64, events: Vec<Outgoing>) -> (Vec<Numbers>, Vec<u64>) {
         let topic = Topic::mastodon_public();
         let batch = Batch { topic, head: Some(head), generation: 0, dropped, events };
         let mut progress = Progress::new(batch);

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use aws::log::Entry;
-use domain::topic::Topic;
+use domain::{entry::Entry, topic::Topic};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::Notified};
 use tracing::{debug, warn};

@@ -2,21 +2,14 @@
 
 use std::time::Duration;
 
-use aws::{
-    control::Control,
-    error::{Chain, StoreError},
-    log::Log,
-};
-use domain::topic::Topic;
+use aws::{control::Control, error::StoreError, log::Log};
+use domain::{backoff::Backoff, chain::Chain, topic::Topic};
 use jiff::Timestamp;
 use tokio::time;
 use tracing::error;
 
 use super::queue::Appended;
-use crate::{
-    backoff::Backoff,
-    outgoing::{Outgoing, Role},
-};
+use crate::outgoing::{Outgoing, Role};
 
 /// How often one post is tried.
 const ATTEMPTS: u32 = 8;

@@ -6,7 +6,7 @@ use super::{
     Authorizer, HttpRoute, HttpRoutes, IdentitySource, RouteKey, Template, Value, identity_source,
 };
 
-pub(super) fn read(template: &Template, ignored: &mut Vec<String>) -> anyhow::Result<HttpRoutes> {
+pub(crate) fn read(template: &Template, ignored: &mut Vec<String>) -> anyhow::Result<HttpRoutes> {
     let mut routes = HttpRoutes::default();
     read_events(template, &mut routes, ignored)?;
     read_plain(template, &mut routes, ignored)?;

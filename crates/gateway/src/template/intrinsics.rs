@@ -3,7 +3,7 @@
 use super::{Map, Scalar, Value, Yaml, json};
 
 /// Turns YAML into JSON, with short forms such as `!Ref X` written as `{"Ref": "X"}`.
-pub(super) fn to_json(node: &Yaml<'_>) -> Value {
+pub(crate) fn to_json(node: &Yaml<'_>) -> Value {
     match node {
         Yaml::Value(Scalar::String(text)) | Yaml::Representation(text, ..) => {
             Value::from(text.as_ref())
@@ -43,7 +43,7 @@ pub(super) fn to_json(node: &Yaml<'_>) -> Value {
 }
 
 /// The ids that a value refers to by `Ref`, `Fn::GetAtt` or `Fn::Sub`, at any depth.
-pub(super) fn references(value: &Value) -> Vec<String> {
+pub(crate) fn references(value: &Value) -> Vec<String> {
     let mut found = Vec::new();
     collect(value, &mut found);
     found

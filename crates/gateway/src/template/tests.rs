@@ -67,7 +67,7 @@ fn routes(apis: &Apis) -> Vec<(&str, &str, bool)> {
 
 #[test]
 fn reads_a_sam_template() {
-    let apis = parse(SAM, Names::Binary).expect("a template");
+    let apis = parse(SAM, FunctionNames::Binary).expect("a template");
     assert_eq!(apis.stage.as_deref(), Some("prod"));
     assert_eq!(routes(&apis), [("$connect", "chat", false), ("join", "chat", true)]);
     assert_eq!(apis.selection, Selection::parse("$request.body.kind").expect("an expression"));
@@ -97,9 +97,9 @@ fn reads_a_sam_template() {
 #[test]
 fn functions_go_by_the_name_that_is_asked_for() {
     let cases = [
-        (Names::Binary, "chat"),
-        (Names::LogicalId, "ChatFunction"),
-        (Names::FunctionName, "my-chat"),
+        (FunctionNames::Binary, "chat"),
+        (FunctionNames::LogicalId, "ChatFunction"),
+        (FunctionNames::FunctionName, "my-chat"),
     ];
     for (names, expected) in cases {
         let apis = parse(SAM, names).expect("a template");
@@ -109,7 +109,7 @@ fn functions_go_by_the_name_that_is_asked_for() {
 
 #[test]
 fn reads_plain_resources_in_json_and_says_what_it_leaves_out() {
-    let apis = parse(PLAIN, Names::FunctionName).expect("a template");
+    let apis = parse(PLAIN, FunctionNames::FunctionName).expect("a template");
     assert_eq!(apis.stage.as_deref(), Some("dev"));
     assert_eq!(routes(&apis), [("$default", "worker", false)]);
     assert_eq!(apis.ignored, ["authorization AWS_IAM of route $default"]);
@@ -126,7 +126,7 @@ fn says_why_a_template_cannot_be_used() {
         (lost.as_str(), "route $connect has no function of the template"),
     ];
     for (text, expected) in cases {
-        let error = parse(text, Names::Binary).expect_err(expected);
+        let error = parse(text, FunctionNames::Binary).expect_err(expected);
         assert!(format!("{error:#}").contains(expected), "{error:#}");
     }
 }

@@ -8,14 +8,14 @@ use super::{
 
 /// What a template says about its WebSocket API.
 #[derive(Default)]
-pub(super) struct WebSocket {
-    pub(super) stage: Option<String>,
-    pub(super) routes: Routes,
-    pub(super) selection: Selection,
-    pub(super) authorizer: Option<Authorizer>,
+pub(crate) struct WebSocket {
+    pub(crate) stage: Option<String>,
+    pub(crate) routes: Routes,
+    pub(crate) selection: Selection,
+    pub(crate) authorizer: Option<Authorizer>,
 }
 
-pub(super) fn read(
+pub(crate) fn read(
     template: &Template,
     ignored: &mut Vec<String>,
 ) -> anyhow::Result<Option<WebSocket>> {

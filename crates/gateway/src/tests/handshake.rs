@@ -16,7 +16,8 @@ fn policy(effect: &str, resource: &str) -> Value {
 fn with_authorizer(identity_sources: Vec<IdentitySource>) -> Fixture {
     let authorizer = Authorizer { function: "authorize".to_owned(), identity_sources };
     let change = |config: &mut Config| config.authorizer = Some(authorizer);
-    let limits = Limits { authorizer: Duration::from_millis(100), ..Limits::default() };
+    let limits =
+        GatewayLimits { authorizer: Duration::from_millis(100), ..GatewayLimits::default() };
     let fixture = Fixture::with(change, limits);
     fixture.fake.on("authorize", |event| {
         answer(policy("Allow", event["methodArn"].as_str().expect("text")))
@@ -26,7 +27,8 @@ fn with_authorizer(identity_sources: Vec<IdentitySource>) -> Fixture {
 
 #[tokio::test]
 async fn the_status_is_what_connect_answers() {
-    let limits = Limits { integration: Duration::from_millis(100), ..Limits::default() };
+    let limits =
+        GatewayLimits { integration: Duration::from_millis(100), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let cases: [(&str, Handler, u16); 11] = [
         ("201", say(json!({"statusCode": 201})), 101),
@@ -153,7 +155,8 @@ async fn the_subprotocol_is_what_connect_chooses() {
 
 #[tokio::test]
 async fn without_a_connect_route_everyone_is_accepted() {
-    let fixture = Fixture::with(|config| config.routes = Routes::default(), Limits::default());
+    let fixture =
+        Fixture::with(|config| config.routes = Routes::default(), GatewayLimits::default());
     let mut client = fixture.connect().await;
     send(&mut client, "hello").await;
     assert!(next_text(&mut client).await.starts_with(r#"{"message": "Forbidden", "#));
@@ -276,8 +279,8 @@ async fn every_event_carries_what_the_authorizer_said() {
 
 #[tokio::test]
 async fn connects_are_limited() {
-    let rate = Rate { per_second: 1, burst: 2 };
-    let limits = Limits { connects: Some(rate), ..Limits::default() };
+    let rate = Rate { per_second: 0, burst: 2 };
+    let limits = GatewayLimits { connects: Some(rate), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let _first = fixture.connect().await;
     let _second = fixture.connect().await;

@@ -2,14 +2,14 @@
 
 use super::*;
 
-fn with_http(authorizer: Option<Authorizer>, limits: Limits) -> Fixture {
+fn with_http(authorizer: Option<Authorizer>, limits: GatewayLimits) -> Fixture {
     let http = HttpRoutes::to("rest", authorizer);
     Fixture::with(|config| config.http = http, limits)
 }
 
 #[tokio::test]
 async fn requests_become_events_and_answers_responses() {
-    let fixture = with_http(None, Limits::default());
+    let fixture = with_http(None, GatewayLimits::default());
     fixture.fake.on("rest", |_| {
         answer(
             json!({"statusCode": 201, "headers": {"X-Own": "1"}, "cookies": ["a=1"], "body": "{}"}),
@@ -39,7 +39,7 @@ async fn requests_become_events_and_answers_responses() {
 
 #[tokio::test]
 async fn binary_bodies_are_base64() {
-    let fixture = with_http(None, Limits::default());
+    let fixture = with_http(None, GatewayLimits::default());
     fixture
         .raw("PUT /x HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 2\r\n\r\nhi")
         .await;
@@ -49,11 +49,11 @@ async fn binary_bodies_are_base64() {
 
 #[tokio::test]
 async fn failures_are_gateway_errors() {
-    let limits = Limits {
+    let limits = GatewayLimits {
         integration: Duration::from_millis(100),
         http_body_bytes: 100,
-        requests: Some(Rate { per_second: 1, burst: 4 }),
-        ..Limits::default()
+        requests: Some(Rate { per_second: 0, burst: 4 }),
+        ..GatewayLimits::default()
     };
     let fixture = with_http(None, limits);
     let get = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -98,7 +98,7 @@ async fn health_waits_for_readiness() {
         config.http = HttpRoutes::to("rest", None);
         config.ready = readiness;
     };
-    let fixture = Fixture::with(change, Limits::default());
+    let fixture = Fixture::with(change, GatewayLimits::default());
     let health = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(fixture.raw(health).await.0, 503);
     assert_eq!(fixture.fake.seen("rest").len(), 0);
@@ -113,7 +113,7 @@ async fn the_authorizer_decides() {
         function: "authorize".to_owned(),
         identity_sources: vec![IdentitySource::Header("Authorization".to_owned())],
     };
-    let fixture = with_http(Some(authorizer), Limits::default());
+    let fixture = with_http(Some(authorizer), GatewayLimits::default());
     let expect = async |request: &str, status: u16, end: &str| {
         let (got, response) = fixture.raw(request).await;
         assert_eq!(got, status, "{response}");

@@ -56,7 +56,10 @@ async fn the_sdk_posts_describes_and_deletes() {
 
 #[tokio::test]
 async fn the_sdk_knows_the_errors() {
-    let limits = Limits { requests: Some(Rate { per_second: 1, burst: 4 }), ..Limits::default() };
+    let limits = GatewayLimits {
+        requests: Some(Rate { per_second: 0, burst: 4 }),
+        ..GatewayLimits::default()
+    };
     let fixture = Fixture::with_limits(limits);
     let (mut client, id) = fixture.connect_with_id().await;
     let sdk = sdk(&fixture);
@@ -74,7 +77,7 @@ async fn the_sdk_knows_the_errors() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_a_limit_too() {
-    let limits = Limits { socket_buffer_bytes: 8_192, ..Limits::default() };
+    let limits = GatewayLimits { socket_buffer_bytes: 8_192, ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let (_stuck, id) = fixture.connect_with_id().await;
     fill(&fixture.gateway.sockets(), &id);
@@ -171,7 +174,8 @@ async fn times_are_iso_8601_with_milliseconds() {
 
 #[tokio::test]
 async fn the_management_api_can_be_off() {
-    let fixture = Fixture::with(|config| config.callbacks = Callbacks::Off, Limits::default());
+    let fixture =
+        Fixture::with(|config| config.callbacks = Callbacks::Off, GatewayLimits::default());
     let (_client, id) = fixture.connect_with_id().await;
     let request = format!("GET /live/@connections/{id} HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(fixture.raw(&request).await.0, 403);

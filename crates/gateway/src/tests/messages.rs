@@ -48,7 +48,8 @@ async fn two_way_routes_send_the_body_and_one_way_routes_do_not() {
 
 #[tokio::test]
 async fn errors_are_api_gateways_frames() {
-    let limits = Limits { integration: Duration::from_millis(100), ..Limits::default() };
+    let limits =
+        GatewayLimits { integration: Duration::from_millis(100), ..GatewayLimits::default() };
     let change = |config: &mut Config| {
         config.routes = Routes::default().with("$connect", "connect").with("one", "one");
     };
@@ -98,7 +99,10 @@ fn say(value: Value) -> Handler {
 
 #[tokio::test]
 async fn messages_over_the_rate_get_a_frame() {
-    let limits = Limits { requests: Some(Rate { per_second: 1, burst: 2 }), ..Limits::default() };
+    let limits = GatewayLimits {
+        requests: Some(Rate { per_second: 0, burst: 2 }),
+        ..GatewayLimits::default()
+    };
     let fixture = Fixture::with_limits(limits);
     let mut client = fixture.connect().await;
     send(&mut client, "first").await;
@@ -109,7 +113,7 @@ async fn messages_over_the_rate_get_a_frame() {
 
 #[tokio::test]
 async fn messages_run_at_the_same_time_up_to_a_limit() {
-    let limits = Limits { in_flight: 3, ..Limits::default() };
+    let limits = GatewayLimits { in_flight: 3, ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let gate = Arc::new(Semaphore::new(0));
     let waiting = gate.clone();
@@ -137,7 +141,7 @@ async fn messages_run_at_the_same_time_up_to_a_limit() {
 
 #[tokio::test]
 async fn a_panic_in_a_function_does_not_block_the_connection() {
-    let fixture = Fixture::with_limits(Limits { in_flight: 1, ..Limits::default() });
+    let fixture = Fixture::with_limits(GatewayLimits { in_flight: 1, ..GatewayLimits::default() });
     let mut client = fixture.connect().await;
     fixture.fake.on_async("one", |_| async { panic!("on purpose") }.boxed());
     send(&mut client, r#"{"action":"one"}"#).await;

@@ -63,8 +63,11 @@ async fn a_long_message_goes_out_in_frames() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_busy_and_gets_no_half_message() {
-    let limits =
-        Limits { socket_buffer_bytes: 8_192, send_buffer_bytes: 50_000, ..Limits::default() };
+    let limits = GatewayLimits {
+        socket_buffer_bytes: 8_192,
+        send_buffer_bytes: 50_000,
+        ..GatewayLimits::default()
+    };
     let fixture = Fixture::with_limits(limits);
     let (mut stuck, stuck_id) = fixture.connect_with_id().await;
     let (mut quick, quick_id) = fixture.connect_with_id().await;
@@ -94,7 +97,7 @@ async fn a_client_that_does_not_read_is_busy_and_gets_no_half_message() {
 
 #[tokio::test]
 async fn a_message_that_the_kernel_takes_in_parts_arrives_whole() {
-    let limits = Limits { socket_buffer_bytes: 8_192, ..Limits::default() };
+    let limits = GatewayLimits { socket_buffer_bytes: 8_192, ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let (mut client, id) = fixture.connect_with_id().await;
     let sockets = fixture.gateway.sockets();
@@ -111,10 +114,10 @@ async fn a_message_that_the_kernel_takes_in_parts_arrives_whole() {
 
 #[tokio::test]
 async fn a_stuck_client_can_be_closed() {
-    let limits = Limits {
+    let limits = GatewayLimits {
         socket_buffer_bytes: 8_192,
         grace: Duration::from_millis(50),
-        ..Limits::default()
+        ..GatewayLimits::default()
     };
     let fixture = Fixture::with_limits(limits);
     let (_stuck, id) = fixture.connect_with_id().await;
@@ -138,8 +141,11 @@ async fn a_client_that_vanished_is_gone() {
 
 #[tokio::test]
 async fn a_flood_of_pings_from_a_client_that_does_not_read_is_bounded() {
-    let limits =
-        Limits { socket_buffer_bytes: 8_192, send_buffer_bytes: 10_000, ..Limits::default() };
+    let limits = GatewayLimits {
+        socket_buffer_bytes: 8_192,
+        send_buffer_bytes: 10_000,
+        ..GatewayLimits::default()
+    };
     let fixture = Fixture::with_limits(limits);
     let mut stream = fixture.raw_socket().await;
     let ping = [&[0x89, 0xFD, 0, 0, 0, 0][..], &[b'x'; 125]].concat();
@@ -153,7 +159,10 @@ async fn a_flood_of_pings_from_a_client_that_does_not_read_is_bounded() {
 
 #[tokio::test]
 async fn posts_share_the_rate_of_requests() {
-    let limits = Limits { requests: Some(Rate { per_second: 1, burst: 3 }), ..Limits::default() };
+    let limits = GatewayLimits {
+        requests: Some(Rate { per_second: 0, burst: 3 }),
+        ..GatewayLimits::default()
+    };
     let fixture = Fixture::with_limits(limits);
     let (_client, id) = fixture.connect_with_id().await;
     let refused = fixture.gateway.sockets().post(&[&*id; 3], "x".into()).await;

@@ -4,10 +4,10 @@ use super::*;
 
 #[tokio::test]
 async fn who_sends_too_fast_is_read_from_slowly() {
-    let limits = Limits {
+    let limits = GatewayLimits {
         in_flight: 2,
         messages: Some(Rate { per_second: 10, burst: 4 }),
-        ..Limits::default()
+        ..GatewayLimits::default()
     };
     let fixture = Fixture::with_limits(limits);
     let (mut hasty, mut other) = (fixture.connect().await, fixture.connect().await);
@@ -27,7 +27,7 @@ async fn who_sends_too_fast_is_read_from_slowly() {
 
 #[tokio::test]
 async fn there_is_an_end_to_connections_and_those_that_are_there_go_on() {
-    let limits = Limits { connections: 2, ..Limits::default() };
+    let limits = GatewayLimits { connections: 2, ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let mut client = fixture.connect().await;
     let slow = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
@@ -56,7 +56,7 @@ async fn proxies_on_this_machine_are_believed_where_that_is_wanted() {
             config.http = HttpRoutes::to("rest", None);
             config.trusts_proxies = trusts_proxies;
         };
-        let fixture = Fixture::with(change, Limits::default());
+        let fixture = Fixture::with(change, GatewayLimits::default());
         fixture.raw(request).await;
         let event = fixture.fake.event("rest", 1).await;
         assert!(event.contains(&format!(r#""sourceIp":"{expected}""#)), "{event}");

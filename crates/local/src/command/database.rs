@@ -8,16 +8,21 @@ use dynamo::{Server, Storage};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// The settings of `headwater database`.
+/// Run a DynamoDB server with Headwater's tables.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
     /// Listen on this address.
-    #[arg(long, env = "HEADWATER_DATABASE_LISTEN", default_value = "127.0.0.1:8000")]
+    #[arg(
+        long,
+        env = "HEADWATER_DATABASE_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8000"
+    )]
     pub listen: SocketAddr,
 
-    /// Keep the database in this folder. Without it, the data is lost when the program ends.
-    #[arg(long, env = "HEADWATER_DATA_DIR")]
+    /// Keep the database in this folder. By default, the data is lost when the program ends.
+    #[arg(long, env = "HEADWATER_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
 
     /// The tables. Missing tables are created.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use aws::clients::{Clients, TableOptions};
-use domain::policy::{Fault, Part, Policies, SetText, Unsound};
+use domain::rules::{Fault, Part, Policies, SetText, Unsound};
 use jiff::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -16,11 +16,12 @@ use url::Url;
 
 use crate::output::print;
 
-/// How long a server may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The longest wait for the response of a server.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The settings of `headwater policy`.
+/// Check, show and replace the rules: the Cedar policies and the limits of each class.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
     #[command(subcommand)]
     command: Command,
@@ -28,48 +29,50 @@ pub struct Options {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Command {
-    /// Say what is wrong with policies, and where.
+    /// Check policies, and report each error with its position.
     Check(Files),
-    /// Put policies in force; within five seconds they are so everywhere.
+    /// Replace the rules. They are in force everywhere within 5 seconds.
     Put {
         #[command(flatten)]
         files: Files,
         #[command(flatten)]
-        place: Place,
+        location: Location,
     },
     /// Print the policies in force.
     Show {
-        /// Print the limits, and not the policies.
+        /// Print the limits in place of the policies.
         #[arg(long, conflicts_with = "json")]
         limits: bool,
-        /// Print all of it as JSON.
+        /// Print the policies, the limits, the version and its author as JSON.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        place: Place,
+        location: Location,
     },
 }
 
-/// A set in files.
+/// A rule set in files.
 #[derive(Clone, Debug, clap::Args)]
 struct Files {
-    /// The policies, in Cedar.
+    /// Read the policies, in Cedar, from this file.
+    #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// The limits of each class, in JSON. Without it, those in force stay.
-    #[arg(long)]
+    /// Read the limits of each class, in JSON, from this file. By default, the limits in force are
+    /// kept.
+    #[arg(long, value_name = "FILE")]
     limits: Option<PathBuf>,
 }
 
-/// Where the rules are: in the tables on AWS, or with a server.
+/// Where the rules are stored: behind a server, or in the tables on AWS.
 #[derive(Clone, Debug, clap::Args)]
-struct Place {
-    /// Address of a server, such as `http://127.0.0.1:8080`, where the token's class may `admin`.
-    /// Without it, the tables that the environment of the AWS SDK leads to.
+struct Location {
+    /// Connect to this server, such as `http://127.0.0.1:8080`. Its rules must permit `admin` to the
+    /// class of the token. By default, access the tables with the settings of the AWS SDK.
     #[arg(long)]
     url: Option<Url>,
 
-    /// Token to show to the server, as `headwater token --class admin` makes it.
+    /// Authenticate with this token, as created by `headwater token --class admin`.
     #[arg(long, env = "HEADWATER_TOKEN", hide_env_values = true, requires = "url")]
     token: Option<String>,
 
@@ -77,9 +80,9 @@ struct Place {
     tables: TableOptions,
 }
 
-/// Rules as a server shows them.
+/// A rule set and its version, as a server returns it.
 #[derive(Debug, Deserialize, Serialize)]
-struct Shown {
+struct StoredRules {
     version: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<Timestamp>,
@@ -89,17 +92,18 @@ struct Shown {
     limits: String,
 }
 
-/// What a server says went wrong.
+/// The error response of a server.
 #[derive(Debug, Deserialize)]
-struct Refusal {
+struct ServerError {
     detail: String,
 }
 
-/// Does it, and returns what is to be printed.
+/// Runs the command and prints its result.
 ///
 /// # Errors
 ///
-/// When the rules are not sound, with each fault and its place; or when they cannot be had.
+/// When the rules are not valid, with each error and its position; or when they cannot be read or
+/// written.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     print(&options.command.run().await?);
     Ok(())
@@ -109,36 +113,35 @@ impl Command {
     async fn run(self) -> anyhow::Result<String> {
         match self {
             Self::Check(files) => {
-                let text = files.read(SetText::preset().limits)?;
-                files.check(text)?;
-                Ok(format!("{} is sound\n", files.file.display()))
+                files.check(files.read(SetText::preset().limits)?)?;
+                Ok(format!("{} is valid\n", files.file.display()))
             }
-            Self::Put { files, place } => {
-                // A set that is not sound is refused here, where its file is known.
-                let limits = place.show().await?.limits;
-                let text = files.read(limits)?;
-                let version = place.put(files.check(text)?.text()).await?;
-                Ok(format!("{} is in force, as version {version}\n", files.file.display()))
+            Self::Put { files, location } => {
+                // Checked here as well as by the server, because only here the file names are known.
+                let limits = location.read().await?.limits;
+                let rules = files.check(files.read(limits)?)?;
+                let version = location.write(rules.text()).await?;
+                Ok(format!("{} is in force as version {version}\n", files.file.display()))
             }
-            Self::Show { limits, json, place } => {
-                let shown = place.show().await?;
+            Self::Show { limits, json, location } => {
+                let stored = location.read().await?;
                 if json {
-                    return Ok(format!("{}\n", serde_json::to_string_pretty(&shown)?));
+                    return Ok(format!("{}\n", serde_json::to_string_pretty(&stored)?));
                 }
-                Ok(if limits { shown.limits } else { shown.describe() })
+                Ok(if limits { stored.limits } else { stored.describe() })
             }
         }
     }
 }
 
 impl Files {
+    /// Reads the files; `limits` are used if no file has any.
     fn read(&self, limits: String) -> anyhow::Result<SetText> {
-        let read = |path: &Path| {
-            let text = std::fs::read_to_string(path);
-            text.with_context(|| format!("cannot read {}", path.display()))
+        let limits = match &self.limits {
+            Some(path) => read_file(path)?,
+            None => limits,
         };
-        let limits = self.limits.as_deref().map_or(Ok(limits), read)?;
-        Ok(SetText { policies: read(&self.file)?, limits })
+        Ok(SetText { policies: read_file(&self.file)?, limits })
     }
 
     fn check(&self, text: SetText) -> anyhow::Result<Policies> {
@@ -154,24 +157,30 @@ impl Files {
                     };
                     write!(lines, "\n{file}:{line}:{column}: {message}")?;
                 }
-                bail!("the rules are not sound{lines}")
+                bail!("the rules are not valid{lines}")
             }
         }
     }
 }
 
-impl Place {
-    async fn show(&self) -> anyhow::Result<Shown> {
+fn read_file(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+impl Location {
+    async fn read(&self) -> anyhow::Result<StoredRules> {
         if let Some(url) = &self.url {
-            return self.ask(url, Method::GET, None).await;
+            return self.request(url, Method::GET, None).await;
         }
         let control = Clients::from_env().await?.tables(&self.tables).control;
-        let current = control.current_rules().await.context("cannot read the table")?;
+        let current = control.current_rules().await.context("cannot read the control table")?;
         let text = match &current {
-            Some(current) => control.rules(current).await.context("cannot read the table")?,
+            Some(current) => {
+                control.rules(current).await.context("cannot read the control table")?
+            }
             None => SetText::preset(),
         };
-        Ok(Shown {
+        Ok(StoredRules {
             version: current.as_ref().map_or(0, |current| current.version),
             at: current.as_ref().map(|current| current.at),
             by: current.map(|current| current.by),
@@ -180,53 +189,53 @@ impl Place {
         })
     }
 
-    async fn put(&self, text: &SetText) -> anyhow::Result<u64> {
+    /// Stores rules and returns their version.
+    async fn write(&self, text: &SetText) -> anyhow::Result<u64> {
         if let Some(url) = &self.url {
-            return Ok(self.ask(url, Method::PUT, Some(text)).await?.version);
+            return Ok(self.request(url, Method::PUT, Some(text)).await?.version);
         }
         let control = Clients::from_env().await?.tables(&self.tables).control;
-        let put = control.put_rules(text, "headwater policy put", Timestamp::now()).await;
-        Ok(put.context("cannot write to the table")?.version)
+        let stored = control.put_rules(text, "headwater policy put", Timestamp::now()).await;
+        Ok(stored.context("cannot write to the control table")?.version)
     }
 
-    async fn ask(
+    async fn request(
         &self,
         url: &Url,
         method: Method,
         body: Option<&SetText>,
-    ) -> anyhow::Result<Shown> {
-        let address = url.join("api/v1/policy")?;
-        let http = reqwest::Client::builder().timeout(PATIENCE).build()?;
-        let mut request = http.request(method, address);
+    ) -> anyhow::Result<StoredRules> {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let mut request = client.request(method, url.join("api/v1/policy")?);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.with_context(|| format!("no answer from {url}"))?;
-        let status = answer.status();
+        let response = request.send().await.with_context(|| format!("no response from {url}"))?;
+        let status = response.status();
         if status.is_success() {
-            return answer.json().await.context("the server's answer cannot be read");
+            return response.json().await.context("cannot parse the response of the server");
         }
-        let detail = answer.json::<Refusal>().await.map(|refusal| refusal.detail);
-        match (status, detail) {
-            (_, Ok(detail)) => bail!("the server says {}: {detail}", status.as_u16()),
+        let code = status.as_u16();
+        match (status, response.json::<ServerError>().await) {
+            (_, Ok(error)) => bail!("the server responded with {code}: {}", error.detail),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Err(_)) => {
-                bail!("the server says {}: the token is not good", status.as_u16())
+                bail!("the server responded with {code}: it rejected the token")
             }
-            (_, Err(_)) => bail!("the server says {status}"),
+            (_, Err(_)) => bail!("the server responded with {status}"),
         }
     }
 }
 
-impl Shown {
-    /// The policies, which can be put again as they are printed.
+impl StoredRules {
+    /// Returns the policies with a comment about their version. `headwater policy put` accepts it.
     fn describe(&self) -> String {
-        let origin = match (self.version, &self.at, &self.by) {
-            (version, Some(at), Some(by)) => format!("version {version}, put {at} by {by}"),
-            _ => "those to begin with: none were put in force".to_owned(),
+        let version = match (self.version, &self.at, &self.by) {
+            (version, Some(at), Some(by)) => format!("version {version}, put at {at} by {by}"),
+            _ => "the initial rules; no others have been put".to_owned(),
         };
-        format!("// {origin}\n{}", self.policies)
+        format!("// {version}\n{}", self.policies)
     }
 }

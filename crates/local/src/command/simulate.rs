@@ -1,9 +1,8 @@
 //! `headwater simulate`: the simulated upstreams alone.
 
 use anyhow::Context as _;
-use tokio_util::sync::CancellationToken;
-
 use simulator::Simulator;
+use tokio_util::sync::CancellationToken;
 
 use crate::output::print;
 
@@ -14,7 +13,7 @@ use crate::output::print;
 #[group(skip)]
 pub struct Options {
     #[command(flatten)]
-    simulation: simulator::Options,
+    simulation: ::simulator::Options,
 }
 
 /// Runs both servers until `shutdown`.

@@ -1,4 +1,4 @@
-//! `headwater tail`: prints topics in a terminal, reconnects and resumes.
+//! `headwater tail`: prints topics in a terminal, and reconnects and resumes by itself.
 
 use std::{
     borrow::Cow,
@@ -7,18 +7,20 @@ use std::{
     time::Duration,
 };
 
-use ::poller::backoff::Backoff;
 use anyhow::{Context as _, bail};
-use domain::{protocol::SUBPROTOCOL, topic::Topic};
+use domain::{backoff::Backoff, protocol::SUBPROTOCOL, topic::Topic};
 use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use tokio::time::{self, Instant};
+use tokio::{
+    net::TcpStream,
+    time::{self, Instant},
+};
 use tokio_tungstenite::{
-    connect_async,
+    MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{
-        Message,
+        self, Message,
         client::IntoClientRequest as _,
         http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL},
     },
@@ -26,53 +28,66 @@ use tokio_tungstenite::{
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-/// How often something is sent, so that API Gateway does not end the connection as idle.
-const KEEP_ALIVE: Duration = Duration::from_mins(5);
+/// The interval between two pings. API Gateway closes a connection that is idle for 10 minutes.
+const PING_INTERVAL: Duration = Duration::from_mins(5);
 
-/// Longest text of a post that is printed, in characters.
+/// The most characters of a post's text that are printed.
 const TEXT_CHARS: usize = 160;
 
-/// The settings of `headwater tail`.
+/// The bounds of the delay between two connection attempts.
+const SHORTEST_DELAY: Duration = Duration::from_millis(500);
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+
+/// Print the events of topics in the terminal.
+///
+/// Reconnects after an interruption, and resumes after the last event that was printed.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
-    /// Topics, such as `coinbase/ticker/BTC-USD` or `mastodon/public`.
-    #[arg(required = true)]
+    /// Subscribe to these topics, such as `coinbase/ticker/BTC-USD` or `mastodon/public`.
+    #[arg(required = true, value_name = "TOPIC")]
     pub topics: Vec<Topic>,
 
-    /// Address of the WebSocket API.
+    /// Connect to the WebSocket API at this address.
     #[arg(long, env = "HEADWATER_URL", default_value = "ws://127.0.0.1:8080/live")]
     pub url: Url,
 
-    /// Token to show, as `headwater token` makes it.
+    /// Authenticate with this token, as created by `headwater token`. By default, connect as
+    /// `anonymous`.
     #[arg(long, env = "HEADWATER_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 
-    /// How many of the newest events to print first.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000))]
+    /// Print this many of the most recent events of each topic first, 0 to 1000.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(..=1_000)
+    )]
     pub last: u64,
 
-    /// Print each event as a JSON line: topic, seq, at, event.
+    /// Print each event as one line of JSON with the fields `topic`, `seq`, `at` and `event`.
     #[arg(long)]
     pub json: bool,
 }
 
 /// A message of the server, as far as this program reads it.
-enum Told {
-    Subscribed(Vec<Standing>),
+enum ServerMessage {
+    Subscribed(Vec<TopicStart>),
     Events(Vec<Frame>),
     Gap(Gap),
-    Error(Refusal),
+    Error(ErrorMessage),
 }
 
 #[derive(Deserialize)]
-struct Kind<'a> {
+struct MessageType<'a> {
     #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
+    name: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
 struct Subscribed {
-    topics: Vec<Standing>,
+    topics: Vec<TopicStart>,
 }
 
 #[derive(Deserialize)]
@@ -89,36 +104,15 @@ struct Gap {
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorMessage {
     code: String,
     message: String,
     topic: Option<String>,
 }
 
-impl Told {
-    /// Reads a message; `None` for one that means nothing here. API Gateway has messages of its
-    /// own, without a type.
-    fn parse(text: &str) -> Option<Self> {
-        // An enum with a tag would copy the events, and could not keep their text.
-        let kind: Kind<'_> = serde_json::from_str(text).ok()?;
-        match kind.kind.as_ref() {
-            "subscribed" => {
-                let told: Subscribed = serde_json::from_str(text).ok()?;
-                Some(Self::Subscribed(told.topics))
-            }
-            "events" => {
-                let told: Events = serde_json::from_str(text).ok()?;
-                Some(Self::Events(told.frames))
-            }
-            "gap" => serde_json::from_str(text).ok().map(Self::Gap),
-            "error" => serde_json::from_str(text).ok().map(Self::Error),
-            _ => None,
-        }
-    }
-}
-
+/// The sequence number after which a subscription starts.
 #[derive(Deserialize)]
-struct Standing {
+struct TopicStart {
     topic: Topic,
     seq: u64,
 }
@@ -131,37 +125,62 @@ struct Frame {
     events: Vec<Box<RawValue>>,
 }
 
-/// Why a session ended.
-enum Ended {
-    /// Try again.
-    Lost(String),
-    /// There is no use in trying again.
-    Refused(String),
-    /// Nobody reads the output any more.
-    OutputClosed,
-    /// We were asked to stop.
-    Stopped,
+impl ServerMessage {
+    /// Parses a message. Returns `None` for a message of another type, or without one: API Gateway
+    /// sends messages of its own.
+    fn parse(text: &str) -> Option<Self> {
+        // An enum with a tag would copy the events, and could not keep their text.
+        let message: MessageType<'_> = serde_json::from_str(text).ok()?;
+        match message.name.as_ref() {
+            "subscribed" => {
+                let message: Subscribed = serde_json::from_str(text).ok()?;
+                Some(Self::Subscribed(message.topics))
+            }
+            "events" => {
+                let message: Events = serde_json::from_str(text).ok()?;
+                Some(Self::Events(message.frames))
+            }
+            "gap" => serde_json::from_str(text).ok().map(Self::Gap),
+            "error" => serde_json::from_str(text).ok().map(Self::Error),
+            _ => None,
+        }
+    }
 }
 
-/// Prints until `shutdown`.
+/// Why a session ended, if the program should reconnect or stop.
+enum SessionEnd {
+    /// The connection was lost. Reconnect.
+    Lost(String),
+    /// The server rejected the connection or the topics. A retry would be rejected as well.
+    Rejected(String),
+    /// The standard output stream was closed.
+    OutputClosed,
+    /// The program was asked to stop.
+    Shutdown,
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Prints events until `shutdown`.
 ///
 /// # Errors
 ///
-/// When the server refuses the topics or the token.
+/// When the server rejects the topics or the token.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let mut tail = Tail { options, seen: BTreeMap::new() };
-    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut tail = Tail { options, printed: BTreeMap::new() };
+    let mut backoff = Backoff::new(SHORTEST_DELAY, LONGEST_DELAY);
     loop {
-        let before = tail.seen.clone();
-        match tail.session(&shutdown).await {
-            Ended::Stopped | Ended::OutputClosed => return Ok(()),
-            Ended::Refused(reason) => bail!(reason),
-            Ended::Lost(reason) => {
-                if tail.seen != before {
+        let before = tail.printed.clone();
+        let end = tail.session(&shutdown).await;
+        match end.unwrap_or_else(|error| SessionEnd::Lost(format!("{error:#}"))) {
+            SessionEnd::Shutdown | SessionEnd::OutputClosed => return Ok(()),
+            SessionEnd::Rejected(reason) => bail!(reason),
+            SessionEnd::Lost(reason) => {
+                if tail.printed != before {
                     backoff.reset();
                 }
                 let delay = backoff.next_delay(&mut rand::rng());
-                note(&format!("{reason}; connecting again in {:.1} s", delay.as_secs_f32()));
+                note(&format!("{reason}; reconnecting in {:.1} s", delay.as_secs_f32()));
                 if shutdown.run_until_cancelled(time::sleep(delay)).await.is_none() {
                     return Ok(());
                 }
@@ -172,61 +191,38 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
 
 struct Tail {
     options: Options,
-    /// By topic, the last number that was printed.
-    seen: BTreeMap<Topic, u64>,
+    /// The sequence number of the last printed event, by topic.
+    printed: BTreeMap<Topic, u64>,
 }
 
 impl Tail {
-    async fn session(&mut self, shutdown: &CancellationToken) -> Ended {
-        match self.try_session(shutdown).await {
-            Ok(ended) => ended,
-            Err(error) => Ended::Lost(format!("{error:#}")),
-        }
-    }
-
-    async fn try_session(&mut self, shutdown: &CancellationToken) -> anyhow::Result<Ended> {
-        let url = self.options.url.as_str();
-        let mut request = url.into_client_request()?;
-        let protocols = match &self.options.token {
-            Some(token) => format!("{SUBPROTOCOL}, bearer.{token}"),
-            None => SUBPROTOCOL.to_owned(),
-        };
-        let protocols = HeaderValue::from_str(&protocols).context("the token is not a token")?;
-        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocols);
-        let connected = shutdown.run_until_cancelled(connect_async(request)).await;
+    /// Connects, subscribes and prints until the connection ends.
+    async fn session(&mut self, shutdown: &CancellationToken) -> anyhow::Result<SessionEnd> {
+        let connected = shutdown.run_until_cancelled(self.connect()).await;
         let mut socket = match connected {
-            None => return Ok(Ended::Stopped),
-            Some(Ok((socket, _))) => socket,
-            Some(Err(tokio_tungstenite::tungstenite::Error::Http(answer))) => {
-                let status = answer.status();
-                let reason = format!("{url} refused the connection: {status}");
-                let for_good =
-                    [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
-                return Ok(if for_good.contains(&status) {
-                    Ended::Refused(reason)
-                } else {
-                    Ended::Lost(reason)
-                });
-            }
-            Some(Err(error)) => return Err(error).context(format!("cannot connect to {url}")),
+            None => return Ok(SessionEnd::Shutdown),
+            Some(connected) => match connected? {
+                Ok(socket) => socket,
+                Err(end) => return Ok(end),
+            },
         };
         let subscribe = json!({
             "action": "subscribe",
             "topics": self.options.topics,
-            "since": self.seen,
+            "since": self.printed,
             "last": self.options.last,
         });
         socket.send(Message::text(subscribe.to_string())).await?;
-        let mut refused = 0;
-        let mut quiet = Instant::now() + KEEP_ALIVE;
+        let mut rejected_topics = 0;
+        let mut next_ping = Instant::now() + PING_INTERVAL;
         loop {
             let message = tokio::select! {
                 () = shutdown.cancelled() => {
                     let _ = socket.close(None).await;
-                    return Ok(Ended::Stopped);
+                    return Ok(SessionEnd::Shutdown);
                 }
-                () = time::sleep_until(quiet) => {
-                    quiet = Instant::now() + KEEP_ALIVE;
+                () = time::sleep_until(next_ping) => {
+                    next_ping = Instant::now() + PING_INTERVAL;
                     socket.send(Message::text(r#"{"action":"ping"}"#)).await?;
                     continue;
                 }
@@ -239,40 +235,41 @@ impl Tail {
                 }
                 Some(Ok(Message::Close(None))) | None => bail!("the server closed the connection"),
                 Some(Ok(_)) => continue,
-                Some(Err(error)) => return Err(error).context("the connection broke"),
+                Some(Err(error)) => return Err(error).context("the connection was lost"),
             };
-            let Some(told) = Told::parse(&text) else { continue };
-            match told {
-                Told::Subscribed(topics) => {
-                    for Standing { topic, seq } in topics {
-                        self.seen.entry(topic).or_insert(seq.saturating_sub(self.options.last));
+            match ServerMessage::parse(&text) {
+                None => {}
+                Some(ServerMessage::Subscribed(topics)) => {
+                    for TopicStart { topic, seq } in topics {
+                        let printed = seq.saturating_sub(self.options.last);
+                        self.printed.entry(topic).or_insert(printed);
                     }
                 }
-                Told::Gap(Gap { topic, from, to, reason }) => {
-                    note(&format!("{topic}: {from} to {to} are missing ({reason})"));
-                    let seen = self.seen.entry(topic).or_default();
-                    *seen = (*seen).max(to);
+                Some(ServerMessage::Gap(Gap { topic, from, to, reason })) => {
+                    note(&format!("{topic}: events {from} to {to} are missing ({reason})"));
+                    let printed = self.printed.entry(topic).or_default();
+                    *printed = (*printed).max(to);
                 }
-                Told::Error(Refusal { code, message, topic }) => {
+                Some(ServerMessage::Error(ErrorMessage { code, message, topic })) => {
                     note(&format!("{}: {message} ({code})", topic.as_deref().unwrap_or("error")));
-                    refused += usize::from(topic.is_some());
-                    if refused >= self.options.topics.len() {
-                        return Ok(Ended::Refused("no topic is left to print".to_owned()));
+                    rejected_topics += usize::from(topic.is_some());
+                    if rejected_topics >= self.options.topics.len() {
+                        let reason = "the server rejected all topics".to_owned();
+                        return Ok(SessionEnd::Rejected(reason));
                     }
                 }
-                Told::Events(frames) => {
+                Some(ServerMessage::Events(frames)) => {
                     for frame in frames {
-                        let seen = self.seen.get(&frame.topic).copied().unwrap_or(0);
-                        if seen > 0 && frame.seq > seen + 1 {
-                            let (from, to) = (seen + 1, frame.seq - 1);
+                        if let Some((from, to)) = self.missing_before(&frame) {
+                            let topic = &frame.topic;
+                            note(&format!("{topic}: events {from} to {to} are missing; replaying"));
                             let replay = json!({
-                                "action": "replay", "topic": frame.topic, "from": from, "to": to,
+                                "action": "replay", "topic": topic, "from": from, "to": to,
                             });
-                            note(&format!("{}: {from} to {to} asked for again", frame.topic));
                             socket.send(Message::text(replay.to_string())).await?;
                         }
                         if self.print(frame).is_err() {
-                            return Ok(Ended::OutputClosed);
+                            return Ok(SessionEnd::OutputClosed);
                         }
                     }
                 }
@@ -280,15 +277,48 @@ impl Tail {
         }
     }
 
-    /// Prints what was not printed before.
+    /// Connects. The inner result is an error when the server rejected the connection.
+    async fn connect(&self) -> anyhow::Result<Result<Socket, SessionEnd>> {
+        let url = self.options.url.as_str();
+        let mut request = url.into_client_request()?;
+        let protocols = match &self.options.token {
+            Some(token) => format!("{SUBPROTOCOL}, bearer.{token}"),
+            None => SUBPROTOCOL.to_owned(),
+        };
+        let protocols = HeaderValue::from_str(&protocols)
+            .context("the token contains characters that no token has")?;
+        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocols);
+        match connect_async(request).await {
+            Ok((socket, _)) => Ok(Ok(socket)),
+            Err(tungstenite::Error::Http(response)) => {
+                let status = response.status();
+                let reason = format!("{url} rejected the connection: {status}");
+                Ok(Err(match status {
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                        SessionEnd::Rejected(reason)
+                    }
+                    _ => SessionEnd::Lost(reason),
+                }))
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot connect to {url}")),
+        }
+    }
+
+    /// Returns the first and the last sequence number between the last printed event and `frame`.
+    fn missing_before(&self, frame: &Frame) -> Option<(u64, u64)> {
+        let printed = self.printed.get(&frame.topic).copied().unwrap_or(0);
+        (printed > 0 && frame.seq > printed + 1).then(|| (printed + 1, frame.seq - 1))
+    }
+
+    /// Prints the events of a frame that have not been printed yet.
     fn print(&mut self, frame: Frame) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        let seen = self.seen.entry(frame.topic.clone()).or_default();
+        let printed = self.printed.entry(frame.topic.clone()).or_default();
         for (seq, event) in (frame.seq..).zip(frame.events) {
-            if seq <= *seen {
+            if seq <= *printed {
                 continue;
             }
-            *seen = seq;
+            *printed = seq;
             if self.options.json {
                 let at = format!("{:.6}", frame.at);
                 let line = json!({ "topic": frame.topic, "seq": seq, "at": at, "event": event });
@@ -302,7 +332,7 @@ impl Tail {
     }
 }
 
-/// One line about an event.
+/// Describes an event in one line.
 fn summary(event: &str) -> String {
     let event: Value = serde_json::from_str(event).unwrap_or_default();
     let text = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -325,7 +355,8 @@ fn summary(event: &str) -> String {
         }
         kind @ ("post" | "post.edited") => {
             let author = event.pointer("/author/handle").and_then(Value::as_str);
-            let (author, text) = (author.unwrap_or("somebody"), short(text("text")));
+            let author = author.unwrap_or("somebody");
+            let text = short(text("text"));
             if kind == "post" {
                 format!("@{author}: {text}")
             } else {
@@ -340,9 +371,9 @@ fn summary(event: &str) -> String {
     }
 }
 
-/// Tells the person, beside the output.
+/// Prints a note to the standard error stream, beside the events.
 fn note(text: &str) {
-    // Where even that fails, there is nobody to tell.
+    // There is no other place to report that this failed.
     let _ = writeln!(io::stderr(), "headwater: {text}");
 }
 
@@ -353,10 +384,15 @@ mod tests {
     #[test]
     fn events_keep_their_text() {
         let text = r#"{"type":"events","frames":[{"topic":"mastodon/public","seq":7,"at":"2026-11-22T10:00:00Z","events":[{"b": 1, "a":2}]}]}"#;
-        let Some(Told::Events(frames)) = Told::parse(text) else { panic!("events") };
+        let Some(ServerMessage::Events(frames)) = ServerMessage::parse(text) else {
+            panic!("events")
+        };
         assert_eq!(frames[0].events[0].get(), r#"{"b": 1, "a":2}"#);
-        assert!(Told::parse(r#"{"message":"Internal server error","connectionId":"x"}"#).is_none());
-        assert!(Told::parse(r#"{"type":"new"}"#).is_none());
+        assert!(
+            ServerMessage::parse(r#"{"message":"Internal server error","connectionId":"x"}"#)
+                .is_none()
+        );
+        assert!(ServerMessage::parse(r#"{"type":"new"}"#).is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::functions::{identity, token::parse_secrets};
+use ::functions::access::{identity, secrets::parse_secrets};
 use anyhow::Context as _;
 use domain::access::Principal;
 use jiff::{Span, SpanRelativeTo, Timestamp};

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use ::functions::app::Options as FunctionOptions;
+use ::functions::settings::Options as FunctionOptions;
 use ::poller::config::Options as PollerOptions;
 use aws::clients::TableOptions;
 use tokio_util::sync::CancellationToken;

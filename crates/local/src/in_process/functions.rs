@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use ::functions::{
-    app::{App, Clock},
-    authorize, connection,
-    failure::Failure,
-    push::Pusher,
-    rest,
+    access::authorize, app::App, clock::Clock, connection, failure::Failure, push::Pusher, rest,
 };
 use axum::Router;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use gateway::{FunctionError, Functions};
 use lambda_http::{
     Adapter,
     lambda_runtime::{Context, LambdaEvent},
@@ -19,8 +16,6 @@ use lambda_http::{
     tower::Service as _,
 };
 use serde::{Serialize, de::DeserializeOwned};
-
-use gateway::{FunctionError, Functions};
 
 /// The name of the function that authorizes handshakes and requests.
 pub const AUTHORIZE: &str = "authorize";

@@ -3,10 +3,8 @@
 use std::{net::SocketAddr, ops::Range, path::PathBuf, sync::Arc};
 
 use ::functions::{
-    app::{App, Clock, Options as FunctionOptions},
-    callback::Callback,
-    origin::Origins,
-    push::Pusher,
+    access::origin::Origins, app::App, clock::Clock, connection::callback::Callback, push::Pusher,
+    settings::Options as FunctionOptions,
 };
 use ::poller::{
     config::{Options as PollerOptions, Servers, Token, Tokens},
@@ -16,13 +14,11 @@ use ::poller::{
 use anyhow::{Context as _, anyhow, ensure};
 use aws::{
     clients::{Clients, TableOptions},
-    connections::Shard,
-    control::Origin,
     tables::Tables,
 };
-use domain::{policy::SetText, topic::Topic};
+use domain::{provenance::Provenance, rules::SetText, shard::Shard, topic::Topic};
 use dynamo::Engine;
-use gateway::{Authorizer, Callbacks, Config, Gateway, HttpRoutes, Limits, Routes, Sockets};
+use gateway::{Authorizer, Callbacks, Config, Gateway, GatewayLimits, HttpRoutes, Routes, Sockets};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use simulator::Simulator;
@@ -78,7 +74,7 @@ impl Server {
     pub async fn start(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let Settings { listen, data_dir, simulation, tables: table_options, functions, mut poller } =
             settings;
-        let origin = if simulation.is_some() { Origin::Simulated } else { Origin::Live };
+        let origin = if simulation.is_some() { Provenance::Simulated } else { Provenance::Live };
         let shards = functions.shards.all();
         ensure!(!shards.is_empty(), "there are no shards");
 
@@ -94,12 +90,12 @@ impl Server {
         };
 
         let clock: Clock = Arc::new(Timestamp::now);
-        let sockets = Arc::new(Sockets::new(Limits::guarded()));
+        let sockets = Arc::new(Sockets::new(GatewayLimits::guarded()));
         let outlet = Arc::new(SocketTable(sockets.clone()));
         let is_open = functions.is_open();
         let app = Arc::new(app(functions, listen, tables.clone(), outlet.clone())?);
         let pusher = Arc::new(Pusher::new(&tables, outlet, app.rules.clone(), clock.clone()));
-        let rules = app.in_force().await.context("cannot read the rules")?;
+        let rules = app.rules.current().await.context("cannot read the rules")?;
 
         // Cancelled after the poller has stopped: clients get the last events before they are
         // disconnected.

@@ -30,7 +30,7 @@ pub(super) fn router(exchange: Arc<Exchange>) -> Router {
         .with_state(exchange)
 }
 
-/// Refuses what the real interface refuses before it looks at the path.
+/// Rejects requests that the real interface rejects before it looks at the path.
 async fn gate(State(exchange): State<Arc<Exchange>>, request: Request, next: Next) -> Response {
     Stats::add(&exchange.host.stats.requests, 1);
     if exchange.host.switch.is_on(Fault::Refuse) {

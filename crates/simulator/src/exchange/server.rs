@@ -12,7 +12,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Event, Exchange, feed, feed::Channel, messages, router};
+use super::{Event, Exchange, messages, router, subscriber, subscriber::Channel};
 use crate::{faults::Switch, host::Host, market::PRODUCTS, serve::serve};
 
 /// A running exchange on which only its script trades.
@@ -169,5 +169,5 @@ impl ExchangeServer {
 }
 
 fn market(product: &str) -> usize {
-    feed::product(product).expect("a product that the exchange lists")
+    subscriber::product(product).expect("a product that the exchange lists")
 }

@@ -31,7 +31,7 @@ impl Side {
 /// A price level: ticks and the size resting there, in the smallest units.
 pub(crate) type Level = (u64, u64);
 
-/// A level as it is after a change; size zero means that it is gone.
+/// A level after a change; size zero means that it was removed.
 pub(crate) type LevelChange = (Side, u64, u64);
 
 /// Resting sizes by price.

@@ -23,7 +23,7 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Returns an id; what is not a number is as good as none.
+    /// Returns an id, if the parameter is a number.
     pub(super) fn id(&self, name: &str) -> Option<u64> {
         self.get(name).and_then(|text| text.parse().ok())
     }

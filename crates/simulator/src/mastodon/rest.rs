@@ -21,7 +21,7 @@ use super::{
     query::Query,
     streams::{Stream, Unknown},
 };
-use crate::{faults::Fault, stats::Stats, timeline::Post};
+use crate::{faults::Fault, stats::Stats, timeline::Toot};
 
 /// The version that the server claims; the consumer must see that it is no real one.
 const VERSION: &str = "4.6.4+simulated";
@@ -121,7 +121,7 @@ async fn public(
     timeline(&server, stream, &headers, "/api/v1/timelines/public", &query)
 }
 
-/// Answers one page of what a stream carries, newest first.
+/// Returns one page of the posts of a stream, newest first.
 fn timeline(
     server: &Mastodon,
     stream: Result<Stream, Unknown>,
@@ -138,7 +138,7 @@ fn timeline(
     let timeline = server.timeline();
     let posts = timeline.posts.range(above.min(below)..below).map(|(_, post)| post);
     let posts = posts.filter(|post| stream.carries(post)).cloned();
-    let listed: Vec<Arc<Post>> = if query.id("min_id").is_some() {
+    let listed: Vec<Arc<Toot>> = if query.id("min_id").is_some() {
         // The page next to the cursor, not the newest one; still newest first.
         let mut next: Vec<_> = posts.take(limit).collect();
         next.reverse();
@@ -182,7 +182,7 @@ async fn statuses(State(server): State<Arc<Mastodon>>, RawQuery(raw): RawQuery) 
     list(&found)
 }
 
-fn list(posts: &[Arc<Post>]) -> Response {
+fn list(posts: &[Arc<Toot>]) -> Response {
     let texts: Vec<&str> = posts.iter().map(|post| post.text.as_str()).collect();
     json_text(iter::once("[").chain([texts.join(",").as_str(), "]"]).collect())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::timeline::Post;
+use crate::timeline::Toot;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Origin {
@@ -25,7 +25,7 @@ enum Kind {
     Quiet,
 }
 
-/// A stream that somebody asked for.
+/// A stream that a client has subscribed to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Stream {
     kind: Kind,
@@ -65,7 +65,7 @@ impl Stream {
     }
 
     /// Returns whether the stream carries a post.
-    pub(super) fn carries(&self, post: &Post) -> bool {
+    pub(super) fn carries(&self, post: &Toot) -> bool {
         match &self.kind {
             Kind::Quiet => false,
             Kind::Hashtag { tag, local } => {

@@ -250,7 +250,7 @@ async fn a_silent_exchange_answers_nothing_and_comes_back_with_a_hole() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_told_and_cut_off() {
+async fn a_client_that_does_not_read_is_notified_and_cut_off() {
     let simulator = start(|options| options.rate = 20_000.0).await;
     let mut socket = connect(&simulator.coinbase_url()).await;
     send(

@@ -1,4 +1,4 @@
-//! What a post consists of: text as Mastodon marks it up, and everything that can hang on it.
+//! The content of a post: text with Mastodon's markup, and everything that can be attached.
 
 use std::fmt::Write as _;
 
@@ -68,7 +68,7 @@ impl Content {
         content
     }
 
-    /// Changes the text, as somebody does who has found a mistake.
+    /// Changes the text, as people do to correct a mistake.
     pub(super) fn corrected(html: &str, nth: usize) -> String {
         format!("{html}<p>(edit {nth}: a word was missing)</p>")
     }

@@ -1,4 +1,4 @@
-//! What people on the simulated server say, in many languages and scripts.
+//! The phrases of the people on the simulated server, in many languages and scripts.
 
 /// One language's material.
 #[derive(Debug)]

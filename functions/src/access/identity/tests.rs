@@ -1,4 +1,4 @@
-//! Tokens of every kind, with an issuer on this machine and keys made for the occasion.
+//! Tokens of every kind, with a local issuer and generated keys.
 
 use std::sync::{
     Arc, Mutex,
@@ -65,7 +65,7 @@ impl Signer {
     fn rsa(id: &str) -> Self {
         let pair = KeyPair::generate(KeySize::Rsa2048).expect("a key");
         let der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().expect("a key");
-        // What a PKCS #8 document with an RSA key of this size has before the key itself.
+        // A PKCS #8 document with an RSA key of this size has 26 bytes in front of the key.
         let key = EncodingKey::from_rsa_der(&der.as_ref()[26..]);
         Self { id: id.to_owned(), algorithm: Algorithm::RS256, key }
     }
@@ -89,11 +89,11 @@ impl Signer {
     }
 }
 
-/// An issuer that publishes keys, and counts how often it is asked.
+/// An issuer that publishes keys and counts the requests it gets.
 struct Issuer {
     url: String,
     keys: Arc<Mutex<Option<Value>>>,
-    asked: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -102,8 +102,8 @@ impl Issuer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/keys", listener.local_addr().expect("an address"));
         let published: Arc<Mutex<Option<Value>>> = Arc::default();
-        let asked: Arc<AtomicUsize> = Arc::default();
-        let (of_handler, count) = (published.clone(), asked.clone());
+        let requests: Arc<AtomicUsize> = Arc::default();
+        let (of_handler, count) = (published.clone(), requests.clone());
         let handler = get(async move || {
             count.fetch_add(1, Ordering::SeqCst);
             match of_handler.lock().expect("no panic").clone() {
@@ -115,7 +115,7 @@ impl Issuer {
         let task = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("a server");
         });
-        let issuer = Self { url, keys: published, asked, task };
+        let issuer = Self { url, keys: published, requests, task };
         issuer.publish(keys);
         issuer
     }
@@ -129,8 +129,8 @@ impl Issuer {
         *self.keys.lock().expect("no panic") = None;
     }
 
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
     }
 
     fn tokens(&self, more: &[&str]) -> Tokens {
@@ -156,14 +156,14 @@ fn ours(more: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_token_is_good_until_it_expires_and_under_each_secret() {
+async fn a_token_is_valid_until_it_expires_and_under_each_secret() {
     let secret = |list: &str| SecretString::from(list);
     let ann = Principal::named("ann", ["trader", "member"]).expect("a principal");
     let term = Duration::from_mins(1);
     let token = make(&secret("old"), &ann, term, now(), None, None).expect("a token");
     for list in ["old", "new,old", "old,new"] {
         let tokens = tokens(&["--jwt-secret", list]);
-        let identity = tokens.check(&token, now()).await.expect("good");
+        let identity = tokens.check(&token, now()).await.expect("a valid token");
         assert_eq!(identity, Identity { principal: ann.clone(), expires_at: now() + term });
         let late = tokens.check(&token, now() + term).await;
         assert!(matches!(late, Err(TokenError::Expired)), "{late:?}");
@@ -177,7 +177,7 @@ async fn a_token_is_good_until_it_expires_and_under_each_secret() {
 }
 
 #[tokio::test]
-async fn the_class_is_found_where_it_is_said_to_be() {
+async fn the_class_is_read_from_the_configured_claim() {
     let nested =
         ["--jwt-secret", SECRET, "--jwt-class-claim", "https://a.example/roles,realm.roles"];
     let cases: [(&[&str], Value, Option<&str>); 12] = [
@@ -207,7 +207,7 @@ async fn the_class_is_found_where_it_is_said_to_be() {
 }
 
 #[tokio::test]
-async fn claims_are_what_they_must_be() {
+async fn claims_are_checked() {
     let second = now().as_second();
     let plain: &[&str] = &[];
     let strict: &[&str] = &["--jwt-issuer", "https://issuer", "--jwt-audience", "us,you"];
@@ -243,7 +243,7 @@ async fn claims_are_what_they_must_be() {
 }
 
 #[tokio::test]
-async fn what_nobody_signed_is_refused() {
+async fn a_token_without_a_valid_signature_is_rejected() {
     let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
     let body = part(&claims(json!({})).to_string());
     let good = hs256(SECRET, &claims(json!({})));
@@ -273,12 +273,13 @@ async fn what_nobody_signed_is_refused() {
 }
 
 #[tokio::test]
-async fn an_issuers_tokens_are_good_under_its_own_keys_only() {
+async fn an_issuers_tokens_are_valid_only_under_its_own_keys() {
     let (rsa, ec, stranger) = (Signer::rsa("r"), Signer::ec("e"), Signer::ec("e"));
     let issuer = Issuer::start(&[&rsa, &ec]).await;
     let tokens = issuer.tokens(&[]);
     for signer in [&rsa, &ec] {
-        let identity = tokens.check(&signer.sign(&ours(json!({}))), now()).await.expect("good");
+        let identity =
+            tokens.check(&signer.sign(&ours(json!({}))), now()).await.expect("a valid token");
         assert_eq!(identity.principal.class, "trader");
     }
     let cases = [
@@ -286,17 +287,17 @@ async fn an_issuers_tokens_are_good_under_its_own_keys_only() {
         ("for another audience", rsa.sign(&ours(json!({"aud": "them"})))),
         ("of another issuer", rsa.sign(&ours(json!({"iss": "https://evil"})))),
         ("expired", rsa.sign(&ours(json!({"exp": 1})))),
-        ("with a secret, though there is none", hs256(SECRET, &ours(json!({})))),
+        ("signed with a secret where none is configured", hs256(SECRET, &ours(json!({})))),
     ];
     for (name, token) in cases {
         assert!(tokens.check(&token, now()).await.is_err(), "case: {name}");
     }
-    // Two keys, two tokens each, and one request.
-    assert_eq!(issuer.asked(), 1);
+    // The tokens of both keys needed one request.
+    assert_eq!(issuer.requests(), 1);
 }
 
 #[tokio::test]
-async fn a_public_key_is_no_secret() {
+async fn a_public_key_is_not_a_shared_secret() {
     let rsa = Signer::rsa("r");
     let issuer = Issuer::start(&[&rsa]).await;
     let published = rsa.published();
@@ -312,14 +313,14 @@ async fn a_public_key_is_no_secret() {
             }
         }
     }
-    // Beside the issuer's, tokens under the secret are good.
+    // With both configured, tokens under the secret are valid too.
     let both = issuer.tokens(&["--jwt-secret", SECRET]);
     assert!(both.check(&hs256(SECRET, &ours(json!({}))), now()).await.is_ok());
     assert!(both.check(&rsa.sign(&ours(json!({}))), now()).await.is_ok());
 }
 
 #[tokio::test]
-async fn keys_can_change_and_the_issuer_can_be_away() {
+async fn keys_can_change_and_the_issuer_can_be_unavailable() {
     let (old, new) = (Signer::ec("old"), Signer::rsa("new"));
     let issuer = Issuer::start(&[&old]).await;
     let tokens = issuer.tokens(&[]);
@@ -328,19 +329,19 @@ async fn keys_can_change_and_the_issuer_can_be_away() {
     assert!(matches!(tokens.check(&by_new, now()).await, Err(TokenError::UnknownKey)));
     issuer.break_down();
     assert!(matches!(tokens.check(&by_new, now()).await, Err(TokenError::UnknownKey)));
-    assert!(tokens.check(&by_old, now()).await.is_ok(), "what is known stays good");
+    assert!(tokens.check(&by_old, now()).await.is_ok(), "cached keys stay valid");
     issuer.publish(&[&new]);
-    assert!(tokens.check(&by_new, now()).await.is_ok(), "a key that is not known is asked for");
-    assert!(tokens.check(&by_old, now()).await.is_err(), "the old one is gone");
+    assert!(tokens.check(&by_new, now()).await.is_ok(), "an unknown key is loaded");
+    assert!(tokens.check(&by_old, now()).await.is_err(), "the old key is no longer published");
 
     let silent = Issuer::start(&[&old]).await;
     silent.break_down();
-    let away = silent.tokens(&[]).check(&by_old, now()).await;
-    assert!(matches!(away, Err(TokenError::IssuerAway(_))), "{away:?}");
+    let unavailable = silent.tokens(&[]).check(&by_old, now()).await;
+    assert!(matches!(unavailable, Err(TokenError::IssuerUnavailable(_))), "{unavailable:?}");
 }
 
 #[tokio::test]
-async fn made_up_keys_are_no_requests_to_the_issuer() {
+async fn unknown_keys_do_not_flood_the_issuer() {
     let key = Signer::ec("key");
     let issuer = Issuer::start(&[&key]).await;
     let tokens = issuer.tokens(&[]);
@@ -349,12 +350,12 @@ async fn made_up_keys_are_no_requests_to_the_issuer() {
         let made_up = Signer { id: n.to_string(), ..Signer::ec("") };
         assert!(tokens.check(&made_up.sign(&ours(json!({}))), now()).await.is_err());
     }
-    assert!(issuer.asked() <= 5, "asked {} times", issuer.asked());
+    assert!(issuer.requests() <= 5, "{} requests", issuer.requests());
     assert!(tokens.check(&key.sign(&ours(json!({}))), now()).await.is_ok());
 }
 
 #[test]
-fn an_issuer_wants_its_name_and_an_audience() {
+fn an_issuer_requires_its_name_and_an_audience() {
     let url = ["test", "--jwks-url", "https://issuer.example/keys"];
     assert!(Cli::try_parse_from(url).is_err());
     let more = ["--jwt-issuer", "i", "--jwt-audience", "a"];
@@ -363,7 +364,7 @@ fn an_issuer_wants_its_name_and_an_audience() {
 
 proptest! {
     #[test]
-    fn no_token_makes_the_checker_panic(
+    fn no_token_makes_the_check_panic(
         header in "\\{\"alg\":\"(HS256|none|RS256)\"(,\"kid\":\"[a-z]{0,3}\")?\\}|\\PC{0,20}",
         body in "\\{(\"(sub|exp|nbf|aud|classes)\":(1|\"x\"|\\[1\\]|null|-1e999),?){0,3}\\}|\\PC{0,20}",
         rest in "[A-Za-z0-9_.-]{0,20}",
@@ -374,7 +375,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         prop_assert!(runtime.block_on(tokens.check(&token, now())).is_err());
         prop_assert!(runtime.block_on(tokens.check(&rest, now())).is_err());
-        // Signed, it still has to be sound.
+        // A signed token can still have bad claims.
         if let Ok(claims) = serde_json::from_str::<Value>(&body) && claims.is_object() {
             let _ = runtime.block_on(tokens.check(&hs256(SECRET, &claims), now()));
         }

@@ -1,3 +1,0 @@
-//! How long to wait between attempts.
-
-pub use domain::backoff::Backoff;
