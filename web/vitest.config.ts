@@ -2,6 +2,9 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
+    retry: 0,
+    // The system tests mostly wait, so two files can share a core.
+    maxWorkers: 2,
     projects: [
       { test: { name: "unit", include: ["client/test/**/*.test.ts", "app/test/**/*.test.ts"] } },
       {
@@ -10,7 +13,8 @@ export default defineConfig({
           include: ["tests/system/**/*.test.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
-          fileParallelism: false,
+          // The tests wait for timeouts of the client, so all of a file run at the same time.
+          maxConcurrency: 20,
         },
       },
     ],

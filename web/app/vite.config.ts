@@ -5,7 +5,7 @@ const server = process.env["HEADWATER_URL"] ?? "http://127.0.0.1:8080";
 export default defineConfig({
   build: {
     target: "es2022",
-    // A data: URL would need a wider policy than a file does.
+    // The content security policy does not allow data: URLs.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
   },

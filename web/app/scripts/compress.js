@@ -1,4 +1,4 @@
-/** Writes each file of the page a second and third time, compressed as well as can be. */
+/** Writes a Brotli and a gzip copy of each file of the page, with the best compression. */
 
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

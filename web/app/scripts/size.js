@@ -1,9 +1,9 @@
-/** Fails when the page, all of it, is larger than it may be. */
+/** Prints the compressed size of the page, and fails if it exceeds the budget. */
 
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 
-/** Most bytes of all files together, compressed with gzip. */
+/** The most bytes of all files together, compressed with gzip. */
 const BUDGET = 150 * 1024;
 
 const dist = new URL("../dist", import.meta.url).pathname;
@@ -15,8 +15,8 @@ const files = readdirSync(dist, { recursive: true })
 const total = files.reduce((sum, { bytes }) => sum + bytes, 0);
 
 for (const { name, bytes } of files) console.log(`${(bytes / 1024).toFixed(1).padStart(7)} KB  ${name}`);
-console.log(`${(total / 1024).toFixed(1).padStart(7)} KB  of ${BUDGET / 1024} KB, with gzip`);
+console.log(`${(total / 1024).toFixed(1).padStart(7)} KB  of ${BUDGET / 1024} KB budget, gzipped`);
 if (files.length === 0 || total > BUDGET) {
-  console.error("the page is larger than it may be, or has not been built");
+  console.error(files.length === 0 ? "the page is not built" : "the page exceeds its size budget");
   process.exit(1);
 }

@@ -1,9 +1,9 @@
-/** What is shown in place of something that the server did not give. */
+/** The notice that replaces data that the server does not provide. */
 
 import { RequestError } from "headwater-client";
 import { className } from "./session";
 
-/** Says why something is not shown, and what can be done. */
+/** Explains why something is not shown and what the reader can do. */
 export function Notice({ error, what }: { error: Error; what: string }) {
   const forbidden = error instanceof RequestError && error.code === "forbidden";
   if (!forbidden) {
@@ -16,9 +16,9 @@ export function Notice({ error, what }: { error: Error; what: string }) {
   }
   return (
     <div class="notice locked" role="status">
-      <strong>{what} need another class.</strong>
+      <strong>{what} require another class.</strong>
       <p>
-        You are <b>{className.value ?? "nobody yet"}</b>. {sentence(error.message)}
+        Your class is <b>{className.value ?? "unknown"}</b>. {sentence(error.message)}
       </p>
       <a class="button" href="/status#sign-in">
         Sign in
@@ -27,6 +27,19 @@ export function Notice({ error, what }: { error: Error; what: string }) {
   );
 }
 
+/** A card with a title and the notice. */
+export function NoticeCard({ title, error, what }: { title: string; error: Error; what: string }) {
+  return (
+    <section class="card">
+      <header class="card-head">
+        <h2>{title}</h2>
+      </header>
+      <Notice error={error} what={what} />
+    </section>
+  );
+}
+
+/** Makes a sentence of an error message. */
 function sentence(text: string): string {
   const trimmed = text.trim();
   return `${trimmed.charAt(0).toUpperCase()}${trimmed.slice(1)}${/[.!?]$/.test(trimmed) ? "" : "."}`;

@@ -1,23 +1,23 @@
-/** The frame of the page: where one is, how the connection does, and what the data is. */
+/** The frame around every view: navigation, connection state and the banner for simulated data. */
 
 import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
 import { duration } from "./format";
-import { Bubble, Chart, Logo, Moon, Person, Pulse, Sun } from "./icons";
+import { BubbleIcon, ChartIcon, Logo, MoonIcon, PersonIcon, PulseIcon, SunIcon } from "./icons";
 import { Market } from "./market/Market";
 import { Posts } from "./posts/Posts";
 import { address, path } from "./router";
-import { className, link, lost, now, retry, roundTrip, simulated, wasOpen } from "./session";
+import { className, connection, lost, now, retry, roundTrip, simulated, wasOpen } from "./session";
 import { StatusView } from "./status/Status";
 import { theme, toggle } from "./theme";
 
 const VIEWS = [
-  { name: "market", href: "/", label: "Market", icon: <Chart /> },
-  { name: "posts", href: "/posts", label: "Posts", icon: <Bubble /> },
-  { name: "status", href: "/status", label: "Status", icon: <Pulse /> },
+  { name: "market", href: "/", label: "Market", icon: <ChartIcon /> },
+  { name: "posts", href: "/posts", label: "Posts", icon: <BubbleIcon /> },
+  { name: "status", href: "/status", label: "Status", icon: <PulseIcon /> },
 ] as const;
 
-/** The page. */
+/** The whole page. `ready` is false until the session has started. */
 export function Shell({ ready }: { ready: boolean }) {
   const first = path.value[0] ?? "market";
   const view = VIEWS.find(({ name }) => name === first);
@@ -25,7 +25,7 @@ export function Shell({ ready }: { ready: boolean }) {
     document.title = [path.value[1], view?.label, "Headwater"].filter(Boolean).join(" · ");
   }, [path.value, view]);
   useEffect(() => {
-    // A link into a view: what it points to is there only once the view is.
+    // A link to a part of a view: the part exists only after the view has been rendered.
     const { hash } = address.value;
     if (hash && ready)
       document.querySelector(`[id="${CSS.escape(hash.slice(1))}"]`)?.scrollIntoView({ block: "center" });
@@ -36,7 +36,7 @@ export function Shell({ ready }: { ready: boolean }) {
         Skip to the content
       </a>
       <header class="top">
-        <a class="brand" href="/" aria-label="Headwater, to the market">
+        <a class="brand" href="/" aria-label="Headwater, market view">
           <Logo />
           <span>Headwater</span>
         </a>
@@ -49,25 +49,25 @@ export function Shell({ ready }: { ready: boolean }) {
           ))}
         </nav>
         <span class="spacer" />
-        <ConnectionMark />
+        <ConnectionChip />
         <a class="chip class" href="/status#sign-in" aria-label={`Class ${className.value ?? "unknown"}; sign in`}>
-          <Person />
+          <PersonIcon />
           <span>{className.value ?? "…"}</span>
         </a>
         <button
           type="button"
           class="icon-button"
           onClick={toggle}
-          aria-label={theme.value === "dark" ? "Show in light colours" : "Show in dark colours"}
+          aria-label={theme.value === "dark" ? "Show in light colors" : "Show in dark colors"}
         >
-          {theme.value === "dark" ? <Sun /> : <Moon />}
+          {theme.value === "dark" ? <SunIcon /> : <MoonIcon />}
         </button>
       </header>
-      <Origin />
+      <DataBanner />
       <main id="main" tabIndex={-1}>
         {!ready ? <Loading /> : <View name={view?.name} />}
       </main>
-      <Trouble />
+      <ConnectionToast />
     </>
   );
 }
@@ -83,24 +83,24 @@ function View({ name }: { name: (typeof VIEWS)[number]["name"] | undefined }): C
     default:
       return (
         <section class="card notice">
-          <h1>There is nothing here</h1>
-          <p>The address leads to no view of this page.</p>
+          <h1>Page not found</h1>
+          <p>There is no view at this address.</p>
           <a class="button" href="/">
-            To the market
+            Go to the market
           </a>
         </section>
       );
   }
 }
 
-/** Says loudly that the data is made up. Its place is kept until it is known. */
-function Origin() {
+/** Warns that the data is simulated. Its space is reserved until the server has reported what the data is. */
+function DataBanner() {
   if (simulated.value === false) return null;
   return (
-    <div class={`origin ${simulated.value ? "" : "unknown"}`} role="status">
+    <div class={`data-banner ${simulated.value ? "" : "unknown"}`} role="status">
       {simulated.value && (
         <p>
-          <strong>Simulated data.</strong> Everything here is made up
+          <strong>Simulated data.</strong> Everything on this page is made up
           <span>: every price, every person, every post</span>.
         </p>
       )}
@@ -108,8 +108,8 @@ function Origin() {
   );
 }
 
-function ConnectionMark() {
-  const { state } = link.value;
+function ConnectionChip() {
+  const { state } = connection.value;
   const text = {
     idle: "starting",
     connecting: "connecting",
@@ -127,9 +127,9 @@ function ConnectionMark() {
   );
 }
 
-/** Says that the connection is lost. It lies over the page, so that nothing moves. */
-function Trouble() {
-  const { retryAt = 0 } = link.value;
+/** Reports that the connection is lost. It overlays the page, so that nothing moves. */
+function ConnectionToast() {
+  const { retryAt = 0 } = connection.value;
   const shown = lost.value;
   const offline = !navigator.onLine;
   return (
@@ -144,7 +144,7 @@ function Trouble() {
                   ? "The connection is lost."
                   : "The server cannot be reached."}
             </strong>{" "}
-            {retryAt > now.value ? `Trying again in ${duration(retryAt - now.value)}.` : "Trying again…"} Nothing will
+            {retryAt > now.value ? `Trying again in ${duration(retryAt - now.value)}.` : "Trying again…"} No event will
             be missed.
           </span>
           <button type="button" class="button small" onClick={retry}>

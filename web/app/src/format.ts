@@ -1,14 +1,14 @@
-/** Numbers and times as people read them. */
+/** Formats numbers and times for people. */
 
 const formats = new Map<string, Intl.NumberFormat>();
 
 function format(key: string, options: Intl.NumberFormatOptions): Intl.NumberFormat {
-  const known = formats.get(key) ?? new Intl.NumberFormat("en-US", options);
-  formats.set(key, known);
-  return known;
+  const cached = formats.get(key) ?? new Intl.NumberFormat("en-US", options);
+  formats.set(key, cached);
+  return cached;
 }
 
-/** How many decimals a decimal string has. */
+/** Returns the number of decimals of a decimal string. */
 export function decimalsOf(text: string): number {
   const dot = text.indexOf(".");
   return dot < 0 ? 0 : text.length - dot - 1;
@@ -20,7 +20,7 @@ export function fixed(value: number, decimals: number): string {
   return format(`fixed ${decimals}`, options).format(value);
 }
 
-/** `1.2K`, for numbers whose size alone counts. */
+/** `1.2K`, for numbers whose magnitude is enough. */
 export function compact(value: number): string {
   return format("compact", { notation: "compact", maximumFractionDigits: 2 }).format(value);
 }
@@ -36,7 +36,7 @@ export function percent(ratio: number): string {
   return format("percent", options).format(ratio);
 }
 
-/** `0.0123`, with as many digits as tell something. */
+/** `0.0123`, rounded to five significant digits. */
 export function amount(text: string): string {
   const value = Number(text);
   const options = { maximumSignificantDigits: 5, useGrouping: true } as const;
@@ -69,7 +69,7 @@ export function clock(at: string): string {
   return new Date(at).toLocaleTimeString("en-GB");
 }
 
-/** `14:03:27 on 22 Nov 2026`, for titles. */
+/** `22 Nov 2026, 14:03:27`, for tooltips. */
 export function moment(at: string): string {
   return new Date(at).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 }

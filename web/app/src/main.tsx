@@ -21,7 +21,7 @@ function Page() {
 }
 
 const root = document.getElementById("app");
-if (!root) throw new Error("the document has no place for the page");
+if (!root) throw new Error("the document has no #app element");
 followLinks();
 render(<Page />, root);
 await start();

@@ -1,4 +1,4 @@
-/** Where the reader is: the address is the only record of it, so every view can be linked to. */
+/** The router. The URL is the only record of what is shown, so every view can be linked to. */
 
 import { computed, signal } from "@preact/signals";
 
@@ -8,21 +8,21 @@ addEventListener("popstate", () => {
   url.value = new URL(location.href);
 });
 
-/** The address. */
+/** The current URL. */
 export const address = computed(() => url.value);
 
-/** The address's path, in parts. */
+/** The segments of the URL's path. */
 export const path = computed(() => url.value.pathname.split("/").filter(Boolean).map(decode));
 
-function decode(part: string): string {
+function decode(segment: string): string {
   try {
-    return decodeURIComponent(part);
+    return decodeURIComponent(segment);
   } catch {
-    return part;
+    return segment;
   }
 }
 
-/** Goes to another address of the page. */
+/** Navigates to another URL of the page. */
 export function go(to: string, options: { replace?: boolean } = {}): void {
   const next = new URL(to, location.href);
   if (next.href === url.value.href) return;
@@ -31,14 +31,14 @@ export function go(to: string, options: { replace?: boolean } = {}): void {
   url.value = next;
 }
 
-/** Follows links inside the page without loading it anew. */
+/** Makes links within the page navigate without reloading it. */
 export function followLinks(): void {
   document.addEventListener("click", (event) => {
     if (event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey) return;
     const link = (event.target as Element).closest?.("a[href]");
     if (!(link instanceof HTMLAnchorElement) || link.target || link.origin !== location.origin) return;
     if (link.pathname.startsWith("/api/")) return;
-    // The browser moves to a place of the same view by itself, and with it the focus.
+    // For a fragment of the current view, the browser scrolls and moves the focus.
     if (link.hash && link.pathname === location.pathname) return;
     event.preventDefault();
     go(link.href);

@@ -1,18 +1,18 @@
-/** Dark or light: as the system has it, unless the reader wants it otherwise. */
+/** The color theme: the system's, unless the reader has chosen one. */
 
 import { computed, effect, signal } from "@preact/signals";
-import { kept } from "./kept";
+import { persisted } from "./persisted";
 
-/** Has a colour resolved that depends on the theme. */
+/** An element that resolves colors, which depend on the theme. */
 const probe = document.createElement("span");
 
-/** What the reader wants. */
+/** The themes that the reader can choose. */
 export type Choice = "system" | "light" | "dark";
 
 const isChoice = (value: unknown): value is Choice => value === "system" || value === "light" || value === "dark";
 
 /** The reader's choice. */
-export const choice = kept<Choice>("theme", "system", isChoice);
+export const choice = persisted<Choice>("theme", "system", isChoice);
 
 const system = matchMedia("(prefers-color-scheme: dark)");
 const systemDark = signal(system.matches);
@@ -20,7 +20,7 @@ system.addEventListener("change", () => {
   systemDark.value = system.matches;
 });
 
-/** What the page is shown in. */
+/** The theme in use. */
 export const theme = computed(() => {
   if (choice.value !== "system") return choice.value;
   return systemDark.value ? "dark" : "light";
@@ -30,13 +30,13 @@ effect(() => {
   document.documentElement.dataset["theme"] = theme.value;
 });
 
-/** Changes to the other one. */
+/** Switches to the other theme. */
 export function toggle(): void {
   choice.value = theme.value === "dark" ? "light" : "dark";
 }
 
-/** The value of a colour of the theme, for what is drawn and not styled. */
-export function colour(name: string): string {
+/** Returns the value of a color of the theme, for drawing on a canvas. */
+export function color(name: string): string {
   probe.style.color = `var(--${name})`;
   document.body.append(probe);
   const value = getComputedStyle(probe).color;

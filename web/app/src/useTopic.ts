@@ -1,4 +1,4 @@
-/** Following a topic for as long as a component is on the page. */
+/** A hook that follows a topic while a component is mounted. */
 
 import { useSignal } from "@preact/signals";
 import type { Delivery, EventOf, SubscribeOptions } from "headwater-client";
@@ -6,32 +6,30 @@ import { useEffect, useRef } from "preact/hooks";
 import { className, follow } from "./session";
 
 /**
- * Follows `topic` while `active`, and returns the reason if the server refuses it. What was refused is asked for again
- * when the reader's class has changed.
+ * Follows `topic`, and returns the error if the server rejects it. A rejected topic is requested again when the reader's
+ * class changes.
  */
 export function useTopic<T extends string>(
   topic: T,
-  active: boolean,
   options: SubscribeOptions,
   listener: (delivery: Delivery<EventOf<T>>) => void,
-  /** Another value has the topic followed anew, from its start. */
+  /** A changed value restarts the subscription. */
   round = 0,
 ): Error | undefined {
   const error = useSignal<Error | undefined>(undefined);
   const attempt = useSignal(0);
-  const refusedAs = useRef<string | undefined>(undefined);
+  const rejectedClass = useRef<string | undefined>(undefined);
   useEffect(() => {
-    if (!active) return;
     error.value = undefined;
     const onError = (reason: Error) => {
-      refusedAs.current = className.peek();
+      rejectedClass.current = className.peek();
       error.value = reason;
     };
     return follow(topic, { ...options, onError }, listener);
-  }, [topic, active, attempt.value, round]);
+  }, [topic, attempt.value, round]);
   const name = className.value;
   useEffect(() => {
-    if (error.peek() && name !== refusedAs.current) attempt.value += 1;
+    if (error.peek() && name !== rejectedClass.current) attempt.value += 1;
   }, [name]);
   return error.value;
 }

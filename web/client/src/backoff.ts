@@ -1,16 +1,16 @@
-/** How long to wait before the next attempt. */
+/** Exponential backoff with jitter. */
 
 /** Bounds of the wait, in milliseconds. */
 export interface BackoffOptions {
-  /** Ceiling of the first wait. */
+  /** The upper bound of the first wait. */
   min: number;
-  /** Ceiling of every later wait. */
+  /** The largest upper bound of a later wait. */
   max: number;
 }
 
 /**
- * Full jitter: a wait is anything from nothing to a ceiling that doubles, so that a crowd which lost its connections
- * together does not come back together.
+ * Full jitter: each wait is random between zero and an upper bound that doubles, so that clients that lost their
+ * connections at the same time do not reconnect at the same time.
  */
 export class Backoff {
   readonly #options: BackoffOptions;
@@ -30,7 +30,7 @@ export class Backoff {
     return this.#random() * ceiling;
   }
 
-  /** Starts from the beginning, after a connection that was of use. */
+  /** Restarts with the first wait. Call it after a healthy connection. */
   reset(): void {
     this.#attempts = 0;
   }

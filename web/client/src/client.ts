@@ -1,110 +1,59 @@
-/** The client: one connection, however often it has to be made anew, and everybody who reads from it. */
+/** The client: one connection, which reconnects by itself, and its subscriptions. */
 
 import { platformSocket } from "#socket";
-import { Backoff, type BackoffOptions } from "./backoff.js";
+import { Backoff } from "./backoff.js";
 import { Emitter } from "./emitter.js";
 import { ClosedError, ConnectionError, RequestError, TokenError } from "./errors.js";
-import type { EventOf } from "./events.js";
+import type { Delivery, EventOf } from "./events.js";
 import { Link } from "./link.js";
+import type { ClientEvents, Options, Pong, State } from "./options.js";
 import { type Frame, type Request, TOPICS_PER_MESSAGE, type Welcome } from "./protocol.js";
-import { Room } from "./room.js";
 import type { Gap, Start } from "./sequence.js";
-import type { SocketConstructor } from "./socket.js";
+import { SharedSubscription } from "./shared-subscription.js";
 import { type SubscribeOptions, Subscription } from "./subscription.js";
 import { canonical, hasSnapshots } from "./topic.js";
 import { Visibility } from "./visibility.js";
 
-/** How long a replay, or the answer to a `subscribe`, is waited for. */
+/** How long a replay or the response to a `subscribe` may take. */
 const OVERDUE_MS = 5_000;
 
-/** How long a connection must last to count as one that was of use. */
-const USEFUL_MS = 10_000;
+/** How long a connection must last to count as healthy. */
+const HEALTHY_AFTER_MS = 10_000;
 
-/** How long before a token expires another is shown, at most. */
-const TOKEN_EARLY_MS = 30_000;
+/** How long before its expiry a token is replaced, at most. */
+const TOKEN_REFRESH_BEFORE_MS = 30_000;
 
-/** Longest time that `setTimeout` takes. */
+/** The longest delay that `setTimeout` supports. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
-/** What a connection is doing. */
-export type State =
-  /** Not asked for anything yet. */
-  | "idle"
-  | "connecting"
-  | "open"
-  /** Waiting before the next attempt. */
-  | "waiting"
-  /** The page is hidden. */
-  | "paused"
-  | "closed";
-
-/** The settings of a client; all have defaults. */
-export interface Options {
-  /** A JWT, or what gives one for each connection; none makes the connection anonymous. */
-  token?: string | (() => string | undefined | Promise<string | undefined>);
-  /** The waits between attempts, with full jitter: 500 ms to 30 s. */
-  backoff?: Partial<BackoffOptions>;
-  /** After how much silence the other end is asked whether it is there, in milliseconds: 60 s. */
-  keepAlive?: number;
-  /** Connect anew this long before the gateway ends the connection, in milliseconds: 2 to 5 minutes. */
-  renewBefore?: number;
-  /** Disconnect when the page has been hidden for so long, in milliseconds, and resume when it is seen. Off. */
-  pauseWhenHidden?: number;
-  /** The WebSocket to use in place of the platform's. */
-  WebSocket?: SocketConstructor;
-  /** Where the jitter comes from. */
-  random?: () => number;
-}
-
-/** What a client tells of. */
-export interface ClientEvents {
-  /** The connection's state, and in `waiting` when the next attempt is made. */
-  state: { state: State; retryAt?: number; error?: Error };
-  /** Who the server says we are; again after each new connection. */
-  welcome: Welcome;
-  /** What went wrong, and that nobody nearer was told of. None of it ends the client. */
-  error: Error;
-  /** Events that some subscription will not get. */
-  gap: Gap;
-  /** A frame as it came, before duplicates are dropped. */
-  frame: Frame;
-  /** A message with events came, in characters. */
-  message: { events: number; frames: number; size: number };
-}
-
-/** The round trip of a ping, and how far the server's clock is ahead of ours; in milliseconds. */
-export interface Pong {
-  roundTrip: number;
-  clockAhead: number;
-}
-
-/** Returns a client of the WebSocket at `url`; it connects when it is first asked for something. */
+/** Returns a client of the WebSocket at `url`. It connects at the first subscription. */
 export function connect(url: string | URL, options: Options = {}): Headwater {
   return new Headwater(url, options);
 }
 
-/** A client. */
+/** A client of Headwater. */
 export class Headwater {
   readonly #url: string;
   readonly #options: Options;
   readonly #emitter = new Emitter<ClientEvents>();
   readonly #backoff: Backoff;
-  readonly #rooms = new Map<string, Room>();
+  readonly #shared = new Map<string, SharedSubscription>();
+  /** The `subscribe` requests that have topics without a response. */
   readonly #requests = new Map<
     string,
-    { link: Link; topics: Map<string, Room>; timer: ReturnType<typeof setTimeout> }
+    { link: Link; topics: Map<string, SharedSubscription>; timer: ReturnType<typeof setTimeout> }
   >();
   readonly #visibility: Visibility;
   #state: State = "idle";
   #link: Link | undefined;
   #welcome: Welcome | undefined;
   #running = false;
-  #flushing = false;
-  #renewal: ReturnType<typeof setTimeout> | undefined;
-  #refresh: ReturnType<typeof setTimeout> | undefined;
-  #useful: ReturnType<typeof setTimeout> | undefined;
-  /** Ends the wait under way. */
-  #hurry: (() => void) | undefined;
+  #updating = false;
+  #renewalTimer: ReturnType<typeof setTimeout> | undefined;
+  #refreshTimer: ReturnType<typeof setTimeout> | undefined;
+  #healthTimer: ReturnType<typeof setTimeout> | undefined;
+  /** Ends the current wait. */
+  #endWait: (() => void) | undefined;
 
   constructor(url: string | URL, options: Options = {}) {
     this.#url = String(url).replace(/^http/, "ws");
@@ -112,30 +61,30 @@ export class Headwater {
     this.#backoff = new Backoff({ min: 500, max: 30_000, ...options.backoff }, options.random);
     this.#visibility = new Visibility(options.pauseWhenHidden, {
       hidden: () => this.#link?.close("the page is hidden"),
-      seen: () => this.#hurry?.(),
+      visible: () => this.#endWait?.(),
       online: () => {
         this.#link?.check();
-        this.#hurry?.();
+        this.#endWait?.();
       },
     });
   }
 
-  /** What the connection is doing. */
+  /** The state of the connection. */
   get state(): State {
     return this.#state;
   }
 
-  /** What the server said when the connection was made. */
+  /** The identity and the limits that the server assigned. */
   get welcome(): Welcome | undefined {
     return this.#welcome;
   }
 
-  /** Calls `listener` at every `name`, until the function that is returned is called. */
+  /** Calls `listener` on every event `name`, until the returned function is called. */
   on<Name extends keyof ClientEvents>(name: Name, listener: (value: ClientEvents[Name]) => void): () => void {
     return this.#emitter.on(name, listener);
   }
 
-  /** Connects, also when there is nothing to subscribe to yet. */
+  /** Connects, even without a subscription. */
   connect(): void {
     if (this.#state === "closed") throw new ClosedError();
     if (this.#running) return;
@@ -144,14 +93,15 @@ export class Headwater {
   }
 
   /**
-   * Subscribes to a topic: to be iterated over, or with a callback.
+   * Subscribes to a topic. The subscription is iterated over, unless there is a `listener`.
    *
-   * Whatever happens to the connection, every event comes once and in order, or is told as a gap.
+   * Every event is delivered once and in order, also across reconnects. Events that cannot be delivered are reported as
+   * a gap.
    */
   subscribe<T extends string>(
     topic: T,
     options: SubscribeOptions = {},
-    listener?: (delivery: import("./events.js").Delivery<EventOf<T>>) => void,
+    listener?: (delivery: Delivery<EventOf<T>>) => void,
   ): Subscription<EventOf<T>> {
     if (this.#state === "closed") throw new ClosedError();
     const name = canonical(topic);
@@ -161,80 +111,86 @@ export class Headwater {
         : options.last
           ? { kind: "last", count: options.last }
           : { kind: hasSnapshots(name) ? "snapshot" : "next" };
-    const given = options.onGap;
+    const { onGap: callback } = options;
     const onGap = (gap: Gap) => {
       this.#emitter.emit("gap", gap);
-      given?.(gap);
+      callback?.(gap);
     };
     const host = {
-      replay: (wanted: string, from: number, to: number) => this.#replay(wanted, from, to),
+      replay: (name: string, from: number, to: number) => this.#replay(name, from, to),
       leave: (subscription: Subscription) => this.#leave(subscription),
     };
     const subscription = new Subscription<EventOf<T>>(host, name, start, { ...options, onGap }, listener);
-    const room = this.#rooms.get(name) ?? new Room(name);
-    this.#rooms.set(name, room);
-    room.enter(subscription as Subscription);
+    const shared = this.#shared.get(name) ?? new SharedSubscription(name);
+    this.#shared.set(name, shared);
+    shared.add(subscription as Subscription);
     this.connect();
-    this.#flushSoon();
+    this.#updateSoon();
     return subscription;
   }
 
-  /** Measures the way to the server and back. */
+  /** Measures the round trip to the server. */
   async ping(): Promise<Pong> {
     const sent = Date.now();
-    const answer = await this.#request({ action: "ping" });
+    const response = await this.#request({ action: "ping" });
     const now = Date.now();
-    const at = answer.type === "pong" ? Date.parse(answer.at) : Number.NaN;
+    const at = response.type === "pong" ? Date.parse(response.at) : Number.NaN;
     return { roundTrip: now - sent, clockAhead: at - (sent + now) / 2 };
   }
 
-  /** Returns the topics that the server says this connection is subscribed to. */
+  /** Returns the topics that this connection is subscribed to, according to the server. */
   async list(): Promise<string[]> {
-    const answer = await this.#request({ action: "list" });
-    return answer.type === "subscriptions" ? answer.topics : [];
+    const response = await this.#request({ action: "list" });
+    return response.type === "subscriptions" ? response.topics : [];
   }
 
   /**
-   * Shows the server the token that the provider has now: over the open connection where the server can do that, else by
-   * a new connection that takes over from this one. Nothing is missed either way.
+   * Authenticates with the current token of the provider: over the open connection if the server supports it, otherwise
+   * with a new connection that replaces this one. No event is missed either way.
    */
   async authenticate(): Promise<void> {
     const link = this.#link;
     if (!link) {
-      this.#hurry?.();
+      this.#endWait?.();
       return;
     }
     const token = await this.#token();
     if (token !== undefined) {
       try {
-        const answer = await link.request({ action: "authenticate", token });
-        if (answer.type === "authenticated" && this.#welcome) {
-          const { principal, class: name, limits, tokenExpiresAt } = answer;
-          this.#greet({ ...this.#welcome, principal, class: name, limits, ...(tokenExpiresAt && { tokenExpiresAt }) });
+        const response = await link.request({ action: "authenticate", token });
+        if (response.type === "authenticated" && this.#welcome) {
+          const { principal, class: name, limits, tokenExpiresAt } = response;
+          this.#setWelcome({
+            ...this.#welcome,
+            principal,
+            class: name,
+            limits,
+            ...(tokenExpiresAt && { tokenExpiresAt }),
+          });
           this.#planRenewal(link);
           return;
         }
       } catch (error) {
         if (!(error instanceof RequestError)) throw error;
         if (error.code === "unauthorized") throw new TokenError(error.message, { cause: error });
-        // A token of somebody else, or an older server: both take it over a new connection.
+        // The token of another principal and an older server both require a new connection.
         if (error.code !== "forbidden" && error.code !== "unknown_action") throw error;
       }
     }
-    await this.#takeOver(link);
+    await this.#replaceLink(link);
   }
 
-  /** Ends the connection and all subscriptions. */
+  /** Closes the connection and ends all subscriptions. */
   close(): void {
     if (this.#state === "closed") return;
     this.#setState({ state: "closed" });
     this.#visibility.stop();
-    for (const room of [...this.#rooms.values()]) {
-      for (const subscription of [...room.subscribers]) subscription.end();
+    for (const shared of [...this.#shared.values()]) {
+      for (const subscription of [...shared.subscribers]) subscription.end();
     }
-    this.#drop();
+    this.#stopRequests();
     this.#link?.close();
-    this.#hurry?.();
+    this.#endWait?.();
   }
 
   async #run(): Promise<void> {
@@ -248,7 +204,7 @@ export class Headwater {
       let error: Error;
       try {
         const link = await this.#open();
-        error = await this.#stay(link);
+        error = await this.#useLink(link);
         if (this.#isClosed() || this.#visibility.isHidden) continue;
       } catch (cause) {
         error = cause instanceof Error ? cause : new ConnectionError(String(cause));
@@ -261,18 +217,18 @@ export class Headwater {
     }
   }
 
-  /** Uses a link, and those that take over from it, until one ends with no other in its place. */
-  async #stay(first: Link): Promise<ConnectionError> {
+  /** Uses a link and those that replace it, until one ends without a replacement. Returns the reason. */
+  async #useLink(first: Link): Promise<ConnectionError> {
     if (this.#isClosed()) first.close();
-    for (const room of this.#rooms.values()) room.disconnect();
+    for (const shared of this.#shared.values()) shared.disconnect();
     let link = first;
-    this.#adopt(link);
+    this.#activate(link);
     this.#setState({ state: "open" });
     for (;;) {
       const reason = await link.closed;
       if (this.#link === link) {
         this.#link = undefined;
-        this.#drop();
+        this.#stopRequests();
         return reason;
       }
       if (!this.#link) return reason;
@@ -280,22 +236,22 @@ export class Headwater {
     }
   }
 
-  #adopt(link: Link): void {
+  #activate(link: Link): void {
     this.#link = link;
-    this.#useful = setTimeout(() => this.#backoff.reset(), USEFUL_MS);
-    this.#join(link, [...this.#rooms.values()]);
+    this.#healthTimer = setTimeout(() => this.#backoff.reset(), HEALTHY_AFTER_MS);
+    this.#subscribe(link, [...this.#shared.values()]);
     this.#planRenewal(link);
   }
 
-  #drop(): void {
-    clearTimeout(this.#renewal);
-    clearTimeout(this.#refresh);
-    clearTimeout(this.#useful);
+  #stopRequests(): void {
+    clearTimeout(this.#renewalTimer);
+    clearTimeout(this.#refreshTimer);
+    clearTimeout(this.#healthTimer);
     for (const [id, { timer }] of this.#requests) {
       clearTimeout(timer);
       this.#requests.delete(id);
     }
-    for (const room of this.#rooms.values()) room.disconnect();
+    for (const shared of this.#shared.values()) shared.disconnect();
   }
 
   async #token(): Promise<string | undefined> {
@@ -307,98 +263,100 @@ export class Headwater {
     }
   }
 
-  /** Connects, and learns who we are. */
+  /** Connects and waits for the welcome. */
   async #open(): Promise<Link> {
     const token = await this.#token();
     const Socket = this.#options.WebSocket ?? (await platformSocket());
-    let welcomed: Welcome | undefined;
-    const box: { link?: Link } = {};
+    let received: Welcome | undefined;
+    const opened: { link?: Link } = {};
     const link = await Link.open(
       Socket,
       this.#url,
       token,
       {
         frames: (frames, size) => this.#frames(frames, size),
-        gap: ({ topic, from, to, reason }) => this.#rooms.get(topic)?.miss(from, to, reason),
+        gap: ({ topic, from, to, reason }) => this.#shared.get(topic)?.skip(from, to, reason),
         subscribed: (id, topics) => this.#subscribed(id, topics),
-        refused: (id, error) => this.#refused(id, error),
+        rejected: (id, error) => this.#rejected(id, error),
         welcome: (welcome) => {
-          welcomed = welcome;
-          if (this.#link !== undefined && this.#link === box.link) this.#greet(welcome);
+          received = welcome;
+          if (this.#link !== undefined && this.#link === opened.link) this.#setWelcome(welcome);
         },
-        other: (message) => this.#emitter.emit("error", new ConnectionError(`the gateway says: ${message}`)),
+        gatewayMessage: (message) =>
+          this.#emitter.emit("error", new ConnectionError(`the gateway sent an error: ${message}`)),
       },
       this.#options.keepAlive ?? 60_000,
     ).catch((error: unknown) => {
       const message = error instanceof Error ? error.message : String(error);
       if (token !== undefined && /\b40[13]\b/.test(message)) {
-        throw new TokenError("the server does not take the token", { cause: error });
+        throw new TokenError("the server rejected the token", { cause: error });
       }
       throw error;
     });
-    box.link = link;
+    opened.link = link;
     try {
       await link.request({ action: "hello" });
     } catch (error) {
-      link.close("the server did not greet us");
+      link.close("the server did not send a welcome");
       throw error;
     }
-    if (welcomed) this.#greet(welcomed);
+    if (received) this.#setWelcome(received);
     return link;
   }
 
-  #greet(welcome: Welcome): void {
+  #setWelcome(welcome: Welcome): void {
     this.#welcome = welcome;
     this.#emitter.emit("welcome", welcome);
   }
 
   /**
-   * Connects anew before the gateway ends the connection, which is after two hours, and shows another token before the
-   * present one expires.
+   * Plans the renewal of the connection before the gateway closes it, which is after two hours, and the replacement of
+   * the token before it expires.
    */
   #planRenewal(link: Link): void {
-    clearTimeout(this.#renewal);
-    clearTimeout(this.#refresh);
+    clearTimeout(this.#renewalTimer);
+    clearTimeout(this.#refreshTimer);
     const tokenExpires = Date.parse(this.#welcome?.tokenExpiresAt ?? "");
     if (!Number.isNaN(tokenExpires) && typeof this.#options.token === "function") {
-      const left = tokenExpires - Date.now();
-      const early = Math.min(TOKEN_EARLY_MS, left / 5);
+      const remaining = tokenExpires - Date.now();
+      const early = Math.min(TOKEN_REFRESH_BEFORE_MS, remaining / 5);
       const refresh = () => {
         this.authenticate().catch((error: Error) => this.#emitter.emit("error", error));
       };
-      this.#refresh = setTimeout(refresh, Math.min(Math.max(left - early, 1_000), MAX_TIMEOUT_MS));
+      this.#refreshTimer = setTimeout(refresh, Math.min(Math.max(remaining - early, 1_000), MAX_TIMEOUT_MS));
     }
     const expires = Date.parse(this.#welcome?.expiresAt ?? "");
     if (Number.isNaN(expires)) return;
     const random = this.#options.random ?? Math.random;
     const before = this.#options.renewBefore ?? 120_000 + random() * 180_000;
     const wait = Math.min(Math.max(expires - Date.now() - before, 1_000), MAX_TIMEOUT_MS);
-    this.#renewal = setTimeout(() => {
-      this.#takeOver(link).catch((error: Error) => {
-        // The old one is still good for a while; after that the ordinary way is gone.
+    this.#renewalTimer = setTimeout(() => {
+      this.#replaceLink(link).catch((error: Error) => {
+        // The old connection still lasts for a while. When it ends, the client reconnects as usual.
         this.#emitter.emit("error", error);
-        if (this.#link === link) this.#renewal = setTimeout(() => this.#planRenewal(link), 15_000);
+        if (this.#link === link) this.#renewalTimer = setTimeout(() => this.#planRenewal(link), 15_000);
       });
     }, wait);
   }
 
-  /** Opens another link; the old one ends when the other has everything that it has. */
-  async #takeOver(old: Link): Promise<void> {
+  /** Opens a new link, and closes the old one when the new one is subscribed to every topic. */
+  async #replaceLink(old: Link): Promise<void> {
     const link = await this.#open();
     if (this.#link !== old) {
-      link.close("another connection was faster");
+      link.close("another connection has replaced the old one");
       return;
     }
-    clearTimeout(this.#useful);
-    for (const room of this.#rooms.values()) room.wire = "out";
-    this.#adopt(link);
-    // Events of both count: what both send is dropped the second time.
-    const settled = () => [...this.#rooms.values()].every((room) => room.wire === "in" || room.isEmpty);
+    clearTimeout(this.#healthTimer);
+    for (const shared of this.#shared.values()) shared.serverState = "unsubscribed";
+    this.#activate(link);
+    // Both links deliver events meanwhile; duplicates are dropped.
+    const settled = () =>
+      [...this.#shared.values()].every((shared) => shared.serverState === "subscribed" || shared.isEmpty);
     const deadline = Date.now() + OVERDUE_MS;
     while (!settled() && link.isOpen && Date.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
-    old.close("another connection took over");
+    old.close("a new connection has replaced this one");
   }
 
   #frames(frames: Frame[], size: number): void {
@@ -406,138 +364,134 @@ export class Headwater {
     for (const frame of frames) {
       events += frame.events.length;
       this.#emitter.emit("frame", frame);
-      this.#rooms.get(frame.topic)?.offer(frame);
+      this.#shared.get(frame.topic)?.offer(frame);
     }
     this.#emitter.emit("message", { events, frames: frames.length, size });
     this.#backoff.reset();
   }
 
   #leave(subscription: Subscription): void {
-    const room = this.#rooms.get(subscription.topic);
-    room?.exit(subscription);
-    this.#flushSoon();
+    this.#shared.get(subscription.topic)?.remove(subscription);
+    this.#updateSoon();
   }
 
-  /** Subscribes and unsubscribes what has changed, once for all changes of this moment. */
-  #flushSoon(): void {
-    if (this.#flushing) return;
-    this.#flushing = true;
+  /** Sends the needed requests in a microtask, so that simultaneous changes share one request. */
+  #updateSoon(): void {
+    if (this.#updating) return;
+    this.#updating = true;
     queueMicrotask(() => {
-      this.#flushing = false;
-      for (const room of [...this.#rooms.values()]) {
-        if (room.isEmpty && room.wire === "out") {
-          this.#rooms.delete(room.topic);
-          room.stop();
+      this.#updating = false;
+      for (const shared of [...this.#shared.values()]) {
+        if (shared.isEmpty && shared.serverState === "unsubscribed") {
+          this.#shared.delete(shared.topic);
+          shared.stop();
         }
       }
       const link = this.#link;
       if (!link) return;
-      const rooms = [...this.#rooms.values()];
-      const left = rooms.filter((room) => room.wish === "leave");
-      for (let at = 0; at < left.length; at += TOPICS_PER_MESSAGE) {
-        void this.#unsubscribe(link, left.slice(at, at + TOPICS_PER_MESSAGE));
-      }
-      this.#join(
+      const all = [...this.#shared.values()];
+      const abandoned = all.filter(({ neededRequest }) => neededRequest === "unsubscribe");
+      for (const batch of batches(abandoned)) void this.#unsubscribe(link, batch);
+      this.#subscribe(
         link,
-        rooms.filter((room) => room.wish === "join"),
+        all.filter(({ neededRequest }) => neededRequest === "subscribe"),
       );
     });
   }
 
-  async #unsubscribe(link: Link, rooms: Room[]): Promise<void> {
-    for (const room of rooms) room.wire = "leaving";
+  async #unsubscribe(link: Link, topics: SharedSubscription[]): Promise<void> {
+    for (const shared of topics) shared.serverState = "unsubscribing";
     try {
-      await link.request({ action: "unsubscribe", topics: rooms.map((room) => room.topic) });
+      await link.request({ action: "unsubscribe", topics: topics.map(({ topic }) => topic) });
     } catch {
-      // Whatever still comes of them is nobody's.
+      // Events that still arrive have no subscriber and are ignored.
     }
     if (this.#link !== link) return;
-    for (const room of rooms) {
-      if (room.wire === "leaving") room.wire = "out";
+    for (const shared of topics) {
+      if (shared.serverState === "unsubscribing") shared.serverState = "unsubscribed";
     }
-    this.#flushSoon();
+    this.#updateSoon();
   }
 
-  #join(link: Link, rooms: Room[]): void {
-    const groups = new Map<number, Room[]>();
-    for (const room of rooms) {
-      if (room.isEmpty) continue;
-      const last = room.ask();
-      groups.set(last, [...(groups.get(last) ?? []), room]);
+  #subscribe(link: Link, topics: SharedSubscription[]): void {
+    const byLast = new Map<number, SharedSubscription[]>();
+    for (const shared of topics) {
+      if (shared.isEmpty) continue;
+      const last = shared.beginSubscribe();
+      byLast.set(last, [...(byLast.get(last) ?? []), shared]);
     }
-    for (const [last, group] of groups) {
-      for (let at = 0; at < group.length; at += TOPICS_PER_MESSAGE) {
-        const part = group.slice(at, at + TOPICS_PER_MESSAGE);
+    for (const [last, group] of byLast) {
+      for (const batch of batches(group)) {
         const since: Record<string, number> = {};
-        for (const room of part) {
-          const seq = room.since;
-          if (seq !== undefined) since[room.topic] = seq;
+        for (const shared of batch) {
+          const seq = shared.since;
+          if (seq !== undefined) since[shared.topic] = seq;
         }
-        const request: Request = { action: "subscribe", topics: part.map((room) => room.topic) };
+        const request: Request = { action: "subscribe", topics: batch.map(({ topic }) => topic) };
         if (Object.keys(since).length > 0) request.since = since;
         if (last > 0) request.last = last;
         const id = link.send(request);
-        const timer = setTimeout(() => this.#joinAgain(id), OVERDUE_MS);
-        this.#requests.set(id, { link, topics: new Map(part.map((room) => [room.topic, room])), timer });
+        const timer = setTimeout(() => this.#resubscribe(id), OVERDUE_MS);
+        this.#requests.set(id, { link, topics: new Map(batch.map((shared) => [shared.topic, shared])), timer });
       }
     }
   }
 
-  #joinAgain(id: string): void {
+  #resubscribe(id: string): void {
     const request = this.#requests.get(id);
     if (!request) return;
     clearTimeout(request.timer);
     this.#requests.delete(id);
-    for (const room of request.topics.values()) {
-      if (room.wire === "joining") room.wire = "out";
+    for (const shared of request.topics.values()) {
+      if (shared.serverState === "subscribing") shared.serverState = "unsubscribed";
     }
-    if (request.link === this.#link) this.#join(request.link, [...request.topics.values()]);
+    if (request.link === this.#link) this.#subscribe(request.link, [...request.topics.values()]);
   }
 
-  /** Repeats a request that failed for now; without an id, all that are not answered. */
-  #askAgainSoon(only?: string): void {
+  /** Repeats a `subscribe` that failed temporarily; without an id, all that have no response. */
+  #retrySoon(only?: string): void {
     const wait = 1_000 + (this.#options.random ?? Math.random)() * 1_000;
     for (const [id, request] of this.#requests) {
       if (only !== undefined && only !== id) continue;
       clearTimeout(request.timer);
-      request.timer = setTimeout(() => this.#joinAgain(id), wait);
+      request.timer = setTimeout(() => this.#resubscribe(id), wait);
     }
   }
 
   #subscribed(id: string, topics: { topic: string; seq: number; recovered?: boolean }[]): void {
     const request = this.#requests.get(id);
     for (const { topic, seq, recovered } of topics) {
-      if (request && request.link === this.#link) request.topics.get(topic)?.welcome(seq, recovered);
+      if (request && request.link === this.#link) request.topics.get(topic)?.subscribed(seq, recovered);
       request?.topics.delete(topic);
     }
-    this.#flushSoon();
+    this.#updateSoon();
     if (request?.topics.size === 0) {
       clearTimeout(request.timer);
       this.#requests.delete(id);
     }
   }
 
-  #refused(id: string | undefined, error: RequestError): void {
+  #rejected(id: string | undefined, error: RequestError): void {
     const request = id === undefined ? undefined : this.#requests.get(id);
     if (id === undefined || !request) {
-      // A replay that failed is asked for again by whoever waits for it.
+      // A replay that failed is repeated by the subscription that waits for it.
       const revoked =
-        error.code === "forbidden" && error.topic !== undefined ? this.#rooms.get(error.topic) : undefined;
-      if (error.code === "rate_limited") this.#askAgainSoon();
-      else if (revoked) this.#turnOut(revoked, error);
+        error.code === "forbidden" && error.topic !== undefined ? this.#shared.get(error.topic) : undefined;
+      if (error.code === "rate_limited") this.#retrySoon();
+      else if (revoked) this.#endTopic(revoked, error);
       else this.#emitter.emit("error", error);
       return;
     }
     if (error.isRetryable) {
-      this.#askAgainSoon(id);
+      this.#retrySoon(id);
       return;
     }
     const name = error.topic === undefined ? undefined : canonical(error.topic);
-    const rooms = name === undefined ? [...request.topics.values()] : [request.topics.get(name)];
-    for (const room of rooms) {
-      if (!room) continue;
-      request.topics.delete(room.topic);
-      this.#turnOut(room, error);
+    const rejected = name === undefined ? [...request.topics.values()] : [request.topics.get(name)];
+    for (const shared of rejected) {
+      if (!shared) continue;
+      request.topics.delete(shared.topic);
+      this.#endTopic(shared, error);
     }
     if (request.topics.size === 0) {
       clearTimeout(request.timer);
@@ -545,34 +499,34 @@ export class Headwater {
     }
   }
 
-  /** Ends a topic's subscriptions, with the reason. */
-  #turnOut(room: Room, error: Error): void {
-    room.wire = "out";
-    for (const subscription of [...room.subscribers]) {
-      if (!subscription.tell(error)) this.#emitter.emit("error", error);
+  /** Ends all subscriptions of a topic with an error. */
+  #endTopic(shared: SharedSubscription, error: Error): void {
+    shared.serverState = "unsubscribed";
+    for (const subscription of [...shared.subscribers]) {
+      if (!subscription.reportError(error)) this.#emitter.emit("error", error);
       subscription.end(error);
     }
   }
 
   #replay(topic: string, from: number, to: number): void {
     this.#link?.send({ action: "replay", topic, from, to });
-    this.#rooms.get(topic)?.awaitReplay(OVERDUE_MS);
+    this.#shared.get(topic)?.awaitReplay(OVERDUE_MS);
   }
 
   async #request(request: Request) {
-    if (!this.#link) throw new ConnectionError("there is no connection at the moment");
+    if (!this.#link) throw new ConnectionError("the client is not connected");
     return this.#link.request(request);
   }
 
   async #wait(ms: number): Promise<void> {
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, ms);
-      this.#hurry = () => {
+      this.#endWait = () => {
         clearTimeout(timer);
         resolve();
       };
     });
-    this.#hurry = undefined;
+    this.#endWait = undefined;
   }
 
   #isClosed(): boolean {
@@ -584,4 +538,12 @@ export class Headwater {
     this.#state = event.state;
     this.#emitter.emit("state", event);
   }
+}
+
+/** Splits topics into batches that fit into one message. */
+function batches<T>(topics: readonly T[]): T[][] {
+  const count = Math.ceil(topics.length / TOPICS_PER_MESSAGE);
+  return Array.from({ length: count }, (_, index) =>
+    topics.slice(index * TOPICS_PER_MESSAGE, (index + 1) * TOPICS_PER_MESSAGE),
+  );
 }

@@ -1,10 +1,10 @@
-/** Listeners, by name. */
+/** Event listeners, by event name. */
 
-/** Calls listeners; one that throws does not keep the others from being called. */
+/** Calls listeners. A listener that throws does not affect the others. */
 export class Emitter<Events extends object> {
   readonly #listeners = new Map<keyof Events, Set<(value: never) => void>>();
 
-  /** Calls `listener` at every `name`, until the function that is returned is called. */
+  /** Calls `listener` on every event `name`, until the returned function is called. */
   on<Name extends keyof Events>(name: Name, listener: (value: Events[Name]) => void): () => void {
     const listeners = this.#listeners.get(name) ?? new Set();
     this.#listeners.set(name, listeners);
@@ -12,19 +12,16 @@ export class Emitter<Events extends object> {
     return () => listeners.delete(listener);
   }
 
-  /** Calls the listeners of `name`; whether there were any. */
-  emit<Name extends keyof Events>(name: Name, value: Events[Name]): boolean {
-    const listeners = this.#listeners.get(name);
-    if (!listeners?.size) return false;
-    for (const listener of [...listeners]) {
-      report(() => (listener as (value: Events[Name]) => void)(value));
+  /** Calls the listeners of `name`. */
+  emit<Name extends keyof Events>(name: Name, value: Events[Name]): void {
+    for (const listener of [...(this.#listeners.get(name) ?? [])]) {
+      callSafely(() => (listener as (value: Events[Name]) => void)(value));
     }
-    return true;
   }
 }
 
-/** Runs the caller's code; what it throws goes where uncaught errors go, and not into our loop. */
-export function report(run: () => void): void {
+/** Runs a callback of the caller. If it throws, the error becomes an uncaught error and the client continues. */
+export function callSafely(run: () => void): void {
   try {
     run();
   } catch (error) {

@@ -1,15 +1,15 @@
-/** What can go wrong, as a program tells it apart. */
+/** The errors of the client, one class for each kind. */
 
 import type { ErrorCode } from "./protocol.js";
 
-/** The server refused a request. */
+/** The server rejected a request. */
 export class RequestError extends Error {
   override readonly name = "RequestError";
   constructor(
-    /** The kind of fault. */
+    /** The kind of error. */
     readonly code: ErrorCode,
     message: string,
-    /** The topic that it is about. */
+    /** The topic that the error concerns. */
     readonly topic?: string,
   ) {
     super(message);
@@ -21,12 +21,12 @@ export class RequestError extends Error {
   }
 }
 
-/** The connection could not be made, or ended. The client connects anew by itself. */
+/** The connection failed or ended. The client reconnects by itself. */
 export class ConnectionError extends Error {
   override readonly name = "ConnectionError";
   constructor(
     message: string,
-    /** The WebSocket's close code, where there was one. */
+    /** The WebSocket's close code, if there is one. */
     readonly code?: number,
     options?: ErrorOptions,
   ) {
@@ -34,7 +34,7 @@ export class ConnectionError extends Error {
   }
 }
 
-/** The token provider failed, or the server does not take its token. */
+/** The token provider failed, or the server rejected its token. */
 export class TokenError extends Error {
   override readonly name = "TokenError";
 }
@@ -47,14 +47,14 @@ export class ClosedError extends Error {
   }
 }
 
-/** The REST interface answered with a problem (RFC 9457). */
+/** The REST interface responded with a problem (RFC 9457). */
 export class ProblemError extends Error {
   override readonly name = "ProblemError";
   constructor(
     /** The HTTP status. */
     readonly status: number,
     detail: string,
-    /** The names nearest to one that does not exist. */
+    /** Existing names that are similar to an unknown one. */
     readonly nearest: readonly string[] = [],
   ) {
     super(detail);

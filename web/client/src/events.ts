@@ -21,7 +21,7 @@ export interface Ticker {
   last_size?: string;
 }
 
-/** A trade on Coinbase. `side` is the maker's: a `sell` is a trade that somebody bought. */
+/** A trade on Coinbase. `side` is the side of the maker, so for `sell` the taker bought. */
 export interface Match {
   type: "match" | "last_match";
   trade_id: number;
@@ -33,11 +33,11 @@ export interface Match {
   product_id: string;
   sequence?: number;
   time: string;
-  /** Fetched from REST, because the stream had missed it. */
+  /** Whether the server fetched the trade later because the stream had missed it. */
   backfilled?: boolean;
 }
 
-/** The best levels of a book: price and size, best first. */
+/** The best levels of an order book: price and size, best first. */
 export interface BookSnapshot {
   type: "snapshot";
   product_id: string;
@@ -54,14 +54,14 @@ export interface BookUpdate {
   time: string;
 }
 
-/** An event of a book's topic. */
-export type Book = BookSnapshot | BookUpdate;
+/** An event of an order book. */
+export type BookEvent = BookSnapshot | BookUpdate;
 
-/** Who wrote a post. */
+/** The author of a post. */
 export interface Author {
   /** `user@host`. */
   handle: string;
-  /** The name they go by; plain text. */
+  /** The display name, as plain text. */
   name: string;
   avatar?: string;
   url?: string;
@@ -73,14 +73,14 @@ export interface Media {
   type: "image" | "gifv" | "video" | "audio" | "unknown";
   url?: string;
   preview?: string;
-  /** What it shows; plain text. */
+  /** The description, as plain text. */
   alt?: string;
   width?: number;
   height?: number;
   blurhash?: string;
 }
 
-/** The question that a post asks. */
+/** The poll of a post. */
 export interface Poll {
   options: { title: string; votes?: number }[];
   multiple: boolean;
@@ -90,7 +90,7 @@ export interface Poll {
   closed: boolean;
 }
 
-/** A preview of a page that a post links to. All texts are plain. */
+/** A preview of a page that a post links to. All texts are plain text. */
 export interface Card {
   url: string;
   title: string;
@@ -99,27 +99,27 @@ export interface Card {
   provider?: string;
 }
 
-/** A picture that stands for `:shortcode:` in a post's text and in its author's name. */
+/** An image that replaces `:shortcode:` in the text of a post and in the name of its author. */
 export interface Emoji {
   shortcode: string;
   url: string;
 }
 
-/** A public post, new or as its author changed it. */
+/** A public post, new or edited. */
 export interface Post {
   type: "post" | "post.edited";
   /** The ActivityPub URI: the same on every server that has the post. */
   id: string;
   url?: string;
-  /** Host of the server that told of it. */
+  /** The host of the server that sent the post. */
   server: string;
   at: string;
   editedAt?: string;
   author: Author;
-  /** Sanitised at the source. Sanitise it again where you insert it into a page. */
+  /** Sanitized by the server. Sanitize it again before you insert it into a page. */
   html: string;
   text: string;
-  /** Whether `html` and `text` are only the beginning. */
+  /** Whether `html` and `text` are truncated. */
   truncated?: boolean;
   language?: string;
   tags: string[];
@@ -128,7 +128,7 @@ export interface Post {
   emojis?: Emoji[];
   poll?: Poll;
   card?: Card;
-  /** What to say before the post is shown; plain text. */
+  /** The warning to show in place of the post at first, as plain text. */
   contentWarning?: string;
   sensitive: boolean;
   replyTo?: string;
@@ -137,7 +137,7 @@ export interface Post {
   replies: number;
 }
 
-/** The end of a post: whatever shows it has to stop doing so. */
+/** The deletion of a post: a program that shows the post has to remove it. */
 export interface PostDeleted {
   type: "post.deleted";
   id: string;
@@ -145,10 +145,10 @@ export interface PostDeleted {
   at: string;
 }
 
-/** An event of a topic of posts. */
+/** An event of a topic with posts. */
 export type PostEvent = Post | PostDeleted;
 
-/** A change of a source's state. */
+/** The state of a source. */
 export interface SourceState {
   source: string;
   state: "live" | "connecting" | "down" | "simulated";
@@ -162,20 +162,20 @@ export type EventOf<T extends string> = T extends `coinbase/ticker/${string}`
   : T extends `coinbase/matches/${string}`
     ? Match
     : T extends `coinbase/level2/${string}`
-      ? Book
+      ? BookEvent
       : T extends `mastodon/${string}`
         ? PostEvent
         : T extends "system/sources"
           ? SourceState
           : unknown;
 
-/** An event, where it stands in its topic, and when it got its number. */
+/** An event with its position in the topic. */
 export interface Delivery<E = unknown> {
-  /** The topic, in canonical spelling. */
+  /** The topic, in canonical form. */
   topic: string;
-  /** Its number in the topic: the first is 1, and none is left out. */
+  /** The sequence number in the topic. Numbers start at 1 and are contiguous. */
   seq: number;
-  /** When the server numbered it, RFC 3339 with microseconds. */
+  /** When the server assigned the sequence number: RFC 3339 with microseconds. */
   at: string;
   event: E;
 }

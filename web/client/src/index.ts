@@ -1,11 +1,11 @@
-/** Headwater's client: public posts and market data, every event once and in order. */
+/** The client of Headwater. It delivers every event once and in order. */
 
 export type { BackoffOptions } from "./backoff.js";
-export { type ClientEvents, connect, Headwater, type Options, type Pong, type State } from "./client.js";
+export { connect, Headwater } from "./client.js";
 export { ClosedError, ConnectionError, ProblemError, RequestError, TokenError } from "./errors.js";
 export type {
   Author,
-  Book,
+  BookEvent,
   BookSnapshot,
   BookUpdate,
   Card,
@@ -21,6 +21,7 @@ export type {
   SourceState,
   Ticker,
 } from "./events.js";
+export type { ClientEvents, Options, Pong, State } from "./options.js";
 export type { ErrorCode, Frame, Welcome } from "./protocol.js";
 export { type History, type HistoryQuery, Rest, type RestOptions, type Status } from "./rest.js";
 export type { Gap } from "./sequence.js";

@@ -1,4 +1,4 @@
-/** One WebSocket, from its handshake to its end. */
+/** One WebSocket connection, from its handshake to its end. */
 
 import { ConnectionError, RequestError } from "./errors.js";
 import {
@@ -12,57 +12,58 @@ import {
 } from "./protocol.js";
 import type { SocketConstructor, SocketLike } from "./socket.js";
 
-/** How long the handshake, and the answer to a request, may take. */
-const PATIENCE_MS = 15_000;
+/** How long the handshake and the response to a request may take. */
+const REQUEST_TIMEOUT_MS = 15_000;
 
-/** How long the answer to a keep-alive ping may take. */
-const PONG_WITHIN_MS = 10_000;
+/** How long the response to a keep-alive ping may take. */
+const PONG_TIMEOUT_MS = 10_000;
 
-/** How long nothing is sent after the server has said that it is too much. */
-const CALM_MS = 1_000;
+/** How long nothing is sent after the server has reported a rate limit. */
+const RATE_LIMIT_PAUSE_MS = 1_000;
 
-/** Messages a second, until the server has said how many it takes. */
+/** Messages per second, until the server has reported its limit. */
 const DEFAULT_RATE = 10;
 
 const OPEN = 1;
 
-/** What a link tells of. */
+/** The callbacks of a link. */
 export interface LinkEvents {
-  frames(frames: Frame[], bytes: number): void;
+  frames(frames: Frame[], characters: number): void;
   gap(gap: GapMessage): void;
-  /** A `subscribed` message, or an error of a request that is about topics. */
+  /** A `subscribed` message. */
   subscribed(id: string, topics: { topic: string; seq: number; recovered?: boolean }[]): void;
-  refused(id: string | undefined, error: RequestError): void;
+  /** An error that no `request` waits for. */
+  rejected(id: string | undefined, error: RequestError): void;
   welcome(welcome: Welcome): void;
-  /** What is nobody's answer, such as API Gateway's own messages. */
-  other(message: string): void;
+  /** A message of API Gateway itself. */
+  gatewayMessage(message: string): void;
 }
 
-interface Waiting {
+interface PendingRequest {
   request: Request;
   resolve(message: Message): void;
   reject(error: Error): void;
   timer: ReturnType<typeof setTimeout>;
 }
 
-/** Ids are not given twice, because two links are open while one takes over from the other. */
-let ids = 0;
+/** The last request id. Ids are unique across links, because two links are open during a takeover. */
+let lastId = 0;
 
 /** An open connection. */
 export class Link {
-  /** Resolves when it has ended, with the reason. */
+  /** Resolves with the reason when the connection has ended. */
   readonly closed: Promise<ConnectionError>;
   readonly #socket: SocketLike;
   readonly #events: LinkEvents;
   readonly #keepAliveMs: number;
-  readonly #waiting = new Map<string, Waiting>();
+  readonly #pending = new Map<string, PendingRequest>();
   #outbox: string[] = [];
   #rate = DEFAULT_RATE;
-  #allowance = DEFAULT_RATE;
-  #filledAt = Date.now();
-  #pump: ReturnType<typeof setTimeout> | undefined;
-  #heardAt = Date.now();
-  #watch: ReturnType<typeof setTimeout> | undefined;
+  #tokens = DEFAULT_RATE;
+  #refilledAt = Date.now();
+  #flushTimer: ReturnType<typeof setTimeout> | undefined;
+  #receivedAt = Date.now();
+  #keepAliveTimer: ReturnType<typeof setTimeout> | undefined;
   #end: (reason: ConnectionError) => void = () => {};
   #ended = false;
 
@@ -75,7 +76,7 @@ export class Link {
     });
   }
 
-  /** Connects. Rejects with what went wrong. */
+  /** Connects. Rejects with the reason if the handshake fails. */
   static async open(
     Socket: SocketConstructor,
     url: string,
@@ -95,127 +96,127 @@ export class Link {
       const code = event.code ?? 1006;
       link.#stop(new ConnectionError(`the connection ended (${code})${reason ? `: ${reason}` : ""}`, code));
     };
-    socket.onmessage = (event: { data: unknown }) => link.#hear(event.data);
+    socket.onmessage = (event: { data: unknown }) => link.#receive(event.data);
     const opened = new Promise<void>((resolve) => {
       socket.onopen = () => resolve();
     });
-    const late = setTimeout(() => link.close("the handshake took too long"), PATIENCE_MS);
+    const timeout = setTimeout(() => link.close("the handshake took too long"), REQUEST_TIMEOUT_MS);
     const failed = await Promise.race([opened, link.closed]);
-    clearTimeout(late);
+    clearTimeout(timeout);
     if (failed) throw failed;
-    link.#heardAt = Date.now();
+    link.#receivedAt = Date.now();
     link.#schedule();
     return link;
   }
 
-  /** Whether it has not ended. */
+  /** Whether the connection has not ended. */
   get isOpen(): boolean {
     return !this.#ended;
   }
 
-  /** Sends a request that is not answered, or whose answer is an event; returns its id. */
+  /** Sends a request whose response, if any, goes to the callbacks. Returns its id. */
   send(request: Request): string {
-    ids += 1;
-    const id = `${ids}`;
+    lastId += 1;
+    const id = `${lastId}`;
     this.#outbox.push(JSON.stringify({ ...request, id }));
     this.#flush();
     return id;
   }
 
-  /** Sends a request and returns its answer. */
+  /** Sends a request and returns its response. */
   request(request: Request): Promise<Message> {
     return new Promise((resolve, reject) => {
       const id = this.send(request);
       const timer = setTimeout(() => {
-        this.#waiting.delete(id);
+        this.#pending.delete(id);
         reject(new ConnectionError(`the server did not answer ${request.action} in time`));
-      }, PATIENCE_MS);
-      this.#waiting.set(id, { request, resolve, reject, timer });
+      }, REQUEST_TIMEOUT_MS);
+      this.#pending.set(id, { request, resolve, reject, timer });
     });
   }
 
-  /** Asks whether the other end is there, and ends the link if it does not say so. */
+  /** Sends a ping, and closes the connection if the server sends nothing in time. */
   check(): void {
     if (this.#ended) return;
-    const asked = Date.now();
+    const sentAt = Date.now();
     this.send({ action: "ping" });
-    clearTimeout(this.#watch);
-    this.#watch = setTimeout(() => {
-      if (this.#heardAt < asked) this.close("the server is silent");
+    clearTimeout(this.#keepAliveTimer);
+    this.#keepAliveTimer = setTimeout(() => {
+      if (this.#receivedAt < sentAt) this.close("the server is silent");
       else this.#schedule();
-    }, PONG_WITHIN_MS);
+    }, PONG_TIMEOUT_MS);
   }
 
-  /** Ends it. */
+  /** Closes the connection. */
   close(reason = "closed"): void {
     if (this.#ended) return;
     try {
       this.#socket.close(1000);
     } catch {
-      // It was never open.
+      // The socket was never open.
     }
-    // A dead link's close event can take minutes.
+    // The close event of a dead connection can take minutes.
     this.#stop(new ConnectionError(reason, 1000));
   }
 
   #stop(reason: ConnectionError): void {
     if (this.#ended) return;
     this.#ended = true;
-    clearTimeout(this.#watch);
-    clearTimeout(this.#pump);
+    clearTimeout(this.#keepAliveTimer);
+    clearTimeout(this.#flushTimer);
     this.#outbox = [];
-    for (const { reject, timer } of this.#waiting.values()) {
+    for (const { reject, timer } of this.#pending.values()) {
       clearTimeout(timer);
       reject(reason);
     }
-    this.#waiting.clear();
+    this.#pending.clear();
     this.#end(reason);
   }
 
   #schedule(): void {
-    clearTimeout(this.#watch);
-    const quiet = Date.now() - this.#heardAt;
-    this.#watch = setTimeout(
+    clearTimeout(this.#keepAliveTimer);
+    const silence = Date.now() - this.#receivedAt;
+    this.#keepAliveTimer = setTimeout(
       () => {
-        if (Date.now() - this.#heardAt >= this.#keepAliveMs) this.check();
+        if (Date.now() - this.#receivedAt >= this.#keepAliveMs) this.check();
         else this.#schedule();
       },
-      Math.max(this.#keepAliveMs - quiet, 10),
+      Math.max(this.#keepAliveMs - silence, 10),
     );
   }
 
-  /** Sends what may be sent: the server takes only so many messages a second. */
+  /** Sends queued messages, within the rate limit of the server. */
   #flush(): void {
-    if (this.#ended || this.#pump !== undefined) return;
+    if (this.#ended || this.#flushTimer !== undefined) return;
     const now = Date.now();
-    this.#allowance = Math.min(this.#rate, this.#allowance + ((now - this.#filledAt) / 1000) * this.#rate);
-    this.#filledAt = now;
-    while (this.#outbox.length > 0 && this.#allowance >= 1 && this.#socket.readyState === OPEN) {
+    this.#tokens = Math.min(this.#rate, this.#tokens + ((now - this.#refilledAt) / 1000) * this.#rate);
+    this.#refilledAt = now;
+    while (this.#outbox.length > 0 && this.#tokens >= 1 && this.#socket.readyState === OPEN) {
       const text = this.#outbox.shift();
       if (text !== undefined) this.#socket.send(text);
-      this.#allowance -= 1;
+      this.#tokens -= 1;
     }
-    if (this.#outbox.length > 0) this.#flushIn(((1 - this.#allowance) / this.#rate) * 1000);
+    if (this.#outbox.length > 0) this.#flushIn(((1 - this.#tokens) / this.#rate) * 1000);
   }
 
   #flushIn(ms: number): void {
-    clearTimeout(this.#pump);
-    this.#pump = setTimeout(
+    clearTimeout(this.#flushTimer);
+    this.#flushTimer = setTimeout(
       () => {
-        this.#pump = undefined;
+        this.#flushTimer = undefined;
         this.#flush();
       },
       Math.max(ms, 1),
     );
   }
 
-  #hear(data: unknown): void {
+  #receive(data: unknown): void {
     if (this.#ended || typeof data !== "string") return;
-    this.#heardAt = Date.now();
+    this.#receivedAt = Date.now();
     const message = parse(data);
     if (message === undefined) return;
     if (!("type" in message)) {
-      this.#events.other(message.message);
+      this.#events.gatewayMessage(message.message);
       return;
     }
     switch (message.type) {
@@ -231,41 +232,41 @@ export class Link {
       case "welcome":
         this.#rate = Math.max(1, message.limits.messagesPerSecond);
         this.#events.welcome(message);
-        this.#answer(message);
+        this.#resolve(message);
         return;
       case "error":
-        this.#refuse(message);
+        this.#reject(message);
         return;
       default:
-        this.#answer(message);
+        this.#resolve(message);
     }
   }
 
-  #answer(message: Message): void {
+  #resolve(message: Message): void {
     const id = "id" in message ? message.id : undefined;
-    const waiting = id === undefined ? undefined : this.#waiting.get(id);
-    if (id === undefined || !waiting) return;
-    clearTimeout(waiting.timer);
-    this.#waiting.delete(id);
-    waiting.resolve(message);
+    const pending = id === undefined ? undefined : this.#pending.get(id);
+    if (id === undefined || !pending) return;
+    clearTimeout(pending.timer);
+    this.#pending.delete(id);
+    pending.resolve(message);
   }
 
-  #refuse(message: Extract<Message, { type: "error" }>): void {
+  #reject(message: Extract<Message, { type: "error" }>): void {
     const error = new RequestError(message.code, message.message, message.topic);
-    const waiting = message.id === undefined ? undefined : this.#waiting.get(message.id);
-    if (message.id !== undefined && waiting) {
-      clearTimeout(waiting.timer);
-      this.#waiting.delete(message.id);
-      waiting.reject(error);
+    const pending = message.id === undefined ? undefined : this.#pending.get(message.id);
+    if (message.id !== undefined && pending) {
+      clearTimeout(pending.timer);
+      this.#pending.delete(message.id);
+      pending.reject(error);
       return;
     }
     if (message.code === "rate_limited") {
-      // It does not say which message it dropped.
-      this.#allowance = 0;
-      this.#filledAt = Date.now() + CALM_MS;
-      for (const [id, { request }] of this.#waiting) this.#outbox.push(JSON.stringify({ ...request, id }));
-      this.#flushIn(CALM_MS);
+      // The error does not identify the dropped message, so all pending requests are repeated.
+      this.#tokens = 0;
+      this.#refilledAt = Date.now() + RATE_LIMIT_PAUSE_MS;
+      for (const [id, { request }] of this.#pending) this.#outbox.push(JSON.stringify({ ...request, id }));
+      this.#flushIn(RATE_LIMIT_PAUSE_MS);
     }
-    this.#events.refused(message.id, error);
+    this.#events.rejected(message.id, error);
   }
 }

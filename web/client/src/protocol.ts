@@ -3,14 +3,11 @@
 /** The subprotocol's name. */
 export const SUBPROTOCOL = "headwater.v1";
 
-/** Most topics that one `subscribe` or `unsubscribe` may name. */
+/** The most topics in one `subscribe` or `unsubscribe`. */
 export const TOPICS_PER_MESSAGE = 100;
 
-/** Most events that one `replay` may ask for. */
+/** The most events that one `replay` may request. */
 export const EVENTS_PER_REPLAY = 10_000;
-
-/** Most events that `last` may ask for. */
-export const MAX_LAST = 1_000;
 
 /** The codes of the server's errors. */
 export type ErrorCode =
@@ -36,20 +33,20 @@ export type Request =
   | { action: "authenticate"; token: string }
   | { action: "ping" };
 
-/** Who the server says we are. */
+/** The identity and the limits of the connection, as assigned by the server. */
 export interface Welcome {
   connectionId: string;
   connectionToken: string;
   principal: string;
   class: string;
   limits: { topics: number; messagesPerSecond: number };
-  /** When the gateway ends the connection. */
+  /** When the gateway closes the connection. */
   expiresAt: string;
-  /** When the token expires, and the connection ends unless another was shown by then. */
+  /** When the token expires. The server then closes the connection, unless it has received a new token. */
   tokenExpiresAt?: string;
 }
 
-/** Events of one topic: the first has the number `seq`, the rest count up by one. */
+/** Consecutive events of one topic. `seq` is the sequence number of the first. */
 export interface Frame {
   topic: string;
   seq: number;
@@ -57,7 +54,7 @@ export interface Frame {
   events: unknown[];
 }
 
-/** Events that will not come. */
+/** Events that the server will not send. */
 export interface GapMessage {
   topic: string;
   from: number;
@@ -77,14 +74,14 @@ export type Message =
   | { type: "pong"; id?: string; at: string }
   | { type: "error"; id?: string; code: ErrorCode; message: string; topic?: string };
 
-/** API Gateway's own frames: they have no `type`. */
+/** A message of API Gateway itself, which has no `type`. */
 export interface GatewayMessage {
   message: string;
   connectionId?: string;
   requestId?: string;
 }
 
-/** Returns what a text message is; `undefined` for what is neither the server's nor the gateway's. */
+/** Parses a text message. Returns `undefined` if it is from neither the server nor the gateway. */
 export function parse(text: string): Message | GatewayMessage | undefined {
   let value: unknown;
   try {

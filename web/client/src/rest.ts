@@ -1,11 +1,11 @@
-/** The REST interface. */
+/** The client of the REST interface. */
 
 import { ProblemError } from "./errors.js";
 import type { Delivery, EventOf, SourceState } from "./events.js";
 import type { Welcome } from "./protocol.js";
 import { canonical } from "./topic.js";
 
-/** How the service is doing. */
+/** The status of the service. */
 export interface Status {
   version: string;
   data?: "live" | "simulated";
@@ -14,26 +14,26 @@ export interface Status {
   connections: number;
 }
 
-/** Which events of a topic. */
+/** Selects events of a topic. */
 export interface HistoryQuery {
-  /** Only events with a number above this. */
+  /** Only events with a greater sequence number. */
   after?: number;
-  /** Only events with a number below this; without `after`, the newest of them. */
+  /** Only events with a smaller sequence number. Without `after`, the newest of them. */
   before?: number;
-  /** At most this many: 1 to 1000, 100 unless given. */
+  /** The most events to return: 1 to 1,000, by default 100. */
   limit?: number;
 }
 
 /** A page of history, oldest first. */
 export interface History<E> {
   events: Delivery<E>[];
-  /** `after` of the next page; none where there is no more. */
+  /** The value of `after` for the next page; `undefined` on the last page. */
   next?: number;
 }
 
-/** The settings of the REST interface. */
+/** The settings of the REST client. */
 export interface RestOptions {
-  /** As for the WebSocket. */
+  /** The token, as for the WebSocket. */
   token?: string | (() => string | undefined | Promise<string | undefined>);
 }
 
@@ -47,7 +47,7 @@ export class Rest {
     this.#options = options;
   }
 
-  /** Returns how the service is doing. */
+  /** Returns the status of the service. */
   status(): Promise<Status> {
     return this.#call("GET", "/api/v1/status");
   }
@@ -65,21 +65,21 @@ export class Rest {
   /** Returns events of a topic from the log. */
   async history<T extends string>(topic: T, query: HistoryQuery = {}): Promise<History<EventOf<T>>> {
     const name = canonical(topic);
-    const asked = Object.entries(query).filter(([, value]) => value !== undefined);
-    const search = new URLSearchParams(asked.map(([key, value]) => [key, String(value)]));
+    const parameters = Object.entries(query).filter(([, value]) => value !== undefined);
+    const search = new URLSearchParams(parameters.map(([key, value]) => [key, String(value)]));
     type Page = { events: { seq: number; at: string; event: EventOf<T> }[]; next?: number };
     const page = await this.#call<Page>("GET", `/api/v1/history/${name}?${search}`);
     const events = page.events.map((event) => ({ topic: name, ...event }));
     return page.next === undefined ? { events } : { events, next: page.next };
   }
 
-  /** Starts a topic on the connection that `welcome` names; whether it was not started before. */
+  /** Starts a topic on the connection of `welcome`. Returns `false` if it was already started. */
   async start(topic: string, welcome: Welcome): Promise<boolean> {
     const response = await this.#fetch("POST", `/api/v1/subscriptions/${canonical(topic)}`, welcome);
     return response.status === 201;
   }
 
-  /** Stops a topic on the connection that `welcome` names. */
+  /** Stops a topic on the connection of `welcome`. */
   async stop(topic: string, welcome: Welcome): Promise<void> {
     await this.#fetch("DELETE", `/api/v1/subscriptions/${canonical(topic)}`, welcome);
   }

@@ -1,23 +1,24 @@
-/** What one subscriber has of a topic: duplicates are dropped, holes are noticed and filled, order is kept. */
+/** A subscriber's position in a topic: drops duplicates, detects and fills holes, and restores the order. */
 
 import { EVENTS_PER_REPLAY, type Frame } from "./protocol.js";
 
-/** Most events that wait for a hole before them to be filled. */
+/** The most events that are held until the hole before them is filled. */
 const MAX_HELD = 20_000;
 
-/** How often a hole is asked for before it is given up. */
-const MAX_ASKED = 3;
+/** How often a hole is requested before it becomes a gap. */
+const MAX_REQUESTS = 3;
 
-/** Events that will not come. */
+/** Events that cannot be delivered. */
 export interface Gap {
   topic: string;
-  /** The first number that is missing. */
+  /** The first missing sequence number. */
   from: number;
-  /** The last number that is missing. */
+  /** The last missing sequence number. */
   to: number;
   /**
-   * `expired`: no longer in the log. `lagging`: given up, because somebody was too slow. `lost`: the server did not
-   * send them again. `slow`: this program does not read its events. `restarted`: the server's log is another one.
+   * `expired`: the log no longer has the events. `lagging`: the server dropped them because the connection was too slow.
+   * `lost`: the server did not send them again. `slow`: the program did not read its events fast enough. `restarted`:
+   * the log of the server was replaced.
    */
   reason: "expired" | "lagging" | "lost" | "slow" | "restarted";
 }
@@ -27,14 +28,14 @@ export type Start =
   | { kind: "next" }
   | { kind: "snapshot" }
   | { kind: "after"; seq: number }
-  /** With at most `count` of the newest events; fewer are no gap. */
+  /** With at most `count` of the newest events. Fewer events are not a gap. */
   | { kind: "last"; count: number };
 
-/** What a sequence tells of. */
+/** The callbacks of a sequence. */
 export interface Sink {
   event(seq: number, at: string, event: unknown): void;
   gap(gap: Gap): void;
-  /** The events `from..=to` are wanted again. */
+  /** Requests the events from `from` to `to` again. */
   replay(from: number, to: number): void;
 }
 
@@ -42,23 +43,23 @@ interface Held {
   seq: number;
   last: number;
   at: string;
-  /** None for numbers that the server has said will not come. */
+  /** `undefined` for events that the server will not send. */
   events: unknown[] | undefined;
   reason: Gap["reason"];
 }
 
-/** One subscriber's place in a topic. */
+/** The position of one subscriber in a topic. */
 export class Sequence {
   readonly #topic: string;
   readonly #start: Start;
   readonly #sink: Sink;
-  /** The number that is delivered next; none before the start is known. */
+  /** The next number to deliver; `undefined` until the start is known. */
   #next: number | undefined;
-  /** Until the first event: the newest number at the start. What is missing up to it was never promised. */
+  /** The newest number at the start, until the first event. Missing events up to it are not a gap. */
   #head: number | undefined;
   #held: Held[] = [];
   #heldEvents = 0;
-  #hole: { from: number; to: number; asked: number } | undefined;
+  #hole: { from: number; to: number; requests: number } | undefined;
 
   constructor(topic: string, start: Start, sink: Sink) {
     this.#topic = topic;
@@ -67,17 +68,17 @@ export class Sequence {
     if (start.kind === "after") this.#next = start.seq + 1;
   }
 
-  /** The number of the last event that was delivered or given up; none before the start. */
+  /** The number of the last event that was delivered or became a gap; `undefined` before the start. */
   get seq(): number | undefined {
     return this.#next === undefined ? undefined : this.#next - 1;
   }
 
-  /** What is missing at the moment, and has been asked for. */
+  /** The missing events that have been requested. */
   get hole(): { from: number; to: number } | undefined {
     return this.#hole;
   }
 
-  /** The topic's newest number is `head`, and what follows it will be sent. */
+  /** Starts the sequence: the newest number of the topic is `head`, and the server sends what follows. */
   begin(head: number): void {
     if (this.#next !== undefined || this.#start.kind === "snapshot") return;
     this.#next = head + 1;
@@ -87,57 +88,57 @@ export class Sequence {
     }
   }
 
-  /** Asks for what lies between the start and `head`, where nobody sends it unasked. */
+  /** Starts the sequence and requests the events up to `head`, which the server does not send by itself. */
   fetch(head: number): void {
     this.begin(head);
-    if (this.#next !== undefined && this.#next <= head) this.#ask(this.#next, head);
+    if (this.#next !== undefined && this.#next <= head) this.#request(this.#next, head);
   }
 
-  /** The server's log ends before what we have: it is another log, which goes on behind `head`. */
+  /** Handles a replaced log, which ends before the current position: the sequence continues after `head`. */
   restart(head: number): void {
     if (this.#next === undefined || this.#next <= head + 1) return;
     this.#sink.gap({ topic: this.#topic, from: head + 1, to: this.#next - 1, reason: "restarted" });
     this.#next = head + 1;
-    this.forget();
+    this.dropHeld();
   }
 
-  /** Drops what waits for a hole: it comes again. */
-  forget(): void {
+  /** Drops the held events, because the server will send them again. */
+  dropHeld(): void {
     this.#held = [];
     this.#heldEvents = 0;
     this.#hole = undefined;
   }
 
-  /** Takes a frame. */
+  /** Processes a frame. */
   offer(frame: Frame): void {
     this.#next ??= this.#firstOf(frame);
     if (this.#next === undefined) return;
     const { seq, at, events } = frame;
-    this.#take({ seq, last: seq + events.length - 1, at, events, reason: "lost" });
+    this.#accept({ seq, last: seq + events.length - 1, at, events, reason: "lost" });
   }
 
-  /** Takes the server's word that events will not come. */
-  miss(from: number, to: number, reason: Gap["reason"]): void {
+  /** Processes a gap: the server will not send these events. */
+  skip(from: number, to: number, reason: Gap["reason"]): void {
     if (this.#next === undefined || to < this.#next) return;
     const inHole = this.#hole !== undefined && from <= this.#hole.to && to >= this.#hole.from;
     if (reason === "lagging" && !inHole) {
-      // They were too many for us then, but the log may have them.
-      this.#ask(this.#next, to);
+      // The server dropped them because the connection was too slow, but the log may have them.
+      this.#request(this.#next, to);
       return;
     }
-    this.#take({ seq: from, last: to, at: "", events: undefined, reason });
+    this.#accept({ seq: from, last: to, at: "", events: undefined, reason });
   }
 
-  /** A replay has not come in time. */
-  overdue(): void {
+  /** Handles a replay that has not arrived in time. */
+  replayOverdue(): void {
     const hole = this.#hole;
     if (!hole || this.#next === undefined) return;
-    if (hole.asked < MAX_ASKED) {
-      hole.asked += 1;
+    if (hole.requests < MAX_REQUESTS) {
+      hole.requests += 1;
       this.#sink.replay(this.#next, hole.to);
       return;
     }
-    this.#giveUp(hole.to, "lost");
+    this.#emitGap(hole.to, "lost");
     this.#drain();
   }
 
@@ -149,7 +150,7 @@ export class Sequence {
     return index < 0 ? undefined : frame.seq + index;
   }
 
-  #take(piece: Held): void {
+  #accept(piece: Held): void {
     const next = this.#next ?? piece.seq;
     if (piece.last < next) return;
     if (piece.seq > next) {
@@ -168,22 +169,22 @@ export class Sequence {
   #deliver(piece: Held): void {
     const next = this.#next ?? piece.seq;
     if (piece.events === undefined) {
-      this.#giveUp(piece.last, piece.reason);
+      this.#emitGap(piece.last, piece.reason);
       return;
     }
     this.#head = undefined;
     for (let seq = Math.max(next, piece.seq); seq <= piece.last; seq += 1) {
-      // Before the call: the subscriber may ask where it stands.
+      // Update the position first, because the callback may read it.
       this.#next = seq + 1;
       this.#sink.event(seq, piece.at, piece.events[seq - piece.seq]);
     }
   }
 
-  #giveUp(to: number, reason: Gap["reason"]): void {
+  #emitGap(to: number, reason: Gap["reason"]): void {
     const from = this.#next ?? to;
     this.#next = to + 1;
-    const promised = this.#head === undefined ? from : Math.max(from, this.#head + 1);
-    if (promised <= to) this.#sink.gap({ topic: this.#topic, from: promised, to, reason });
+    const firstMissing = this.#head === undefined ? from : Math.max(from, this.#head + 1);
+    if (firstMissing <= to) this.#sink.gap({ topic: this.#topic, from: firstMissing, to, reason });
   }
 
   #hold(piece: Held): void {
@@ -193,7 +194,7 @@ export class Sequence {
     this.#heldEvents += piece.events?.length ?? 0;
     if (this.#heldEvents > MAX_HELD) {
       const first = this.#held[0];
-      if (first) this.#giveUp(first.seq - 1, "lost");
+      if (first) this.#emitGap(first.seq - 1, "lost");
       this.#drain();
     }
   }
@@ -205,7 +206,7 @@ export class Sequence {
       const first = this.#held[0];
       if (!first) return;
       if (first.seq > next) {
-        if (this.#hole === undefined) this.#ask(next, first.seq - 1);
+        if (this.#hole === undefined) this.#request(next, first.seq - 1);
         return;
       }
       this.#held.shift();
@@ -214,9 +215,9 @@ export class Sequence {
     }
   }
 
-  #ask(from: number, to: number): void {
+  #request(from: number, to: number): void {
     const last = Math.min(to, from + EVENTS_PER_REPLAY - 1);
-    this.#hole = { from, to: last, asked: 1 };
+    this.#hole = { from, to: last, requests: 1 };
     this.#sink.replay(from, last);
   }
 }

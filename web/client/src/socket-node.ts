@@ -1,16 +1,16 @@
-/** Where WebSockets come from in Node: its own from version 22 on, before that the package `ws`. */
+/** The WebSocket implementation for Node: its own since version 22, otherwise the package `ws`. */
 
 import { platformSocket as browserSocket, type SocketConstructor } from "./socket.js";
 
-/** Returns Node's WebSocket, or that of `ws`. */
+/** Returns the WebSocket of Node or of the package `ws`. */
 export async function platformSocket(): Promise<SocketConstructor> {
   if (typeof WebSocket !== "undefined") return browserSocket();
-  // The name is not a literal, so that bundlers and type checkers do not ask for an optional package.
+  // A literal name would make bundlers and type checkers require the optional package.
   const name = "ws";
   try {
     const { WebSocket: socket } = (await import(name)) as { WebSocket: SocketConstructor };
     return socket;
   } catch (cause) {
-    throw new Error("Node before version 22 has no WebSocket: npm install ws", { cause });
+    throw new Error("Node before version 22 has no WebSocket; run `npm install ws`", { cause });
   }
 }

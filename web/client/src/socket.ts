@@ -1,6 +1,6 @@
-/** Where WebSockets come from: the platform. */
+/** The WebSocket implementation of the platform. */
 
-/** What the client needs of a WebSocket. */
+/** The part of a WebSocket that the client uses. */
 export interface SocketLike {
   readonly readyState: number;
   send(text: string): void;
@@ -17,7 +17,7 @@ export type SocketConstructor = new (url: string, protocols?: string[]) => Socke
 /** Returns the platform's WebSocket. */
 export function platformSocket(): Promise<SocketConstructor> {
   if (typeof WebSocket === "undefined") {
-    return Promise.reject(new Error("this platform has no WebSocket; give one in the options"));
+    return Promise.reject(new Error("this platform has no WebSocket; pass one in the option `WebSocket`"));
   }
   return Promise.resolve(WebSocket as unknown as SocketConstructor);
 }

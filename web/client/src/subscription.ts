@@ -1,38 +1,38 @@
-/** One subscriber to one topic. */
+/** One subscriber of one topic. */
 
-import { report } from "./emitter.js";
+import { callSafely } from "./emitter.js";
 import type { Delivery } from "./events.js";
 import { type Gap, Sequence, type Start } from "./sequence.js";
 
-/** How a subscription starts, and whom it tells what. */
+/** The settings of a subscription. */
 export interface SubscribeOptions {
-  /** Start after the event with this number, as kept from an earlier run. */
+  /** Starts after the event with this sequence number, such as one saved by an earlier run. */
   since?: number;
-  /** Start with this many of the newest events, at most 1,000. */
+  /** Starts with this many of the newest events, at most 1,000. */
   last?: number;
-  /** Told of events that will not come. */
+  /** Called for events that cannot be delivered. */
   onGap?: (gap: Gap) => void;
-  /** Told when the server refuses the topic: it ends the subscription, unless the refusal is one that passes. */
+  /** Called when the server rejects the topic, which ends the subscription. */
   onError?: (error: Error) => void;
   /** Ends the subscription. */
   signal?: AbortSignal;
-  /** Most events that wait for the iterator; past it the oldest are given up, and told as a gap. 10,000 unless given. */
+  /** The most events pending for the iterator, by default 10,000. Beyond it the oldest are dropped, with a gap. */
   buffer?: number;
 }
 
-/** What a subscription needs of the client. */
+/** The functions of the client that a subscription uses. */
 export interface Host {
   replay(topic: string, from: number, to: number): void;
   leave(subscription: Subscription): void;
 }
 
 /**
- * A stream of a topic's events: every one, once, in order.
+ * A stream of the events of a topic. Every event is delivered once and in order.
  *
- * It is either iterated over (once) or given a callback.
+ * A subscription is either iterated over, once, or it has a callback.
  */
 export class Subscription<E = unknown> implements AsyncIterable<Delivery<E>> {
-  /** The topic, in canonical spelling. */
+  /** The topic, in canonical form. */
   readonly topic: string;
   /** @internal */
   readonly sequence: Sequence;
@@ -42,7 +42,7 @@ export class Subscription<E = unknown> implements AsyncIterable<Delivery<E>> {
   readonly #host: Host;
   readonly #listener: ((delivery: Delivery<E>) => void) | undefined;
   #queue: Delivery<E>[] = [];
-  /** Entries of the queue that are read already; taken off together, as one by one would copy the queue each time. */
+  /** The number of queue entries that were read. They are removed in batches, because each removal copies the queue. */
   #read = 0;
   #wake: (() => void) | undefined;
   #ended = false;
@@ -71,17 +71,17 @@ export class Subscription<E = unknown> implements AsyncIterable<Delivery<E>> {
     signal?.addEventListener("abort", () => this.unsubscribe(), { once: true });
   }
 
-  /** The number of the last event that was delivered: give it as `since` to go on from here another time. */
+  /** The sequence number of the last delivered event. Pass it as `since` to resume later. */
   get seq(): number | undefined {
     return this.sequence.seq;
   }
 
-  /** Ends it; an iteration under way ends after what has arrived. */
+  /** Ends the subscription. An iteration ends after the events that have arrived. */
   unsubscribe(): void {
     this.end();
   }
 
-  /** @internal Ends it, with the error that an iteration then throws. */
+  /** @internal Ends the subscription. With an error, an iteration throws it. */
   end(error?: Error): void {
     if (this.#ended) return;
     this.#ended = true;
@@ -90,10 +90,10 @@ export class Subscription<E = unknown> implements AsyncIterable<Delivery<E>> {
     this.#wake?.();
   }
 
-  /** @internal */
-  tell(error: Error): boolean {
+  /** @internal Calls `onError`. Returns `false` if there is none. */
+  reportError(error: Error): boolean {
     const { onError } = this.#options;
-    if (onError) report(() => onError(error));
+    if (onError) callSafely(() => onError(error));
     return onError !== undefined;
   }
 
@@ -101,13 +101,13 @@ export class Subscription<E = unknown> implements AsyncIterable<Delivery<E>> {
     if (this.#ended) return;
     const listener = this.#listener;
     if (listener) {
-      report(() => listener(delivery));
+      callSafely(() => listener(delivery));
       return;
     }
     this.#queue.push(delivery);
-    const waiting = this.#queue.length - this.#read;
-    const most = this.#options.buffer ?? 10_000;
-    if (waiting > most) {
+    const pending = this.#queue.length - this.#read;
+    const limit = this.#options.buffer ?? 10_000;
+    if (pending > limit) {
       const first = this.#queue[this.#read];
       this.#read += 1;
       if (first) this.#gap({ topic: this.topic, from: first.seq, to: first.seq, reason: "slow" });
@@ -117,7 +117,7 @@ export class Subscription<E = unknown> implements AsyncIterable<Delivery<E>> {
 
   #gap(gap: Gap): void {
     const { onGap } = this.#options;
-    if (onGap && !this.#ended) report(() => onGap(gap));
+    if (onGap && !this.#ended) callSafely(() => onGap(gap));
   }
 
   /** Iterates over the events. Leaving the loop ends the subscription. */

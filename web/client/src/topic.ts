@@ -1,6 +1,6 @@
-/** Topics in the spelling that the server uses. */
+/** The canonical form of topics. */
 
-/** Percent-encodes all but `[A-Za-z0-9._:@-]`. */
+/** Percent-encodes all characters except `[A-Za-z0-9._:@-]`. */
 function encode(key: string): string {
   const encoded = encodeURIComponent(key).replace(/%3A/g, ":").replace(/%40/g, "@");
   return encoded.replace(/[!~*'()]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`);
@@ -15,8 +15,9 @@ function decode(part: string): string {
 }
 
 /**
- * Returns the one spelling that the server uses for a topic: hashtags are lower-cased and in Unicode's NFKC form, and
- * what is not `[A-Za-z0-9._:@-]` is percent-encoded. What is no topic comes back as it is, for the server to refuse.
+ * Returns the form of a topic that the server uses: the keys of Mastodon topics are in lower case, hashtags also in
+ * Unicode's NFKC form, and all characters except `[A-Za-z0-9._:@-]` are percent-encoded. An invalid topic is returned
+ * unchanged, so that the server rejects it.
  */
 export function canonical(topic: string): string {
   const [source, channel, key, ...rest] = topic.split("/").map(decode);
@@ -26,7 +27,7 @@ export function canonical(topic: string): string {
   return `mastodon/${channel}/${encode(folded)}`;
 }
 
-/** Whether a subscriber to a topic needs the newest snapshot before the events that follow it. */
+/** Returns whether the events of a topic are updates of a snapshot, which a subscriber needs first. */
 export function hasSnapshots(topic: string): boolean {
   return topic.startsWith("coinbase/level2/");
 }

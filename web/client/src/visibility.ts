@@ -1,16 +1,16 @@
-/** Whether anybody looks at the page, and whether there is a network. */
+/** Observes whether the page is visible and whether the network is available. */
 
-/** What happens then. */
+/** The callbacks of a `Visibility`. */
 export interface VisibilityEvents {
-  /** The page has been hidden for long enough. */
+  /** The page has been hidden for the configured time. */
   hidden(): void;
-  /** The page is seen again. */
-  seen(): void;
-  /** The network is back. */
+  /** The page is visible again. */
+  visible(): void;
+  /** The network is available again. */
   online(): void;
 }
 
-/** Follows the page that the client runs in, if it runs in one. */
+/** Observes the page that the client runs in, if there is one. */
 export class Visibility {
   readonly #stopped = new AbortController();
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -18,10 +18,10 @@ export class Visibility {
 
   constructor(afterMs: number | undefined, events: VisibilityEvents) {
     const { signal } = this.#stopped;
-    // Node has neither; some runtimes have only parts.
+    // Node has neither of them, and some runtimes have only one.
     if (typeof addEventListener === "function") addEventListener("online", () => events.online(), { signal });
     if (afterMs === undefined || typeof document === "undefined") return;
-    const look = () => {
+    const update = () => {
       clearTimeout(this.#timer);
       if (document.visibilityState === "hidden") {
         this.#timer = setTimeout(() => {
@@ -30,19 +30,19 @@ export class Visibility {
         }, afterMs);
       } else if (this.#hidden) {
         this.#hidden = false;
-        events.seen();
+        events.visible();
       }
     };
-    document.addEventListener("visibilitychange", look, { signal });
-    look();
+    document.addEventListener("visibilitychange", update, { signal });
+    update();
   }
 
-  /** Whether the page has been hidden for long enough. */
+  /** Whether the page has been hidden for the configured time. */
   get isHidden(): boolean {
     return this.#hidden;
   }
 
-  /** Stops following. */
+  /** Stops observing. */
   stop(): void {
     clearTimeout(this.#timer);
     this.#stopped.abort();

@@ -9,103 +9,103 @@ const frame = (seq: number, count = 1): Frame => ({
   events: Array.from({ length: count }, (_, index) => seq + index),
 });
 
-function follow(start: Start) {
-  const got: number[] = [];
+function record(start: Start) {
+  const delivered: number[] = [];
   const gaps: Omit<Gap, "topic">[] = [];
-  const asked: [number, number][] = [];
+  const replays: [number, number][] = [];
   const sequence = new Sequence("t", start, {
     event: (seq, _at, event) => {
       expect(event).toBe(seq);
-      got.push(seq);
+      delivered.push(seq);
     },
     gap: ({ from, to, reason }) => gaps.push({ from, to, reason }),
-    replay: (from, to) => asked.push([from, to]),
+    replay: (from, to) => replays.push([from, to]),
   });
-  return { sequence, got, gaps, asked };
+  return { sequence, delivered, gaps, replays };
 }
 
 describe("a sequence", () => {
-  test("drops what it has, whole frames and parts of them", () => {
-    const { sequence, got, asked } = follow({ kind: "next" });
+  test("drops duplicates, in whole frames and in parts of frames", () => {
+    const { sequence, delivered, replays } = record({ kind: "next" });
     sequence.begin(4);
-    for (const one of [frame(5, 3), frame(5, 3), frame(6, 4), frame(1, 2), frame(10)]) sequence.offer(one);
-    expect(got).toEqual([5, 6, 7, 8, 9, 10]);
-    expect(asked).toEqual([]);
+    for (const received of [frame(5, 3), frame(5, 3), frame(6, 4), frame(1, 2), frame(10)]) sequence.offer(received);
+    expect(delivered).toEqual([5, 6, 7, 8, 9, 10]);
+    expect(replays).toEqual([]);
   });
 
-  test("asks for a hole once, and keeps what comes after it in order", () => {
-    const { sequence, got, gaps, asked } = follow({ kind: "next" });
+  test("requests a hole once and delivers the later events in order", () => {
+    const { sequence, delivered, gaps, replays } = record({ kind: "next" });
     sequence.begin(0);
-    for (const one of [frame(1), frame(5), frame(4), frame(7)]) sequence.offer(one);
-    expect(got).toEqual([1]);
-    expect(asked).toEqual([[2, 4]]);
+    for (const received of [frame(1), frame(5), frame(4), frame(7)]) sequence.offer(received);
+    expect(delivered).toEqual([1]);
+    expect(replays).toEqual([[2, 4]]);
     sequence.offer(frame(2, 2));
-    expect(got).toEqual([1, 2, 3, 4, 5]);
-    expect(asked).toEqual([
+    expect(delivered).toEqual([1, 2, 3, 4, 5]);
+    expect(replays).toEqual([
       [2, 4],
       [6, 6],
     ]);
     sequence.offer(frame(6));
-    expect(got).toEqual([1, 2, 3, 4, 5, 6, 7]);
+    expect(delivered).toEqual([1, 2, 3, 4, 5, 6, 7]);
     expect(gaps).toEqual([]);
     expect(sequence.hole).toBeUndefined();
   });
 
-  test("goes on behind events that will not come, and tells of them", () => {
-    const { sequence, got, gaps } = follow({ kind: "after", seq: 3 });
+  test("continues after events that the server will not send, and reports a gap", () => {
+    const { sequence, delivered, gaps } = record({ kind: "after", seq: 3 });
     sequence.offer(frame(8));
-    sequence.miss(4, 7, "expired");
-    expect(got).toEqual([8]);
+    sequence.skip(4, 7, "expired");
+    expect(delivered).toEqual([8]);
     expect(gaps).toEqual([{ from: 4, to: 7, reason: "expired" }]);
   });
 
-  test("asks once for what it was too slow for, and believes the second answer", () => {
-    const { sequence, got, gaps, asked } = follow({ kind: "next" });
+  test("requests lagging events once, and accepts the second gap", () => {
+    const { sequence, delivered, gaps, replays } = record({ kind: "next" });
     sequence.begin(0);
-    sequence.miss(1, 3, "lagging");
+    sequence.skip(1, 3, "lagging");
     sequence.offer(frame(4));
-    expect(asked).toEqual([[1, 3]]);
+    expect(replays).toEqual([[1, 3]]);
     sequence.offer(frame(1));
-    sequence.miss(2, 3, "lagging");
-    expect(got).toEqual([1, 4]);
+    sequence.skip(2, 3, "lagging");
+    expect(delivered).toEqual([1, 4]);
     expect(gaps).toEqual([{ from: 2, to: 3, reason: "lagging" }]);
   });
 
-  test("asks three times for a replay that does not come, then goes on", () => {
-    const { sequence, got, gaps, asked } = follow({ kind: "next" });
+  test("requests a missing replay three times, then continues", () => {
+    const { sequence, delivered, gaps, replays } = record({ kind: "next" });
     sequence.begin(0);
     sequence.offer(frame(3));
-    for (let turn = 0; turn < 3; turn += 1) sequence.overdue();
-    expect(asked).toEqual([
+    for (let turn = 0; turn < 3; turn += 1) sequence.replayOverdue();
+    expect(replays).toEqual([
       [1, 2],
       [1, 2],
       [1, 2],
     ]);
     expect(gaps).toEqual([{ from: 1, to: 2, reason: "lost" }]);
-    expect(got).toEqual([3]);
+    expect(delivered).toEqual([3]);
   });
 
-  test("that starts with the newest events takes fewer without complaint", () => {
-    const { sequence, got, gaps, asked } = follow({ kind: "last", count: 10 });
+  test("that starts with the newest events accepts fewer of them", () => {
+    const { sequence, delivered, gaps, replays } = record({ kind: "last", count: 10 });
     sequence.begin(100);
-    for (const one of [frame(97, 4), frame(101)]) sequence.offer(one);
-    expect(got).toEqual([97, 98, 99, 100, 101]);
-    expect([gaps, asked]).toEqual([[], []]);
+    for (const received of [frame(97, 4), frame(101)]) sequence.offer(received);
+    expect(delivered).toEqual([97, 98, 99, 100, 101]);
+    expect([gaps, replays]).toEqual([[], []]);
   });
 
-  test("that starts with the newest events is told only of what it was promised", () => {
-    const { sequence, got, gaps } = follow({ kind: "last", count: 10 });
+  test("that starts with the newest events reports only later events as a gap", () => {
+    const { sequence, delivered, gaps } = record({ kind: "last", count: 10 });
     sequence.fetch(100);
     sequence.offer(frame(102));
-    sequence.miss(91, 101, "expired");
-    expect(got).toEqual([102]);
+    sequence.skip(91, 101, "expired");
+    expect(delivered).toEqual([102]);
     expect(gaps).toEqual([{ from: 101, to: 101, reason: "expired" }]);
   });
 
-  test("of a book starts with a snapshot", () => {
-    const { sequence, got } = follow({ kind: "next" });
+  test("of an order book starts with a snapshot", () => {
+    const { sequence, delivered } = record({ kind: "next" });
     sequence.begin(1);
-    expect(got).toEqual([]);
+    expect(delivered).toEqual([]);
     const events: unknown[] = [];
     const book = new Sequence(
       "coinbase/level2/BTC-USD",
@@ -123,24 +123,24 @@ describe("a sequence", () => {
     expect(events).toEqual([8, 9]);
   });
 
-  test("notices that the server's log is another one", () => {
-    const { sequence, got, gaps } = follow({ kind: "after", seq: 50 });
+  test("detects that the log of the server was replaced", () => {
+    const { sequence, delivered, gaps } = record({ kind: "after", seq: 50 });
     sequence.restart(60);
     expect(gaps).toEqual([]);
     sequence.restart(7);
     sequence.offer(frame(8));
     expect(gaps).toEqual([{ from: 8, to: 50, reason: "restarted" }]);
-    expect(got).toEqual([8]);
+    expect(delivered).toEqual([8]);
   });
 
-  test("delivers every event once and in order, whatever happens on the way", () => {
+  test("delivers every event once and in order, despite random losses and duplicates", () => {
     let state = 7;
     const random = (below: number) => {
       state = (state * 1_103_515_245 + 12_345) % 2_147_483_648;
       return Math.floor((state / 2_147_483_648) * below);
     };
     for (let round = 0; round < 300; round += 1) {
-      const { sequence, got, gaps, asked } = follow({ kind: "next" });
+      const { sequence, delivered, gaps, replays } = record({ kind: "next" });
       sequence.begin(0);
       const frames: Frame[] = [];
       for (let seq = 1; seq <= 60; ) {
@@ -149,22 +149,22 @@ describe("a sequence", () => {
         seq += count;
       }
       const last = frames.at(-1) as Frame;
-      for (const one of frames) {
-        if (one !== last && random(4) === 0) continue;
-        sequence.offer(one);
+      for (const received of frames) {
+        if (received !== last && random(4) === 0) continue;
+        sequence.offer(received);
         if (random(4) === 0) sequence.offer(frames[random(frames.length)] as Frame);
-        if (random(3) === 0 && asked.length > 0) answer();
+        if (random(3) === 0 && replays.length > 0) replay();
       }
-      while (sequence.hole) answer();
-      function answer() {
-        const [from, to] = asked.shift() ?? [1, 0];
-        for (const one of frames) {
-          const end = one.seq + one.events.length - 1;
-          if (one.seq <= to && end >= from) sequence.offer(one);
+      while (sequence.hole) replay();
+      function replay() {
+        const [from, to] = replays.shift() ?? [1, 0];
+        for (const received of frames) {
+          const end = received.seq + received.events.length - 1;
+          if (received.seq <= to && end >= from) sequence.offer(received);
         }
       }
       const all = Array.from({ length: last.seq + last.events.length - 1 }, (_, index) => index + 1);
-      expect(got, `round ${round}`).toEqual(all);
+      expect(delivered, `round ${round}`).toEqual(all);
       expect(gaps).toEqual([]);
     }
   });

@@ -1,18 +1,18 @@
-/** A server in memory that speaks `headwater.v1`, for tests of the client: it does as little by itself as can be. */
+/** An in-memory server for tests of the client. It implements the minimum of `headwater.v1`. */
 
 import type { SocketConstructor } from "../src/socket.js";
 
 type Json = Record<string, unknown>;
 
-/** One connection, as the server sees it. */
+/** The server's side of one connection. */
 export class FakeSocket {
   readyState = 0;
   onopen: (() => void) | null = null;
   onmessage: ((event: { data: string }) => void) | null = null;
   onclose: ((event: { code: number; reason: string }) => void) | null = null;
   onerror: ((event: { message: string }) => void) | null = null;
-  /** What the client has sent. */
-  readonly heard: Json[] = [];
+  /** The messages of the client. */
+  readonly received: Json[] = [];
 
   constructor(
     readonly server: FakeServer,
@@ -21,8 +21,8 @@ export class FakeSocket {
   ) {
     server.sockets.push(this);
     queueMicrotask(() => {
-      if (server.refuses) {
-        this.onerror?.({ message: server.refuses });
+      if (server.handshakeError) {
+        this.onerror?.({ message: server.handshakeError });
         this.cut();
         return;
       }
@@ -33,51 +33,51 @@ export class FakeSocket {
 
   send(text: string): void {
     const message = JSON.parse(text) as Json;
-    this.heard.push(message);
-    queueMicrotask(() => this.server.hear(this, message));
+    this.received.push(message);
+    queueMicrotask(() => this.server.receive(this, message));
   }
 
   close(): void {
     this.readyState = 3;
   }
 
-  /** Says something to the client. */
-  say(message: Json): void {
+  /** Sends a message to the client. */
+  reply(message: Json): void {
     if (this.readyState === 1) this.onmessage?.({ data: JSON.stringify(message) });
   }
 
-  /** Sends events with the numbers from `seq` on. */
+  /** Sends `count` events; the first has the number `seq`. */
   push(topic: string, seq: number, count = 1): void {
     const events = Array.from({ length: count }, (_, index) => ({ type: "ticker", n: seq + index }));
-    this.say({ type: "events", frames: [{ topic, seq, at: "2026-11-22T10:00:00.000000Z", events }] });
+    this.reply({ type: "events", frames: [{ topic, seq, at: "2026-11-22T10:00:00.000000Z", events }] });
   }
 
-  /** Ends the connection without a goodbye. */
+  /** Ends the connection without a close handshake. */
   cut(code = 1006): void {
     if (this.readyState === 3) return;
     this.readyState = 3;
     this.onclose?.({ code, reason: "" });
   }
 
-  /** The requests with an action. */
+  /** Returns the requests with an action. */
   requests(action: string): Json[] {
-    return this.heard.filter((message) => message["action"] === action);
+    return this.received.filter((message) => message["action"] === action);
   }
 }
 
-/** The other end of all connections. */
+/** The server of all connections. */
 export class FakeServer {
   readonly sockets: FakeSocket[] = [];
-  /** By topic, the newest number of the log. */
+  /** The newest sequence number of each topic. */
   readonly heads = new Map<string, number>();
-  /** What the handshake fails with. */
-  refuses = "";
-  /** Actions that are not answered. */
-  readonly ignores = new Set<string>();
-  /** When connections end. */
+  /** The error of every handshake; empty to accept. */
+  handshakeError = "";
+  /** Actions that the server does not answer. */
+  readonly ignoredActions = new Set<string>();
+  /** When the gateway closes the connections. */
   expiresAt = "";
   class = "anonymous";
-  /** How long tokens are good, in milliseconds, for a server that takes them over an open connection. */
+  /** The lifetime of tokens, in milliseconds; 0 for a server that does not support `authenticate`. */
   tokenLife = 0;
   readonly WebSocket: SocketConstructor;
 
@@ -93,18 +93,18 @@ export class FakeServer {
   /** The newest connection. */
   get socket(): FakeSocket {
     const socket = this.sockets.at(-1);
-    if (!socket) throw new Error("nobody has connected");
+    if (!socket) throw new Error("no client has connected");
     return socket;
   }
 
-  hear(socket: FakeSocket, message: Json): void {
+  receive(socket: FakeSocket, message: Json): void {
     const { action, id } = message;
-    if (this.ignores.has(action as string)) return;
+    if (this.ignoredActions.has(action as string)) return;
     const topics = (message["topics"] ?? []) as string[];
     const since = (message["since"] ?? {}) as Record<string, number>;
     switch (action) {
       case "hello":
-        socket.say({
+        socket.reply({
           type: "welcome",
           id,
           connectionId: `c${this.sockets.length}`,
@@ -118,14 +118,14 @@ export class FakeServer {
         return;
       case "authenticate":
         if (this.tokenLife === 0) {
-          socket.say({ type: "error", id, code: "unknown_action", message: "no such action" });
+          socket.reply({ type: "error", id, code: "unknown_action", message: "unknown action" });
         } else if (message["token"] === "bad") {
-          socket.say({ type: "error", id, code: "unauthorized", message: "the token is not good" });
+          socket.reply({ type: "error", id, code: "unauthorized", message: "the token is invalid" });
         } else if (message["token"] === "other") {
-          socket.say({ type: "error", id, code: "forbidden", message: "the token is somebody else's" });
+          socket.reply({ type: "error", id, code: "forbidden", message: "the token belongs to another principal" });
         } else {
           const limits = { topics: 100, messagesPerSecond: 20 };
-          socket.say({
+          socket.reply({
             type: "authenticated",
             id,
             principal: "p",
@@ -136,17 +136,17 @@ export class FakeServer {
         }
         return;
       case "subscribe": {
-        const good = topics.filter((topic) => !topic.includes("bad"));
-        for (const topic of topics.filter((topic) => !good.includes(topic))) {
-          socket.say({ type: "error", id, code: "unknown_topic", message: "no such topic", topic });
+        const valid = topics.filter((topic) => !topic.includes("bad"));
+        for (const topic of topics.filter((topic) => !valid.includes(topic))) {
+          socket.reply({ type: "error", id, code: "unknown_topic", message: "unknown topic", topic });
         }
-        const subscribed = good.map((topic) => {
+        const subscribed = valid.map((topic) => {
           const seq = this.heads.get(topic) ?? 0;
           const after = since[topic];
           return after === undefined ? { topic, seq } : { topic, seq, recovered: after <= seq };
         });
-        if (good.length > 0) socket.say({ type: "subscribed", id, topics: subscribed });
-        for (const topic of good) {
+        if (valid.length > 0) socket.reply({ type: "subscribed", id, topics: subscribed });
+        for (const topic of valid) {
           const after = since[topic];
           const head = this.heads.get(topic) ?? 0;
           if (after !== undefined && after < head) socket.push(topic, after + 1, head - after);
@@ -154,7 +154,7 @@ export class FakeServer {
         return;
       }
       case "unsubscribe":
-        socket.say({ type: "unsubscribed", id, topics });
+        socket.reply({ type: "unsubscribed", id, topics });
         return;
       case "replay": {
         const { topic, from, to } = message as { topic: string; from: number; to: number };
@@ -162,13 +162,13 @@ export class FakeServer {
         return;
       }
       case "list":
-        socket.say({ type: "subscriptions", id, topics: ["a"] });
+        socket.reply({ type: "subscriptions", id, topics: ["a"] });
         return;
       case "ping":
-        socket.say({ type: "pong", id, at: new Date().toISOString() });
+        socket.reply({ type: "pong", id, at: new Date().toISOString() });
         return;
       default:
-        socket.say({ type: "error", id, code: "unknown_action", message: "no such action" });
+        socket.reply({ type: "error", id, code: "unknown_action", message: "unknown action" });
     }
   }
 

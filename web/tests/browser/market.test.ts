@@ -1,6 +1,6 @@
-import { expect, open, shoot, test } from "./page.ts";
+import { expect, open, screenshot, test } from "./page.ts";
 
-test("prices move, with history behind them and a book beside them", async ({ page, headwater }) => {
+test("prices move, and the history and the order book are shown", async ({ page, headwater }) => {
   await open(page, headwater);
   const price = page.locator('[data-pair="BTC-USD"] .price');
   const before = (await price.textContent()) ?? "";
@@ -13,10 +13,10 @@ test("prices move, with history behind them and a book beside them", async ({ pa
   const trades = page.getByRole("region", { name: "Trades of BTC-USD" }).locator("tbody tr:not(.blank)");
   await expect(trades).toHaveCount(21);
   await expect(page.getByText("No trades yet")).toBeHidden();
-  await shoot(page, "market");
+  await screenshot(page, "market");
 });
 
-test("a pair starts and stops, with the keyboard alone", async ({ page, headwater }) => {
+test("a pair is added, stopped, started and removed with the keyboard", async ({ page, headwater }) => {
   let welcome: { connectionId: string; connectionToken: string } | undefined;
   page.on("websocket", (socket) =>
     socket.on("framereceived", ({ payload }) => {
@@ -25,7 +25,7 @@ test("a pair starts and stops, with the keyboard alone", async ({ page, headwate
     }),
   );
   await open(page, headwater);
-  /** What the server says that the page's connection is subscribed to. */
+  /** Returns the topics that the page's connection is subscribed to, according to the server. */
   const subscribed = async (): Promise<string[]> => {
     const headers = {
       "x-connection-id": welcome?.connectionId ?? "",
@@ -57,7 +57,7 @@ test("a pair starts and stops, with the keyboard alone", async ({ page, headwate
   await expect.poll(subscribed).not.toContain("coinbase/ticker/ETH-EUR");
 });
 
-test("the pairs are still there on the next visit, and can be linked to", async ({ page, headwater }) => {
+test("the pairs survive a reload and can be linked to", async ({ page, headwater }) => {
   await open(page, headwater, "/market/LTC-USD");
   await page.getByRole("button", { name: "Add LTC-USD" }).click();
   await expect(page.locator('[data-pair="LTC-USD"] .price')).toHaveText(/\d/);
@@ -68,16 +68,16 @@ test("the pairs are still there on the next visit, and can be linked to", async 
   await expect(page.locator('[data-pair="XRP-USD"] .price')).toHaveText(/\d/);
 });
 
-test("a pair that the exchange does not have is refused with a reason", async ({ page, headwater }) => {
+test("an unknown pair is rejected with a reason", async ({ page, headwater }) => {
   await open(page, headwater);
   const search = page.getByRole("combobox", { name: "Add a pair" });
   await search.fill("BTC-USDD");
-  await expect(page.getByText("The exchange has no pair like")).toBeVisible();
+  await expect(page.getByText("No pair of the exchange matches")).toBeVisible();
   await search.press("Enter");
   await expect(page.getByText(/did you mean .*BTC-USD/).first()).toBeVisible();
 });
 
-test("a candle's length can be chosen", async ({ page, headwater }) => {
+test("the interval of the candles can be chosen", async ({ page, headwater }) => {
   await open(page, headwater);
   await page.getByLabel("One minute").check();
   await expect(page.getByLabel("One minute")).toBeChecked();

@@ -1,24 +1,30 @@
 import { existsSync } from "node:fs";
 import { defineConfig } from "@playwright/test";
 
-/** Debian's Chromium where it is installed, otherwise Playwright's own. */
-const debian = "/usr/bin/chromium";
+/** Debian's Chromium, if it is installed; otherwise Playwright's own is used. */
+const debianChromium = "/usr/bin/chromium";
+
+/** Tests that run only on request: the long soak test and the screenshot of the README. */
+const skipped = [!process.env["SOAK_SECONDS"] && /@soak/, !process.env["UPDATE_PICTURE"] && /@picture/];
 
 export default defineConfig({
   testDir: ".",
   outputDir: "../output/browser",
   reporter: [["list"]],
-  // Each worker runs a server and a browser.
-  workers: 1,
+  // Each worker runs its own browser and its own servers, so every test can run beside any other.
+  fullyParallel: true,
+  workers: 2,
   timeout: 60_000,
   expect: { timeout: 15_000 },
-  retries: process.env["CI"] ? 1 : 0,
-  ...(!process.env["SOAK_SECONDS"] && { grepInvert: /@soak/ }),
+  retries: 0,
+  grepInvert: skipped.filter((pattern) => pattern !== false),
   use: {
     viewport: { width: 1440, height: 900 },
-    trace: "retain-on-failure",
+    // Recording screenshots would take a large part of the time of the tests.
+    trace: { mode: "retain-on-failure", screenshots: false },
+    screenshot: "only-on-failure",
     launchOptions: {
-      ...(existsSync(debian) && { executablePath: debian }),
+      ...(existsSync(debianChromium) && { executablePath: debianChromium }),
       args: [
         "--no-sandbox",
         "--disable-gpu",

@@ -1,6 +1,6 @@
-import { between, expect, open, shoot, test } from "./page.ts";
+import { expect, open, rewriteMessages, screenshot, test } from "./page.ts";
 
-test("the status tells of sources, the connection and what flows", async ({ page, headwater }) => {
+test("the status view shows the sources, the connection and the event rate", async ({ page, headwater }) => {
   await open(page, headwater, "/status");
   await expect(page.getByText("Simulated data.", { exact: false })).toBeVisible();
   const sources = page.getByRole("region", { name: "Sources" });
@@ -17,34 +17,34 @@ test("the status tells of sources, the connection and what flows", async ({ page
   const delivery = page.getByRole("region", { name: "Delivery" });
   await expect(delivery.locator(".share", { hasText: "%" }).first()).toBeVisible();
   await expect(page.getByRole("region", { name: "Flow" }).locator("dd").first()).not.toHaveText("0.0");
-  await shoot(page, "status");
+  await screenshot(page, "status");
 });
 
-test("a token makes another class, a bad one changes nothing", async ({ page, guarded }) => {
+test("a token changes the class, and an invalid token changes nothing", async ({ page, guarded }) => {
   await open(page, guarded, "/status#sign-in");
   const access = page.getByRole("region", { name: "Access" });
-  const who = page.getByRole("link", { name: /^Class / });
+  const chip = page.getByRole("link", { name: /^Class / });
   await access.getByLabel("Token").fill("not.a.token");
   await access.getByRole("button", { name: "Sign in" }).click();
-  await expect(access.getByText("The server did not take the token")).toBeVisible();
-  await expect(who).toHaveText("anonymous");
+  await expect(access.getByText("The server rejected the token")).toBeVisible();
+  await expect(chip).toHaveText("anonymous");
   await access.getByLabel("Token").fill(guarded.token("trader"));
   await access.getByRole("button", { name: "Sign in" }).click();
-  await expect(who).toHaveText("trader");
-  await access.getByRole("button", { name: "Ask the server" }).click();
+  await expect(chip).toHaveText("trader");
+  await access.getByRole("button", { name: "Check access" }).click();
   await expect(access.getByText("allowed")).toHaveCount(4);
   await access.getByRole("button", { name: "Sign out" }).click();
-  await expect(who).toHaveText("anonymous");
+  await expect(chip).toHaveText("anonymous");
 });
 
-test("what a class may not see says which class may", async ({ page, guarded }) => {
+test("a topic that is forbidden for a class names the class that may read it", async ({ page, guarded }) => {
   let allowed = false;
-  await between(page, (message, { say }) => {
+  await rewriteMessages(page, (message, reply) => {
     const topics = (message["topics"] ?? []) as string[];
     if (allowed || message["action"] !== "subscribe" || !topics.some((topic) => topic.includes("matches")))
       return message;
     for (const topic of topics) {
-      say({
+      reply({
         type: "error",
         id: message["id"],
         code: "forbidden",
@@ -55,14 +55,14 @@ test("what a class may not see says which class may", async ({ page, guarded }) 
     return undefined;
   });
   await open(page, guarded, "/market/BTC-USD");
-  await expect(page.getByText("Trades need another class.")).toBeVisible();
+  await expect(page.getByText("Trades require another class.")).toBeVisible();
   await expect(page.getByText("Trades are for class member and above.")).toBeVisible();
-  await expect(page.getByText("No trades yet"), "the chart makes do with tickers").toBeHidden();
-  await shoot(page, "forbidden");
+  await expect(page.getByText("No trades yet"), "the chart falls back to tickers").toBeHidden();
+  await screenshot(page, "forbidden");
   await page.getByRole("link", { name: "Sign in", exact: true }).first().click();
   await expect(page).toHaveURL(/\/status#sign-in$/);
   await expect(page.getByLabel("Token")).toBeInViewport();
-  await page.getByRole("button", { name: "Ask the server" }).click();
+  await page.getByRole("button", { name: "Check access" }).click();
   const verdicts = page.getByRole("region", { name: "Access" }).locator(".verdicts");
   await expect(verdicts.getByText("denied").first()).toBeVisible();
   allowed = true;

@@ -1,122 +1,91 @@
-/** Runs the real `headwater up`, which tests talk to over HTTP and WebSocket. */
+/** Runs the real `headwater up`, which the tests reach over HTTP and WebSocket. */
 
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const ROOT = new URL("../../../", import.meta.url).pathname;
 
-/** Signs the tokens of the tests. */
-const JWT_SECRET = "a secret of tests, which is long enough";
+/** The secret that signs the tokens of the tests. */
+const JWT_SECRET = "a secret for the tests, which is long enough";
 
-/** Longest time that a start may take, in milliseconds. */
-const STARTS_WITHIN_MS = 30_000;
+/** The longest time that a server may take to start, in milliseconds. */
+const START_TIMEOUT_MS = 30_000;
 
-/** What a server is started with. */
-export interface Options {
-  /** Keep the log in a folder, so that it outlives the process. */
+/** The settings of a server. */
+export interface ServerOptions {
+  /** Keeps the database in a folder, so that it outlives the process. */
   durable?: boolean;
-  /** Trades a second over all pairs; a tenth as many posts. */
+  /** Trades a second over all pairs; there are a tenth as many posts. */
   rate?: number;
-  seed?: number;
-  /** Take tokens, so that classes differ in what they may do. */
+  /** Accepts tokens, so that classes differ in what they may do. */
   tokens?: boolean;
-  /** Use these upstreams in place of simulated ones that live with the server. */
-  upstreams?: Simulators;
-  env?: Record<string, string>;
 }
 
-/** Returns the `headwater` command: that of the environment, or the one that was built last. */
-export function binary(): string {
+/** Returns the path of the `headwater` command: the one in `HEADWATER`, or a build in the target folder. */
+function binary(): string {
   const target = process.env["CARGO_TARGET_DIR"] ?? join(ROOT, "target");
-  const places = [process.env["HEADWATER"], join(target, "debug/headwater"), join(target, "release/headwater")];
-  const found = places.find((place) => place && existsSync(place));
-  if (!found) throw new Error("there is no headwater command: cargo build --package local --bin headwater");
+  const candidates = [process.env["HEADWATER"], join(target, "debug/headwater"), join(target, "release/headwater")];
+  const found = candidates.find((path) => path && existsSync(path));
+  if (!found) throw new Error("the headwater command is not built: cargo build --package local --bin headwater");
   return found;
 }
 
-/** Returns a port that was free a moment ago. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  if (address === null || typeof address === "string") throw new Error("a server without a port");
-  return address.port;
-}
-
-/** A server that can be killed and started again at the same address. */
-export class Headwater {
-  readonly port: number;
-  readonly #options: Options;
+/** A server that can be killed and restarted at the same address. */
+export class HeadwaterServer {
+  readonly #options: ServerOptions;
   readonly #dir: string | undefined;
   #process: ChildProcess | undefined;
-  #log = "";
+  /** `127.0.0.1:0` until the server has chosen a port. */
+  #address = "127.0.0.1:0";
 
-  private constructor(port: number, dir: string | undefined, options: Options) {
-    this.port = port;
-    this.#dir = dir;
+  private constructor(options: ServerOptions, dir: string | undefined) {
     this.#options = options;
+    this.#dir = dir;
   }
 
-  /** Starts a server and waits until it serves. */
-  static async start(options: Options = {}): Promise<Headwater> {
+  /** Starts a server and waits until it is ready. */
+  static async start(options: ServerOptions = {}): Promise<HeadwaterServer> {
     const dir = options.durable ? await mkdtemp(join(tmpdir(), "headwater-")) : undefined;
-    const headwater = new Headwater(await freePort(), dir, options);
-    await headwater.up();
-    return headwater;
+    const server = new HeadwaterServer(options, dir);
+    await server.launch();
+    return server;
   }
 
-  /** The page. */
+  /** The URL of the page. */
   get url(): string {
-    return `http://127.0.0.1:${this.port}`;
+    return `http://${this.#address}`;
   }
 
-  /** The WebSocket. */
-  get socket(): string {
-    return `ws://127.0.0.1:${this.port}/live`;
+  /** The URL of the WebSocket. */
+  get socketUrl(): string {
+    return `ws://${this.#address}/live`;
   }
 
-  /** Starts it, again if it was killed. */
-  async up(): Promise<void> {
-    const { rate = 40, seed = 1, tokens = false, upstreams, env = {} } = this.#options;
-    const simulated = ["--simulated", "--rate", `${rate}`, "--seed", `${seed}`];
-    const child = spawn(binary(), ["up", ...(upstreams ? [] : simulated)], {
+  /**
+   * Launches the process. The first launch listens on a free port, which the server chooses and prints; every later
+   * launch uses the same port.
+   */
+  async launch(): Promise<void> {
+    const { rate = 40, tokens = false } = this.#options;
+    const child = spawn(binary(), ["up", "--simulated", "--rate", `${rate}`], {
       env: {
         ...process.env,
-        HEADWATER_LISTEN: `127.0.0.1:${this.port}`,
+        HEADWATER_LISTEN: this.#address,
         HEADWATER_LOG: "warn",
         ...(tokens && { HEADWATER_JWT_SECRET: JWT_SECRET }),
         ...(this.#dir && { HEADWATER_DATA_DIR: this.#dir }),
-        ...upstreams?.env,
-        ...env,
       },
       stdio: ["ignore", "pipe", "pipe"],
     });
     this.#process = child;
-    const note = (data: Buffer) => {
-      this.#log = (this.#log + data).slice(-10_000);
-    };
-    child.stdout.on("data", note);
-    child.stderr.on("data", note);
-    const deadline = Date.now() + STARTS_WITHIN_MS;
-    for (;;) {
-      const healthy = await fetch(`${this.url}/healthz`).then(
-        (response) => response.ok,
-        () => false,
-      );
-      if (healthy) return;
-      if (child.exitCode !== null || Date.now() > deadline) throw new Error(`headwater did not start: ${this.#log}`);
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
+    this.#address = await listenAddress(child);
   }
 
-  /** Kills it at once, as a crash would. */
+  /** Kills the process at once, as a crash would. */
   async kill(): Promise<void> {
     const child = this.#process;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
@@ -124,67 +93,41 @@ export class Headwater {
     await once(child, "exit");
   }
 
-  /** Ends it and removes what it kept. */
+  /** Kills the process and removes its database. */
   async stop(): Promise<void> {
     await this.kill();
     if (this.#dir) await rm(this.#dir, { recursive: true, force: true });
   }
 
-  /** Makes a token that the server takes. */
-  token(className: string, term = "1h"): string {
-    const args = ["token", "--class", className, "--term", term];
+  /** Returns a token that the server accepts. */
+  token(className: string): string {
+    const args = ["token", "--class", className, "--term", "1h"];
     return execFileSync(binary(), args, { env: { ...process.env, HEADWATER_JWT_SECRET: JWT_SECRET } })
       .toString()
       .trim();
   }
 }
 
-/** The simulated upstreams alone, whose faults can be switched. */
-export class Simulators {
-  readonly env: Record<string, string>;
-  readonly #process: ChildProcess;
-  readonly #ports: number[];
-
-  private constructor(process: ChildProcess, ports: number[]) {
-    this.#process = process;
-    this.#ports = ports;
-    const [coinbase, mastodon] = ports;
-    this.env = {
-      HEADWATER_COINBASE_URL: `ws://127.0.0.1:${coinbase}`,
-      HEADWATER_COINBASE_REST_URL: `http://127.0.0.1:${coinbase}`,
-      HEADWATER_MASTODON_SERVERS: `http://127.0.0.1:${mastodon}`,
-      HEADWATER_MASTODON_TOKENS: "simulated-token",
-      HEADWATER_COINBASE_RECORD: "BTC-USD",
+/** Waits until a server is ready, and returns the address that it prints then. */
+function listenAddress(child: ChildProcess): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let output = "";
+    const fail = (reason: string) => {
+      clearTimeout(timeout);
+      child.kill("SIGKILL");
+      reject(new Error(`headwater did not start: ${reason}: ${output}`));
     };
-  }
-
-  /** Starts both. */
-  static async start(rate = 40): Promise<Simulators> {
-    const ports = [await freePort(), await freePort()];
-    const [coinbase, mastodon] = ports.map((port) => `127.0.0.1:${port}`);
-    const args = [
-      "simulate",
-      "--rate",
-      `${rate}`,
-      "--coinbase-listen",
-      `${coinbase}`,
-      "--mastodon-listen",
-      `${mastodon}`,
-    ];
-    const child = spawn(binary(), args, { stdio: ["ignore", "pipe", "ignore"] });
-    await once(child.stdout, "data");
-    return new Simulators(child, ports);
-  }
-
-  /** Turns a fault of the exchange on or off. */
-  async fault(name: string, on: boolean): Promise<void> {
-    const url = `http://127.0.0.1:${this.#ports[0]}/_simulator/faults/${name}`;
-    const response = await fetch(url, { method: on ? "PUT" : "DELETE" });
-    if (!response.ok) throw new Error(`the simulator does not take the fault ${name}: ${response.status}`);
-  }
-
-  /** Ends both. */
-  stop(): void {
-    this.#process.kill("SIGKILL");
-  }
+    const timeout = setTimeout(() => fail(`no address after ${START_TIMEOUT_MS} ms`), START_TIMEOUT_MS);
+    const read = (data: Buffer) => {
+      output = (output + data).slice(-10_000);
+      const address = /http:\/\/(127\.0\.0\.1:\d+)\//.exec(output)?.[1];
+      if (address === undefined) return;
+      clearTimeout(timeout);
+      resolve(address);
+    };
+    child.stdout?.on("data", read);
+    child.stderr?.on("data", read);
+    child.once("error", (error) => fail(error.message));
+    child.once("exit", (code) => fail(`exit code ${code}`));
+  });
 }

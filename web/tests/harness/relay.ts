@@ -1,19 +1,19 @@
-/** Stands between a client and a server, and makes trouble. */
+/** A WebSocket relay between a client and a server that injects network faults. */
 
 import { once } from "node:events";
 import { type RawData, WebSocket, WebSocketServer } from "ws";
 
-/** A WebSocket relay. */
+/** A relay in front of one server. */
 export class Relay {
-  /** Send every message of the server twice. */
+  /** Sends every message of the server twice. */
   duplicates = false;
-  /** Drop every so many-th `events` message; 0 drops none. */
-  drops = 0;
-  /** Take what the server says, and pass nothing on. */
+  /** Drops every nth `events` message; 0 drops none. */
+  dropEvery = 0;
+  /** Reads the server's messages but forwards none. */
   silent = false;
-  /** Connections that were accepted. */
+  /** The number of accepted connections. */
   accepted = 0;
-  /** `events` messages that were dropped. */
+  /** The number of dropped `events` messages. */
   dropped = 0;
   readonly #server: WebSocketServer;
   #seen = 0;
@@ -32,7 +32,7 @@ export class Relay {
       upstream.on("open", () => {
         for (const data of early) upstream.send(data.toString());
       });
-      upstream.on("message", (data) => this.#pass(client, data.toString()));
+      upstream.on("message", (data) => this.#forward(client, data.toString()));
       upstream.on("error", () => client.terminate());
       upstream.on("close", () => client.terminate());
       client.on("close", () => upstream.terminate());
@@ -47,29 +47,29 @@ export class Relay {
     return new Relay(server, target);
   }
 
-  /** Where clients connect. */
+  /** The URL that clients connect to. */
   get url(): string {
     const address = this.#server.address();
-    if (address === null || typeof address === "string") throw new Error("a relay without a port");
+    if (address === null || typeof address === "string") throw new Error("the relay has no port");
     return `ws://127.0.0.1:${address.port}/live`;
   }
 
-  /** Cuts every connection without a goodbye. */
+  /** Terminates every connection without a close handshake. */
   cut(): void {
     for (const client of this.#server.clients) client.terminate();
   }
 
-  /** Ends it. */
+  /** Stops the relay and terminates its connections. */
   stop(): void {
     this.cut();
     this.#server.close();
   }
 
-  #pass(client: WebSocket, text: string): void {
+  #forward(client: WebSocket, text: string): void {
     if (this.silent) return;
     if (text.startsWith('{"type":"events"')) {
       this.#seen += 1;
-      if (this.drops > 0 && this.#seen % this.drops === 0) {
+      if (this.dropEvery > 0 && this.#seen % this.dropEvery === 0) {
         this.dropped += 1;
         return;
       }

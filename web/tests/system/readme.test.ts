@@ -1,40 +1,43 @@
-/** The example of the README does what the README says. */
+/** The examples of the README files compile, run and print what the text promises. */
 
-import { execFileSync, spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Headwater } from "../harness/headwater.ts";
+import { HeadwaterServer } from "../harness/headwater.ts";
+
+const run = promisify(execFile);
 
 const README = new URL("../../../README.md", import.meta.url);
 const CLIENT_README = new URL("../../client/README.md", import.meta.url);
 const OUTPUT = new URL("../output/", import.meta.url);
 
-let headwater: Headwater;
+let server: HeadwaterServer;
 
 beforeAll(async () => {
-  headwater = await Headwater.start({ rate: 100 });
+  server = await HeadwaterServer.start({ rate: 100 });
   await mkdir(OUTPUT, { recursive: true });
 });
 
-afterAll(() => headwater.stop());
+afterAll(() => server.stop());
 
-/** The first block of TypeScript in a document, for the server of this test. */
+/** Returns the first TypeScript block of a document, with the URL of this test's server. */
 async function example(of: URL): Promise<string> {
   const code = /```ts\n(.*?)```/s.exec(await readFile(of, "utf8"))?.[1];
-  if (!code) throw new Error(`${of} has no example`);
+  if (!code) throw new Error(`${of} has no TypeScript example`);
   expect(code).toContain("ws://127.0.0.1:8080/live");
-  return code.replace("ws://127.0.0.1:8080/live", headwater.socket);
+  return code.replace("ws://127.0.0.1:8080/live", server.socketUrl);
 }
 
-test.each([
-  ["README.md", README],
-  ["web/client/README.md", CLIENT_README],
-])("the example of %s is sound, short, and prints prices", async (_name, document) => {
+test.concurrent.each([
+  ["README.md", README, "example"],
+  ["web/client/README.md", CLIENT_README, "client-example"],
+] as const)("the example of %s compiles, is short and prints prices", async (_title, document, name) => {
   const code = await example(document);
   expect(code.trim().split("\n").length).toBeLessThanOrEqual(5);
 
-  const typed = new URL("example.ts", OUTPUT);
-  await writeFile(typed, `${code}\nexport {};\n`);
+  const source = new URL(`${name}.ts`, OUTPUT);
+  await writeFile(source, `${code}\nexport {};\n`);
   const tsc = new URL("../../node_modules/.bin/tsc", import.meta.url).pathname;
   const options = [
     "--noEmit",
@@ -47,12 +50,12 @@ test.each([
     "node",
     "--ignoreConfig",
   ];
-  execFileSync(tsc, [...options, typed.pathname], { cwd: OUTPUT, stdio: "pipe" });
+  await run(tsc, [...options, source.pathname], { cwd: OUTPUT });
 
-  // It has no types written out, so it is JavaScript as it stands.
-  const plain = new URL("example.mjs", OUTPUT);
-  await writeFile(plain, code);
-  const program = spawn(process.execPath, [plain.pathname], { stdio: ["ignore", "pipe", "inherit"] });
+  // The example has no type annotations, so it is also JavaScript.
+  const script = new URL(`${name}.mjs`, OUTPUT);
+  await writeFile(script, code);
+  const program = spawn(process.execPath, [script.pathname], { stdio: ["ignore", "pipe", "inherit"] });
   let printed = "";
   for await (const part of program.stdout) {
     printed += part;

@@ -1,4 +1,4 @@
-/** The chart of a pair, filled from the log. */
+/** The price chart of a pair. Its history comes from the log. */
 
 import { useSignal } from "@preact/signals";
 import type { Match, Ticker } from "headwater-client";
@@ -13,12 +13,12 @@ import {
 } from "lightweight-charts";
 import { useEffect, useRef } from "preact/hooks";
 import { fixed } from "../format";
-import { atMostEvery } from "../frame";
+import { atMostEvery } from "../paint";
 import { rest } from "../session";
-import { colour, theme } from "../theme";
+import { color, theme } from "../theme";
 import { type Drawing, type Trade, Trades } from "./candles";
 
-/** What a candle can sum up. */
+/** The intervals of a candle. */
 const INTERVALS = [
   { label: "1s", name: "One second", seconds: 1 },
   { label: "5s", name: "Five seconds", seconds: 5 },
@@ -26,36 +26,36 @@ const INTERVALS = [
   { label: "5m", name: "Five minutes", seconds: 300 },
 ] as const;
 
-/** Pages of history that are fetched, of a thousand trades each. */
-const PAGES = 10;
+/** The most pages of history that are fetched, of a thousand trades each. */
+const MAX_PAGES = 10;
 
-/** How often the chart is drawn, in milliseconds. */
+/** The shortest time between two updates of the chart, in milliseconds. */
 const DRAW_EVERY_MS = 250;
 
-/** An event that tells of a trade. A ticker tells of the newest; those between are not told of. */
+/** An event that describes a trade. A ticker describes only the newest trade. */
 export type TradeEvent = Match | Ticker;
 
-/** Gives a chart the trades as they come. */
-export interface ChartFeed {
-  /** Calls with each trade. */
+/** A stream of trades for the chart. */
+export interface TradeSource {
+  /** Calls the listener with each trade, until the returned function is called. */
   onTrade(listener: (event: TradeEvent) => void): () => void;
 }
 
-/** A chart of `pair`. `channel` has its trades, and `first` resolves with the number of the first that `feed` gives. */
+/** The chart of `pair`, from the trades of `channel`. `first` resolves with the sequence number of the first event of `source`. */
 export function Chart(props: {
   pair: string;
   channel: "matches" | "ticker";
   decimals: number;
-  feed: ChartFeed;
+  source: TradeSource;
   first: Promise<number>;
 }) {
-  const { pair, channel, decimals, feed, first } = props;
+  const { pair, channel, decimals, source, first } = props;
   const seconds = useSignal<number>(1);
   const empty = useSignal(true);
-  /** Whether the reader has said which candles they want. */
+  /** Whether the reader has chosen an interval. */
   const chosen = useRef(false);
   const box = useRef<HTMLDivElement>(null);
-  const drawn = useRef<{ chart: IChartApi; show: () => void; trades: Trades } | undefined>(undefined);
+  const mounted = useRef<{ chart: IChartApi; show: () => void; trades: Trades } | undefined>(undefined);
 
   useEffect(() => {
     const element = box.current;
@@ -65,7 +65,7 @@ export function Chart(props: {
       layout: { attributionLogo: false, fontFamily: getComputedStyle(element).fontFamily },
       timeScale: { timeVisible: true, secondsVisible: true, rightOffset: 3, barSpacing: 9 },
       localization: { locale: "en-GB" },
-      // The wheel and a finger that moves up or down are for the page.
+      // The wheel and vertical swipes scroll the page.
       handleScroll: { mouseWheel: false, vertTouchDrag: false },
       handleScale: { mouseWheel: false },
     });
@@ -79,14 +79,14 @@ export function Chart(props: {
     volume.priceScale().applyOptions({ scaleMargins: { top: 0.84, bottom: 0 } });
     candles.priceScale().applyOptions({ scaleMargins: { top: 0.08, bottom: 0.22 } });
     const trades = new Trades(seconds.peek());
-    let gone = false;
+    let unmounted = false;
     const show = () => {
-      if (gone) return;
+      if (unmounted) return;
       empty.value = trades.length === 0;
-      put(candles, volume, trades.draw());
+      update(candles, volume, trades.draw());
     };
     const draw = atMostEvery(DRAW_EVERY_MS, show);
-    const stop = feed.onTrade((event) => {
+    const stop = source.onTrade((event) => {
       const trade = toTrade(event);
       if (!trade) return;
       trades.add(trade);
@@ -95,7 +95,7 @@ export function Chart(props: {
     void first.then(
       async (seq) => {
         let before = seq;
-        for (let page = 0; page < PAGES && before > 1 && !gone; page += 1) {
+        for (let page = 0; page < MAX_PAGES && before > 1 && !unmounted; page += 1) {
           const { events } = await rest.history<`coinbase/matches/${string}` | `coinbase/ticker/${string}`>(
             `coinbase/${channel}/${pair}`,
             { before, limit: 1_000 },
@@ -106,32 +106,32 @@ export function Chart(props: {
           before = oldest.seq;
           draw();
         }
-        if (!chosen.current && !gone) group(fitting(trades.span));
+        if (!chosen.current && !unmounted) group(suitableInterval(trades.span));
       },
       () => {},
     );
-    drawn.current = { chart, show, trades };
+    mounted.current = { chart, show, trades };
     return () => {
-      gone = true;
+      unmounted = true;
       stop();
-      drawn.current = undefined;
+      mounted.current = undefined;
       chart.remove();
     };
-  }, [pair, feed]);
+  }, [pair, source]);
 
   useEffect(() => {
-    const chart = drawn.current?.chart;
+    const chart = mounted.current?.chart;
     chart?.applyOptions({ localization: { priceFormatter: (price: number) => fixed(price, decimals) } });
     const priceFormat = { type: "price", precision: decimals, minMove: 10 ** -decimals } as const;
     for (const series of chart?.panes()[0]?.getSeries() ?? []) {
       if (series.seriesType() === "Candlestick") series.applyOptions({ priceFormat });
     }
-  }, [decimals, pair, feed]);
+  }, [decimals, pair, source]);
 
   useEffect(() => {
-    const { chart, trades, show } = drawn.current ?? {};
+    const { chart, trades, show } = mounted.current ?? {};
     if (!chart) return;
-    const [text, line, up, down] = ["muted", "line", "up", "down"].map(colour) as [string, string, string, string];
+    const [text, line, up, down] = ["muted", "line", "up", "down"].map(color) as [string, string, string, string];
     chart.applyOptions({
       layout: { background: { type: ColorType.Solid, color: "transparent" }, textColor: text },
       grid: { vertLines: { visible: false }, horzLines: { color: line } },
@@ -154,16 +154,16 @@ export function Chart(props: {
         });
       }
     }
-    // The bars of the volume have their colours in the data.
+    // The colors of the volume bars are part of the data, so it is set again.
     trades?.regroup(seconds.peek());
     show?.();
-  }, [theme.value, pair, feed]);
+  }, [theme.value, pair, source]);
 
   const group = (value: number) => {
     seconds.value = value;
-    drawn.current?.trades.regroup(value);
-    drawn.current?.show();
-    drawn.current?.chart.timeScale().resetTimeScale();
+    mounted.current?.trades.regroup(value);
+    mounted.current?.show();
+    mounted.current?.chart.timeScale().resetTimeScale();
   };
 
   return (
@@ -171,20 +171,20 @@ export function Chart(props: {
       <header class="card-head">
         <h2>Price</h2>
         <fieldset class="segments">
-          <legend class="sr-only">A candle stands for</legend>
-          {INTERVALS.map((one) => (
-            <label key={one.label}>
+          <legend class="sr-only">Interval of a candle</legend>
+          {INTERVALS.map((interval) => (
+            <label key={interval.label}>
               <input
                 type="radio"
                 name="interval"
-                checked={seconds.value === one.seconds}
+                checked={seconds.value === interval.seconds}
                 onChange={() => {
                   chosen.current = true;
-                  group(one.seconds);
+                  group(interval.seconds);
                 }}
               />
-              <span aria-hidden="true">{one.label}</span>
-              <span class="sr-only">{one.name}</span>
+              <span aria-hidden="true">{interval.label}</span>
+              <span class="sr-only">{interval.name}</span>
             </label>
           ))}
         </fieldset>
@@ -194,9 +194,9 @@ export function Chart(props: {
           class="chart-canvas"
           ref={box}
           role="img"
-          aria-label={`Candles of the trades of ${pair}; the list of trades has them in words`}
+          aria-label={`Candles of ${pair}; the list of trades has the same data as text`}
         />
-        {empty.value && <p class="quiet over">No trades yet. The first appears here at once.</p>}
+        {empty.value && <p class="quiet over">No trades yet. New trades appear here immediately.</p>}
       </div>
       <p class="credit">
         Charts by{" "}
@@ -208,10 +208,10 @@ export function Chart(props: {
   );
 }
 
-/** The candles that show a span of time, in seconds, best. */
-function fitting(span: number): number {
-  const wanted = span / 150;
-  return INTERVALS.find(({ seconds }) => seconds >= wanted)?.seconds ?? 300;
+/** Returns the interval, in seconds, that suits a time span best. */
+function suitableInterval(span: number): number {
+  const ideal = span / 150;
+  return INTERVALS.find(({ seconds }) => seconds >= ideal)?.seconds ?? 300;
 }
 
 function toTrade(event: TradeEvent): Trade | undefined {
@@ -221,8 +221,8 @@ function toTrade(event: TradeEvent): Trade | undefined {
   return { id, time: Date.parse(time) / 1_000, price: Number(price), size: Number(size ?? 0) };
 }
 
-function put(candles: ISeriesApi<"Candlestick">, volume: ISeriesApi<"Histogram">, drawing: Drawing): void {
-  const [up, down] = [colour("up-soft"), colour("down-soft")];
+function update(candles: ISeriesApi<"Candlestick">, volume: ISeriesApi<"Histogram">, drawing: Drawing): void {
+  const [up, down] = [color("up-soft"), color("down-soft")];
   const bodies = drawing.candles.map(({ volume: _, ...candle }) => ({ ...candle, time: candle.time as UTCTimestamp }));
   const bars = drawing.candles.map(({ time, open, close, volume: value }) => ({
     time: time as UTCTimestamp,

@@ -1,56 +1,47 @@
-/** The book of a pair, as a ladder of prices. */
+/** The order book of a pair, as a ladder of prices. */
 
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { amount, fixed } from "../format";
-import { atMostEvery } from "../frame";
-import { Notice } from "../Notice";
+import { NoticeCard } from "../Notice";
+import { atMostEvery } from "../paint";
 import { useTopic } from "../useTopic";
-import { Book, type Ladder as Levels } from "./book";
+import { type BestLevels, type Level, OrderBook } from "./order-book";
 
-/** Levels that are shown of a side. */
+/** The number of levels that are shown of each side. */
 const LEVELS = 10;
 
-/** How often the ladder is drawn, in milliseconds. */
+/** The shortest time between two updates of the ladder, in milliseconds. */
 const DRAW_EVERY_MS = 250;
 
-/** The best prices of both sides, and how much is offered up to each. */
+/** The best prices of both sides, and the total size up to each. */
 export function Ladder({ pair, decimals }: { pair: string; decimals: number }) {
-  const levels = useSignal<Levels | undefined>(undefined);
-  const round = useSignal(0);
+  const levels = useSignal<BestLevels | undefined>(undefined);
+  const restarts = useSignal(0);
   const [book, draw] = useMemo(() => {
-    const it = new Book();
+    const book = new OrderBook();
     return [
-      it,
+      book,
       atMostEvery(DRAW_EVERY_MS, () => {
-        levels.value = it.ladder(LEVELS);
+        levels.value = book.best(LEVELS);
       }),
     ];
   }, []);
-  // A book with a hole is wrong: begin again, with a snapshot.
+  // With missing updates the book is wrong, so it restarts with a snapshot.
   const onGap = () => {
-    round.value += 1;
+    restarts.value += 1;
   };
   const error = useTopic(
     `coinbase/level2/${pair}`,
-    true,
     { onGap },
     ({ event }) => {
       if (event.type === "l2update" && book.isEmpty) return;
       book.apply(event);
       draw();
     },
-    round.value,
+    restarts.value,
   );
-  if (error)
-    return (
-      <section class="card">
-        <header class="card-head">
-          <h2>Book</h2>
-        </header>
-        <Notice error={error} what="Books" />
-      </section>
-    );
+  if (error) return <NoticeCard title="Book" error={error} what="Books" />;
   const { bids = [], asks = [], depth = 1 } = levels.value ?? {};
   const [bid, ask] = [Number(bids[0]?.price), Number(asks[0]?.price)];
   const spread = ask - bid;
@@ -69,14 +60,14 @@ export function Ladder({ pair, decimals }: { pair: string; decimals: number }) {
           </tr>
         </thead>
         <tbody class="asks">
-          {rows(asks)
+          {padded(asks)
             .reverse()
             .map((level, index) => (
               <Row key={LEVELS - index} level={level} depth={depth} decimals={decimals} side="ask" />
             ))}
         </tbody>
         <tbody class="bids">
-          {rows(bids).map((level, index) => (
+          {padded(bids).map((level, index) => (
             <Row key={index} level={level} depth={depth} decimals={decimals} side="bid" />
           ))}
         </tbody>
@@ -85,16 +76,11 @@ export function Ladder({ pair, decimals }: { pair: string; decimals: number }) {
   );
 }
 
-function rows(levels: Levels["bids"]): (Levels["bids"][number] | undefined)[] {
+function padded(levels: Level[]): (Level | undefined)[] {
   return Array.from({ length: LEVELS }, (_, index) => levels[index]);
 }
 
-function Row(props: {
-  level: Levels["bids"][number] | undefined;
-  depth: number;
-  decimals: number;
-  side: "bid" | "ask";
-}) {
+function Row(props: { level: Level | undefined; depth: number; decimals: number; side: "bid" | "ask" }) {
   const { level, depth, decimals, side } = props;
   if (!level)
     return (

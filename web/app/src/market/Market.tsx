@@ -1,4 +1,4 @@
-/** The market view: the reader's pairs, and one of them in full. */
+/** The market view: the reader's pairs, and one of them in detail. */
 
 import { path } from "../router";
 import { PairSearch } from "./PairSearch";
@@ -6,10 +6,10 @@ import { PairView } from "./PairView";
 import { isPair, pairs } from "./pairs";
 import { Tile } from "./Tile";
 
-/** The market. */
+/** The view. */
 export function Market() {
-  const linked = path.value[1]?.toUpperCase();
-  const selected = linked && isPair(linked) ? linked : pairs.value[0]?.id;
+  const requested = path.value[1]?.toUpperCase();
+  const selected = requested && isPair(requested) ? requested : pairs.value[0]?.id;
   return (
     <div class="market">
       <aside class="watch" aria-label="Your pairs">
@@ -25,7 +25,7 @@ export function Market() {
       ) : (
         <section class="card notice">
           <h1>No pairs</h1>
-          <p>Add one above: type a part of its name, such as “BTC”.</p>
+          <p>To add a pair, type a part of its name above, such as “BTC”.</p>
         </section>
       )}
     </div>

@@ -1,37 +1,37 @@
-/** Finding a pair of the exchange and putting it on the page. */
+/** The search box that adds a pair to the page. */
 
 import { useComputed, useSignal } from "@preact/signals";
 import { useRef } from "preact/hooks";
-import { Plus, Search } from "../icons";
+import { PlusIcon, SearchIcon } from "../icons";
 import { go } from "../router";
 import { add, catalogue, isPair, loadCatalogue, pairs } from "./pairs";
 
-/** Most pairs that are offered at once. */
-const OFFERED = 8;
+/** The most pairs that are suggested. */
+const MAX_SUGGESTIONS = 8;
 
-/** A box to type a part of a pair's name in: a combobox, as ARIA's authoring practices have it. */
+/** A combobox, as in ARIA's authoring practices. The reader types a part of a pair's name. */
 export function PairSearch() {
   const text = useSignal("");
   const open = useSignal(false);
-  const at = useSignal(0);
+  const active = useSignal(0);
   const input = useRef<HTMLInputElement>(null);
-  const found = useComputed(() => {
+  const matches = useComputed(() => {
     const query = text.value.trim().toUpperCase().replace(/[/ ]/g, "-");
     const all = catalogue.value ?? [];
     const rank = (id: string) => (id.startsWith(query) ? 0 : id.includes(`-${query}`) ? 1 : 2);
     return all
       .filter((id) => id.includes(query))
       .sort((a, b) => rank(a) - rank(b) || a.localeCompare(b))
-      .slice(0, OFFERED);
+      .slice(0, MAX_SUGGESTIONS);
   });
   const onPage = new Set(pairs.value.map(({ id }) => id));
-  const shown = open.value;
+  const expanded = open.value;
 
   const choose = (id: string | undefined) => {
-    const wanted = id ?? text.value.trim().toUpperCase();
-    if (!isPair(wanted)) return;
-    add(wanted);
-    go(`/market/${wanted}`);
+    const pair = id ?? text.value.trim().toUpperCase();
+    if (!isPair(pair)) return;
+    add(pair);
+    go(`/market/${pair}`);
     text.value = "";
     open.value = false;
     input.current?.blur();
@@ -40,11 +40,11 @@ export function PairSearch() {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
       open.value = true;
-      const count = Math.max(1, found.value.length);
-      at.value = (at.value + (event.key === "ArrowDown" ? 1 : count - 1)) % count;
+      const count = Math.max(1, matches.value.length);
+      active.value = (active.value + (event.key === "ArrowDown" ? 1 : count - 1)) % count;
     } else if (event.key === "Enter") {
       event.preventDefault();
-      choose(found.value[at.value]);
+      choose(matches.value[active.value]);
     } else if (event.key === "Escape") {
       open.value = false;
       text.value = "";
@@ -53,16 +53,18 @@ export function PairSearch() {
 
   return (
     <div class="search">
-      <Search />
+      <SearchIcon />
       <input
         ref={input}
         type="text"
         role="combobox"
         aria-label="Add a pair"
-        aria-expanded={shown}
+        aria-expanded={expanded}
         aria-controls="pair-list"
         aria-autocomplete="list"
-        aria-activedescendant={shown && found.value[at.value] ? `pair-${found.value[at.value]}` : undefined}
+        aria-activedescendant={
+          expanded && matches.value[active.value] ? `pair-${matches.value[active.value]}` : undefined
+        }
         placeholder="Add a pair, such as ETH-EUR"
         autocomplete="off"
         spellcheck={false}
@@ -76,30 +78,30 @@ export function PairSearch() {
         }}
         onInput={(event) => {
           text.value = event.currentTarget.value;
-          at.value = 0;
+          active.value = 0;
           open.value = true;
         }}
         onKeyDown={onKeyDown}
       />
-      <div id="pair-list" class="search-list" role="listbox" aria-label="Pairs" hidden={!shown}>
-        {found.value.map((id, index) => (
-          // biome-ignore lint/a11y/useFocusableInteractive: a combobox keeps the focus and names its active option
-          // biome-ignore lint/a11y/useKeyWithClickEvents: the combobox takes the keys
+      <div id="pair-list" class="search-list" role="listbox" aria-label="Pairs" hidden={!expanded}>
+        {matches.value.map((id, index) => (
+          // biome-ignore lint/a11y/useFocusableInteractive: a combobox keeps the focus and references its active option
+          // biome-ignore lint/a11y/useKeyWithClickEvents: the combobox handles the keys
           <div
             key={id}
             id={`pair-${id}`}
             role="option"
-            aria-selected={index === at.value}
+            aria-selected={index === active.value}
             onMouseDown={(event) => event.preventDefault()}
             onClick={() => choose(id)}
           >
             <b>{id}</b>
-            {onPage.has(id) ? <span>on the page</span> : <Plus />}
+            {onPage.has(id) ? <span>on the page</span> : <PlusIcon />}
           </div>
         ))}
-        {found.value.length === 0 && (
+        {matches.value.length === 0 && (
           <p class="quiet">
-            {catalogue.value === undefined ? "Loading the pairs…" : `The exchange has no pair like “${text.value}”.`}
+            {catalogue.value === undefined ? "Loading the pairs…" : `No pair of the exchange matches “${text.value}”.`}
           </p>
         )}
       </div>

@@ -1,81 +1,81 @@
-/** Everything about one pair. */
+/** The detailed view of one pair. */
 
 import { useSignal } from "@preact/signals";
 import type { Match } from "headwater-client";
 import { useMemo } from "preact/hooks";
 import { amount, clock, compact, fixed } from "../format";
-import { atMostEvery } from "../frame";
-import { Plus } from "../icons";
-import { Notice } from "../Notice";
+import { PlusIcon } from "../icons";
+import { Notice, NoticeCard } from "../Notice";
+import { atMostEvery } from "../paint";
 import { useTopic } from "../useTopic";
-import { Chart, type ChartFeed, type TradeEvent } from "./Chart";
+import { Chart, type TradeEvent, type TradeSource } from "./Chart";
 import { Ladder } from "./Ladder";
 import { add, type Pair, pairs } from "./pairs";
 import { Change, Price } from "./Tile";
 
-/** Trades that are listed. */
-const LISTED = 24;
+/** The number of trades that are listed. */
+const LISTED = 21;
 
-/** How often the list is drawn, in milliseconds. */
+/** The shortest time between two updates of the list, in milliseconds. */
 const DRAW_EVERY_MS = 250;
 
-/** Trades that the subscription starts with; what is older is read from the log. */
+/** The number of trades that the subscription starts with. Older trades are read from the log. */
 const LAST = 1_000;
 
-/** Hands trades to whoever listens, and keeps those that came before they did. */
-class Feed implements ChartFeed {
+/** Passes trades to its listeners, and buffers the trades that arrive before the first listener. */
+class TradeStream implements TradeSource {
   readonly #listeners = new Set<(event: TradeEvent) => void>();
-  #early: TradeEvent[] = [];
-  #begin: (seq: number) => void = () => {};
-  /** The number of the first event. */
+  #buffer: TradeEvent[] = [];
+  #resolveFirst: (seq: number) => void = () => {};
+  /** Resolves with the sequence number of the first event. */
   readonly first = new Promise<number>((resolve) => {
-    this.#begin = resolve;
+    this.#resolveFirst = resolve;
   });
 
   publish(seq: number, event: TradeEvent): void {
-    this.#begin(seq);
-    if (this.#listeners.size === 0 && this.#early.length < LAST * 2) this.#early.push(event);
+    this.#resolveFirst(seq);
+    if (this.#listeners.size === 0 && this.#buffer.length < LAST * 2) this.#buffer.push(event);
     for (const listener of this.#listeners) listener(event);
   }
 
   onTrade(listener: (event: TradeEvent) => void): () => void {
-    for (const event of this.#early) listener(event);
-    this.#early = [];
+    for (const event of this.#buffer) listener(event);
+    this.#buffer = [];
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 }
 
-/** A pair in full. It is made anew for each pair. */
+/** The view. It is created anew for each pair. */
 export function PairView({ id }: { id: string }) {
-  const pair = pairs.value.find((one) => one.id === id);
-  if (!pair) return <Unknown id={id} />;
-  return <Known pair={pair} />;
+  const pair = pairs.value.find((known) => known.id === id);
+  if (!pair) return <UnknownPair id={id} />;
+  return <KnownPair pair={pair} />;
 }
 
-function Unknown({ id }: { id: string }) {
+function UnknownPair({ id }: { id: string }) {
   return (
     <section class="card notice">
       <h1>{id}</h1>
-      <p>This pair is not on your page yet.</p>
+      <p>This pair is not on your page.</p>
       <button type="button" class="button" onClick={() => add(id)}>
-        <Plus /> Add {id}
+        <PlusIcon /> Add {id}
       </button>
     </section>
   );
 }
 
-function Known({ pair }: { pair: Pair }) {
+function KnownPair({ pair }: { pair: Pair }) {
   const trades = useSignal<readonly Match[]>([]);
-  const [latest, draw, feed] = useMemo(() => {
+  const [latest, draw, stream] = useMemo(() => {
     const list: Match[] = [];
     const show = () => {
       trades.value = list.slice();
     };
-    return [list, atMostEvery(DRAW_EVERY_MS, show), new Feed()];
+    return [list, atMostEvery(DRAW_EVERY_MS, show), new TradeStream()];
   }, []);
-  const error = useTopic(`coinbase/matches/${pair.id}`, true, { last: LAST }, ({ seq, event }) => {
-    feed.publish(seq, event);
+  const error = useTopic(`coinbase/matches/${pair.id}`, { last: LAST }, ({ seq, event }) => {
+    stream.publish(seq, event);
     if (latest.some(({ trade_id }) => trade_id === event.trade_id)) return;
     latest.unshift(event);
     latest.length = Math.min(latest.length, LISTED);
@@ -91,7 +91,7 @@ function Known({ pair }: { pair: Pair }) {
       ) : error ? (
         <TickerChart pair={pair} />
       ) : (
-        <Chart pair={pair.id} channel="matches" decimals={pair.decimals} feed={feed} first={feed.first} />
+        <Chart pair={pair.id} channel="matches" decimals={pair.decimals} source={stream} first={stream.first} />
       )}
       <div class="halves">
         <Ladder pair={pair.id} decimals={pair.decimals} />
@@ -101,11 +101,11 @@ function Known({ pair }: { pair: Pair }) {
   );
 }
 
-/** The chart for those who may not see every trade. */
+/** The chart for classes that may not read every trade: it uses the tickers. */
 function TickerChart({ pair }: { pair: Pair }) {
-  const feed = useMemo(() => new Feed(), []);
-  useTopic(`coinbase/ticker/${pair.id}`, true, { last: LAST }, ({ seq, event }) => feed.publish(seq, event));
-  return <Chart pair={pair.id} channel="ticker" decimals={pair.decimals} feed={feed} first={feed.first} />;
+  const stream = useMemo(() => new TradeStream(), []);
+  useTopic(`coinbase/ticker/${pair.id}`, { last: LAST }, ({ seq, event }) => stream.publish(seq, event));
+  return <Chart pair={pair.id} channel="ticker" decimals={pair.decimals} source={stream} first={stream.first} />;
 }
 
 function Head({ pair }: { pair: Pair }) {
@@ -144,17 +144,8 @@ function Head({ pair }: { pair: Pair }) {
 
 function TradeList(props: { pair: Pair; trades: readonly Match[]; error: Error | undefined }) {
   const { pair, trades, error } = props;
-  if (error) {
-    return (
-      <section class="card">
-        <header class="card-head">
-          <h2>Trades</h2>
-        </header>
-        <Notice error={error} what="Trades" />
-      </section>
-    );
-  }
-  const rows = Array.from({ length: LISTED - 3 }, (_, index) => trades[index]);
+  if (error) return <NoticeCard title="Trades" error={error} what="Trades" />;
+  const rows = Array.from({ length: LISTED }, (_, index) => trades[index]);
   return (
     <section class="card" aria-label={`Trades of ${pair.id}`}>
       <header class="card-head">
@@ -172,7 +163,7 @@ function TradeList(props: { pair: Pair; trades: readonly Match[]; error: Error |
           {rows.map((trade, index) =>
             trade ? (
               <tr key={index}>
-                {/* The side is the maker's: when a seller waited, somebody bought. */}
+                {/* The side is the maker's, so the taker did the opposite. */}
                 <td class={trade.side === "sell" ? "up" : "down"}>
                   <span class="sr-only">{trade.side === "sell" ? "bought at " : "sold at "}</span>
                   {fixed(Number(trade.price), pair.decimals)}

@@ -1,9 +1,9 @@
-/** The last prices, as a line. */
+/** A line of the latest prices. */
 
 const WIDTH = 100;
 const HEIGHT = 28;
 
-/** A line through `points`, which fills the width that it is given. */
+/** A line through `points` that fills the available width. */
 export function Sparkline({ points, rising }: { points: readonly number[]; rising: boolean }) {
   const low = Math.min(...points);
   const span = Math.max(...points) - low || 1;

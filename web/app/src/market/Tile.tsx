@@ -1,27 +1,27 @@
-/** A pair at a glance. */
+/** The tile of a pair. */
 
 import { useEffect, useRef } from "preact/hooks";
 import { fixed, percent } from "../format";
-import { Close, Play, Stop } from "../icons";
+import { CloseIcon, PlayIcon, StopIcon } from "../icons";
 import { type Pair, remove } from "./pairs";
 import { Sparkline } from "./Sparkline";
 
-/** How long a price that has moved is lit up. */
+/** How long a changed price is highlighted, in milliseconds. */
 const FLASH_MS = 400;
 
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** The price of a pair, which lights up when it moves. */
+/** The price of a pair, highlighted when it changes. */
 export function Price({ pair }: { pair: Pair }) {
   const quote = pair.quote.value;
   const element = useRef<HTMLSpanElement>(null);
   const price = quote?.price;
   const direction = quote?.direction;
   useEffect(() => {
-    if (price === undefined || direction === undefined || calm.matches) return;
+    if (price === undefined || direction === undefined || reducedMotion.matches) return;
     const { current } = element;
     current?.classList.add(direction);
-    // Two pictures, where an animation would take one for each frame.
+    // Two repaints, whereas an animation would repaint every frame.
     const timer = setTimeout(() => current?.classList.remove(direction), FLASH_MS);
     return () => {
       clearTimeout(timer);
@@ -35,7 +35,7 @@ export function Price({ pair }: { pair: Pair }) {
   );
 }
 
-/** How much a price has changed in a day. */
+/** The change of a price in 24 hours. */
 export function Change({ pair }: { pair: Pair }) {
   const change = pair.quote.value?.change;
   if (change === undefined) return <span class="change">–</span>;
@@ -47,7 +47,7 @@ export function Change({ pair }: { pair: Pair }) {
   );
 }
 
-/** A tile: a link to the pair, and buttons to stop and remove it. */
+/** A link to the pair, with buttons to stop and remove it. */
 export function Tile({ pair, selected }: { pair: Pair; selected: boolean }) {
   const running = pair.running.value;
   const error = pair.error.value;
@@ -63,7 +63,7 @@ export function Tile({ pair, selected }: { pair: Pair; selected: boolean }) {
         <Price pair={pair} />
         <Sparkline points={points} rising={rising} />
         {error ? (
-          <span class="change refused">refused</span>
+          <span class="change">rejected</span>
         ) : running ? (
           <Change pair={pair} />
         ) : (
@@ -78,7 +78,7 @@ export function Tile({ pair, selected }: { pair: Pair; selected: boolean }) {
           title={running ? "Stop" : "Start"}
           onClick={() => (running ? pair.stop() : pair.start())}
         >
-          {running ? <Stop /> : <Play />}
+          {running ? <StopIcon /> : <PlayIcon />}
         </button>
         <button
           type="button"
@@ -87,7 +87,7 @@ export function Tile({ pair, selected }: { pair: Pair; selected: boolean }) {
           title="Remove"
           onClick={() => remove(pair.id)}
         >
-          <Close />
+          <CloseIcon />
         </button>
       </span>
     </li>

@@ -1,6 +1,6 @@
-/** Trades, summed up in candles. */
+/** Aggregates trades into candles. */
 
-/** A candle: its start in seconds, and what happened until the next. */
+/** A candle. `time` is its start, in seconds. */
 export interface Candle {
   time: number;
   open: number;
@@ -10,55 +10,55 @@ export interface Candle {
   volume: number;
 }
 
-/** A trade, as far as a candle is concerned. */
+/** The parts of a trade that a candle needs. */
 export interface Trade {
-  /** The exchange's number of it: a later trade has a higher one. */
+  /** The exchange's id. A later trade has a higher id. */
   id: number;
-  /** In seconds. */
+  /** The time of the trade, in seconds. */
   time: number;
   price: number;
   size: number;
 }
 
-/** Most trades that are kept, to sum them up anew for another interval. */
+/** The most trades that are kept to build candles of another interval. */
 const MAX_TRADES = 20_000;
 
-/** What has to be drawn: everything, or the candles that are new or have changed. */
+/** What the chart has to draw: all candles, or only the new and changed ones. */
 export interface Drawing {
   all: boolean;
   candles: Candle[];
 }
 
-/** Trades of a pair, in order, and the candles that they make. */
+/** The trades of a pair, in order, and their candles. */
 export class Trades {
   #trades: Trade[] = [];
   #seconds: number;
   #candles: Candle[] = [];
-  /** Candles from this index on have changed since they were drawn. */
+  /** The index of the first candle that has changed since the last `draw`. */
   #changed = 0;
-  #whole = true;
+  #redraw = true;
 
-  /** Candles of `seconds` each. */
+  /** Creates a collection with candles of `seconds` each. */
   constructor(seconds: number) {
     this.#seconds = seconds;
   }
 
-  /** How many candles there are. Where nothing was traded there is none. */
+  /** The number of candles. Intervals without trades have no candle. */
   get length(): number {
     return this.#candles.length;
   }
 
-  /** Seconds from the first trade to the last. */
+  /** The time from the first trade to the last, in seconds. */
   get span(): number {
     return (this.#trades.at(-1)?.time ?? 0) - (this.#trades[0]?.time ?? 0);
   }
 
-  /** Sums the trades up anew, in candles of `seconds` each. */
+  /** Rebuilds the candles with `seconds` each. */
   regroup(seconds: number): void {
     this.#seconds = seconds;
     this.#candles = [];
     for (const trade of this.#trades) this.#extend(trade);
-    this.#whole = true;
+    this.#redraw = true;
   }
 
   /** Adds a trade. */
@@ -88,10 +88,10 @@ export class Trades {
     this.regroup(this.#seconds);
   }
 
-  /** Returns what has to be drawn since the last time. */
+  /** Returns what has changed since the last call. */
   draw(): Drawing {
-    const drawing = { all: this.#whole, candles: this.#candles.slice(this.#whole ? 0 : this.#changed) };
-    this.#whole = false;
+    const drawing = { all: this.#redraw, candles: this.#candles.slice(this.#redraw ? 0 : this.#changed) };
+    this.#redraw = false;
     this.#changed = this.#candles.length;
     return drawing;
   }
@@ -105,7 +105,7 @@ export class Trades {
   }
 }
 
-/** Returns `candle` with a trade, or the candle that the trade begins. */
+/** Returns `candle` with the trade added, or the next candle if the trade starts one. */
 export function extend(candle: Candle | undefined, trade: Trade, seconds: number): Candle {
   const { price, size } = trade;
   const time = Math.floor(trade.time / seconds) * seconds;

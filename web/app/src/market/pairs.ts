@@ -1,34 +1,34 @@
-/** The pairs that the reader has put on the page, and their tickers. */
+/** The pairs on the page and their tickers. */
 
 import { computed, type Signal, signal } from "@preact/signals";
 import type { Ticker } from "headwater-client";
 import { decimalsOf } from "../format";
-import { atMostEvery } from "../frame";
-import { isTexts, kept } from "../kept";
+import { atMostEvery } from "../paint";
+import { isStrings, persisted } from "../persisted";
 import { address } from "../router";
 import { follow, rest } from "../session";
 
-/** What a first visitor sees. */
+/** The pairs of a first visit. */
 const DEFAULT = ["BTC-USD", "ETH-USD", "SOL-USD"];
 
-/** Points of a sparkline. */
+/** The number of points of a sparkline. */
 const POINTS = 60;
 
-/** How often a price is shown, in milliseconds: nobody reads faster. */
+/** The shortest time between two updates of a price, in milliseconds. */
 const SHOW_EVERY_MS = 125;
 
-/** How often a sparkline is drawn, in milliseconds. */
+/** The shortest time between two updates of a sparkline, in milliseconds. */
 const DRAW_EVERY_MS = 1_000;
 
 const PAIR = /^[A-Z0-9]{1,20}-[A-Z0-9]{1,20}$/;
 
-/** What a tile shows. */
+/** The values that a tile shows. */
 export interface Quote {
   ticker: Ticker;
   price: number;
-  /** Against the price of 24 hours ago, as a ratio; none where there was none. */
+  /** The change in 24 hours, as a ratio; `undefined` if there was no price 24 hours ago. */
   change: number | undefined;
-  /** Where the price went last. */
+  /** The direction of the last price change. */
   direction: "up" | "down" | undefined;
 }
 
@@ -38,7 +38,7 @@ export class Pair {
   readonly points = signal<readonly number[]>([]);
   readonly error = signal<Error | undefined>(undefined);
   readonly running = signal(false);
-  /** Most decimals that a price has had, so that digits do not dance. */
+  /** The most decimals that a price has had, so that the width of the number stays the same. */
   decimals = 2;
   #latest: Quote | undefined;
   #points: number[] = [];
@@ -61,24 +61,25 @@ export class Pair {
       this.error.value = error;
       this.stop();
     };
-    this.#stop = follow(`coinbase/ticker/${this.id}`, { last: POINTS, onError }, ({ event }) => this.#take(event));
+    this.#stop = follow(`coinbase/ticker/${this.id}`, { last: POINTS, onError }, ({ event }) => this.#update(event));
   }
 
-  /** Stops it; the last price stays. */
+  /** Stops the ticker. The last price stays. */
   stop(): void {
     this.#stop?.();
     this.#stop = undefined;
     this.running.value = false;
   }
 
-  #take(ticker: Ticker): void {
+  #update(ticker: Ticker): void {
     const price = Number(ticker.price);
     const open = Number(ticker.open_24h);
     if (!Number.isFinite(price)) return;
-    const before = this.#latest?.price;
+    const previous = this.#latest?.price;
     this.decimals = Math.min(8, Math.max(this.decimals, decimalsOf(ticker.price)));
-    const moved = before === undefined || before === price ? this.#latest?.direction : price > before ? "up" : "down";
-    this.#latest = { ticker, price, change: open > 0 ? price / open - 1 : undefined, direction: moved };
+    const direction =
+      previous === undefined || previous === price ? this.#latest?.direction : price > previous ? "up" : "down";
+    this.#latest = { ticker, price, change: open > 0 ? price / open - 1 : undefined, direction };
     this.#points.push(price);
     if (this.#points.length > POINTS) this.#points.shift();
     this.#show();
@@ -88,7 +89,7 @@ export class Pair {
 }
 
 const linked = (address.value.searchParams.get("pairs") ?? "").split(",").filter((id) => PAIR.test(id));
-const names = kept<string[]>("pairs", DEFAULT, isTexts);
+const names = persisted<string[]>("pairs", DEFAULT, isStrings);
 if (linked.length > 0) names.value = linked;
 
 const known = new Map<string, Pair>();
@@ -96,7 +97,7 @@ const known = new Map<string, Pair>();
 /** The pairs on the page, in the reader's order. */
 export const pairs = computed(() => names.value.map(pairOf));
 
-/** All pairs that the exchange has; none while they are not known. */
+/** All pairs of the exchange; `undefined` until they are loaded. */
 export const catalogue: Signal<readonly string[] | undefined> = signal(undefined);
 
 function pairOf(id: string): Pair {
@@ -105,31 +106,31 @@ function pairOf(id: string): Pair {
   return pair;
 }
 
-/** Starts the pairs that the page begins with. */
+/** Starts the tickers of all pairs on the page. */
 export function startPairs(): void {
   for (const pair of pairs.value) pair.start();
   void loadCatalogue();
 }
 
-/** Whether a text can be a pair. */
+/** Returns whether a string has the form of a pair. */
 export function isPair(text: string): boolean {
   return PAIR.test(text);
 }
 
-/** Puts a pair on the page and starts it. */
+/** Adds a pair to the page and starts its ticker. */
 export function add(id: string): void {
   if (!names.value.includes(id)) names.value = [...names.value, id];
   pairOf(id).start();
 }
 
-/** Takes a pair off the page. */
+/** Removes a pair from the page. */
 export function remove(id: string): void {
   known.get(id)?.stop();
   known.delete(id);
   names.value = names.value.filter((name) => name !== id);
 }
 
-/** Reads what the exchange has. */
+/** Loads the pairs of the exchange. */
 export async function loadCatalogue(): Promise<void> {
   const prefix = "coinbase/ticker/";
   const topics = await rest.topics(prefix).catch(() => undefined);

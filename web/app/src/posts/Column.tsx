@@ -3,42 +3,42 @@
 import { useSignal } from "@preact/signals";
 import type { Post } from "headwater-client";
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import { Close, Pause, Play, Up } from "../icons";
+import { CloseIcon, PauseIcon, PlayIcon, UpIcon } from "../icons";
 import { Notice } from "../Notice";
-import { link } from "../session";
+import { connection } from "../session";
 import { useTopic } from "../useTopic";
 import { titleOf } from "./columns";
-import { Feed } from "./feed";
 import { PostCard } from "./PostCard";
+import { PostList } from "./post-list";
 import { useVirtual } from "./useVirtual";
 
-/** Posts that a column starts with. */
+/** The number of posts that a column starts with. */
 const LAST = 30;
 
-/** How far from the top, in pixels, a reader counts as one who reads. */
-const NEAR_TOP = 24;
+/** How far the reader must scroll, in pixels, for the column to pause. */
+const PAUSE_SCROLL_TOP = 24;
 
-/** A column: the topic's posts as they come, or as they were when the reader began to read. */
+/** A column: the topic's posts, live or paused. */
 export function Column({ topic, onRemove }: { topic: string; onRemove: () => void }) {
-  const feed = useMemo(() => new Feed(), []);
+  const list = useMemo(() => new PostList(), []);
   const paused = useSignal(false);
-  const away = useSignal(false);
+  const scrolled = useSignal(false);
   const scroller = useRef<HTMLDivElement>(null);
-  const error = useTopic(topic as `mastodon/${string}`, true, { last: LAST }, ({ event }) => feed.take(event));
+  const error = useTopic(topic as `mastodon/${string}`, { last: LAST }, ({ event }) => list.apply(event));
   const title = titleOf(topic);
-  const held = paused.value || away.value;
-  useEffect(() => feed.hold(held), [held]);
+  const held = paused.value || scrolled.value;
+  useEffect(() => list.hold(held), [held]);
 
   const pause = () => {
     paused.value = true;
   };
   const release = () => {
     paused.value = false;
-    // What waits is let in once the top has been reached: before, the list would hold its place.
+    // The pending posts are shown when the top is reached; before that, the list would keep its scroll position.
     scroller.current?.scrollTo({ top: 0 });
   };
   const onScroll = () => {
-    away.value = (scroller.current?.scrollTop ?? 0) > NEAR_TOP;
+    scrolled.value = (scroller.current?.scrollTop ?? 0) > PAUSE_SCROLL_TOP;
   };
 
   return (
@@ -54,33 +54,33 @@ export function Column({ topic, onRemove }: { topic: string; onRemove: () => voi
           title={held ? "Resume" : "Pause"}
           onClick={held ? release : pause}
         >
-          {held ? <Play /> : <Pause />}
+          {held ? <PlayIcon /> : <PauseIcon />}
         </button>
         <button type="button" class="icon-button" aria-label={`Remove ${title}`} title="Remove" onClick={onRemove}>
-          <Close />
+          <CloseIcon />
         </button>
       </header>
       {error ? (
         <Notice error={error} what="These posts" />
       ) : (
         <div class="column-body">
-          <button type="button" class="new-posts" hidden={!held || feed.waiting.value === 0} onClick={release}>
-            <Up /> {feed.waiting.value} new
+          <button type="button" class="new-posts" hidden={!held || list.pending.value === 0} onClick={release}>
+            <UpIcon /> {list.pending.value} new
           </button>
-          {/* biome-ignore lint/a11y/useSemanticElements: it is no group of a form's fields */}
+          {/* biome-ignore lint/a11y/useSemanticElements: it is not a group of form fields */}
           <div
             class="scroller"
             ref={scroller}
             onScroll={onScroll}
-            // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls has to be reachable with the keyboard
+            // biome-ignore lint/a11y/noNoninteractiveTabindex: a scrollable element has to be reachable with the keyboard
             tabIndex={0}
             role="group"
             aria-label={`${title}, newest first`}
           >
-            {feed.posts.value.length > 0 ? (
-              <List title={title} posts={feed.posts.value} scroller={scroller} />
+            {list.posts.value.length > 0 ? (
+              <List title={title} posts={list.posts.value} scroller={scroller} />
             ) : (
-              <Empty heard={feed.heard.value} />
+              <Empty received={list.received.value} />
             )}
           </div>
         </div>
@@ -89,8 +89,8 @@ export function Column({ topic, onRemove }: { topic: string; onRemove: () => voi
   );
 }
 
-function Empty({ heard }: { heard: boolean }) {
-  if (heard || link.value.state !== "open") {
+function Empty({ received }: { received: boolean }) {
+  if (received || connection.value.state !== "open") {
     return (
       <div class="empty">
         {Array.from({ length: 4 }, (_, index) => (
@@ -101,9 +101,9 @@ function Empty({ heard }: { heard: boolean }) {
   }
   return (
     <p class="empty quiet">
-      Nothing yet.
+      No posts yet.
       <br />
-      Posts appear here as they are written.
+      New posts appear here immediately.
     </p>
   );
 }

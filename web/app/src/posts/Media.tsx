@@ -1,30 +1,30 @@
-/** What is attached to a post. Its place is kept free from the start, so nothing moves when it loads or fails. */
+/** The attachments of a post. Their space is reserved, so nothing moves when they load or fail to load. */
 
 import { useSignal } from "@preact/signals";
 import { decodeBlurHash } from "fast-blurhash";
 import type { Media } from "headwater-client";
 import { useEffect, useRef } from "preact/hooks";
 
-/** Side of the blurred stand-in, in pixels; the browser smooths it. */
+/** The side of the blurred placeholder, in pixels. The browser smooths it. */
 const BLUR = 32;
 
-/** Widest and narrowest shape that is kept free for a single attachment. */
-const SHAPES = { widest: 2.2, narrowest: 0.8 };
+/** The widest and the narrowest aspect ratio that is reserved for a single attachment. */
+const ASPECT_RATIOS = { widest: 2.2, narrowest: 0.8 };
 
-/** The attachments of a post, hidden first where it is a sensitive one. */
+/** The attachments of a post. They are hidden first if the post is sensitive. */
 export function Gallery({ media, sensitive }: { media: readonly Media[]; sensitive: boolean }) {
   const hidden = useSignal(sensitive);
   const loadable = media.filter(({ url, preview }) => isLoadable(url) || isLoadable(preview));
-  const seen = loadable.filter(({ type }) => type !== "audio");
-  // Recordings are bars below the pictures.
-  const shown = [...seen, ...loadable.filter(({ type }) => type === "audio")];
+  const visual = loadable.filter(({ type }) => type !== "audio");
+  // Audio players are below the images.
+  const shown = [...visual, ...loadable.filter(({ type }) => type === "audio")];
   if (shown.length === 0) return null;
   return (
-    <div class={`gallery n${Math.min(4, seen.length)} ${hidden.value ? "veiled" : ""}`}>
-      {shown.slice(0, 4).map((one, index) => (
+    <div class={`gallery n${Math.min(4, visual.length)} ${hidden.value ? "veiled" : ""}`}>
+      {shown.slice(0, 4).map((attachment, index) => (
         <Attachment
-          key={one.url ?? index}
-          media={one}
+          key={attachment.url ?? index}
+          media={attachment}
           alone={shown.length === 1}
           veiled={hidden.value}
           more={index === 3 ? shown.length - 4 : 0}
@@ -49,18 +49,20 @@ function Attachment(props: { media: Media; alone: boolean; veiled: boolean; more
   const { media, alone, veiled, more } = props;
   const failed = useSignal(false);
   const ratio = media.width && media.height ? media.width / media.height : 16 / 9;
-  const shape =
-    alone && media.type !== "audio" ? Math.min(SHAPES.widest, Math.max(SHAPES.narrowest, ratio)) : undefined;
-  const still = isLoadable(media.preview) ? media.preview : media.url;
+  const aspectRatio =
+    alone && media.type !== "audio"
+      ? Math.min(ASPECT_RATIOS.widest, Math.max(ASPECT_RATIOS.narrowest, ratio))
+      : undefined;
+  const image = isLoadable(media.preview) ? media.preview : media.url;
   const fail = () => {
     failed.value = true;
   };
   return (
-    <figure class={`attachment ${media.type}`} style={shape ? { aspectRatio: String(shape) } : undefined}>
+    <figure class={`attachment ${media.type}`} style={aspectRatio ? { aspectRatio: String(aspectRatio) } : undefined}>
       {media.blurhash && <Blur hash={media.blurhash} />}
       {failed.value ? (
         <a class="failed" href={media.url ?? media.preview ?? ""} target="_blank" rel="noopener noreferrer nofollow">
-          {media.alt ?? `This ${name(media)} cannot be loaded`}
+          {media.alt ?? `The ${name(media)} could not be loaded`}
         </a>
       ) : veiled ? null : media.type === "video" || media.type === "gifv" ? (
         <video
@@ -77,10 +79,10 @@ function Attachment(props: { media: Media; alone: boolean; veiled: boolean; more
       ) : media.type === "audio" ? (
         <audio src={media.url} preload="none" controls aria-label={media.alt ?? name(media)} onError={fail} />
       ) : (
-        <a href={media.url ?? still ?? ""} target="_blank" rel="noopener noreferrer nofollow">
+        <a href={media.url ?? image ?? ""} target="_blank" rel="noopener noreferrer nofollow">
           <img
-            src={still}
-            alt={media.alt ?? "Picture without a description"}
+            src={image}
+            alt={media.alt ?? "Image without a description"}
             loading="lazy"
             decoding="async"
             referrerpolicy="no-referrer"
@@ -107,7 +109,7 @@ function Blur({ hash }: { hash: string }) {
       const pixels = new Uint8ClampedArray(decodeBlurHash(hash, BLUR, BLUR));
       context.putImageData(new ImageData(pixels, BLUR, BLUR), 0, 0);
     } catch {
-      // Its server wrote nonsense; the background does as well.
+      // The hash is invalid; the plain background is shown.
     }
   }, [hash]);
   return <canvas class="blur" ref={canvas} width={BLUR} height={BLUR} />;
@@ -118,5 +120,5 @@ function isLoadable(url: string | undefined): url is string {
 }
 
 function name({ type }: Media): string {
-  return { image: "picture", gifv: "animation", video: "video", audio: "recording", unknown: "file" }[type];
+  return { image: "image", gifv: "animation", video: "video", audio: "audio file", unknown: "file" }[type];
 }

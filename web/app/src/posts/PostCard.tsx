@@ -4,13 +4,13 @@ import { useSignal } from "@preact/signals";
 import type { Card, Emoji, Poll, Post } from "headwater-client";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { age, compact, moment } from "../format";
-import { Boost, Heart, Outward, Reply } from "../icons";
+import { BoostIcon, HeartIcon, OutwardIcon, ReplyIcon } from "../icons";
 import { now } from "../session";
 import { split } from "./emoji";
-import { safe } from "./html";
+import { sanitize } from "./html";
 import { Gallery } from "./Media";
 
-/** A post, folded at first where it has a content warning. */
+/** A post. It is folded first if it has a content warning. */
 export function PostCard({ post }: { post: Post }) {
   const { contentWarning: warning, emojis = [] } = post;
   const folded = useSignal(warning !== undefined);
@@ -37,7 +37,7 @@ export function PostCard({ post }: { post: Post }) {
       {!folded.value && (
         <>
           <Body html={post.html} emojis={emojis} language={post.language} />
-          {post.truncated && <p class="quiet small">The rest is too long to be shown here.</p>}
+          {post.truncated && <p class="quiet small">The post is too long to be shown in full.</p>}
           {post.poll && <PollView poll={post.poll} emojis={emojis} />}
           <Gallery media={post.media} sensitive={post.sensitive && warning === undefined} />
           {post.card && post.media.length === 0 && <CardView card={post.card} />}
@@ -45,13 +45,13 @@ export function PostCard({ post }: { post: Post }) {
       )}
       <footer class="post-foot">
         <Figure name="replies" value={post.replies}>
-          <Reply />
+          <ReplyIcon />
         </Figure>
         <Figure name="boosts" value={post.boosts}>
-          <Boost />
+          <BoostIcon />
         </Figure>
         <Figure name="likes" value={post.likes}>
-          <Heart />
+          <HeartIcon />
         </Figure>
         <span class="spacer" />
         {post.language && (
@@ -67,7 +67,7 @@ export function PostCard({ post }: { post: Post }) {
             rel="noopener noreferrer nofollow"
             aria-label={`Open the post at ${post.server}`}
           >
-            <span class="source-name">{post.server}</span> <Outward />
+            <span class="source-name">{post.server}</span> <OutwardIcon />
           </a>
         )}
       </footer>
@@ -104,33 +104,39 @@ function Byline({ post }: { post: Post }) {
 }
 
 function Avatar({ post: { author } }: { post: Post }) {
-  const failed = useSignal(false);
   const letter = [...author.name.replace(/^[^\p{L}\p{N}]+/u, "")][0] ?? "?";
   let hue = 0;
   for (const char of author.handle) hue = (hue * 31 + (char.codePointAt(0) ?? 0)) % 360;
   return (
     <span class="avatar" style={{ "--hue": String(hue) }} aria-hidden="true">
       {letter.toUpperCase()}
-      {author.avatar?.startsWith("https:") && !failed.value && (
-        <img
-          src={author.avatar}
-          alt=""
-          loading="lazy"
-          decoding="async"
-          referrerpolicy="no-referrer"
-          onError={() => {
-            failed.value = true;
-          }}
-        />
-      )}
+      <DecorativeImage url={author.avatar} />
     </span>
+  );
+}
+
+/** An image of another server. It disappears if it cannot be loaded. */
+function DecorativeImage({ url }: { url: string | undefined }) {
+  const failed = useSignal(false);
+  if (!url?.startsWith("https:") || failed.value) return null;
+  return (
+    <img
+      src={url}
+      alt=""
+      loading="lazy"
+      decoding="async"
+      referrerpolicy="no-referrer"
+      onError={() => {
+        failed.value = true;
+      }}
+    />
   );
 }
 
 function Body({ html, emojis, language }: { html: string; emojis: readonly Emoji[]; language: string | undefined }) {
   const element = useRef<HTMLDivElement>(null);
-  // Before it is painted and measured, so that the list knows its height at once.
-  useLayoutEffect(() => element.current?.replaceChildren(safe(html, emojis)), [html]);
+  // A layout effect runs before the list measures the height.
+  useLayoutEffect(() => element.current?.replaceChildren(sanitize(html, emojis)), [html]);
   return <div class="body" ref={element} lang={language} dir="auto" />;
 }
 
@@ -156,13 +162,13 @@ function WithEmoji({ text, emojis }: { text: string; emojis: readonly Emoji[] })
 }
 
 function PollView({ poll, emojis }: { poll: Poll; emojis: readonly Emoji[] }) {
-  const most = Math.max(1, poll.voters ?? poll.votes);
+  const voters = Math.max(1, poll.voters ?? poll.votes);
   const ends = poll.closesAt ? Date.parse(poll.closesAt) : undefined;
   return (
     <div class="poll">
       <ul>
         {poll.options.map(({ title, votes }, index) => {
-          const share = votes === undefined ? undefined : votes / most;
+          const share = votes === undefined ? undefined : votes / voters;
           return (
             <li key={index}>
               <span class="poll-bar" style={{ transform: `scaleX(${Math.min(1, share ?? 0).toFixed(3)})` }} />
@@ -176,7 +182,7 @@ function PollView({ poll, emojis }: { poll: Poll; emojis: readonly Emoji[] }) {
       </ul>
       <p class="quiet small">
         {poll.votes} {poll.votes === 1 ? "vote" : "votes"}
-        {poll.multiple && ", several answers"}
+        {poll.multiple && ", multiple choice"}
         {poll.closed || (ends !== undefined && ends < now.value) ? ", closed" : ", open"}
       </p>
     </div>
@@ -184,23 +190,11 @@ function PollView({ poll, emojis }: { poll: Poll; emojis: readonly Emoji[] }) {
 }
 
 function CardView({ card }: { card: Card }) {
-  const failed = useSignal(false);
   if (!isWeb(card.url)) return null;
   return (
     <a class="preview" href={card.url} target="_blank" rel="noopener noreferrer nofollow">
       <span class="preview-picture" aria-hidden="true">
-        {card.image?.startsWith("https:") && !failed.value && (
-          <img
-            src={card.image}
-            alt=""
-            loading="lazy"
-            decoding="async"
-            referrerpolicy="no-referrer"
-            onError={() => {
-              failed.value = true;
-            }}
-          />
-        )}
+        <DecorativeImage url={card.image} />
       </span>
       <span class="preview-text">
         <span class="quiet small">{card.provider ?? new URL(card.url).host}</span>

@@ -2,10 +2,10 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { Plus } from "../icons";
+import { PlusIcon } from "../icons";
 import { go } from "../router";
 import { Column } from "./Column";
-import { add, columns, loadSuggestions, MOST, remove, share, suggestions, titleOf, topicOf } from "./columns";
+import { add, columns, loadSuggestions, MAX_COLUMNS, remove, shareUrl, suggestions, titleOf, topicOf } from "./columns";
 
 const KINDS = [
   { kind: "tag", label: "Hashtag", hint: "rustlang" },
@@ -14,10 +14,10 @@ const KINDS = [
   { kind: "public", label: "All posts", hint: "" },
 ] as const;
 
-/** The posts. */
+/** The view. */
 export function Posts() {
   useEffect(() => void loadSuggestions(), []);
-  useEffect(() => go(share(), { replace: true }), [columns.value]);
+  useEffect(() => go(shareUrl(), { replace: true }), [columns.value]);
   return (
     <div class="posts">
       <div class="posts-bar">
@@ -27,7 +27,7 @@ export function Posts() {
       {columns.value.length === 0 ? (
         <section class="card notice">
           <h2>No columns</h2>
-          <p>Add one above: a hashtag, a language or a server.</p>
+          <p>To add a column, enter a hashtag, a language or a server above.</p>
         </section>
       ) : (
         <div class="columns">
@@ -43,21 +43,21 @@ export function Posts() {
 function AddColumn() {
   const kind = useSignal<string>("tag");
   const text = useSignal("");
-  const wrong = useSignal("");
-  const chosen = KINDS.find((one) => one.kind === kind.value) ?? KINDS[0];
-  const full = columns.value.length >= MOST;
+  const failure = useSignal("");
+  const chosen = KINDS.find((option) => option.kind === kind.value) ?? KINDS[0];
+  const full = columns.value.length >= MAX_COLUMNS;
   const submit = (event: Event) => {
     event.preventDefault();
     const topic = topicOf(kind.value, text.value);
     if (!topic) {
-      wrong.value = `That is no ${chosen.label.toLowerCase()}.`;
+      failure.value = `This is not a valid ${chosen.label.toLowerCase()}.`;
       return;
     }
-    wrong.value = "";
+    failure.value = "";
     text.value = "";
     add(topic);
   };
-  const offered = suggestions.value.filter((topic) => topic.startsWith(`mastodon/${kind.value}/`));
+  const options = suggestions.value.filter((topic) => topic.startsWith(`mastodon/${kind.value}/`));
   return (
     <form class="add-column" onSubmit={submit}>
       <label>
@@ -66,12 +66,12 @@ function AddColumn() {
           value={kind.value}
           onChange={(event) => {
             kind.value = event.currentTarget.value;
-            wrong.value = "";
+            failure.value = "";
           }}
         >
-          {KINDS.map((one) => (
-            <option key={one.kind} value={one.kind}>
-              {one.label}
+          {KINDS.map((option) => (
+            <option key={option.kind} value={option.kind}>
+              {option.label}
             </option>
           ))}
         </select>
@@ -84,29 +84,29 @@ function AddColumn() {
           placeholder={chosen.hint}
           disabled={kind.value === "public"}
           value={text.value}
-          aria-invalid={wrong.value !== ""}
-          aria-describedby="column-wrong"
+          aria-invalid={failure.value !== ""}
+          aria-describedby="column-failure"
           autocomplete="off"
           autocapitalize="none"
           spellcheck={false}
           onInput={(event) => {
             text.value = event.currentTarget.value;
-            wrong.value = "";
+            failure.value = "";
           }}
         />
       </label>
       <datalist id="column-suggestions">
-        {offered.map((topic) => (
+        {options.map((topic) => (
           <option key={topic} value={decodeURIComponent(topic.split("/")[2] ?? "")}>
             {titleOf(topic)}
           </option>
         ))}
       </datalist>
-      <button type="submit" class="button" disabled={full} title={full ? `At most ${MOST} columns` : undefined}>
-        <Plus /> Add<span class="wide"> column</span>
+      <button type="submit" class="button" disabled={full} title={full ? `At most ${MAX_COLUMNS} columns` : undefined}>
+        <PlusIcon /> Add<span class="wide"> column</span>
       </button>
-      <span id="column-wrong" class="wrong" role="status">
-        {wrong.value}
+      <span id="column-failure" class="wrong" role="status">
+        {failure.value}
       </span>
     </form>
   );

@@ -1,29 +1,29 @@
-/** Which columns the reader has. */
+/** The columns of the posts view. */
 
 import { signal } from "@preact/signals";
 import { canonical } from "headwater-client";
-import { isTexts, kept } from "../kept";
+import { isStrings, persisted } from "../persisted";
 import { address } from "../router";
 import { rest, status } from "../session";
 
-/** What a first visitor sees. */
+/** The columns of a first visit. */
 const DEFAULT = ["mastodon/public", "mastodon/lang/en", "mastodon/lang/de"];
 
-/** Most columns at once. */
-export const MOST = 6;
+/** The most columns at the same time. */
+export const MAX_COLUMNS = 6;
 
 const linked = address.value.searchParams.getAll("c").map((key) => canonical(`mastodon/${key}`));
 
 /** The topics of the columns, from left to right. */
-export const columns = kept<string[]>("columns", DEFAULT, isTexts);
-if (linked.length > 0) columns.value = [...new Set(linked)].slice(0, MOST);
+export const columns = persisted<string[]>("columns", DEFAULT, isStrings);
+if (linked.length > 0) columns.value = [...new Set(linked)].slice(0, MAX_COLUMNS);
 
-/** Topics that somebody follows already, as suggestions. */
+/** Suggested topics: those that have a subscriber, and the servers. */
 export const suggestions = signal<readonly string[]>([]);
 
-/** Adds a column in front. */
+/** Adds a column on the left. */
 export function add(topic: string): void {
-  columns.value = [topic, ...columns.value.filter((one) => one !== topic)].slice(0, MOST);
+  columns.value = [topic, ...columns.value.filter((one) => one !== topic)].slice(0, MAX_COLUMNS);
 }
 
 /** Removes a column. */
@@ -31,15 +31,15 @@ export function remove(topic: string): void {
   columns.value = columns.value.filter((one) => one !== topic);
 }
 
-/** The address that shows these columns to somebody else. */
-export function share(): string {
+/** Returns the URL that shows these columns. */
+export function shareUrl(): string {
   const search = new URLSearchParams(
     columns.value.map((topic) => ["c", decodeURIComponent(topic.replace("mastodon/", ""))]),
   );
   return `/posts?${search.toString().replace(/%2F/g, "/")}`;
 }
 
-/** What a person calls a topic. */
+/** Returns the title of a topic. */
 export function titleOf(topic: string): string {
   const [, channel, key = ""] = topic.split("/");
   const name = decode(key);
@@ -55,7 +55,7 @@ export function titleOf(topic: string): string {
   }
 }
 
-/** Returns the topic that a reader means; `undefined` for what cannot be one. */
+/** Returns the topic of an input, or `undefined` if the input is invalid. */
 export function topicOf(kind: string, text: string): string | undefined {
   const key = text.trim().replace(/^#/, "");
   if (kind === "public") return "mastodon/public";
@@ -64,7 +64,7 @@ export function topicOf(kind: string, text: string): string | undefined {
   return canonical(`mastodon/${kind}/${encodeURIComponent(key)}`);
 }
 
-/** Reads what can be suggested. */
+/** Loads the suggestions. */
 export async function loadSuggestions(): Promise<void> {
   const found = await rest.topics("", "mastodon").catch(() => []);
   const servers = (status.value?.sources ?? []).filter(({ source }) => source !== "coinbase");

@@ -1,8 +1,8 @@
-/** Custom emoji in texts. */
+/** Custom emoji in text. */
 
 import type { Emoji } from "headwater-client";
 
-/** A text, in pieces that are texts and emoji. */
+/** Splits a text into strings and emoji. */
 export function split(text: string, emojis: readonly Emoji[]): (string | Emoji)[] {
   if (emojis.length === 0 || !text.includes(":")) return [text];
   const safe = emojis.filter(({ url }) => url.startsWith("https:"));

@@ -1,10 +1,10 @@
-/** Markup of strangers, made safe. The source has sanitised it once; nothing here relies on that. */
+/** Sanitizes the markup of posts. The server has sanitized it already, but the page does not rely on that. */
 
 import DOMPurify from "dompurify";
 import type { Emoji } from "headwater-client";
 import { split } from "./emoji";
 
-/** What Mastodon's markup consists of. */
+/** The elements of Mastodon's markup. */
 const TAGS = [
   "a",
   "b",
@@ -26,13 +26,13 @@ const TAGS = [
   "ul",
 ];
 
-/** Classes that mean something to the page: parts of a link that are not shown, or are cut off. */
+/** The classes that the page styles: hidden or shortened parts of a link, mentions and hashtags. */
 const CLASSES = new Set(["invisible", "ellipsis", "mention", "hashtag"]);
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   if (node.hasAttribute("class")) {
-    const kept = [...node.classList].filter((name) => CLASSES.has(name));
-    node.className = kept.join(" ");
+    const allowed = [...node.classList].filter((name) => CLASSES.has(name));
+    node.className = allowed.join(" ");
   }
   if (node.nodeName === "A") {
     node.setAttribute("target", "_blank");
@@ -40,8 +40,8 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   }
 });
 
-/** Returns the markup of a post, with its custom emoji in place. */
-export function safe(html: string, emojis: readonly Emoji[]): DocumentFragment {
+/** Returns the sanitized markup of a post, with its custom emoji. */
+export function sanitize(html: string, emojis: readonly Emoji[]): DocumentFragment {
   const fragment = DOMPurify.sanitize(html, {
     ALLOWED_TAGS: TAGS,
     ALLOWED_ATTR: ["href", "class", "lang", "dir"],

@@ -1,4 +1,4 @@
-/** TanStack's virtual list for Preact: only what can be seen is on the page. */
+/** TanStack's virtual list for Preact: only the visible items are in the document. */
 
 import { useSignal } from "@preact/signals";
 import {
@@ -11,16 +11,16 @@ import {
 } from "@tanstack/virtual-core";
 import { useLayoutEffect, useState } from "preact/hooks";
 
-type Options = VirtualizerOptions<HTMLElement, HTMLElement>;
+type FullOptions = VirtualizerOptions<HTMLElement, HTMLElement>;
 
-/** Returns a virtualizer that has the component rendered anew when what can be seen changes. */
+/** Returns a virtualizer that renders the component again when the visible items change. */
 export function useVirtual(
-  options: PartialKeys<Options, "observeElementRect" | "observeElementOffset" | "scrollToFn">,
+  options: PartialKeys<FullOptions, "observeElementRect" | "observeElementOffset" | "scrollToFn">,
 ): Virtualizer<HTMLElement, HTMLElement> {
   const version = useSignal(0);
-  // The component reads it, and so is rendered when it changes.
+  // Reading the signal makes the component render when it changes.
   void version.value;
-  const full: Options = {
+  const full: FullOptions = {
     observeElementRect,
     observeElementOffset,
     scrollToFn: elementScroll,

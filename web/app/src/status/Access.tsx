@@ -1,10 +1,10 @@
-/** Signing in, and what the reader's class may do. */
+/** The access card: signing in, and what the reader's class may read. */
 
 import { useSignal } from "@preact/signals";
 import { RequestError } from "headwater-client";
 import { className, isSignedIn, probe, signIn, welcome } from "../session";
 
-/** Topics that classes differ in. */
+/** Topics whose access differs between classes. */
 const PROBED = [
   { topic: "mastodon/public", name: "Posts" },
   { topic: "coinbase/ticker/BTC-USD", name: "Prices" },
@@ -12,16 +12,16 @@ const PROBED = [
   { topic: "coinbase/level2/BTC-USD", name: "Books" },
 ] as const;
 
-type Verdict = "asking" | "allowed" | Error;
+type Verdict = "pending" | "allowed" | Error;
 
-/** Who the reader is, and what that allows. */
+/** The card. */
 export function Access() {
   const text = useSignal("");
   const busy = useSignal(false);
   const failure = useSignal("");
   const verdicts = useSignal<Readonly<Record<string, Verdict>>>({});
 
-  const use = async (token: string | undefined) => {
+  const submit = async (token: string | undefined) => {
     busy.value = true;
     failure.value = "";
     verdicts.value = {};
@@ -29,12 +29,12 @@ export function Access() {
       await signIn(token);
       text.value = "";
     } catch (error) {
-      failure.value = `The server did not take the token: ${error instanceof Error ? error.message : String(error)}`;
+      failure.value = `The server rejected the token: ${error instanceof Error ? error.message : String(error)}`;
     }
     busy.value = false;
   };
-  const ask = async () => {
-    verdicts.value = Object.fromEntries(PROBED.map(({ topic }) => [topic, "asking" as const]));
+  const check = async () => {
+    verdicts.value = Object.fromEntries(PROBED.map(({ topic }) => [topic, "pending" as const]));
     await Promise.all(
       PROBED.map(async ({ topic }) => {
         const error = await probe(topic);
@@ -53,7 +53,7 @@ export function Access() {
         <form
           onSubmit={(event) => {
             event.preventDefault();
-            void use(text.value.trim());
+            void submit(text.value.trim());
           }}
         >
           <label for="token">Token</label>
@@ -71,18 +71,18 @@ export function Access() {
               }}
             />
             <button type="submit" class="button primary" disabled={busy.value || text.value.trim() === ""}>
-              {busy.value ? "One moment…" : "Sign in"}
+              {busy.value ? "Signing in…" : "Sign in"}
             </button>
             {isSignedIn() && (
-              <button type="button" class="button" disabled={busy.value} onClick={() => void use(undefined)}>
+              <button type="button" class="button" disabled={busy.value} onClick={() => void submit(undefined)}>
                 Sign out
               </button>
             )}
           </div>
           <p id="token-help" class="quiet small">
-            You are <b>{welcome.value?.principal ?? "…"}</b>, class <b>{className.value ?? "…"}</b>. A token is kept
-            until this page is closed, and sent to this server only. <code>headwater token --class trader</code> makes
-            one.
+            You are <b>{welcome.value?.principal ?? "…"}</b>, class <b>{className.value ?? "…"}</b>. The page keeps a
+            token until it is closed, and sends it only to this server. To create one, run{" "}
+            <code>headwater token --class trader</code>.
           </p>
           <p id="token-failure" class="wrong" role="alert">
             {failure.value}
@@ -90,14 +90,14 @@ export function Access() {
         </form>
         <div>
           <div class="row">
-            <h3>What {className.value ?? "this class"} may follow</h3>
-            <button type="button" class="button small" onClick={() => void ask()}>
-              Ask the server
+            <h3>Topics that {className.value ?? "this class"} may read</h3>
+            <button type="button" class="button small" onClick={() => void check()}>
+              Check access
             </button>
           </div>
           <ul class="verdicts" aria-live="polite">
             {PROBED.map(({ topic, name }) => (
-              <Line key={topic} name={name} topic={topic} verdict={verdicts.value[topic]} />
+              <VerdictLine key={topic} name={name} topic={topic} verdict={verdicts.value[topic]} />
             ))}
           </ul>
         </div>
@@ -106,17 +106,17 @@ export function Access() {
   );
 }
 
-function Line({ name, topic, verdict }: { name: string; topic: string; verdict: Verdict | undefined }) {
+function VerdictLine({ name, topic, verdict }: { name: string; topic: string; verdict: Verdict | undefined }) {
   const denied = verdict instanceof Error;
-  const word =
+  const label =
     verdict === undefined
       ? "–"
-      : verdict === "asking"
-        ? "asking…"
+      : verdict === "pending"
+        ? "checking…"
         : denied
           ? isForbidden(verdict)
             ? "denied"
-            : "refused"
+            : "rejected"
           : "allowed";
   return (
     <li>
@@ -125,7 +125,7 @@ function Line({ name, topic, verdict }: { name: string; topic: string; verdict: 
         <code class="quiet small">{topic}</code>
         {denied && <span class="small">{verdict.message}</span>}
       </span>
-      <span class={`badge ${denied ? "bad" : verdict === "allowed" ? "good" : ""}`}>{word}</span>
+      <span class={`badge ${denied ? "bad" : verdict === "allowed" ? "good" : ""}`}>{label}</span>
     </li>
   );
 }

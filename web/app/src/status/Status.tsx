@@ -1,21 +1,22 @@
-/** The status view: what the sources do, how the connection does, and who the reader is. */
+/** The status view: the sources, the connection, the event rate, the delivery times and access. */
 
 import type { SourceState } from "headwater-client";
 import { clock, compact, duration, fixed } from "../format";
-import { gaps, link, meter, now, roundTrip, simulated, status, topics, wasOpen, welcome } from "../session";
+import { connection, gaps, meter, now, roundTrip, simulated, status, topics, wasOpen, welcome } from "../session";
 import { Access } from "./Access";
 import { BOUNDS, SECONDS } from "./meter";
 
-const STATES = {
+/** The text for each state of the connection. */
+const STATE_TEXTS = {
   idle: "starting",
   connecting: "connecting",
   open: "open",
-  waiting: "lost; trying again",
+  waiting: "lost; retrying",
   paused: "paused while the page is hidden",
   closed: "closed",
 } as const;
 
-/** The status. */
+/** The view. */
 export function StatusView() {
   return (
     <div class="status">
@@ -38,13 +39,11 @@ function Sources() {
         {simulated.value && <span class="badge simulated">Simulated</span>}
       </header>
       {!current ? (
-        <ul class="sources">
-          <li class="pad">
-            <div class="ghost grow" />
-          </li>
-        </ul>
+        <div class="sources pad">
+          <div class="ghost" />
+        </div>
       ) : current.sources.length === 0 ? (
-        <p class="quiet pad">No source has reported yet.</p>
+        <p class="sources quiet pad">No source has reported its state.</p>
       ) : (
         <ul class="sources">
           {current.sources.map((source) => (
@@ -82,26 +81,26 @@ function Source({ source }: { source: SourceState & { lagMs?: number } }) {
 }
 
 function Connection() {
-  const { state, retryAt, error } = link.value;
-  const who = welcome.value;
+  const { state, retryAt, error } = connection.value;
+  const session = welcome.value;
   const rows: [string, string][] = [
     [
       "State",
-      state === "waiting" && retryAt ? `lost; next attempt in ${duration(retryAt - now.value)}` : STATES[state],
+      state === "waiting" && retryAt ? `lost; next attempt in ${duration(retryAt - now.value)}` : STATE_TEXTS[state],
     ],
-    ["Class", who?.class ?? "–"],
-    ["Principal", who?.principal ?? "–"],
+    ["Class", session?.class ?? "–"],
+    ["Principal", session?.principal ?? "–"],
     ["Round trip", roundTrip.value === undefined ? "–" : duration(roundTrip.value)],
-    ["Topics", `${topics.value.length} of ${who?.limits.topics ?? "–"}`],
-    ["Limit", who ? `${who.limits.messagesPerSecond} messages a second` : "–"],
-    ["Renewed before", who ? clock(who.expiresAt) : "–"],
+    ["Topics", `${topics.value.length} of ${session?.limits.topics ?? "–"}`],
+    ["Limit", session ? `${session.limits.messagesPerSecond} messages per second` : "–"],
+    ["Renewed before", session ? clock(session.expiresAt) : "–"],
     ["Events lost", `${gaps.value}`],
   ];
   return (
     <section class="card" aria-label="Connection">
       <header class="card-head">
         <h2>Connection</h2>
-        <span class={`badge ${state === "open" ? "good" : "bad"}`}>{STATES[state]}</span>
+        <span class={`badge ${state === "open" ? "good" : "bad"}`}>{STATE_TEXTS[state]}</span>
       </header>
       {state === "waiting" && wasOpen.value && error && <p class="pad wrong">{error.message}</p>}
       <dl class="facts">
@@ -120,8 +119,8 @@ function Flow() {
   const seconds = meter.seconds.value;
   const { events, messages, characters } = meter.total.value;
   const latest = seconds.slice(-10);
-  const rate = (key: "events" | "messages") => latest.reduce((sum, one) => sum + one[key], 0) / latest.length;
-  const most = Math.max(1, ...seconds.map((one) => one.events));
+  const rate = (key: "events" | "messages") => latest.reduce((sum, second) => sum + second[key], 0) / latest.length;
+  const most = Math.max(1, ...seconds.map((second) => second.events));
   return (
     <section class="card" aria-label="Flow">
       <header class="card-head">
@@ -130,15 +129,15 @@ function Flow() {
       </header>
       <dl class="numbers">
         <div>
-          <dt>events a second</dt>
+          <dt>events per second</dt>
           <dd>{fixed(rate("events"), 1)}</dd>
         </div>
         <div>
-          <dt>messages a second</dt>
+          <dt>messages per second</dt>
           <dd>{fixed(rate("messages"), 1)}</dd>
         </div>
         <div>
-          <dt>events a message</dt>
+          <dt>events per message</dt>
           <dd>{messages > 0 ? fixed(events / messages, 2) : "–"}</dd>
         </div>
       </dl>
@@ -147,10 +146,10 @@ function Flow() {
         viewBox={`0 0 ${SECONDS} 24`}
         preserveAspectRatio="none"
         role="img"
-        aria-label={`Events a second, at most ${most}`}
+        aria-label={`Events per second, at most ${most}`}
       >
-        {seconds.map((one, index) => {
-          const height = (one.events / most) * 24;
+        {seconds.map((second, index) => {
+          const height = (second.events / most) * 24;
           return <rect key={index} x={index + 0.1} width="0.8" y={24 - height} height={height} />;
         })}
       </svg>
@@ -164,7 +163,7 @@ function Flow() {
 
 function Delay() {
   const bars = meter.histogram.value;
-  const all = bars.reduce((sum, one) => sum + one, 0);
+  const total = bars.reduce((sum, count) => sum + count, 0);
   const most = Math.max(1, ...bars);
   const label = (index: number) => {
     if (index === BOUNDS.length) return "more";
@@ -179,23 +178,23 @@ function Delay() {
     <section class="card" aria-label="Delivery">
       <header class="card-head">
         <h2>Delivery</h2>
-        <span class="quiet">from number to page, ms</span>
+        <span class="quiet">from server to page, ms</span>
       </header>
       <dl class="numbers">
         <div>
-          <dt>half under</dt>
+          <dt>median</dt>
           <dd>{quantile(0.5)}</dd>
         </div>
         <div>
-          <dt>99% under</dt>
+          <dt>99th percentile</dt>
           <dd>{quantile(0.99)}</dd>
         </div>
         <div>
           <dt>events</dt>
-          <dd>{compact(all)}</dd>
+          <dd>{compact(total)}</dd>
         </div>
       </dl>
-      <table class="histogram" aria-label="Events by how long they took">
+      <table class="histogram" aria-label="Events by delivery time">
         <tbody>
           {bars.map((count, index) => (
             <tr key={index}>
@@ -204,7 +203,7 @@ function Delay() {
                 <span class="bar" style={{ transform: `scaleX(${(count / most).toFixed(3)})` }} />
                 <span class="sr-only">{count}</span>
               </td>
-              <td class="share">{all > 0 && count > 0 ? `${fixed((count / all) * 100, 1)}%` : ""}</td>
+              <td class="share">{total > 0 && count > 0 ? `${fixed((count / total) * 100, 1)}%` : ""}</td>
             </tr>
           ))}
         </tbody>

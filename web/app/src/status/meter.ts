@@ -1,29 +1,29 @@
-/** Counts what arrives, and how long it took. */
+/** Counts the events that arrive and measures their delivery times. */
 
 import { signal } from "@preact/signals";
 import type { Frame } from "headwater-client";
 
-/** Upper bounds of the histogram's bars, in milliseconds; the last bar has none. */
+/** The upper bounds of the histogram's bars, in milliseconds. The last bar has no bound. */
 export const BOUNDS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000] as const;
 
-/** Seconds that are shown. */
+/** The number of seconds that are shown. */
 export const SECONDS = 60;
 
-/** What arrived in a second. */
+/** What arrived in one second. */
 export interface Second {
   events: number;
   messages: number;
 }
 
-/** Counters of the connection. */
+/** The counters of the connection. */
 export class Meter {
   /** The last minute, oldest first. */
   readonly seconds = signal<readonly Second[]>(Array.from({ length: SECONDS }, () => ({ events: 0, messages: 0 })));
-  /** Events by how long they were on their way. */
+  /** The number of events by delivery time. */
   readonly histogram = signal<readonly number[]>(new Array(BOUNDS.length + 1).fill(0));
-  /** Since the page was opened. */
+  /** The totals since the page was opened. */
   readonly total = signal({ events: 0, messages: 0, characters: 0 });
-  /** How far the server's clock is ahead of ours, in milliseconds. */
+  /** How far the server's clock is ahead of the local clock, in milliseconds. */
   clockAhead = 0;
   #current: Second = { events: 0, messages: 0 };
   #characters = 0;
@@ -31,31 +31,31 @@ export class Meter {
   #samples: number[] = [];
   #liveFrom = 0;
 
-  /** What was numbered before now is history, and says nothing about delays. */
+  /** Excludes events that the server numbered before this call: they are history, so their age is not a delay. */
   expectBacklog(): void {
-    this.#liveFrom = precise();
+    this.#liveFrom = preciseNow();
   }
 
-  /** Notes a frame. */
+  /** Records a frame. */
   frame({ at, events }: Frame): void {
     const sent = Date.parse(at.slice(0, 23) + at.slice(26)) + Number(at.slice(23, 26)) / 1_000 - this.clockAhead;
     if (!(sent > this.#liveFrom)) return;
-    const late = Math.max(0, precise() - sent);
-    const bar = BOUNDS.findIndex((bound) => late < bound);
+    const delay = Math.max(0, preciseNow() - sent);
+    const bar = BOUNDS.findIndex((bound) => delay < bound);
     const index = bar < 0 ? BOUNDS.length : bar;
     this.#bars[index] = (this.#bars[index] ?? 0) + events.length;
-    this.#samples.push(late);
+    this.#samples.push(delay);
     if (this.#samples.length > 2_000) this.#samples.splice(0, 1_000);
   }
 
-  /** Notes a message. */
+  /** Records a message. */
   message({ events, size }: { events: number; size: number }): void {
     this.#current.events += events;
     this.#current.messages += 1;
     this.#characters += size;
   }
 
-  /** A second has passed. */
+  /** Ends the current second and updates the signals. */
   second(): void {
     const { events, messages } = this.#current;
     this.seconds.value = [...this.seconds.value.slice(1), this.#current];
@@ -69,14 +69,14 @@ export class Meter {
     this.histogram.value = [...this.#bars];
   }
 
-  /** The delay that a share of the latest frames stayed under, in milliseconds. */
+  /** Returns the delivery time that a share of the latest frames stayed below, in milliseconds. */
   quantile(share: number): number | undefined {
     const sorted = [...this.#samples].sort((a, b) => a - b);
     return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
   }
 }
 
-/** The time in milliseconds, with fractions. */
-function precise(): number {
+/** Returns the current time in milliseconds, with fractions. */
+function preciseNow(): number {
   return performance.timeOrigin + performance.now();
 }

@@ -1,10 +1,10 @@
-/** Work that can wait for the next picture on the screen. */
+/** Defers work to the next repaint of the screen. */
 
 const dirty = new Set<() => void>();
 let scheduled = false;
 
-/** Runs `update` before the next picture, once however often it is asked for. */
-export function beforeNextFrame(update: () => void): void {
+/** Runs `update` once before the next repaint, however often it is requested. */
+export function beforeNextPaint(update: () => void): void {
   dirty.add(update);
   if (scheduled) return;
   scheduled = true;
@@ -12,11 +12,11 @@ export function beforeNextFrame(update: () => void): void {
     scheduled = false;
     const updates = [...dirty];
     dirty.clear();
-    for (const one of updates) one();
+    for (const run of updates) run();
   });
 }
 
-/** Returns a function that has `update` run at most every `ms`, and before a picture. */
+/** Returns a function that runs `update` at most once per `ms` milliseconds, before a repaint. */
 export function atMostEvery(ms: number, update: () => void): () => void {
   let timer: ReturnType<typeof setTimeout> | undefined;
   let last = 0;
@@ -26,7 +26,7 @@ export function atMostEvery(ms: number, update: () => void): () => void {
     timer = setTimeout(() => {
       timer = undefined;
       last = performance.now();
-      beforeNextFrame(update);
+      beforeNextPaint(update);
     }, wait);
   };
 }

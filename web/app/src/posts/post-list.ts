@@ -2,40 +2,40 @@
 
 import { signal } from "@preact/signals";
 import type { Post, PostEvent } from "headwater-client";
-import { atMostEvery } from "../frame";
+import { atMostEvery } from "../paint";
 
-/** Most posts that a column keeps; the oldest are forgotten. */
-const KEPT = 600;
+/** The most posts that a column retains. */
+const MAX_POSTS = 600;
 
-/** Most posts that wait while the reader reads; of more, the newest are kept. */
-const WAITING = 300;
+/** The most pending posts of a paused column. If there are more, the oldest are dropped. */
+const MAX_PENDING = 300;
 
-/** How often new posts are let in, in milliseconds: more often, and nobody could read. */
-const LET_IN_EVERY_MS = 700;
+/** The shortest time between two updates of the list, in milliseconds. */
+const UPDATE_EVERY_MS = 700;
 
-/** A column's posts. */
-export class Feed {
-  /** What is shown. */
+/** The posts of one column. */
+export class PostList {
+  /** The posts that are shown. */
   readonly posts = signal<readonly Post[]>([]);
-  /** How many have come since the reader began to read. */
-  readonly waiting = signal(0);
-  /** Whether anything was heard yet. */
-  readonly heard = signal(false);
+  /** The number of posts that have arrived since the list was paused. */
+  readonly pending = signal(0);
+  /** Whether an event has arrived. */
+  readonly received = signal(false);
   #held = false;
   #incoming: Post[] = [];
-  #missed = 0;
-  readonly #letIn = atMostEvery(LET_IN_EVERY_MS, () => this.#merge());
+  #pendingCount = 0;
+  readonly #mergeSoon = atMostEvery(UPDATE_EVERY_MS, () => this.#merge());
 
-  /** Takes an event. */
-  take(event: PostEvent): void {
-    this.heard.value = true;
+  /** Applies an event. */
+  apply(event: PostEvent): void {
+    this.received.value = true;
     switch (event.type) {
       case "post":
         if (this.#isKnown(event.id)) return;
         this.#incoming.push(event);
-        if (this.#incoming.length > WAITING) this.#incoming.shift();
-        if (this.#held) this.waiting.value = this.#missed += 1;
-        else this.#letIn();
+        if (this.#incoming.length > MAX_PENDING) this.#incoming.shift();
+        if (this.#held) this.pending.value = this.#pendingCount += 1;
+        else this.#mergeSoon();
         return;
       case "post.edited":
         this.#replace(event);
@@ -45,7 +45,7 @@ export class Feed {
     }
   }
 
-  /** Lets nothing in while the reader reads, and everything that waits when they are done. */
+  /** Pauses the list, or resumes it and shows the pending posts. Edits and deletions always apply. */
   hold(held: boolean): void {
     if (held === this.#held) return;
     this.#held = held;
@@ -54,10 +54,10 @@ export class Feed {
 
   #merge(): void {
     if (this.#held) return;
-    this.#missed = 0;
-    this.waiting.value = 0;
+    this.#pendingCount = 0;
+    this.pending.value = 0;
     if (this.#incoming.length === 0) return;
-    this.posts.value = [...this.#incoming.reverse(), ...this.posts.value].slice(0, KEPT);
+    this.posts.value = [...this.#incoming.reverse(), ...this.posts.value].slice(0, MAX_POSTS);
     this.#incoming = [];
   }
 
@@ -77,7 +77,7 @@ export class Feed {
     const before = this.#incoming.length;
     this.#incoming = this.#incoming.filter(other);
     if (this.#incoming.length < before && this.#held) {
-      this.waiting.value = this.#missed -= 1;
+      this.pending.value = this.#pendingCount -= 1;
     }
     if (!this.posts.value.every(other)) this.posts.value = this.posts.value.filter(other);
   }

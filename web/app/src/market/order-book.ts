@@ -1,38 +1,38 @@
-/** A book, kept up to date. */
+/** An order book, updated by the events of its topic. */
 
-import type { Book as BookEvent } from "headwater-client";
+import type { BookEvent } from "headwater-client";
 
-/** Most levels of a side that are kept; the deepest are given up. */
+/** The most levels of a side that are kept. The deepest ones are dropped. */
 const MAX_LEVELS = 500;
 
-/** A level of a book. */
+/** A price level. */
 export interface Level {
-  /** As the exchange wrote it. */
+  /** The price, normalized: without trailing zeros. */
   price: string;
   size: number;
-  /** This level's size and those of all better ones. */
+  /** The size of this level and of all better levels. */
   total: number;
 }
 
 /** The best levels of both sides, best first. */
-export interface Ladder {
+export interface BestLevels {
   bids: Level[];
   asks: Level[];
-  /** The largest total, which the bars are measured against. */
+  /** The largest total, which is the full width of a bar. */
   depth: number;
 }
 
-/** Both sides of a book. */
-export class Book {
+/** Both sides of an order book. */
+export class OrderBook {
   readonly #bids = new Map<string, number>();
   readonly #asks = new Map<string, number>();
 
-  /** Whether there is anything in it. */
+  /** Whether the book has no level. */
   get isEmpty(): boolean {
     return this.#bids.size === 0 && this.#asks.size === 0;
   }
 
-  /** Takes an event. */
+  /** Applies an event. */
   apply(event: BookEvent): void {
     if (event.type === "snapshot") {
       this.#bids.clear();
@@ -48,16 +48,16 @@ export class Book {
     prune(this.#asks, 1);
   }
 
-  /** Returns the best `count` levels a side. */
-  ladder(count: number): Ladder {
-    const bids = best(this.#bids, -1, count);
-    const asks = best(this.#asks, 1, count);
+  /** Returns the best `count` levels of each side. */
+  best(count: number): BestLevels {
+    const bids = bestOf(this.#bids, -1, count);
+    const asks = bestOf(this.#asks, 1, count);
     return { bids, asks, depth: Math.max(bids.at(-1)?.total ?? 0, asks.at(-1)?.total ?? 0) };
   }
 }
 
 function set(side: Map<string, number>, price: string, size: string): void {
-  // A price is spelled with more or fewer zeros in a snapshot than in an update.
+  // A snapshot and an update can write the same price with different trailing zeros.
   const key = String(Number(price));
   const value = Number(size);
   if (value > 0) side.set(key, value);
@@ -73,7 +73,7 @@ function prune(side: Map<string, number>, direction: 1 | -1): void {
   for (const [price] of sorted(side, direction).slice(MAX_LEVELS)) side.delete(price);
 }
 
-function best(side: Map<string, number>, direction: 1 | -1, count: number): Level[] {
+function bestOf(side: Map<string, number>, direction: 1 | -1, count: number): Level[] {
   let total = 0;
   return sorted(side, direction)
     .slice(0, count)
