@@ -12,8 +12,11 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
 };
 use bytes::Bytes;
-pub use domain::entry::{Entry, Newest};
-use domain::{frame::Frame, topic::Topic};
+use domain::{
+    entry::{Entry, Newest},
+    frame::Frame,
+    topic::Topic,
+};
 use jiff::Timestamp;
 
 use crate::{
