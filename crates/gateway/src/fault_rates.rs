@@ -1,4 +1,4 @@
-//! FaultRates on purpose: what AWS does now and then, as often as a test wants it.
+//! Faults that a gateway makes on purpose, at the rates that a test asks for.
 
 use std::time::Duration;
 

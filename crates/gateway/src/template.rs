@@ -1,9 +1,9 @@
-//! What a SAM or CloudFormation template says about its WebSocket API and its HTTP API.
+//! Reads the WebSocket API and the HTTP API of a SAM or CloudFormation template.
 //!
-//! Read are `AWS::Serverless::WebSocketApi`, `AWS::Serverless::HttpApi` with the `HttpApi` events of
-//! functions, and the plain `AWS::ApiGatewayV2` resources. A function is found wherever a property
-//! refers to it, in whatever spelling. Conditions are not evaluated, and parameters stand for their
-//! defaults.
+//! The reader knows `AWS::Serverless::WebSocketApi`, `AWS::Serverless::HttpApi` with the `HttpApi`
+//! events of functions, and the plain `AWS::ApiGatewayV2` resources. It finds a function wherever a
+//! property refers to it, by any intrinsic function. It does not evaluate conditions, and uses the
+//! default of each parameter.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
@@ -15,11 +15,12 @@ use crate::{
     Authorizer, HttpRoute, HttpRoutes, IdentitySource, Route, RouteKey, Routes, Selection,
 };
 
+mod api_gateway_v2;
 mod http;
 mod intrinsics;
 mod web_socket;
 
-/// By which of its names a function is invoked.
+/// The name by which a function is invoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum FunctionNames {
     /// The binary (`Metadata`, `BuildProperties`, `Binary`), as `cargo lambda watch` does.
@@ -38,17 +39,17 @@ pub struct Apis {
     pub stage: Option<String>,
     /// Its routes.
     pub routes: Routes,
-    /// How a message names its route.
+    /// The expression that selects the route of a message.
     pub selection: Selection,
-    /// Who decides about handshakes.
+    /// The authorizer of handshakes.
     pub authorizer: Option<Authorizer>,
     /// The routes of the HTTP API.
     pub http: HttpRoutes,
-    /// What the template asks for that cannot be served, each a sentence.
+    /// What the template asks for and the gateway does not support, one sentence each.
     pub ignored: Vec<String>,
 }
 
-/// A template's resources, with what stands for its functions.
+/// A template's resources, the defaults of its parameters, and the names of its functions.
 struct Template {
     resources: Map<String, Value>,
     parameters: BTreeMap<String, String>,
@@ -59,7 +60,7 @@ struct Template {
 ///
 /// # Errors
 ///
-/// When it cannot be read, is no template, or has no API that can be served.
+/// When the file cannot be read, is not a template, or has no API that the gateway can serve.
 pub fn read(path: &Path, names: FunctionNames) -> anyhow::Result<Apis> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the template {}", path.display()))?;
@@ -117,14 +118,14 @@ impl Template {
         Self { functions: functions.collect(), parameters: parameters.collect(), resources }
     }
 
-    /// The resources of a type, with their ids.
+    /// Returns the resources of a type, with their ids.
     fn of_type<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
         let resources = self.resources.iter();
         let of_type = resources.filter(move |(_, resource)| resource["Type"] == kind);
         of_type.map(|(id, resource)| (id.as_str(), &resource["Properties"]))
     }
 
-    /// The name of the function that a property refers to.
+    /// Returns the name of the function that a property refers to.
     fn function(&self, property: &Value) -> Option<String> {
         let ids = intrinsics::references(property);
         ids.iter().find_map(|id| self.functions.get(id)).cloned()
@@ -135,7 +136,7 @@ impl Template {
         intrinsics::references(property).iter().any(|found| found == id)
     }
 
-    /// A property that is a text, or a parameter with a default.
+    /// Returns a property that is a string or refers to a parameter with a default.
     fn text(&self, property: &Value) -> Option<String> {
         match property {
             Value::String(text) => Some(text.clone()),
@@ -145,7 +146,7 @@ impl Template {
     }
 }
 
-/// Reads where an identity stands: `route.request.header.Auth`, `$request.querystring.token`.
+/// Parses an identity source: `route.request.header.Auth`, `$request.querystring.token`.
 fn identity_source(text: &str) -> Option<IdentitySource> {
     let path = text.strip_prefix("route.").or_else(|| text.strip_prefix('$'))?;
     let (place, name) = path.strip_prefix("request.")?.split_once('.')?;

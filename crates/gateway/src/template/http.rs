@@ -3,8 +3,13 @@
 use anyhow::{Context as _, bail};
 
 use super::{
-    Authorizer, HttpRoute, HttpRoutes, IdentitySource, RouteKey, Template, Value, identity_source,
+    Authorizer, HttpRoute, HttpRoutes, IdentitySource, RouteKey, Template, Value,
+    api_gateway_v2::{self, Authorization, PlainRoute},
+    identity_source,
 };
+
+/// What the gateway does about an authorization that it does not support.
+const OPEN: &str = "every client may call it";
 
 pub(crate) fn read(template: &Template, ignored: &mut Vec<String>) -> anyhow::Result<HttpRoutes> {
     let mut routes = HttpRoutes::default();
@@ -28,7 +33,7 @@ fn read_events(
             let event = &event["Properties"];
             let api = event["ApiId"]["Ref"].as_str().map(str::to_owned);
             if used.get_or_insert_with(|| api.clone()) != &api {
-                bail!("it has several HTTP APIs, and one can be served");
+                bail!("it has several HTTP APIs; the gateway serves one");
             }
             let method = event["Method"].as_str().unwrap_or("ANY").to_uppercase();
             let method = if method == "X-AMAZON-APIGATEWAY-ANY-METHOD" { "ANY" } else { &method };
@@ -61,12 +66,13 @@ fn serverless_authorizer(
     ignored: &mut Vec<String>,
 ) -> anyhow::Result<Option<Authorizer>> {
     let Some(function) = template.function(&authorizer["FunctionArn"]) else {
-        ignored
-            .push(format!("authorizer {name} of the HTTP API, which is no function: all may call"));
+        ignored.push(format!(
+            "authorizer {name} of the HTTP API, which is not a function of the template: {OPEN}"
+        ));
         return Ok(None);
     };
     if authorizer["AuthorizerPayloadFormatVersion"].as_str().is_some_and(|it| it != "2.0") {
-        bail!("authorizer {name}: only payload format version 2.0 can be served");
+        bail!("authorizer {name}: the gateway supports payload format version 2.0 only");
     }
     let texts = |name| {
         let names = authorizer["Identity"][name].as_array().into_iter().flatten();
@@ -86,36 +92,25 @@ fn read_plain(
     let apis = template.of_type("AWS::ApiGatewayV2::Api");
     let apis: Vec<_> = apis.filter(|(_, api)| api["ProtocolType"] == "HTTP").collect();
     if apis.len() > 1 || (!apis.is_empty() && !routes.is_empty()) {
-        bail!("it has several HTTP APIs, and one can be served");
+        bail!("it has several HTTP APIs; the gateway serves one");
     }
     let Some((id, _)) = apis.first() else { return Ok(()) };
-    let of_api = |kind| {
-        let all = template.of_type(kind);
-        all.filter(|(_, it)| Template::refers(&it["ApiId"], id))
-    };
-    for (name, route) in of_api("AWS::ApiGatewayV2::Route") {
-        let key = route["RouteKey"].as_str().with_context(|| format!("{name} has no RouteKey"))?;
-        let integration = of_api("AWS::ApiGatewayV2::Integration")
-            .find(|(id, _)| Template::refers(&route["Target"], id));
-        let function = integration.and_then(|(_, it)| template.function(&it["IntegrationUri"]));
-        let Some(function) = function else {
-            ignored.push(format!("route {key}: it has no function of the template"));
-            continue;
-        };
-        let named = of_api("AWS::ApiGatewayV2::Authorizer")
-            .find(|(id, _)| Template::refers(&route["AuthorizerId"], id));
-        let authorizer = match (route["AuthorizationType"].as_str(), named) {
-            (None | Some("NONE"), _) => None,
-            (Some("CUSTOM"), Some((name, it))) => {
-                let function = template.function(&it["AuthorizerUri"]);
-                let function = function
-                    .with_context(|| format!("authorizer {name} is no function of the template"))?;
-                let texts = it["IdentitySource"].as_array().into_iter().flatten();
+    for PlainRoute { key, function, authorization, .. } in
+        api_gateway_v2::routes(template, id, ignored)?
+    {
+        let authorizer = match authorization {
+            Authorization::Open => None,
+            Authorization::Lambda { function, properties } => {
+                let texts = properties["IdentitySource"].as_array().into_iter().flatten();
                 let sources = texts.filter_map(Value::as_str).filter_map(identity_source);
                 Some(Authorizer { function, identity_sources: sources.collect() })
             }
-            (Some(other), _) => {
-                ignored.push(format!("authorization {other} of route {key}: all may call"));
+            Authorization::Missing => {
+                ignored.push(format!("authorization CUSTOM of route {key}: {OPEN}"));
+                None
+            }
+            Authorization::Unsupported(other) => {
+                ignored.push(format!("authorization {other} of route {key}: {OPEN}"));
                 None
             }
         };

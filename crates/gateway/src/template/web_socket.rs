@@ -3,7 +3,8 @@
 use anyhow::{Context as _, bail};
 
 use super::{
-    Authorizer, IdentitySource, Route, Routes, Selection, Template, Value, identity_source,
+    Authorizer, Route, Routes, Selection, Template, Value,
+    api_gateway_v2::{self, Authorization, PlainRoute},
 };
 
 /// What a template says about its WebSocket API.
@@ -27,7 +28,7 @@ pub(crate) fn read(
     let (is_serverless, (id, api)) = match found[..] {
         [] => return Ok(None),
         [one] => one,
-        [..] => bail!("it has {} WebSocket APIs, and one can be served", found.len()),
+        [..] => bail!("it has {} WebSocket APIs; the gateway serves one", found.len()),
     };
     let expression = template.text(&api["RouteSelectionExpression"]);
     let expression = expression.context("the WebSocket API has no RouteSelectionExpression")?;
@@ -58,14 +59,13 @@ fn read_serverless(
         None | Some("NONE") => None,
         Some("CUSTOM") => {
             let function = template.function(&auth["AuthArn"]);
-            let function = function.context("the authorizer is no function of the template")?;
-            Some(Authorizer {
-                function,
-                identity_sources: identity_sources(&auth["IdentitySource"])?,
-            })
+            let function = function.context("the authorizer is not a function of the template")?;
+            Some(api_gateway_v2::authorizer(function, &auth["IdentitySource"])?)
         }
         Some(other) => {
-            ignored.push(format!("authorization {other} of the WebSocket API: all may connect"));
+            ignored.push(format!(
+                "authorization {other} of the WebSocket API: every client may connect"
+            ));
             None
         }
     };
@@ -80,44 +80,25 @@ fn read_plain(
 ) -> anyhow::Result<WebSocket> {
     let mut routes = Routes::default();
     let mut authorizer = None;
-    let of_api = |kind| {
-        let all = template.of_type(kind);
-        all.filter(|(_, it)| Template::refers(&it["ApiId"], id))
-    };
-    for (name, route) in of_api("AWS::ApiGatewayV2::Route") {
-        let key = route["RouteKey"].as_str().with_context(|| format!("{name} has no RouteKey"))?;
-        let integration = of_api("AWS::ApiGatewayV2::Integration")
-            .find(|(id, _)| Template::refers(&route["Target"], id));
-        let function = integration.and_then(|(_, it)| template.function(&it["IntegrationUri"]));
-        let Some(function) = function else {
-            ignored.push(format!("route {key}: it has no function of the template"));
-            continue;
-        };
-        let is_two_way = !route["RouteResponseSelectionExpression"].is_null();
+    for PlainRoute { name, key, function, properties, authorization } in
+        api_gateway_v2::routes(template, id, ignored)?
+    {
+        let is_two_way = !properties["RouteResponseSelectionExpression"].is_null();
         routes.insert(key, Route { function, is_two_way });
-        match route["AuthorizationType"].as_str() {
-            None | Some("NONE") => {}
-            Some("CUSTOM") => {
-                let named = of_api("AWS::ApiGatewayV2::Authorizer")
-                    .find(|(id, _)| Template::refers(&route["AuthorizerId"], id));
-                let (_, it) = named.with_context(|| format!("{name} has no authorizer"))?;
-                let function = template.function(&it["AuthorizerUri"]);
-                let function = function.context("the authorizer is no function of the template")?;
-                let identity_sources = identity_sources(&it["IdentitySource"])?;
-                authorizer = Some(Authorizer { function, identity_sources });
+        match authorization {
+            Authorization::Open => {}
+            Authorization::Lambda { function, properties } => {
+                let sources = &properties["IdentitySource"];
+                authorizer = Some(api_gateway_v2::authorizer(function, sources)?);
             }
-            Some(other) => ignored.push(format!("authorization {other} of route {key}")),
+            Authorization::Missing => bail!("{name} has no authorizer"),
+            Authorization::Unsupported(other) => {
+                ignored.push(format!("authorization {other} of route {key}"));
+            }
         }
     }
-    let stage = of_api("AWS::ApiGatewayV2::Stage").next();
-    let stage = stage.and_then(|(_, it)| template.text(&it["StageName"]));
+    let stage = api_gateway_v2::resources(template, id, "AWS::ApiGatewayV2::Stage")
+        .next()
+        .and_then(|(_, it)| template.text(&it["StageName"]));
     Ok(WebSocket { stage, routes, authorizer, selection: Selection::default() })
-}
-
-fn identity_sources(value: &Value) -> anyhow::Result<Vec<IdentitySource>> {
-    let texts = value.as_array().into_iter().flatten().filter_map(Value::as_str);
-    let sources = texts.map(|text| {
-        identity_source(text).with_context(|| format!("identity source {text:?} is not known"))
-    });
-    sources.collect()
 }

@@ -1,4 +1,4 @@
-//! FaultRates on purpose.
+//! Posts while the gateway makes faults on purpose.
 
 use tokio::time::Instant;
 
