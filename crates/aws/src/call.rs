@@ -26,9 +26,8 @@ use aws_smithy_runtime_api::client::{
 use aws_smithy_types::{body::SdkBody, config_bag::Layer};
 use aws_types::{SigningName, region::SigningRegion, service_config::ServiceConfigKey};
 use bytes::Bytes;
+use domain::chain::BoxError;
 use serde::Deserialize;
-
-use crate::error::BoxError;
 
 /// An operation of a service.
 #[derive(Clone, Copy, Debug)]

@@ -122,7 +122,7 @@ impl Clients {
 }
 
 /// Looks for the region in the environment and in the profile. The metadata service is left out: it takes
-/// long to time out where there is none, and programs on AWS have the variable.
+/// long to time out elsewhere, and programs on AWS have the variable.
 fn region() -> RegionProviderChain {
     RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new())

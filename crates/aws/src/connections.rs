@@ -9,10 +9,11 @@ use std::{
 use aws_sdk_dynamodb::{
     Client, operation::query::builders::QueryFluentBuilder, types::AttributeValue,
 };
-use domain::{access::Principal, topic::Topic};
-pub use domain::{
-    connection::{Connection, ConnectionId, LIFETIME, Subscription},
-    shard::{Shard, Shards, shard_of},
+use domain::{
+    access::Principal,
+    connection::{Connection, ConnectionId},
+    shard::Shard,
+    topic::Topic,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;

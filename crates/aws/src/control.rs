@@ -8,11 +8,7 @@ use aws_sdk_dynamodb::{
     operation::update_item::builders::UpdateItemFluentBuilder,
     types::{AttributeValue, ReturnValue},
 };
-use domain::topic::Topic;
-pub use domain::{
-    provenance::{Provenance, Provenance as Origin},
-    source::{SourceState, State},
-};
+use domain::{provenance::Provenance, source::SourceState, topic::Topic};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -434,6 +430,7 @@ fn key(pk: &str, sk: &str) -> Attributes {
 
 #[cfg(test)]
 mod tests {
+    use domain::source::State;
     use proptest::prelude::*;
 
     use super::*;

@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt};
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-pub use domain::chain::{BoxError, Chain};
+use domain::chain::BoxError;
 
 /// Why an operation of the database failed.
 #[derive(Debug, thiserror::Error)]

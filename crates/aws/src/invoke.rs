@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use aws_config::{SdkConfig, timeout::TimeoutConfig};
 use bytes::Bytes;
+use domain::chain::BoxError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::{
-    call::{Call, CallError, Input, Target},
-    error::BoxError,
-};
+use crate::call::{Call, CallError, Input, Target};
 
 /// Lambda's `Invoke` (AWS Lambda API reference, "Invoke"; API version 2015-03-31).
 const INVOKE: Target = Target { service: "Lambda", host: "lambda", operation: "Invoke" };

@@ -9,7 +9,6 @@ pub mod invoke;
 mod item;
 pub mod log;
 pub mod management;
-pub mod post;
 pub mod push;
 pub mod quota;
 pub mod reader;

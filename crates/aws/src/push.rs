@@ -1,6 +1,6 @@
 //! Invoking the function `push` through Lambda.
 
-pub use domain::push::{Job, Lost, Push, PushError, Report};
+use domain::push::{Job, Push, PushError, Report};
 use futures_util::future::BoxFuture;
 
 use crate::invoke::{InvokeError, Lambda};

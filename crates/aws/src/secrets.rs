@@ -1,13 +1,11 @@
 //! Reading the functions' secrets from AWS Secrets Manager.
 
 use aws_config::{SdkConfig, timeout::TimeoutConfig};
+use domain::chain::BoxError;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{
-    call::{Call, Input, Target},
-    error::BoxError,
-};
+use crate::call::{Call, Input, Target};
 
 /// Secrets Manager's `GetSecretValue` (AWS Secrets Manager API reference).
 const GET_SECRET_VALUE: Target =
@@ -78,8 +76,10 @@ pub async fn read(config: &SdkConfig, id: &str) -> Result<Secrets, SecretError> 
 
 #[cfg(test)]
 mod tests {
+    use domain::chain::Chain;
+
     use super::*;
-    use crate::{call::canned::Canned, error::Chain};
+    use crate::call::canned::Canned;
 
     const VALUE: &str = r#"{"Name":"x","SecretString":"{\"connectionSecret\":\"hush\"}"}"#;
 

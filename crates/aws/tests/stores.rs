@@ -9,26 +9,31 @@ use std::{
 
 use aws::{
     clients::Clients,
-    connections::{Connection, ConnectionError, Subscription},
-    control::Origin,
-    log::{AppendError, Entry},
-    post::Recipient,
+    connections::ConnectionError,
+    log::AppendError,
     reader::{Refresh, ShardReader},
     tables::Tables,
 };
 use bytes::Bytes;
-use domain::{access::Principal, connection::ConnectionId, frame::Frame, topic::Topic};
+use domain::{
+    access::Principal,
+    connection::{Connection, ConnectionId, Recipient, Subscription},
+    entry::Entry,
+    frame::Frame,
+    provenance::Provenance,
+    topic::Topic,
+};
 use dynamo::Engine;
 use jiff::{Timestamp, ToSpan as _};
 
 async fn tables() -> Tables {
     let engine = Engine::open(None).expect("a database");
-    let client = aws_sdk_dynamodb_client(&engine);
+    let client = tables_of(&engine);
     client.create_missing().await.expect("tables");
     client
 }
 
-fn aws_sdk_dynamodb_client(engine: &Engine) -> Tables {
+fn tables_of(engine: &Engine) -> Tables {
     let options = aws::clients::TableOptions {
         table_prefix: "test-".to_owned(),
         retention: Duration::from_hours(1),
@@ -111,7 +116,7 @@ async fn connections_subscribe_go_live_and_leave() {
     let joined = connections.join(0, &id, &both, 2, now()).await.unwrap();
     assert_eq!(joined, both);
     let again = connections.join(0, &id, &both, 2, now()).await.unwrap();
-    assert_eq!(again, BTreeSet::new(), "a full connection may repeat itself");
+    assert_eq!(again, BTreeSet::new(), "a connection at its limit can repeat a subscribe");
     let third = BTreeSet::from([topic("system/sources")]);
     let full = connections.join(0, &id, &third, 2, now()).await;
     assert!(matches!(full, Err(ConnectionError::TooManyTopics { has: 2, limit: 2 })), "{full:?}");
@@ -124,9 +129,9 @@ async fn connections_subscribe_go_live_and_leave() {
     assert_eq!(changed[0].topics[&a], Subscription::Live { cursor: 41, since: now() });
     assert_eq!(changed[0].topics[&b], Subscription::Joining { since: now() });
     assert!(!changed[0].topics[&b].is_live(now()));
-    assert!(changed[0].topics[&b].is_live(now() + 31.seconds()), "its subscribe has died");
+    assert!(changed[0].topics[&b].is_live(now() + 31.seconds()), "the subscribe has timed out");
     let Refresh::Changed(none) = reader.refresh(now()).await.unwrap() else { panic!("changes") };
-    assert_eq!(none, [], "a change is told once");
+    assert_eq!(none, [], "a change is reported once");
 
     let left = connections.leave(0, &id, &BTreeSet::from([a.clone()]), now()).await.unwrap();
     assert_eq!(left, BTreeSet::from([a.clone()]));
@@ -142,7 +147,7 @@ async fn connections_subscribe_go_live_and_leave() {
 }
 
 #[tokio::test]
-async fn a_lease_has_one_owner_until_it_lapses() {
+async fn a_lease_has_one_owner_until_it_expires() {
     let control = tables().await.control;
     let term = Duration::from_secs(10);
     let a = control.acquire("coinbase", "a", term, now()).await.unwrap().unwrap();
@@ -160,11 +165,11 @@ async fn a_lease_has_one_owner_until_it_lapses() {
 }
 
 #[tokio::test]
-async fn what_control_is_told_it_knows() {
+async fn control_returns_what_was_stored() {
     let control = tables().await.control;
     let t = topic("mastodon/public");
-    assert_eq!(control.claim_origin(Origin::Simulated).await.unwrap(), Origin::Simulated);
-    assert_eq!(control.claim_origin(Origin::Live).await.unwrap(), Origin::Simulated);
+    assert_eq!(control.claim_origin(Provenance::Simulated).await.unwrap(), Provenance::Simulated);
+    assert_eq!(control.claim_origin(Provenance::Live).await.unwrap(), Provenance::Simulated);
     assert_eq!(control.reserved(&t).await.unwrap(), None);
     control.reserve(&t, 7).await.unwrap();
     assert_eq!(control.reserved(&t).await.unwrap(), Some(7));
@@ -174,16 +179,16 @@ async fn what_control_is_told_it_knows() {
 }
 
 #[tokio::test]
-async fn the_data_folder_is_for_one_process_and_survives_it() {
+async fn only_one_process_can_open_the_data_folder_and_the_data_survives_it() {
     let folder = tempfile::tempdir().unwrap();
     let t = topic("mastodon/public");
     {
         let engine = Engine::open(Some(folder.path())).unwrap();
         let again = Engine::open(Some(folder.path())).expect_err("it is in use");
         assert!(again.to_string().contains("in use"), "{again}");
-        let tables = aws_sdk_dynamodb_client(&engine);
+        let tables = tables_of(&engine);
         tables.create_missing().await.unwrap();
-        tables.create_missing().await.expect("tables that are there are fine");
+        tables.create_missing().await.expect("existing tables are fine");
         tables.log.append(&frame(&t, 1, &["1"]), None, now()).await.unwrap();
     }
     // The thread ends, and frees the folder, a moment after the last handle.
@@ -193,6 +198,6 @@ async fn the_data_folder_is_for_one_process_and_survives_it() {
             Err(_) => tokio::task::yield_now().await,
         }
     };
-    let tables = aws_sdk_dynamodb_client(&engine);
+    let tables = tables_of(&engine);
     assert!(tables.log.newest(&t).await.unwrap().is_some());
 }

@@ -22,5 +22,3 @@ pub mod rules;
 pub mod shard;
 pub mod source;
 pub mod topic;
-
-pub use self::rules as policy;

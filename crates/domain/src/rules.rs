@@ -131,8 +131,6 @@ pub struct Defect {
 #[error("{}", .0.iter().map(Defect::to_string).collect::<Vec<_>>().join("; "))]
 pub struct InvalidSet(pub Vec<Defect>);
 
-pub use self::{Defect as Fault, InvalidSet as Unsound};
-
 impl fmt::Display for Defect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let part = match self.part {

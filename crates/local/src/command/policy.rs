@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use aws::clients::{Clients, TableOptions};
-use domain::rules::{Fault, Part, Policies, SetText, Unsound};
+use domain::rules::{Defect, InvalidSet, Part, Policies, SetText};
 use jiff::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -147,9 +147,9 @@ impl Files {
     fn check(&self, text: SetText) -> anyhow::Result<Policies> {
         match Policies::read(text) {
             Ok(policies) => Ok(policies),
-            Err(Unsound(faults)) => {
+            Err(InvalidSet(defects)) => {
                 let mut lines = String::new();
-                for Fault { part, line, column, message } in &faults {
+                for Defect { part, line, column, message } in &defects {
                     let file = match (part, &self.limits) {
                         (Part::Policies, _) => self.file.display().to_string(),
                         (Part::Limits, Some(file)) => file.display().to_string(),
