@@ -65,7 +65,12 @@ function record(client: Headwater, topics: readonly string[] = TOPICS) {
   /** Waits until every topic has `count` more events. */
   const more = async (count: number) => {
     const goals = topics.map((topic) => [topic, (seqs.get(topic)?.length ?? 0) + count] as const);
-    await until(() => goals.every(([topic, goal]) => (seqs.get(topic)?.length ?? 0) >= goal));
+    await until(() => goals.every(([topic, goal]) => (seqs.get(topic)?.length ?? 0) >= goal)).catch(
+      (error: unknown) => {
+        const found = JSON.stringify({ state: client.state, seqs: [...seqs], goals, gaps });
+        throw new Error(`events are missing: ${found}`, { cause: error });
+      },
+    );
   };
   return { seqs, gaps, more };
 }
