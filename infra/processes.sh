@@ -1,25 +1,25 @@
-# Starts and stops programs together, for `cluster` and `lambda`. Sourced, with NAME of the script in `self`.
+# Starts and stops a group of programs. Sourced by `cluster` and `lambda`.
 #
-# Expects `run`, the folder for process ids and logs, and `order`, groups of names in the order in which
-# they are stopped.
+# Expects the variables `self`, the name of the script; `run`, the folder for process ids and logs; and `order`,
+# groups of names in the order in which they are stopped.
 
 die() { echo "$self: $*" >&2; exit 1; }
 
-# Takes host and port of HEADWATER_LISTEN apart.
+# Splits HEADWATER_LISTEN into `host` and `port`.
 take_address() {
     listen=${HEADWATER_LISTEN:-127.0.0.1:8080}
     host=${listen%:*} port=${listen##*:}
-    [[ $port =~ ^[0-9]+$ && $port -ge 1 && $port -le 65500 ]] || die "HEADWATER_LISTEN is \"$listen\": it is no address with a port up to 65500"
+    [[ $port =~ ^[0-9]+$ && $port -ge 1 && $port -le 65500 ]] || die "HEADWATER_LISTEN is \"$listen\": it must be HOST:PORT with a port of at most 65500"
 }
 
-# The address at this distance from the first port.
+# Prints the address with this offset from the first port.
 at() { echo "127.0.0.1:$((port + $1))"; }
 
 mkdir -p "$run"
 rm -f "$run"/*.pid "$run"/*.log
 declare -A pids=()
 
-# Starts a program in the background under a name.
+# Starts a program in the background, under a name.
 start() {
     local name=$1
     shift
@@ -43,27 +43,27 @@ stop() {
 trap stop EXIT
 trap 'exit 0' INT TERM
 
-# Waits until an address answers, or says why its program has ended.
+# Waits until an address responds; fails with the last line of the log if the program exits.
 await() {
     local name=$1 url=$2
     for _ in $(seq 300); do
         curl -sS -o /dev/null --max-time 2 "$url" 2>/dev/null && return
-        kill -0 "${pids[$name]}" 2>/dev/null || die "$name has ended: $(tail -n 1 "$run/$name.log")"
+        kill -0 "${pids[$name]}" 2>/dev/null || die "$name exited: $(tail -n 1 "$run/$name.log")"
         sleep 0.1
     done
-    die "$name does not answer at $url: $(tail -n 1 "$run/$name.log")"
+    die "$name does not respond at $url: $(tail -n 1 "$run/$name.log")"
 }
 
-# Starts simulators, unless upstreams are set, and says in `data` what is read.
+# Starts simulators unless upstreams are configured, and sets `data` to a description of the data.
 start_upstreams() {
     if [[ -n ${HEADWATER_COINBASE_URL+x}${HEADWATER_MASTODON_SERVERS+x} ]]; then
-        data='the upstreams that are set'
+        data='the configured upstreams'
         return
     fi
     start simulators "$bin/headwater" simulate --coinbase-listen "$(at 17)" --mastodon-listen "$(at 18)"
     for _ in $(seq 100); do
         grep -q '^HEADWATER_MASTODON_TOKENS=' "$run/simulators.log" && break
-        kill -0 "${pids[simulators]}" 2>/dev/null || die "the simulators have ended: $(tail -n 1 "$run/simulators.log")"
+        kill -0 "${pids[simulators]}" 2>/dev/null || die "the simulators exited: $(tail -n 1 "$run/simulators.log")"
         sleep 0.1
     done
     while IFS= read -r setting; do export "${setting?}"; done < <(grep '^HEADWATER_' "$run/simulators.log")
@@ -72,22 +72,22 @@ start_upstreams() {
     data='SIMULATED data'
 }
 
-# Without tokens nobody can be told from anybody else: then everybody sees everything, as with `headwater up`.
+# Without tokens, clients cannot be told apart. Then all clients may see everything, as with `headwater up`.
 open_rules() {
     if [[ -z ${HEADWATER_JWT_SECRET:-}${HEADWATER_JWKS_URL:-}${HEADWATER_POLICY:-} ]]; then
         export HEADWATER_POLICY=open
     fi
 }
 
-# Says when something ends, and goes on while the programs with these names run.
+# Reports every program that exits, and continues while the programs with the given names run.
 watch_over() {
     local name
     while true; do
         for name in "${!pids[@]}"; do
             kill -0 "${pids[$name]}" 2>/dev/null && continue
-            echo "$self: $name has ended: $(tail -n 1 "$run/$name.log")"
+            echo "$self: $name exited: $(tail -n 1 "$run/$name.log")"
             unset "pids[$name]"
-            [[ " $* " != *" $name "* ]] || die "nothing works without $name"
+            [[ " $* " != *" $name "* ]] || die "cannot continue without $name"
         done
         sleep 1 &
         wait $! || true

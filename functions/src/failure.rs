@@ -1,23 +1,17 @@
-//! How a handler's error leaves a Lambda function.
+//! The error that a Lambda function reports.
 
-use aws::error::{Chain, StoreError};
+use domain::chain::Chain;
 use lambda_runtime::Diagnostic;
 
-use crate::{authorize::AuthorizeError, connection::ConnectionEventError, push::JobError};
+use crate::{access::authorize::AuthorizeError, connection::ConnectionEventError, push::JobError};
 
-/// A handler's error, with a stable type and its causes in the message.
+/// The error of a handler, with a stable type and a message that contains its causes.
 #[derive(Debug)]
 pub struct Failure {
-    /// Such as `StoreError`.
+    /// The type, such as `JobError`.
     pub error_type: &'static str,
     /// The error and its causes.
     pub message: String,
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self { error_type: "StoreError", message: Chain(&error).to_string() }
-    }
 }
 
 impl From<ConnectionEventError> for Failure {
@@ -34,7 +28,7 @@ impl From<JobError> for Failure {
 
 impl From<AuthorizeError> for Failure {
     fn from(error: AuthorizeError) -> Self {
-        // API Gateway looks for exactly this message.
+        // API Gateway compares the message, so it must not contain a cause.
         let error_type = match &error {
             AuthorizeError::Unauthorized => "Unauthorized",
             AuthorizeError::Unavailable => "Unavailable",

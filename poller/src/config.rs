@@ -5,9 +5,9 @@ use std::time::Duration;
 use domain::topic::Topic;
 use secrecy::SecretString;
 
-use crate::feed::Wanted;
+use crate::{host::host_of, wanted::Wanted};
 
-/// Shortest flush that is worth its cost.
+/// Shortest flush interval, in milliseconds.
 const LEAST_FLUSH_MS: u64 = 1;
 
 /// The base URLs of Mastodon servers.
@@ -21,14 +21,14 @@ pub struct Tokens(pub Vec<Token>);
 /// A user token of a Mastodon server.
 #[derive(Clone, Debug)]
 pub struct Token {
-    /// Which server; without it, the one in the same place of the list of servers.
+    /// The server; without it, the one at the same position in the list of servers.
     pub host: Option<String>,
     /// The token.
     pub token: SecretString,
 }
 
 impl Tokens {
-    /// The token of the server `host`, which is the `index`th in the list of servers.
+    /// Returns the token of the server `host`, which is at `index` in the list of servers.
     pub fn of(&self, host: &str, index: usize) -> Option<&SecretString> {
         let named = self.0.iter().find(|it| it.host.as_deref() == Some(host));
         let token = named.or_else(|| self.0.get(index).filter(|it| it.host.is_none()))?;
@@ -40,8 +40,8 @@ impl Tokens {
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Shortest time between two frames of a topic, in milliseconds. An event that comes after a
-    /// longer silence goes out at once; under load, frames gather what comes in this time.
+    /// Shortest time between two frames of a topic, in milliseconds. An event after a longer silence
+    /// is sent at once. Under load, a frame holds all events of this time.
     #[arg(long, env = "HEADWATER_FLUSH_MS", default_value_t = 20,
           value_parser = clap::value_parser!(u64).range(LEAST_FLUSH_MS..=10_000))]
     pub flush_ms: u64,
@@ -62,36 +62,36 @@ pub struct Options {
     )]
     pub coinbase_rest_url: url::Url,
 
-    /// Coinbase topics that are always recorded, such as `ticker/BTC-USD,level2/ETH-USD`. A pair
-    /// alone stands for its ticker and its matches.
+    /// Coinbase topics that are recorded even without subscribers, such as
+    /// `ticker/BTC-USD,level2/ETH-USD`. A pair alone means its ticker and its matches.
     #[arg(long, env = "HEADWATER_COINBASE_RECORD", default_value = "", value_parser = parse_coinbase)]
     pub coinbase_record: Wanted,
 
-    /// Base URLs of Mastodon servers, such as `https://mastodon.social,https://fosstodon.org`;
-    /// empty for none.
+    /// Base URLs of Mastodon servers, such as `https://mastodon.social,https://fosstodon.org`; an
+    /// empty value disables Mastodon.
     #[arg(long, env = "HEADWATER_MASTODON_SERVERS", default_value = "https://mastodon.social", value_parser = parse_servers)]
     pub mastodon_servers: Servers,
 
     /// User tokens with scope `read:statuses`, such as `mastodon.social=…,fosstodon.org=…`, or in
-    /// the order of the servers. A server without one is polled.
+    /// the order of the servers. A server without a token is polled.
     #[arg(long, env = "HEADWATER_MASTODON_TOKENS", hide_env_values = true, default_value = "", hide_default_value = true, value_parser = parse_tokens)]
     pub mastodon_tokens: Tokens,
 
-    /// Mastodon topics that are always recorded, such as `public,tag/rustlang`.
+    /// Mastodon topics that are recorded even without subscribers, such as `public,tag/rustlang`.
     #[arg(long, env = "HEADWATER_MASTODON_RECORD", default_value = "", value_parser = parse_mastodon)]
     pub mastodon_record: Wanted,
 
-    /// How the program names itself to the upstreams; operators should name a contact.
+    /// User agent that is sent to the upstreams. It should include a contact address.
     #[arg(long, env = "HEADWATER_USER_AGENT", default_value = concat!("Headwater/", env!("CARGO_PKG_VERSION")))]
     pub user_agent: String,
 
-    /// Most bytes of events that wait while the database is away.
+    /// Most bytes of events that are pending while the database does not answer.
     #[arg(long, env = "HEADWATER_MEMORY_BYTES", default_value_t = 64 * 1024 * 1024, hide = true)]
     pub memory_bytes: usize,
 }
 
 impl Options {
-    /// Shortest time between two frames of a topic.
+    /// Returns the shortest time between two frames of a topic.
     pub fn flush(&self) -> Duration {
         Duration::from_millis(self.flush_ms)
     }
@@ -101,7 +101,7 @@ fn parse_servers(text: &str) -> Result<Servers, String> {
     let servers = text.split(',').map(str::trim).filter(|server| !server.is_empty());
     let servers = servers.map(|server| match url::Url::parse(server) {
         Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => Ok(url),
-        _ => Err(format!("{server} is no http or https address")),
+        _ => Err(format!("{server} is not an http or https address")),
     });
     Ok(Servers(servers.collect::<Result<_, _>>()?))
 }
@@ -119,7 +119,7 @@ fn parse_topics(family: &str, text: &str) -> Result<Wanted, String> {
     let mut topics = Wanted::new();
     for name in names {
         let spellings = match (family, name.contains('/')) {
-            // A pair alone stands for what most people want of it.
+            // A pair alone means the channels that are most used.
             ("coinbase", false) => {
                 vec![format!("coinbase/ticker/{name}"), format!("coinbase/matches/{name}")]
             }
@@ -144,11 +144,11 @@ fn parse_token(text: &str) -> Result<Token, String> {
             let host = url::Url::parse(host)
                 .ok()
                 .filter(url::Url::has_host)
-                .map_or_else(|| host.to_owned(), |url| crate::source::host_of(&url));
+                .map_or_else(|| host.to_owned(), |url| host_of(&url));
             Token { host: Some(host), token: SecretString::from(token) }
         }
-        // The text itself may be a token, so it is not repeated.
-        Some(_) => return Err("a token is given as HOST=TOKEN".to_owned()),
+        // The text itself may be a token, so the message does not contain it.
+        Some(_) => return Err("a token must have the form HOST=TOKEN".to_owned()),
         None => Token { host: None, token: SecretString::from(text) },
     };
     Ok(token)
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_topics_with_or_without_their_source() {
+    fn recorded_topics_are_parsed_with_or_without_their_source() {
         let topics = parse_coinbase("ticker/BTC-USD, coinbase/matches/ETH-USD").expect("topics");
         let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
         assert_eq!(names, ["coinbase/matches/ETH-USD", "coinbase/ticker/BTC-USD"]);
@@ -173,12 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_found_by_host_or_by_place() {
+    fn tokens_are_found_by_host_or_by_position() {
         let tokens = parse_tokens("https://b.example=two, one").expect("tokens");
         let of = |host, index| tokens.of(host, index).map(|it| it.expose_secret().to_owned());
         assert_eq!(of("b.example", 0).as_deref(), Some("two"));
         assert_eq!(of("a.example", 1).as_deref(), Some("one"));
-        assert_eq!(of("c.example", 0), None, "that token is for another");
+        assert_eq!(of("c.example", 0), None, "that token belongs to another server");
         let error = parse_tokens("=s3cret").expect_err("no host");
         assert!(!error.contains("s3cret"));
     }

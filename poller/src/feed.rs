@@ -1,51 +1,12 @@
-//! What a source is given: where to put events, what is wanted, and what it has told before.
+//! What a source is given: which topics are wanted, where to publish, and what it stored before.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
-use aws::{
-    control::{Control, State},
-    error::StoreError,
-    log::Entry,
-};
-use bytes::Bytes;
-use domain::{frame::Frame, topic::Topic};
+use aws::{control::Control, error::StoreError, log::Log};
+use domain::{entry::Entry, frame::Frame, source::State, topic::Topic};
 use tokio::sync::watch;
 
-use crate::{numbering::Numbering, states::States};
-
-/// The topics of one source that somebody wants, or that the configuration records.
-pub type Wanted = BTreeSet<Topic>;
-
-/// An event on its way to a topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outgoing {
-    /// The event: one JSON object.
-    pub json: Bytes,
-    /// What it means for the log.
-    pub role: Role,
-}
-
-/// What an event means for the log, beyond being in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Nothing.
-    Plain,
-    /// A subscriber can start here: it holds the whole state.
-    Snapshot,
-    /// It is this post, by ActivityPub URI, and may be edited or deleted later.
-    Posted(Arc<str>),
-    /// It takes the place of what the log has of this post, and is the post from here on.
-    Edited(Arc<str>),
-    /// It takes the place of what the log has of this post.
-    Deleted(Arc<str>),
-}
-
-impl Outgoing {
-    /// An event that means nothing more for the log.
-    pub fn plain(json: impl Into<Bytes>) -> Self {
-        Self { json: json.into(), role: Role::Plain }
-    }
-}
+use crate::{numbering::Numbering, outgoing::Outgoing, states::States, wanted::Wanted};
 
 /// What a source is given. Clones share everything.
 #[derive(Clone)]
@@ -54,51 +15,55 @@ pub struct Feed {
     wanted: watch::Receiver<Arc<Wanted>>,
     numbering: Numbering,
     states: States,
+    log: Log,
+    control: Control,
 }
 
 impl Feed {
-    /// The feed of the source called `source`.
+    /// Makes the feed of the source called `source`.
     pub fn new(
         source: &str,
         wanted: watch::Receiver<Arc<Wanted>>,
         numbering: Numbering,
         states: States,
+        log: Log,
+        control: Control,
     ) -> Self {
-        Self { source: source.into(), wanted, numbering, states }
+        Self { source: source.into(), wanted, numbering, states, log, control }
     }
 
-    /// The topics that are wanted of the source's family; a topic stays for a minute after the last
-    /// who wants it.
+    /// Returns the wanted topics of the source's family. A topic stays for a minute after its last
+    /// subscriber has left.
     pub fn wanted(&self) -> watch::Receiver<Arc<Wanted>> {
         self.wanted.clone()
     }
 
-    /// Puts an event behind those that wait on a topic. Never blocks.
+    /// Adds an event to the pending events of a topic. Never blocks.
     pub fn publish(&self, topic: &Topic, event: Outgoing) {
         self.numbering.publish(topic, event);
     }
 
-    /// Tells what the source is doing: [`State::Live`], [`State::Connecting`] or [`State::Down`],
-    /// with a sentence for people. Saying the same again changes nothing.
+    /// Reports the state of the source: [`State::Live`], [`State::Connecting`] or [`State::Down`],
+    /// with a sentence for people. Reporting the same state again changes nothing.
     pub fn report(&self, state: State, detail: impl Into<String>) {
         self.states.report(&self.source, state, detail.into());
     }
 
-    /// Returns the newest frame that the log has of a topic.
+    /// Returns the newest frame of a topic in the log.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
     pub async fn newest(&self, topic: &Topic) -> Result<Option<Frame>, StoreError> {
-        let newest = self.numbering.tables().log.newest(topic).await?;
+        let newest = self.log.newest(topic).await?;
         Ok(newest.and_then(|newest| match newest.entry {
             Entry::Frame(frame) => Some(frame),
             Entry::Lost { .. } => None,
         }))
     }
 
-    /// The table that keeps what a source has to remember.
+    /// Returns the table in which a source keeps what it has to remember.
     pub fn control(&self) -> &Control {
-        &self.numbering.tables().control
+        &self.control
     }
 }

@@ -1,4 +1,4 @@
-//! How a poller is doing: for the container's health check, and for `CloudWatch`.
+//! The health of a poller, for the container's health check and for `CloudWatch`.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -10,16 +10,16 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::watch;
 
-/// How often a poller looks at itself.
+/// How often a poller checks its health.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// The age at which a look says nothing any more: the poller hangs.
-const LOOK_IS_GOOD_FOR: Duration = Duration::from_secs(20);
+/// Age at which the newest look is stale, because the poller hangs.
+const STALE_AFTER: Duration = Duration::from_secs(20);
 
-/// How often `CloudWatch` is told: its metrics count by the minute.
-pub const TELL_EVERY: Duration = Duration::from_mins(1);
+/// How often metrics are written: `CloudWatch` counts by the minute.
+pub const METRICS_EVERY: Duration = Duration::from_mins(1);
 
-/// What a poller has done since it started.
+/// What a poller did since it started.
 #[derive(Debug, Default)]
 pub struct Counters {
     frames: AtomicU64,
@@ -29,31 +29,31 @@ pub struct Counters {
     newest_frame: AtomicU64,
 }
 
-/// A look at a poller.
+/// The health of a poller at one time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Look {
-    /// When.
+    /// The time.
     pub at: Timestamp,
-    /// The families of sources that it leads, such as `coinbase`; none while it stands by.
+    /// The families of sources that it leads, such as `coinbase`; empty on a standby.
     pub leads: Vec<String>,
     /// Whether the database answers.
     pub database: bool,
-    /// How many of its sources are down.
+    /// Number of its sources that are down.
     pub sources_down: usize,
-    /// Whether anybody wants anything that it could fetch.
+    /// Whether any topic of its sources is wanted.
     pub wanted: bool,
-    /// Frames appended to the log since it started.
+    /// Number of frames appended to the log since it started.
     pub frames: u64,
-    /// Events in them.
+    /// Number of events in these frames.
     pub events: u64,
-    /// Invocations of `push` that failed since it started.
+    /// Number of failed invocations of `push` since it started.
     pub push_failures: u64,
     /// When the newest frame was appended.
     pub newest_frame: Option<Timestamp>,
 }
 
-/// The newest look at a poller.
+/// The newest look at the health of a poller.
 pub type Looks = watch::Receiver<Option<Look>>;
 
 impl Counters {
@@ -87,14 +87,14 @@ impl Counters {
 }
 
 impl Look {
-    /// Whether the poller works at `now`: it looks at itself, and the database answers.
+    /// Returns whether the poller works at `now`: the look is recent, and the database answers.
     pub fn is_healthy(&self, now: Timestamp) -> bool {
-        self.database && now.duration_since(self.at).unsigned_abs() < LOOK_IS_GOOD_FOR
+        self.database && now.duration_since(self.at).unsigned_abs() < STALE_AFTER
     }
 
-    /// The look as a log line from which `CloudWatch` makes metrics ("Specification: Embedded metric
-    /// format"), with what happened since `before`. They are in the namespace `Headwater`, under the
-    /// dimension `Deployment`, the prefix of the tables.
+    /// Returns a log line in `CloudWatch`'s embedded metric format, with the changes since `before`.
+    /// The metrics are in the namespace `Headwater` and have the dimension `Deployment`, which is the
+    /// prefix of the tables.
     pub fn to_metrics(&self, before: Option<&Self>, deployment: &str) -> String {
         let since = |count: fn(&Self) -> u64| count(self) - before.map_or(0, count);
         let mut names = vec![
@@ -104,7 +104,7 @@ impl Look {
             json!({"Name": "Events", "Unit": "Count"}),
             json!({"Name": "PushFailures", "Unit": "Count"}),
         ];
-        // While nobody wants anything, or another leads, there is nothing to be old.
+        // Without wanted topics, or on a standby, no frame is expected.
         let newest = self.newest_frame.filter(|_| self.wanted && !self.leads.is_empty());
         let age = newest.map(|newest| self.at.duration_since(newest).as_secs().max(0));
         if age.is_some() {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn health_needs_the_database_and_a_look_that_is_not_old() {
+    fn health_needs_the_database_and_a_recent_look() {
         let look = Look { database: true, ..Counters::default().look(now()) };
         assert!(look.is_healthy(now() + 19.seconds()));
         assert!(!look.is_healthy(now() + 20.seconds()), "it hangs");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_tell_what_happened_since_the_last_time() {
+    fn metrics_count_what_happened_since_the_last_line() {
         let counters = Counters::default();
         counters.appended(2, 30, now());
         let leads = vec!["coinbase".to_owned()];
@@ -176,8 +176,8 @@ mod tests {
         ] {
             assert_eq!(line[name], expected, "case: {name}");
         }
-        let told = line.pointer("/_aws/CloudWatchMetrics/0/Metrics").expect("names");
-        assert_eq!(told.as_array().map(Vec::len), Some(6));
+        let names = line.pointer("/_aws/CloudWatchMetrics/0/Metrics").expect("names");
+        assert_eq!(names.as_array().map(Vec::len), Some(6));
         let standby = Look { leads: vec![], ..second };
         assert!(!standby.to_metrics(None, "main-").contains(r#""Name":"NewestFrameAge""#));
     }

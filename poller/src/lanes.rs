@@ -1,39 +1,46 @@
-//! Lanes: one for each shard, with one invocation of `push` in flight; what gathers meanwhile goes
-//! into the next.
+//! Lanes: one for each shard, with one invocation of `push` in flight. What is published meanwhile
+//! goes into the next invocation.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use aws::{
-    connections::Shard,
-    error::Chain,
-    log::Entry,
+use domain::{
+    backoff::Backoff,
+    chain::Chain,
+    connection::ConnectionId,
+    entry::Entry,
+    frame::Frame,
     push::{Job, Lost, Push},
+    shard::Shard,
+    topic::Topic,
 };
-use domain::{connection::ConnectionId, frame::Frame, topic::Topic};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{instrument, warn};
 
-use crate::{backoff::Backoff, health::Counters};
+use crate::health::Counters;
 
-/// Most bytes of frames in a job: Lambda takes 6 MB.
+#[cfg(test)]
+mod tests;
+
+/// Most bytes of frames in a job: Lambda accepts 6 MB.
 const JOB_BYTES: usize = 4 * 1024 * 1024;
 
 /// Most connections that a job announces.
 const JOB_JOINED: usize = 50_000;
 
-/// Most bytes of frames that wait for `push`. What is given up is in the log.
-const WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// Most bytes of frames that are pending for `push`. Frames that are dropped stay in the log.
+const PENDING_BYTES: usize = 16 * 1024 * 1024;
 
-/// When connections that took too little are tried again.
+/// Time until connections that did not accept everything are tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// The lanes of all shards. Clones share them.
@@ -45,47 +52,54 @@ pub struct Lanes {
 
 struct Lane {
     shard: Shard,
-    waiting: Mutex<Waiting>,
+    pending: Mutex<Pending>,
     wake: Notify,
-    /// The version of the rules that `push` has to go by.
+    /// The version of the rules that `push` has to apply.
     rules: Arc<AtomicU64>,
 }
 
+/// What the next invocations of `push` have to do.
 #[derive(Default)]
-struct Waiting {
-    /// What somebody in the shard wants.
+struct Pending {
+    /// The topics with a subscriber in the shard.
     topics: BTreeSet<Topic>,
     joined: Vec<ConnectionId>,
     frames: VecDeque<Frame>,
     bytes: usize,
     lost: Vec<Lost>,
-    /// Whether `push` has something to do even if there is nothing to send.
-    poked: bool,
+    /// Whether `push` has to check its connections even if there is nothing to send.
+    check: bool,
 }
 
 impl Lanes {
-    /// A lane for each shard, with nothing wanted.
+    /// Makes a lane for each shard, without subscribers.
     pub fn new(shards: impl IntoIterator<Item = Shard>) -> Self {
         let rules = Arc::new(AtomicU64::new(0));
         let lanes = shards.into_iter().map(|shard| {
-            let (waiting, wake, rules) = (Mutex::default(), Notify::new(), rules.clone());
-            (shard, Lane { shard, waiting, wake, rules })
+            let lane = Lane {
+                shard,
+                pending: Mutex::default(),
+                wake: Notify::new(),
+                rules: rules.clone(),
+            };
+            (shard, lane)
         });
         Self { lanes: Arc::new(lanes.collect()), counters: Arc::default() }
     }
 
-    /// What went through the lanes.
+    /// Returns the counts of what went through the lanes.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Hands on what was appended, to the lanes where it is wanted.
+    /// Passes appended entries to the lanes whose shards have a subscriber of their topics.
     pub fn send(&self, entries: &[&Entry]) {
         let frames = entries.iter().filter_map(|entry| match entry {
             Entry::Frame(frame) => Some(frame),
             Entry::Lost { .. } => None,
         });
-        let (mut count, mut events) = (0, 0);
+        let mut count = 0;
+        let mut events = 0;
         for frame in frames {
             count += 1;
             events += frame.last() - frame.seq() + 1;
@@ -98,36 +112,36 @@ impl Lanes {
         }
     }
 
-    /// Sets what is wanted in a shard, and announces connections that were not known before.
-    pub fn want(&self, shard: Shard, topics: BTreeSet<Topic>, joined: Vec<ConnectionId>) {
+    /// Sets the topics with a subscriber in a shard, and announces connections that are new.
+    pub fn set_wanted(&self, shard: Shard, topics: BTreeSet<Topic>, joined: Vec<ConnectionId>) {
         let Some(lane) = self.lanes.get(&shard) else { return };
         let wake = !joined.is_empty();
         {
-            let mut waiting = lane.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.topics = topics;
-            waiting.joined.extend(joined);
+            let mut pending = lane.pending.lock();
+            pending.topics = topics;
+            pending.joined.extend(joined);
         }
         if wake {
             lane.wake.notify_one();
         }
     }
 
-    /// Has `push` look after the connections of a shard, even if there is nothing to send.
-    pub fn poke(&self, shard: Shard) {
+    /// Makes `push` check the connections of a shard, even if there is nothing to send.
+    pub fn check(&self, shard: Shard) {
         let Some(lane) = self.lanes.get(&shard) else { return };
-        lane.waiting.lock().unwrap_or_else(PoisonError::into_inner).poked = true;
+        lane.pending.lock().check = true;
         lane.wake.notify_one();
     }
 
-    /// Has `push` go by rules of this version, and look at all connections by them.
-    pub fn obey(&self, version: u64) {
+    /// Makes `push` apply this version of the rules, and check all connections against it.
+    pub fn set_rules(&self, version: u64) {
         for (shard, lane) in self.lanes.iter() {
             lane.rules.store(version, Ordering::Relaxed);
-            self.poke(*shard);
+            self.check(*shard);
         }
     }
 
-    /// Runs all lanes until `shutdown`, and after that until nothing waits.
+    /// Runs all lanes until `shutdown`, and after that until nothing is pending.
     pub async fn run(&self, push: Arc<dyn Push>, shutdown: CancellationToken) {
         let lanes = self.lanes.keys().map(|shard| {
             let (lanes, push, shutdown) = (self.clone(), push.clone(), shutdown.clone());
@@ -140,7 +154,7 @@ impl Lanes {
         });
         for lane in lanes.collect::<Vec<_>>() {
             if let Err(error) = lane.await {
-                warn!(%error, "lane ended");
+                warn!(%error, "a lane stopped unexpectedly");
             }
         }
     }
@@ -149,25 +163,25 @@ impl Lanes {
 impl Lane {
     fn send(&self, entries: &[&Entry]) {
         let mut sent = false;
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock();
         for entry in entries {
-            if !waiting.topics.contains(entry.topic()) {
+            if !pending.topics.contains(entry.topic()) {
                 continue;
             }
             sent = true;
             match entry {
                 Entry::Frame(frame) => {
-                    waiting.bytes += frame.json().len();
-                    waiting.frames.push_back(frame.clone());
+                    pending.bytes += frame.json().len();
+                    pending.frames.push_back(frame.clone());
                 }
                 Entry::Lost { topic, seq, last } => {
                     let topic = topic.clone();
-                    waiting.lost.push(Lost { topic, from: *seq, to: *last });
+                    pending.lost.push(Lost { topic, from: *seq, to: *last });
                 }
             }
         }
-        waiting.shed(self.shard);
-        drop(waiting);
+        pending.shed(self.shard);
+        drop(pending);
         if sent {
             self.wake.notify_one();
         }
@@ -176,7 +190,7 @@ impl Lane {
     #[instrument(name = "lane", skip_all, fields(shard = self.shard))]
     async fn run(&self, push: &dyn Push, counters: &Counters, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        // Whether connections have not taken all of theirs.
+        // Whether some connections have not accepted everything.
         let mut retry = false;
         loop {
             let patience = if retry { RETRY_AFTER } else { Duration::MAX };
@@ -193,11 +207,11 @@ impl Lane {
                         backoff.reset();
                         retry = report.waiting > 0;
                         if retry && !stopping {
-                            break self.wake_if_waiting();
+                            break self.wake_if_pending();
                         }
                     }
                     Err(error) => {
-                        warn!(error = %Chain(&error), "push failed");
+                        warn!(error = %Chain(&error), "could not invoke push; retrying the same job");
                         counters.push_failed();
                         self.put_back(job);
                         if stopping {
@@ -214,10 +228,9 @@ impl Lane {
         }
     }
 
-    /// With slow connections, rounds still start as soon as there is something new.
-    fn wake_if_waiting(&self) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if !waiting.is_empty() {
+    /// Starts the next round at once if something is pending. Slow connections do not delay it.
+    fn wake_if_pending(&self) {
+        if !self.pending.lock().is_empty() {
             self.wake.notify_one();
         }
     }
@@ -227,64 +240,70 @@ impl Lane {
         Job { shard: self.shard, joined: vec![], lost: vec![], rules, frames: vec![] }
     }
 
+    /// Takes what fits into one job, or `None` if nothing is pending.
     fn take(&self) -> Option<Job> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.is_empty() {
+        let mut pending = self.pending.lock();
+        if pending.is_empty() {
             return None;
         }
         let mut frames = Vec::new();
         let mut bytes = 0;
         while bytes < JOB_BYTES
-            && let Some(frame) = waiting.frames.pop_front()
+            && let Some(frame) = pending.frames.pop_front()
         {
             bytes += frame.json().len();
             frames.push(frame);
         }
-        waiting.bytes -= bytes;
-        let joined = waiting.joined.len().min(JOB_JOINED);
-        let joined = waiting.joined.drain(..joined).collect();
-        waiting.poked = false;
-        let lost = std::mem::take(&mut waiting.lost);
-        let rules = self.rules.load(Ordering::Relaxed);
-        Some(Job { shard: self.shard, joined, lost, rules, frames })
+        pending.bytes -= bytes;
+        pending.check = false;
+        let joined = pending.joined.len().min(JOB_JOINED);
+        Some(Job {
+            shard: self.shard,
+            joined: pending.joined.drain(..joined).collect(),
+            lost: std::mem::take(&mut pending.lost),
+            rules: self.rules.load(Ordering::Relaxed),
+            frames,
+        })
     }
 
-    /// Puts a job back in front of what has gathered meanwhile.
+    /// Puts a job back in front of everything that was published since it was taken.
     fn put_back(&self, job: Job) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock();
         for frame in job.frames.into_iter().rev() {
-            waiting.bytes += frame.json().len();
-            waiting.frames.push_front(frame);
+            pending.bytes += frame.json().len();
+            pending.frames.push_front(frame);
         }
-        waiting.poked = true;
-        waiting.lost.splice(0..0, job.lost);
-        waiting.joined.splice(0..0, job.joined);
-        waiting.shed(self.shard);
+        pending.check = true;
+        pending.lost.splice(0..0, job.lost);
+        pending.joined.splice(0..0, job.joined);
+        pending.shed(self.shard);
     }
 }
 
-impl Waiting {
+impl Pending {
     fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.lost.is_empty() && self.joined.is_empty() && !self.poked
+        self.frames.is_empty() && self.lost.is_empty() && self.joined.is_empty() && !self.check
     }
 
-    /// Gives up the oldest frames past the limit; the clients are told and can ask for a replay.
+    /// Drops the oldest frames if there are too many. The clients are notified by a `gap`, and can
+    /// ask for a replay.
     fn shed(&mut self, shard: Shard) {
-        if self.bytes <= WAITING_BYTES {
+        if self.bytes <= PENDING_BYTES {
             return;
         }
         let mut count = 0;
-        while self.bytes > WAITING_BYTES / 2
+        while self.bytes > PENDING_BYTES / 2
             && let Some(frame) = self.frames.pop_front()
         {
             count += 1;
             self.bytes -= frame.json().len();
-            let (topic, from, to) = (frame.topic().clone(), frame.seq(), frame.last());
-            match self.lost.iter_mut().find(|lost| lost.topic == topic && lost.to + 1 == from) {
+            let (from, to) = (frame.seq(), frame.last());
+            let topic = frame.topic();
+            match self.lost.iter_mut().find(|lost| lost.topic == *topic && lost.to + 1 == from) {
                 Some(lost) => lost.to = to,
-                None => self.lost.push(Lost { topic, from, to }),
+                None => self.lost.push(Lost { topic: topic.clone(), from, to }),
             }
         }
-        warn!(shard, frames = count, "push is too slow; the oldest frames are not sent");
+        warn!(shard, frames = count, "dropped the oldest frames: push is slower than the sources");
     }
 }

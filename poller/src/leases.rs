@@ -1,24 +1,24 @@
-//! Leases: of all pollers, one reads a family of sources, and another takes over when it is gone.
+//! Leases: one poller is the leader of a family of sources, and a standby takes over when its lease
+//! expires.
 
 use std::{sync::Arc, time::Duration};
 
-use aws::{control::Lease, error::Chain};
+use aws::{control::Control, error::StoreError};
+use domain::chain::Chain;
 use jiff::Timestamp;
-use tokio::time;
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::numbering::Numbering;
+use crate::{leadership::TERM, numbering::Numbering};
 
-/// How long a lease lasts without being renewed.
-pub const TERM: Duration = Duration::from_secs(10);
+/// How often a lease is renewed, and how often a standby tries to acquire it.
+const RENEW_EVERY: Duration = Duration::from_secs(3);
 
-/// How often a lease is renewed, and how often a standby tries to get it.
-const EVERY: Duration = Duration::from_secs(3);
-
-/// Has `lead` run whenever this poller, called `owner`, has the lease of `family`, until
-/// `shutdown`. What it is given is cancelled when the lease is lost.
+/// Runs `lead` whenever this poller, called `owner`, holds the lease of `family`, until `shutdown`.
+/// The token that `lead` is given is cancelled when the lease is lost.
 pub async fn hold<F, Fut>(
+    control: Control,
     numbering: Numbering,
     family: &str,
     owner: Arc<str>,
@@ -28,55 +28,125 @@ pub async fn hold<F, Fut>(
     F: Fn(CancellationToken) -> Fut,
     Fut: Future<Output = ()>,
 {
-    let control = numbering.tables().control.clone();
-    let mut standby = false;
+    let mut is_standby = false;
     while !shutdown.is_cancelled() {
         match control.acquire(family, &owner, TERM, Timestamp::now()).await {
             Ok(Some(lease)) => {
-                info!(family, epoch = lease.epoch, "leading");
-                standby = false;
+                info!(family, epoch = lease.epoch, "acquired the lease; this poller is the leader");
+                is_standby = false;
                 numbering.lead(lease.clone());
                 let term = shutdown.child_token();
+                let renew = || control.renew(&lease, TERM, Timestamp::now());
                 tokio::select! {
                     () = lead(term.clone()) => {}
-                    () = keep(&numbering, &lease, &term) => {
-                        warn!(family, epoch = lease.epoch, "lease lost");
+                    () = keep(family, renew) => {
+                        term.cancel();
+                        warn!(family, epoch = lease.epoch, "lost the lease");
                     }
                 }
                 if shutdown.is_cancelled() {
-                    // What was read last is still on its way to the log: whoever has the lease to
-                    // release is asked by `release` once that is there.
+                    // The last events are still on their way to the log. The lease is released
+                    // once they are there.
                     return;
                 }
                 numbering.follow(family);
             }
             Ok(None) => {
-                if !standby {
-                    info!(family, "standing by");
+                if !is_standby {
+                    info!(family, "another poller is the leader; standing by");
                 }
-                standby = true;
+                is_standby = true;
             }
-            Err(error) => warn!(family, error = %Chain(&error), "no lease"),
+            Err(error) => {
+                warn!(family, error = %Chain(&error), "could not acquire the lease; retrying");
+            }
         }
-        shutdown.run_until_cancelled(time::sleep(EVERY)).await;
+        shutdown.run_until_cancelled(time::sleep(RENEW_EVERY)).await;
     }
 }
 
 /// Renews a lease until it is lost.
-async fn keep(numbering: &Numbering, lease: &Lease, term: &CancellationToken) {
-    let mut renewed = time::Instant::now();
+async fn keep<F, Fut>(family: &str, renew: F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<bool, StoreError>>,
+{
+    let mut renewed_at = Instant::now();
     loop {
-        time::sleep(EVERY).await;
-        let attempt = time::Instant::now();
-        match numbering.tables().control.renew(lease, TERM, Timestamp::now()).await {
-            Ok(true) => renewed = attempt,
-            Ok(false) => break,
-            Err(error) => warn!(error = %Chain(&error), "lease not renewed"),
+        time::sleep(RENEW_EVERY).await;
+        let attempt = Instant::now();
+        match renew().await {
+            Ok(true) => renewed_at = attempt,
+            Ok(false) => return,
+            Err(error) => {
+                warn!(family, error = %Chain(&error), "could not renew the lease; retrying");
+            }
         }
-        // Another poller takes over when the term is up, whether or not the database told us.
-        if renewed.elapsed() >= TERM {
-            break;
+        // A standby takes over when the term is over, even if the database did not say so.
+        if renewed_at.elapsed() >= TERM {
+            return;
         }
     }
-    term.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// How a renewal ends.
+    #[derive(Clone, Copy)]
+    enum Renewal {
+        Held,
+        Lost,
+        Failed,
+        /// The database takes this many seconds to fail.
+        Slow(u64),
+    }
+    use Renewal::{Failed, Held, Lost, Slow};
+
+    /// Returns after how many seconds a lease is lost that is renewed with these results.
+    async fn lost_after(renewals: &[Renewal]) -> Option<u64> {
+        let start = Instant::now();
+        let left = RefCell::new(renewals.iter().copied());
+        let renew = || {
+            let renewal = left.borrow_mut().next().unwrap_or(Held);
+            async move {
+                let failed = || StoreError::Corrupt { table: "control", source: "a fault".into() };
+                match renewal {
+                    Held => Ok(true),
+                    Lost => Ok(false),
+                    Failed => Err(failed()),
+                    Slow(seconds) => {
+                        time::sleep(Duration::from_secs(seconds)).await;
+                        Err(failed())
+                    }
+                }
+            }
+        };
+        let kept = time::timeout(Duration::from_mins(10), keep("coinbase", renew)).await;
+        kept.is_ok().then(|| start.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_kept_while_it_is_renewed_within_its_term() {
+        assert_eq!(lost_after(&[]).await, None);
+        assert_eq!(lost_after(&[Failed, Failed, Held, Failed, Failed, Held]).await, None);
+        assert_eq!(lost_after(&[Slow(6)]).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_lost_when_another_poller_has_it_or_its_term_is_over() {
+        let cases = [
+            ("taken over", vec![Lost], 3),
+            ("taken over later", vec![Held, Failed, Lost], 9),
+            ("no answer from the start", vec![Failed; 9], 12),
+            ("no answer after a renewal", [vec![Held], vec![Failed; 9]].concat(), 15),
+            ("a slow database", vec![Held, Slow(8)], 14),
+        ];
+        for (name, renewals, expected) in cases {
+            assert_eq!(lost_after(&renewals).await, Some(expected), "case: {name}");
+        }
+    }
 }

@@ -1,13 +1,18 @@
-//! The poller: reads the upstreams, numbers what they say, appends it to the log and has it pushed.
+//! The poller: reads the upstreams, numbers their events, appends them to the log and has them
+//! pushed.
 
-pub mod backoff;
 pub mod config;
+pub mod families;
 pub mod feed;
 pub mod health;
+pub mod host;
 pub mod interest;
 pub mod lanes;
+pub mod leadership;
 pub mod leases;
 pub mod numbering;
+pub mod outgoing;
 pub mod poller;
 pub mod source;
 pub mod states;
+pub mod wanted;

@@ -5,19 +5,17 @@ use std::{io::Write as _, net::SocketAddr, process::ExitCode, sync::Arc, time::D
 use anyhow::{Context as _, ensure};
 use aws::{
     clients::{Clients, TableOptions},
-    connections::Shards,
-    control::Origin,
-    error::Chain,
     settings::explain,
 };
 use axum::{Json, Router, http::StatusCode, response::IntoResponse as _, routing::get};
 use clap::{CommandFactory as _, Parser, Subcommand};
+use domain::{chain::Chain, provenance::Provenance, shard::Shards};
 use jiff::Timestamp;
 use poller::{
     config,
-    health::{Looks, TELL_EVERY},
+    families::families,
+    health::{Looks, METRICS_EVERY},
     poller::Poller,
-    source::families,
 };
 use tokio::{
     net::TcpListener,
@@ -32,10 +30,10 @@ use tracing_subscriber::EnvFilter;
 /// The exit code for a wrong command line, as `clap` has it.
 const USAGE: u8 = 2;
 
-/// Longest wait for an answer of the health check.
+/// Longest time for a response to the health check.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Reads the upstreams, numbers what they say, appends it to the log and has it pushed.
+/// Reads the upstreams, numbers their events, appends them to the log and has them pushed.
 #[derive(Debug, Parser)]
 #[command(name = "headwater-poller", version)]
 struct Options {
@@ -48,35 +46,35 @@ struct Options {
     #[command(flatten)]
     tables: TableOptions,
 
-    /// How many parts the connections are spread over; the same as for the functions.
+    /// Number of shards that the connections are divided into. Must be the same as for the functions.
     #[arg(long, env = "HEADWATER_SHARDS", default_value = "1", value_parser = Shards::parse)]
     shards: Shards,
 
-    /// Name or ARN of the function `push`.
+    /// Name or ARN of the `push` function.
     #[arg(long, env = "HEADWATER_PUSH_FUNCTION", default_value = "push")]
     push_function: String,
 
-    /// The upstreams are simulators, and so is the data.
+    /// Label all data as simulated, because the upstreams are simulators.
     #[arg(long, env = "HEADWATER_SIMULATED")]
     simulated: bool,
 
-    /// Address to tell at, under `/healthz`, how the poller is doing.
+    /// Listen address of the health endpoint, `/healthz`. Without it there is none.
     #[arg(long, env = "HEADWATER_HEALTH_LISTEN", global = true)]
     health_listen: Option<SocketAddr>,
 
-    /// Write metrics for `CloudWatch` to the log, in its embedded metric format, once a minute.
+    /// Write metrics to the log once a minute, in `CloudWatch`'s embedded metric format.
     #[arg(long, env = "HEADWATER_METRICS")]
     metrics: bool,
 
-    /// What to log, such as `debug` or `info,poller=debug`.
+    /// Log filter, such as `debug` or `info,poller=debug`.
     #[arg(long, env = "HEADWATER_LOG", default_value = "info")]
     log: EnvFilter,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Ask the poller that listens at `--health-listen` how it is doing; for the container's health
-    /// check. Ends with 0 if it works.
+    /// Check the poller that listens at `--health-listen`. Exit with 0 if it is healthy. This is the
+    /// container's health check.
     Health,
 }
 
@@ -85,17 +83,17 @@ async fn main() -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(error) => match explain(&Options::command(), &error) {
-            Some(told) => {
-                let _ = writeln!(std::io::stderr(), "headwater-poller: {told}");
+            Some(message) => {
+                let _ = writeln!(std::io::stderr(), "headwater-poller: {message}");
                 return ExitCode::from(USAGE);
             }
             None => error.exit(),
         },
     };
     if let Some(Command::Health) = options.command {
-        return match ask(options.health_listen).await {
-            Ok(told) => {
-                let _ = writeln!(std::io::stdout(), "{told}");
+        return match check_health(options.health_listen).await {
+            Ok(health) => {
+                let _ = writeln!(std::io::stdout(), "{health}");
                 ExitCode::SUCCESS
             }
             Err(error) => {
@@ -108,7 +106,7 @@ async fn main() -> ExitCode {
     match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!(error = %Chain(error.as_ref()), "the poller cannot go on");
+            error!(error = %Chain(error.as_ref()), "the poller stopped because of an error");
             ExitCode::FAILURE
         }
     }
@@ -124,7 +122,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        info!("stopping");
+        info!("received a signal; stopping");
         stop.cancel();
     });
     let clients = Clients::from_env().await?;
@@ -133,17 +131,17 @@ async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(address) = options.health_listen {
         let listener = TcpListener::bind(address)
             .await
-            .with_context(|| format!("cannot listen at {address}"))?;
+            .with_context(|| format!("could not listen on {address}"))?;
         tokio::spawn(axum::serve(listener, health(looks.subscribe())).into_future());
     }
     if options.metrics {
-        tokio::spawn(tell(looks.subscribe(), options.tables.table_prefix.clone()));
+        tokio::spawn(write_metrics(looks.subscribe(), options.tables.table_prefix.clone()));
     }
     let poller = Poller {
         families: families(&options.poller, options.tables.retention, Timestamp::now())?,
         tables: clients.tables(&options.tables),
         push: Arc::new(clients.push(options.push_function)),
-        origin: if options.simulated { Origin::Simulated } else { Origin::Live },
+        origin: if options.simulated { Provenance::Simulated } else { Provenance::Live },
         shards: options.shards.all(),
         owner: format!("poller-{owner:016x}").into(),
         looks,
@@ -152,7 +150,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 fn health(looks: Looks) -> Router {
-    let answer = async move || {
+    let respond = async move || {
         let look = looks.borrow().clone();
         match look {
             Some(look) if look.is_healthy(Timestamp::now()) => Json(look).into_response(),
@@ -160,25 +158,28 @@ fn health(looks: Looks) -> Router {
             None => (StatusCode::SERVICE_UNAVAILABLE, "starting").into_response(),
         }
     };
-    Router::new().route("/healthz", get(answer))
+    Router::new().route("/healthz", get(respond))
 }
 
-/// Asks a poller how it is doing.
-async fn ask(address: Option<SocketAddr>) -> anyhow::Result<String> {
+/// Requests the health of a poller.
+async fn check_health(address: Option<SocketAddr>) -> anyhow::Result<String> {
     let address = address.context("HEADWATER_HEALTH_LISTEN (--health-listen) is not set")?;
     let client = reqwest::Client::builder().timeout(HEALTH_TIMEOUT).build()?;
-    let answer = client.get(format!("http://{address}/healthz")).send().await;
-    let answer = answer.with_context(|| format!("no poller answers at {address}"))?;
-    let status = answer.status();
-    let told = answer.text().await?;
-    ensure!(status.is_success(), "the poller does not work: {told}");
-    Ok(told)
+    let response = client
+        .get(format!("http://{address}/healthz"))
+        .send()
+        .await
+        .with_context(|| format!("no poller answers at {address}"))?;
+    let status = response.status();
+    let health = response.text().await?;
+    ensure!(status.is_success(), "the poller is not healthy: {health}");
+    Ok(health)
 }
 
-/// Writes metrics where the log goes.
-async fn tell(looks: Looks, deployment: String) {
+/// Writes metrics to the standard output, like the log.
+async fn write_metrics(looks: Looks, deployment: String) {
     let mut before = None;
-    let mut timer = time::interval(TELL_EVERY);
+    let mut timer = time::interval(METRICS_EVERY);
     timer.tick().await;
     loop {
         timer.tick().await;

@@ -1,16 +1,12 @@
-//! The poller whole: sources, numbering and lanes, put together.
+//! The whole poller: sources, numbering and lanes, put together.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::bail;
-use aws::{
-    connections::Shard,
-    control::{Origin, State},
-    error::Chain,
-    push::Push,
-    tables::Tables,
+use aws::{control::Control, tables::Tables};
+use domain::{
+    chain::Chain, provenance::Provenance, push::Push, shard::Shard, source::State, topic::Topic,
 };
-use domain::topic::Topic;
 use futures_util::future;
 use jiff::Timestamp;
 use tokio::{sync::watch, time};
@@ -19,6 +15,7 @@ use tracing::warn;
 
 use crate::{
     config,
+    families::Family,
     feed::Feed,
     health::{LOOK_EVERY, Look},
     interest::Interest,
@@ -27,49 +24,50 @@ use crate::{
     numbering::{self, Numbering},
     source::Source,
     states::States,
+    wanted::Wanted,
 };
 
 /// How long the last frames may take when the poller stops.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The parts a poller is made of.
+/// The parts of a poller.
 pub struct Poller {
     /// The tables.
     pub tables: Tables,
-    /// The way to `push`.
+    /// The way to invoke `push`.
     pub push: Arc<dyn Push>,
     /// Whether the upstreams are real.
-    pub origin: Origin,
-    /// Every shard that can have connections.
+    pub origin: Provenance,
+    /// All shards that can have connections.
     pub shards: std::ops::Range<Shard>,
-    /// What this poller is called in leases.
+    /// The name of this poller in leases.
     pub owner: Arc<str>,
-    /// The sources, by family: all sources of a family have one leader.
-    pub families: Vec<(String, Vec<Arc<dyn Source>>)>,
-    /// Where the poller shows how it is doing.
+    /// The sources, by family.
+    pub families: Vec<Family>,
+    /// Where the poller publishes its health.
     pub looks: watch::Sender<Option<Look>>,
 }
 
-/// Sees to it that the tables hold data of one origin only.
+/// Makes sure that the tables hold either live or simulated data, never both.
 ///
 /// # Errors
 ///
-/// When they hold data of the other, or cannot be read.
-pub async fn claim(tables: &Tables, origin: Origin) -> anyhow::Result<()> {
-    let there = tables.control.claim_origin(origin).await?;
-    if there != origin {
-        let (there, ours) = (name(there), name(origin));
-        bail!("the tables hold {there} data, and the sources are {ours}: use other tables");
+/// When they hold data of the other kind, or cannot be read.
+pub async fn claim(tables: &Tables, ours: Provenance) -> anyhow::Result<()> {
+    let theirs = tables.control.claim_origin(ours).await?;
+    if theirs != ours {
+        let (theirs, ours) = (name(theirs), name(ours));
+        bail!("the tables hold {theirs} data, but the sources are {ours}; use other tables");
     }
     Ok(())
 }
 
 impl Poller {
-    /// Reads the upstreams until `shutdown`, and then brings the last frames on their way.
+    /// Reads the upstreams until `shutdown`, and then sends the last frames.
     ///
     /// # Errors
     ///
-    /// When the tables hold data of the other origin, or cannot be read at the start.
+    /// When the tables hold data of the other kind, or cannot be read at the start.
     pub async fn run(
         self,
         options: &config::Options,
@@ -77,66 +75,48 @@ impl Poller {
     ) -> anyhow::Result<()> {
         self.tables.check().await?;
         claim(&self.tables, self.origin).await?;
+        let control = self.tables.control.clone();
         let numbering = Numbering::new(
-            self.tables.clone(),
+            self.tables.log.clone(),
+            control.clone(),
             numbering::Options { flush: options.flush(), memory_bytes: options.memory_bytes },
         );
         let lanes = Lanes::new(self.shards.clone());
-        let states = States::new(self.origin, numbering.clone());
+        let states = States::new(self.origin, control.clone(), numbering.clone());
         let recorded = options.coinbase_record.union(&options.mastodon_record).cloned();
         let recorded = recorded.chain([Topic::system_sources()]).collect();
-        let mut interest = Interest::new(&self.tables.connections, self.shards, recorded);
+        let connections = &self.tables.connections;
+        let mut interest = Interest::new(connections, control.clone(), self.shards, recorded);
 
         let sources = TaskTracker::new();
         let mut all_wanted = Vec::new();
         for (family, members) in self.families {
             let wanted = interest.wanted_of(&family);
             all_wanted.push(wanted.clone());
-            let (numbering, owner) = (numbering.clone(), self.owner.clone());
-            let (states, shutdown) = (states.clone(), shutdown.clone());
-            sources.spawn(async move {
-                let lead = |term: CancellationToken| {
-                    let running = members.iter().map(|source| {
-                        let name = source.name();
-                        states.report(name, State::Connecting, String::new());
-                        let feed =
-                            Feed::new(name, wanted.clone(), numbering.clone(), states.clone());
-                        source.run(feed, term.clone())
-                    });
-                    let running = future::join_all(running.collect::<Vec<_>>());
-                    async move {
-                        running.await;
-                    }
-                };
-                leases::hold(numbering.clone(), &family, owner, shutdown, lead).await;
-            });
+            let leader = Leader {
+                tables: self.tables.clone(),
+                numbering: numbering.clone(),
+                states: states.clone(),
+                wanted,
+                members,
+            };
+            sources.spawn(leader.run(family, self.owner.clone(), shutdown.clone()));
         }
         sources.close();
 
-        let looking = {
-            let (lanes, numbering) = (lanes.clone(), numbering.clone());
-            async move {
-                let mut timer = time::interval(LOOK_EVERY);
-                loop {
-                    timer.tick().await;
-                    let database = numbering.tables().control.origin().await.is_ok();
-                    let leads = numbering.held().into_iter().map(|lease| lease.source);
-                    self.looks.send_replace(Some(Look {
-                        leads: leads.collect(),
-                        database,
-                        sources_down: states.down(),
-                        wanted: all_wanted.iter().any(|wanted| !wanted.borrow().is_empty()),
-                        ..lanes.counters().look(Timestamp::now())
-                    }));
-                }
-            }
+        let health = Health {
+            control: control.clone(),
+            numbering: numbering.clone(),
+            states,
+            lanes: lanes.clone(),
+            wanted: all_wanted,
         };
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(looking));
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(health.publish(self.looks)));
 
-        // Each stage stops after the one before it, so that nothing read is left behind.
-        let (sources_done, frames_done) = (CancellationToken::new(), CancellationToken::new());
-        let following =
-            tokio::spawn(interest.run(lanes.clone(), numbering.clone(), shutdown.clone()));
+        // Each stage stops after the one before it, so that no event is left behind.
+        let sources_done = CancellationToken::new();
+        let frames_done = CancellationToken::new();
+        let following = tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
         let framing = {
             let (numbering, lanes, done) = (numbering.clone(), lanes.clone(), sources_done.clone());
             tokio::spawn(async move { numbering.run(lanes, done).await })
@@ -150,32 +130,92 @@ impl Poller {
             sources.wait().await;
             sources_done.cancel();
             let _ = framing.await;
-            numbering.release().await;
+            release(&control, &numbering).await;
             frames_done.cancel();
             let _ = pushing.await;
             let _ = following.await;
         };
         if time::timeout(GRACE, stop).await.is_err() {
-            warn!("the poller did not finish in time; what was not sent is in the log");
+            warn!("the poller did not stop in time; frames that were not sent are in the log");
         }
         Ok(())
     }
 }
 
-impl Numbering {
-    /// Gives all leases back, so that a standby need not wait for them to lapse.
-    async fn release(&self) {
-        for lease in self.held() {
-            if let Err(error) = self.tables().control.release(&lease).await {
-                warn!(family = lease.source, error = %Chain(&error), "lease not released");
-            }
+/// Runs the sources of one family whenever this poller is its leader.
+struct Leader {
+    tables: Tables,
+    numbering: Numbering,
+    states: States,
+    wanted: watch::Receiver<Arc<Wanted>>,
+    members: Vec<Arc<dyn Source>>,
+}
+
+impl Leader {
+    async fn run(self, family: String, owner: Arc<str>, shutdown: CancellationToken) {
+        let control = self.tables.control.clone();
+        let lead = |term: CancellationToken| self.lead(term);
+        leases::hold(control, self.numbering.clone(), &family, owner, shutdown, lead).await;
+    }
+
+    async fn lead(&self, term: CancellationToken) {
+        let running = self.members.iter().map(|source| {
+            let name = source.name();
+            self.states.report(name, State::Connecting, String::new());
+            let feed = Feed::new(
+                name,
+                self.wanted.clone(),
+                self.numbering.clone(),
+                self.states.clone(),
+                self.tables.log.clone(),
+                self.tables.control.clone(),
+            );
+            source.run(feed, term.clone())
+        });
+        future::join_all(running.collect::<Vec<_>>()).await;
+    }
+}
+
+/// What the health of a poller is made of.
+struct Health {
+    control: Control,
+    numbering: Numbering,
+    states: States,
+    lanes: Lanes,
+    wanted: Vec<watch::Receiver<Arc<Wanted>>>,
+}
+
+impl Health {
+    /// Publishes the health again and again.
+    async fn publish(self, looks: watch::Sender<Option<Look>>) {
+        let mut timer = time::interval(LOOK_EVERY);
+        loop {
+            timer.tick().await;
+            let database = self.control.origin().await.is_ok();
+            let leads = self.numbering.leases().into_iter().map(|lease| lease.source);
+            looks.send_replace(Some(Look {
+                leads: leads.collect(),
+                database,
+                sources_down: self.states.down(),
+                wanted: self.wanted.iter().any(|wanted| !wanted.borrow().is_empty()),
+                ..self.lanes.counters().look(Timestamp::now())
+            }));
         }
     }
 }
 
-fn name(origin: Origin) -> &'static str {
-    match origin {
-        Origin::Live => "live",
-        Origin::Simulated => "simulated",
+/// Releases all leases, so that a standby need not wait until they expire.
+async fn release(control: &Control, numbering: &Numbering) {
+    for lease in numbering.leases() {
+        if let Err(error) = control.release(&lease).await {
+            warn!(family = lease.source, error = %Chain(&error), "could not release the lease; it will expire");
+        }
+    }
+}
+
+fn name(provenance: Provenance) -> &'static str {
+    match provenance {
+        Provenance::Live => "live",
+        Provenance::Simulated => "simulated",
     }
 }

@@ -2,18 +2,18 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, process::Stdio};
 
-use harness::{Client, Event, Exchange, Program, until};
+use harness::{Client, Event, Exchange, Ports, Program, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::tools::{Tools, free_port};
+use crate::tools::Tools;
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
 const STACK: &str = "headwater-local";
 const JWT_SECRET: &str = "a secret of at least thirty-two bytes";
 
-/// What SAM calls the processor of this machine.
+/// SAM's name of the processor architecture of this machine.
 const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
 
 /// The stand-in for AWS.
@@ -21,17 +21,18 @@ struct StandIn {
     address: SocketAddr,
     web: reqwest::Client,
     _child: Child,
+    _ports: Ports,
 }
 
 impl StandIn {
     async fn start(tools: &Tools) -> Self {
-        let port = free_port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let ports = Ports::reserve(1);
+        let address = ports.at(0);
         let child = Command::new(tools.program("stand-in", "ministack"))
             .env("BIND_HOST", "127.0.0.1")
-            .env("GATEWAY_PORT", port.to_string())
+            .env("GATEWAY_PORT", address.port().to_string())
             .env("AWS_ENDPOINT_URL", format!("http://{address}"))
-            // What is not needed listens everywhere otherwise.
+            // These parts would listen on all interfaces.
             .env("IOT_MTLS_ENABLED", "0")
             .env("SFTP_ENABLED", "0")
             .env("DOCKER_HOST", "tcp://127.0.0.1:1")
@@ -39,7 +40,7 @@ impl StandIn {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let stand_in = Self { address, web: reqwest::Client::new(), _child: child };
+        let stand_in = Self { address, web: reqwest::Client::new(), _child: child, _ports: ports };
         until("the stand-in answers", async || {
             stand_in.web.get(stand_in.url("/_ministack/health")).send().await.ok()
         })
@@ -51,7 +52,7 @@ impl StandIn {
         format!("http://{}{path}", self.address)
     }
 
-    /// What an AWS program needs to find it.
+    /// The settings with which an AWS program finds it.
     fn settings(&self) -> [(&'static str, String); 5] {
         [
             ("AWS_ENDPOINT_URL", self.url("")),
@@ -101,7 +102,7 @@ impl StandIn {
         self.secrets("PutSecretValue", &put).await;
     }
 
-    /// Runs the SAM CLI, and returns what it prints.
+    /// Runs the SAM CLI and returns its standard output.
     async fn sam(&self, tools: &Tools, arguments: &[&str]) -> String {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let output = Command::new(tools.program("aws", "sam"))
@@ -112,9 +113,9 @@ impl StandIn {
             .output();
         let output = output.await.unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (told, warned) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "sam {arguments:?}: {told}\n{warned}");
-        told
+        let (reported, warned) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "sam {arguments:?}: {reported}\n{warned}");
+        reported
     }
 
     /// Deploys the template that `sam build` has made, and returns the outputs of the stack.
@@ -126,16 +127,16 @@ impl StandIn {
         let deploy = ["deploy", "--config-env", "local", "--parameter-overrides", &overrides];
         self.sam(tools, &deploy).await;
         let list = ["list", "stack-outputs", "--config-env", "local", "--output", "json"];
-        let told = self.sam(tools, &list).await;
-        let outputs: Vec<BTreeMap<String, String>> = serde_json::from_str(&told).unwrap();
+        let reported = self.sam(tools, &list).await;
+        let outputs: Vec<BTreeMap<String, String>> = serde_json::from_str(&reported).unwrap();
         let outputs = outputs.into_iter().filter_map(|mut output| {
             Some((output.remove("OutputKey")?, output.remove("OutputValue")?))
         });
         outputs.collect()
     }
 
-    /// The stand-in gives an authorizer without an identity source one, the header `Authorization`, so
-    /// that nobody comes in without; AWS asks the function about everybody.
+    /// The stand-in gives an authorizer without an identity source the header `Authorization` as one, so
+    /// it rejects requests without the header; AWS invokes the function for every request.
     async fn admit_anonymous(&self, outputs: &BTreeMap<String, String>) {
         let path = format!("/v2/apis/{}/authorizers", outputs["WebSocketApiId"]);
         let authorizers = self.api(Method::GET, &path, &json!({})).await;
@@ -189,7 +190,9 @@ async fn the_template_deploys_and_what_it_deploys_works() {
     let settings = stand_in.settings();
     let mut variables: Vec<(&str, &str)> =
         settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let (prefix, health) = (format!("{STACK}-"), format!("127.0.0.1:{}", free_port()));
+    let prefix = format!("{STACK}-");
+    let ports = Ports::reserve(1);
+    let health = ports.at(0).to_string();
     let (feed, exchange_rest) = (exchange.url(), exchange.rest_url());
     variables.extend([
         ("HEADWATER_TABLE_PREFIX", prefix.as_str()),
@@ -238,11 +241,11 @@ async fn the_template_deploys_and_what_it_deploys_works() {
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
-    let (status, told) = rest(Method::GET, "/healthz").await;
-    assert_eq!(status, 200, "{told}");
+    let (status, reported) = rest(Method::GET, "/healthz").await;
+    assert_eq!(status, 200, "{reported}");
     let start = "/api/v1/subscribe/BTC-USD?channel=matches";
-    let (status, told) = rest(Method::POST, start).await;
-    assert_eq!(status, 201, "{told}");
+    let (status, reported) = rest(Method::POST, start).await;
+    assert_eq!(status, 201, "{reported}");
     assert_eq!(rest(Method::POST, start).await.0, 200);
 
     // Events arrive, in order, and are in the log.
@@ -253,21 +256,21 @@ async fn the_template_deploys_and_what_it_deploys_works() {
     let events = client.events(MATCHES, 25).await;
     let ids: Vec<u64> = events.iter().map(Event::trade_id).collect();
     assert_eq!(ids, (ids[0]..ids[0] + 25).collect::<Vec<_>>());
-    let (status, told) = rest(Method::GET, &format!("/api/v1/history/{MATCHES}?limit=3")).await;
-    assert_eq!(status, 200, "{told}");
-    let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!(told["events"].as_array().map(Vec::len), Some(3), "{told}");
+    let (status, reported) = rest(Method::GET, &format!("/api/v1/history/{MATCHES}?limit=3")).await;
+    assert_eq!(status, 200, "{reported}");
+    let reported: Value = serde_json::from_str(&reported).unwrap();
+    assert_eq!(reported["events"].as_array().map(Vec::len), Some(3), "{reported}");
 
     // A disconnect is cleaned up.
-    let (_, told) = rest(Method::GET, "/api/v1/status").await;
-    assert!(told.contains(r#""connections":1"#), "{told}");
+    let (_, reported) = rest(Method::GET, "/api/v1/status").await;
+    assert!(reported.contains(r#""connections":1"#), "{reported}");
     client.close().await;
     until("the connection is forgotten", async || {
-        let (_, told) = rest(Method::GET, "/api/v1/status").await;
-        told.contains(r#""connections":0"#).then_some(())
+        let (_, reported) = rest(Method::GET, "/api/v1/status").await;
+        reported.contains(r#""connections":0"#).then_some(())
     })
     .await;
-    let (status, told) = rest(Method::POST, start).await;
-    assert_eq!(status, 410, "{told}");
+    let (status, reported) = rest(Method::POST, start).await;
+    assert_eq!(status, 410, "{reported}");
     poller.terminate().await;
 }

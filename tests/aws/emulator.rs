@@ -2,11 +2,11 @@
 
 use std::{path::Path, process::Stdio};
 
-use harness::{Program, until};
+use harness::{Ports, Program, until};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::tools::{Tools, free_port};
+use crate::tools::Tools;
 
 const SECRET: &str = "a secret that is thirty-two bytes long";
 
@@ -14,6 +14,7 @@ const SECRET: &str = "a secret that is thirty-two bytes long";
 struct Function {
     url: String,
     _child: Child,
+    _ports: Ports,
     _folder: tempfile::TempDir,
 }
 
@@ -21,11 +22,13 @@ impl Function {
     fn start(tools: &Tools, name: &str, database: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         unzip(&tools.bootstrap(name), folder.path());
-        let (port, runtime) = (free_port(), free_port());
+        let ports = Ports::reserve(2);
+        let address = ports.at(0);
+        let runtime = ports.at(1);
         let child = Command::new(tools.runtime_emulator())
             .args(["--log-level", "error"])
-            .args(["--runtime-interface-emulator-address", &format!("127.0.0.1:{port}")])
-            .args(["--runtime-api-address", &format!("127.0.0.1:{runtime}")])
+            .args(["--runtime-interface-emulator-address", &address.to_string()])
+            .args(["--runtime-api-address", &runtime.to_string()])
             .arg(folder.path().join("bootstrap"))
             .env_clear()
             .env("AWS_LAMBDA_FUNCTION_NAME", name)
@@ -40,8 +43,8 @@ impl Function {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let url = format!("http://127.0.0.1:{port}/2015-03-31/functions/function/invocations");
-        Self { url, _child: child, _folder: folder }
+        let url = format!("http://{address}/2015-03-31/functions/function/invocations");
+        Self { url, _child: child, _ports: ports, _folder: folder }
     }
 
     /// Invokes it; the emulator takes one event at a time.
@@ -58,7 +61,8 @@ impl Function {
 #[tokio::test]
 async fn each_package_answers_each_kind_of_event() {
     let Some(tools) = Tools::find() else { return };
-    let database = format!("127.0.0.1:{}", free_port());
+    let ports = Ports::reserve(1);
+    let database = ports.at(0).to_string();
     let _database = Program::start(&["database", "--listen", &database], &[]);
     let database = format!("http://{database}");
     until("the database answers", async || reqwest::get(&database).await.ok()).await;

@@ -1,8 +1,9 @@
 //! Headwater as it is deployed: the packages of the functions under AWS's own runtime emulator, and
-//! the whole template on a stand-in for AWS that nobody here wrote.
+//! the whole template on an independent stand-in for AWS.
 //!
-//! `make test-deploy` builds and installs what this needs, and names it by `HEADWATER_TOOLS` (the
-//! programs from Python's package index) and `HEADWATER_PACKAGES` (the zips). Without them the tests are skipped.
+//! `make test-deploy` builds and installs the requirements and sets `HEADWATER_TOOLS` (programs from
+//! Python's package index) and `HEADWATER_PACKAGES` (the zips). Without them the tests are skipped,
+//! and fail under `CI=true`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and stop")]
 

@@ -1,6 +1,8 @@
 //! The programs and packages that the tests need.
 
-use std::{net::TcpListener, path::PathBuf};
+use std::path::PathBuf;
+
+use harness::skip;
 
 /// Where things are.
 pub(crate) struct Tools {
@@ -9,14 +11,16 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
-    /// What `make test-deploy` has named; none otherwise, with the reason printed.
+    /// Finds what `make test-deploy` names. Otherwise it returns nothing and prints the reason.
+    ///
+    /// # Panics
+    ///
+    /// Under `CI=true`, when nothing is named.
     pub(crate) fn find() -> Option<Self> {
         let named = |name| std::env::var_os(name).map(PathBuf::from);
         let found = named("HEADWATER_TOOLS").zip(named("HEADWATER_PACKAGES"));
         if found.is_none() {
-            eprintln!(
-                "skipped: HEADWATER_TOOLS and HEADWATER_PACKAGES are not set; run `make test-deploy`"
-            );
+            skip("HEADWATER_TOOLS and HEADWATER_PACKAGES are not set; run `make test-deploy`");
         }
         found.map(|(tools, packages)| Self { tools, packages })
     }
@@ -43,9 +47,4 @@ impl Tools {
         assert!(path.exists(), "{} is missing", path.display());
         path
     }
-}
-
-/// A port that is free.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

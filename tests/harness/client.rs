@@ -27,8 +27,8 @@ use tokio_tungstenite::{
 
 use crate::PATIENCE;
 
-/// How many of the last texts are told when a client gives up.
-const TOLD: usize = 12;
+/// How many of the last messages a failed wait prints.
+const RECENT: usize = 12;
 
 /// An event as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Event {
     pub seq: u64,
     /// When it was numbered.
     pub at: String,
-    /// Its very bytes.
+    /// The event, byte for byte.
     pub text: String,
 }
 
@@ -53,7 +53,7 @@ impl Event {
     }
 }
 
-/// Events that were told to be missing.
+/// Events that the server has reported as missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// The topic.
@@ -70,20 +70,20 @@ pub struct Gap {
 /// a jump that no `gap` explains is a panic.
 pub struct Client {
     socket: WebSocketStream<TcpStream>,
-    /// What the server chose of the offered subprotocols.
+    /// The subprotocol that the server chose.
     pub subprotocol: Option<String>,
-    /// The gaps that were told, oldest first.
+    /// The gaps that were reported, oldest first.
     pub gaps: Vec<Gap>,
     /// How many messages with events have come.
     pub messages: u64,
     events: HashMap<String, VecDeque<Event>>,
     /// By topic, the last number that came; absent where any number may come next.
     seen: HashMap<String, u64>,
-    /// What the client asked a topic to start with: the number after which, or none for `last`.
+    /// Where the client asked a topic to start: after a number, or none for `last`.
     starts: BTreeMap<String, Option<u64>>,
     replaying: Option<(String, RangeInclusive<u64>, Vec<Event>)>,
     others: VecDeque<Value>,
-    told: VecDeque<String>,
+    recent: VecDeque<String>,
     asked: u64,
 }
 
@@ -105,7 +105,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The status, when the server refuses.
+    /// The status, when the server rejects the handshake.
     pub async fn try_connect(
         address: SocketAddr,
         path: &str,
@@ -119,13 +119,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The status, when the server refuses.
+    /// The status, when the server rejects the handshake.
     pub async fn from_page(address: SocketAddr, origin: &str) -> Result<Self, u16> {
         let stream = TcpStream::connect(address).await.unwrap();
         Self::shake_hands(stream, address, "/live", &[], Some(origin)).await
     }
 
-    /// Connects with the smallest receive buffer that the kernel gives.
+    /// Connects with the smallest receive buffer that the kernel allows.
     pub async fn connect_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(1_024).unwrap();
@@ -166,7 +166,7 @@ impl Client {
             starts: BTreeMap::new(),
             replaying: None,
             others: VecDeque::new(),
-            told: VecDeque::new(),
+            recent: VecDeque::new(),
             asked: 0,
         })
     }
@@ -197,7 +197,7 @@ impl Client {
         self.send_text(&request.to_string()).await;
     }
 
-    /// Sends a request with an id of its own, and returns what answers it.
+    /// Sends a request with an id of its own and returns the response to it.
     pub async fn ask(&mut self, request: Value) -> Value {
         self.asked += 1;
         let id = format!("ask-{}", self.asked);
@@ -292,7 +292,7 @@ impl Client {
         }
     }
 
-    /// Asks for a replay, and returns what came of it.
+    /// Requests a replay and returns the replayed events.
     pub async fn replay(&mut self, topic: &str, range: RangeInclusive<u64>) -> Vec<Event> {
         let count = usize::try_from(range.end() - range.start() + 1).unwrap();
         let request =
@@ -328,7 +328,7 @@ impl Client {
         while let Some(Ok(_)) = self.socket.next().await {}
     }
 
-    /// Reads until the connection is broken, and takes in what still comes.
+    /// Reads until the connection ends.
     pub async fn read_to_the_end(&mut self) {
         while let Ok(Some(Ok(message))) = time::timeout(PATIENCE, self.socket.next()).await {
             if let Message::Text(text) = message {
@@ -356,17 +356,17 @@ impl Client {
         match time::timeout_at(deadline, self.socket.next()).await {
             Ok(Some(Ok(Message::Text(text)))) => self.take_in(&text),
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-            Ok(other) => panic!("waited for {what}, got {other:?} after {:#?}", self.told),
+            Ok(other) => panic!("waited for {what}, got {other:?} after {:#?}", self.recent),
             Err(time::error::Elapsed { .. }) => {
-                panic!("waited in vain for {what}; the last to come: {:#?}", self.told)
+                panic!("timed out waiting for {what}; the last messages: {:#?}", self.recent)
             }
         }
     }
 
     fn take_in(&mut self, text: &str) {
-        self.told.push_back(text.chars().take(200).collect());
-        if self.told.len() > TOLD {
-            self.told.pop_front();
+        self.recent.push_back(text.chars().take(200).collect());
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
         }
         let message: Value = serde_json::from_str(text).unwrap();
         match message["type"].as_str() {
@@ -383,8 +383,8 @@ impl Client {
                 let topic = message["topic"].as_str().unwrap().to_owned();
                 let (mut from, to) = (number("from"), number("to"));
                 if let Some(seen) = self.seen.get_mut(&topic) {
-                    // Delivery is at least once, and so a gap can name what has come before.
-                    assert!(from <= *seen + 1, "a gap after a hole; last: {:#?}", self.told);
+                    // Delivery is at least once, so a gap can include events that have arrived.
+                    assert!(from <= *seen + 1, "a gap after a hole; last: {:#?}", self.recent);
                     from = *seen + 1;
                     *seen = to.max(*seen);
                 }
@@ -423,7 +423,7 @@ impl Client {
             match self.seen.get(&topic).copied() {
                 Some(seen) if seq <= seen => continue,
                 Some(seen) => {
-                    assert_eq!(seq, seen + 1, "{topic} has a hole; last: {:#?}", self.told);
+                    assert_eq!(seq, seen + 1, "{topic} has a hole; last: {:#?}", self.recent);
                 }
                 None => {}
             }

@@ -13,7 +13,7 @@ use tokio::{
     time,
 };
 
-use crate::{Client, Exchange, PATIENCE, Rest, program, until};
+use crate::{Client, Exchange, PATIENCE, Ports, Rest, program, skip, until};
 
 /// Ports in a row that a cluster uses.
 const PORTS: u16 = 21;
@@ -23,19 +23,24 @@ pub struct Cluster {
     /// Where clients connect.
     pub address: SocketAddr,
     child: Child,
-    /// What it says goes nowhere, but must have somewhere to go.
-    _told: Lines<BufReader<ChildStdout>>,
+    ports: Ports,
+    /// Kept open, because the script must be able to write to it.
+    _output: Lines<BufReader<ChildStdout>>,
     folder: tempfile::TempDir,
 }
 
 impl Cluster {
-    /// Starts a cluster that reads an exchange; none where there is no `HAProxy`, with the reason
-    /// printed.
+    /// Starts a cluster that reads an exchange. Without `HAProxy` it returns nothing and prints the
+    /// reason.
+    ///
+    /// # Panics
+    ///
+    /// Under `CI=true`, when there is no `HAProxy`.
     pub async fn start(exchange: &Exchange) -> Option<Self> {
         let known = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/opt/homebrew/bin/haproxy"];
         let is_there = known.iter().any(|path| Path::new(path).exists());
         if !is_there {
-            eprintln!("skipped: there is no HAProxy here (apt-get install haproxy)");
+            skip("HAProxy is not installed (apt-get install haproxy)");
             return None;
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/cluster");
@@ -43,8 +48,8 @@ impl Cluster {
         let poller = programs.join("headwater-poller");
         assert!(poller.exists(), "{} is missing: `make test` builds it", poller.display());
         let folder = tempfile::tempdir().unwrap();
-        let port = free_ports();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let ports = Ports::reserve(PORTS);
+        let address = ports.at(0);
         let mut command = Command::new(script);
         program::without_settings(&mut command);
         command
@@ -55,19 +60,19 @@ impl Cluster {
             .env("HEADWATER_COINBASE_REST_URL", exchange.rest_url())
             .env("HEADWATER_MASTODON_SERVERS", "");
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
         let up = async {
-            while let Some(line) = told.next_line().await.unwrap() {
+            while let Some(line) = output.next_line().await.unwrap() {
                 if line.starts_with("Headwater is up") {
                     return;
                 }
             }
-            panic!("the cluster has ended before it was up");
+            panic!("the cluster ended before it was up");
         };
         time::timeout(PATIENCE, up).await.expect("the cluster is up");
-        let cluster = Self { address, child, _told: told, folder };
+        let cluster = Self { address, ports, child, _output: output, folder };
         let rest = cluster.rest();
-        until("the cluster knows what the exchange trades", async || {
+        until("the catalogue lists the products of the exchange", async || {
             let answer = rest.try_ask(Method::GET, "/api/v1/topics?source=coinbase").await.ok()?;
             let is_known = answer.status == 200 && answer.text.contains("BTC-USD");
             is_known.then_some(())
@@ -89,7 +94,7 @@ impl Cluster {
     /// An address of a part, by its distance from the first port: 1 to 3 are gateways, 15 and 16 the
     /// pollers' health.
     pub fn part(&self, distance: u16) -> SocketAddr {
-        SocketAddr::new(self.address.ip(), self.address.port() + distance)
+        self.ports.at(distance)
     }
 
     /// The name of the poller that leads.
@@ -118,11 +123,11 @@ impl Cluster {
         std::fs::read_to_string(path).unwrap().trim().to_owned()
     }
 
-    /// Stops it as it should be stopped, and checks that nothing is left.
+    /// Stops it in the regular way and checks that no part is left.
     pub async fn stop(mut self) {
         signal("-TERM", &self.child.id().unwrap().to_string()).await;
         let ended = time::timeout(PATIENCE, self.child.wait()).await;
-        let status = ended.expect("the cluster ends when asked to").unwrap();
+        let status = ended.expect("the cluster ends on SIGTERM").unwrap();
         assert!(status.success(), "{status}");
         for distance in 0..PORTS {
             let part = self.part(distance);
@@ -133,7 +138,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // A test that failed leaves nothing behind: the script ends its parts when it is asked to.
+        // After a failed test, the script stops its parts on `SIGTERM`.
         if let Some(id) = self.child.id() {
             let _ = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status();
         }
@@ -142,14 +147,4 @@ impl Drop for Cluster {
 
 async fn signal(signal: &str, id: &str) {
     assert!(Command::new("kill").args([signal, id]).status().await.unwrap().success());
-}
-
-/// The first of enough ports in a row that are free, below those that the kernel hands out.
-fn free_ports() -> u16 {
-    let first = 20_000 + u16::try_from(std::process::id() % 400).unwrap() * 25;
-    let mut starts = (0..400).map(|n| 20_000 + (first - 20_000 + n * 25) % 10_000);
-    let is_free = |start: &u16| {
-        (*start..start + PORTS).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-    };
-    starts.find(is_free).expect("free ports")
 }

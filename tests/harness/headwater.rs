@@ -3,14 +3,15 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use clap::Parser as _;
-use local::up::{Options, Up};
+use local::{command::up::Options, in_process::Server};
 use reqwest::Method;
+use simulator::MastodonServer;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{Client, Exchange, Fediverse, Program, Rest, until};
 
-/// How Headwater is to be started: the command line of `headwater up`.
+/// The command line of `headwater up`.
 #[derive(Clone, Debug)]
 pub struct Setup {
     arguments: Vec<String>,
@@ -25,7 +26,7 @@ struct Cli {
 }
 
 impl Setup {
-    /// Reads nothing, listens on a free port and forgets.
+    /// Reads no upstream, listens on a free port and keeps its data in memory.
     fn new() -> Self {
         let nowhere = ["--coinbase-url=ws://127.0.0.1:9", "--coinbase-rest-url=http://127.0.0.1:9"];
         let common = ["--listen=127.0.0.1:0", "--mastodon-servers="];
@@ -41,7 +42,7 @@ impl Setup {
         setup
     }
 
-    /// Leaves an option to its variable or its default.
+    /// Removes an option, so that its variable or its default applies.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         let prefix = format!("{name}=");
@@ -60,11 +61,11 @@ impl Setup {
     /// Reads Mastodon servers, with their tokens.
     #[must_use]
     pub fn servers(self, servers: &[&Fediverse]) -> Self {
-        let list = |of: fn(&Fediverse) -> String| {
+        let list = |of: fn(&MastodonServer) -> String| {
             servers.iter().map(|server| of(server)).collect::<Vec<_>>().join(",")
         };
-        self.option("--mastodon-servers", &list(Fediverse::url))
-            .option("--mastodon-tokens", &list(Fediverse::token))
+        self.option("--mastodon-servers", &list(MastodonServer::url))
+            .option("--mastodon-tokens", &list(MastodonServer::token))
     }
 
     /// Keeps its data in a folder.
@@ -73,7 +74,7 @@ impl Setup {
         self.option("--data-dir", folder.to_str().unwrap())
     }
 
-    /// Keeps events for a shorter time than the command line allows. Only in this process.
+    /// Keeps events for a shorter time than the command line allows. Only for [`Setup::start`].
     #[must_use]
     pub fn retention(self, retention: Duration) -> Self {
         Self { retention: Some(retention), ..self }
@@ -103,7 +104,7 @@ impl Setup {
             options.tables.retention = retention;
         }
         let shutdown = CancellationToken::new();
-        let up = Box::pin(Up::start(options, shutdown.clone())).await.unwrap();
+        let up = Box::pin(options.start(shutdown.clone())).await.unwrap();
         let headwater = Headwater {
             address: up.address(),
             running: Running::Here { up: Box::new(up), shutdown },
@@ -130,17 +131,17 @@ pub struct Headwater {
 }
 
 enum Running {
-    Here { up: Box<Up>, shutdown: CancellationToken },
+    Here { up: Box<Server>, shutdown: CancellationToken },
     There(Box<Program>),
 }
 
 impl Headwater {
-    /// How it is to be started, beginning with nothing to read.
+    /// Returns a setup without upstreams.
     pub fn setup() -> Setup {
         Setup::new()
     }
 
-    /// Starts one that reads nothing.
+    /// Starts one without upstreams.
     pub async fn start() -> Self {
         Setup::new().start().await
     }
@@ -164,11 +165,11 @@ impl Headwater {
     pub async fn kill(self) {
         match self.running {
             Running::There(program) => program.kill().await,
-            Running::Here { .. } => panic!("this process would kill itself"),
+            Running::Here { .. } => panic!("only a process of its own can be killed"),
         }
     }
 
-    /// Stops it as it should be stopped.
+    /// Stops it in the regular way.
     pub async fn stop(self) {
         match self.running {
             Running::Here { up, shutdown } => {
@@ -181,13 +182,13 @@ impl Headwater {
 
     async fn is_ready(&self, has_catalogue: bool) {
         let rest = self.rest();
-        until("it can serve", async || {
+        until("the health endpoint returns 200", async || {
             let answer = rest.try_ask(Method::GET, "/healthz").await.ok()?;
             (answer.status == 200).then_some(())
         })
         .await;
         if has_catalogue {
-            until("it knows what the exchange trades", async || {
+            until("the catalogue lists the products of the exchange", async || {
                 let answer = rest.get("/api/v1/topics?source=coinbase").await;
                 (!answer.json()["topics"].as_array()?.is_empty()).then_some(())
             })

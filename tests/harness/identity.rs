@@ -1,22 +1,22 @@
-//! Tokens, and the rules that go by them.
+//! Tokens and access rules.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{Answer, Client, Headwater, Program, Setup};
+use crate::{Client, Headwater, Program, RestResponse, Setup};
 
 /// The secret of a server that accepts tokens.
 pub const SECRET: &str = "a secret of at least thirty-two bytes";
 
 impl Setup {
-    /// Accepts tokens, so that the default rules hold.
+    /// Accepts tokens, so that the default rules apply.
     #[must_use]
     pub fn with_tokens(self) -> Self {
         self.option("--jwt-secret", SECRET)
     }
 }
 
-/// Makes a token with `headwater token`; `--class trader` and the like say whose it is.
+/// Creates a token with `headwater token`; options such as `--class trader` set its claims.
 pub async fn token(more: &[&str]) -> String {
     let arguments: Vec<&str> = ["token"].iter().chain(more).copied().collect();
     let made = Program::run(&arguments, &[("HEADWATER_JWT_SECRET", SECRET)]).await;
@@ -25,18 +25,23 @@ pub async fn token(more: &[&str]) -> String {
 }
 
 impl Headwater {
-    /// Connects somebody with a token.
+    /// Connects a client with a token.
     ///
     /// # Errors
     ///
-    /// The status, when the server refuses.
+    /// The status, when the server rejects the handshake.
     pub async fn client_with(&self, token: &str) -> Result<Client, u16> {
         let bearer = format!("bearer.{token}");
         Client::try_connect(self.address, "/live", &["headwater.v1", &bearer]).await
     }
 
-    /// Puts policies in force, with limits or without.
-    pub async fn put_policies(&self, token: &str, policies: &str, limits: Option<&str>) -> Answer {
+    /// Replaces the policies, and the limits if there are any.
+    pub async fn put_policies(
+        &self,
+        token: &str,
+        policies: &str,
+        limits: Option<&str>,
+    ) -> RestResponse {
         let rest = self.rest().with("authorization", &format!("Bearer {token}"));
         let mut body = json!({"policies": policies});
         if let Some(limits) = limits {

@@ -1,7 +1,7 @@
-//! What the black-box tests are made of: Headwater itself, stand-ins for its upstreams, and clients.
+//! The parts of the black-box tests: Headwater itself, simulated upstreams, and clients.
 //!
-//! Everything listens on ports of its own, so tests run side by side. Whatever is waited for is a
-//! condition, for at most [`PATIENCE`]; what does not come is a panic that says what came.
+//! Everything listens on ports of its own, so tests run in parallel. Tests wait for conditions, for
+//! at most [`PATIENCE`]; a wait that times out panics and prints what has arrived.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and stop")]
 
@@ -15,9 +15,10 @@ mod exchange;
 mod fediverse;
 mod headwater;
 mod identity;
+mod ports;
 mod program;
+mod requirement;
 mod rest;
-mod site;
 
 pub use self::{
     client::{Client, Event, Gap},
@@ -26,28 +27,30 @@ pub use self::{
     fediverse::Fediverse,
     headwater::{Headwater, Setup},
     identity::{SECRET, token},
+    ports::Ports,
     program::{Finished, Program},
-    rest::{Answer, Rest},
+    requirement::skip,
+    rest::{Rest, RestResponse},
 };
 
-/// How long is waited for what has to come.
+/// The longest wait for a condition.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often a condition is looked at that tells nobody when it changes.
+/// How often a condition is polled.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Waits until `look` finds something, and returns it.
+/// Waits until `look` returns something, and returns it.
 ///
 /// # Panics
 ///
-/// When it finds nothing for too long; `what` says what that was.
+/// When it returns nothing for too long; `what` names the condition.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         time::sleep(LOOK).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The program `headwater`, run as people run it.
+//! The program `headwater` as a process of its own.
 
 use std::{net::SocketAddr, path::PathBuf, process::Stdio};
 
@@ -18,20 +18,19 @@ pub struct Program {
     said: Option<JoinHandle<String>>,
 }
 
-/// What a program that has ended leaves behind.
+/// The result of a program that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// Its exit code; none where a signal ended it.
+    /// Its exit code; none if a signal ended it.
     pub code: Option<i32>,
-    /// What it printed.
+    /// Its standard output.
     pub stdout: String,
-    /// What it said beside.
+    /// Its standard error.
     pub stderr: String,
 }
 
 impl Program {
-    /// Starts `headwater` with arguments and variables. What it says beside its output goes where
-    /// the test's own words go.
+    /// Starts `headwater` with arguments and variables. It shares the test's standard error.
     pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::start_other("headwater", arguments, variables)
     }
@@ -44,14 +43,14 @@ impl Program {
         Self { child, lines, said: None }
     }
 
-    /// Starts `headwater` as [`Program::start`] does, and keeps what it says beside its output.
+    /// Starts `headwater` as [`Program::start`] does, and keeps its standard error.
     pub fn start_listening(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = command("headwater", arguments, variables);
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut said = child.stderr.take().unwrap();
-        // It must not wait for somebody to read it.
+        // It must never wait for a reader.
         let said = tokio::spawn(async move {
             let mut text = String::new();
             said.read_to_string(&mut text).await.unwrap();
@@ -70,18 +69,23 @@ impl Program {
         }
     }
 
-    /// Asks it to end, and returns what it said beside its output.
+    /// Stops it and returns its standard error.
     pub async fn terminate_and_tell(mut self) -> String {
-        let said = self.said.take().expect("somebody listened");
+        let said = self.said.take().expect("its standard error is kept");
         self.terminate().await;
         said.await.unwrap()
     }
 
     /// Runs `headwater` to its end.
     pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
-        let output = command("headwater", arguments, variables).stdin(Stdio::null()).output();
+        Self::run_other("headwater", arguments, variables).await
+    }
+
+    /// Runs another program of ours to its end.
+    pub async fn run_other(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
+        let output = command(name, arguments, variables).stdin(Stdio::null()).output();
         let output = time::timeout(PATIENCE, output).await;
-        let output = output.unwrap_or_else(|_| panic!("headwater {arguments:?} does not end"));
+        let output = output.unwrap_or_else(|_| panic!("{name} {arguments:?} does not end"));
         let output = output.unwrap();
         Finished {
             code: output.status.code(),
@@ -97,12 +101,12 @@ impl Program {
         line.expect("the program prints a line before it ends")
     }
 
-    /// Ends it at once.
+    /// Kills it.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends `SIGTERM` and waits until it has ended.
     pub async fn terminate(mut self) {
         let id = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
@@ -119,7 +123,7 @@ fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Comman
     command
 }
 
-/// Takes the settings away that the tests themselves were started with.
+/// Removes the settings that the tests themselves were started with.
 pub(crate) fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HEADWATER_") {
@@ -128,7 +132,7 @@ pub(crate) fn without_settings(command: &mut Command) {
     }
 }
 
-/// Where the programs are: beside the tests.
+/// Returns the folder of the programs, which is beside the tests.
 pub(crate) fn folder() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.parent().and_then(|deps| deps.parent()).unwrap().to_owned()

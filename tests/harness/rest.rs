@@ -18,9 +18,9 @@ pub struct Rest {
     headers: HeaderMap,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct RestResponse {
     /// The HTTP status.
     pub status: u16,
     /// The headers.
@@ -29,19 +29,19 @@ pub struct Answer {
     pub text: String,
 }
 
-impl Answer {
+impl RestResponse {
     /// The body as JSON.
     pub fn json(&self) -> Value {
         let json = serde_json::from_str(&self.text);
         json.unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
-    /// What a header says; empty where it is absent.
+    /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The body, which has to be an RFC 9457 problem with this status.
+    /// The body, which must be an RFC 9457 problem with this status.
     pub fn problem(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
@@ -53,13 +53,13 @@ impl Answer {
 }
 
 impl Rest {
-    /// A client that names no connection.
+    /// Creates a client that names no connection.
     pub fn new(address: SocketAddr) -> Self {
         let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
         Self { http, base: format!("http://{address}"), headers: HeaderMap::new() }
     }
 
-    /// The client with another header.
+    /// Returns the client with one more header.
     #[must_use]
     pub fn with(&self, name: &'static str, value: &str) -> Self {
         let mut rest = self.clone();
@@ -68,52 +68,52 @@ impl Rest {
         rest
     }
 
-    /// The client, naming the connection of a welcome.
+    /// Returns the client with the connection of a welcome.
     #[must_use]
     pub fn of(&self, welcome: &Value) -> Self {
         self.with("x-connection-id", welcome["connectionId"].as_str().unwrap())
             .with("x-connection-token", welcome["connectionToken"].as_str().unwrap())
     }
 
-    /// Asks.
-    pub async fn ask(&self, method: Method, path: &str) -> Answer {
+    /// Sends a request.
+    pub async fn ask(&self, method: Method, path: &str) -> RestResponse {
         self.try_ask(method, path).await.unwrap()
     }
 
-    /// Asks, if there is somebody to ask.
+    /// Sends a request that may find no server.
     ///
     /// # Errors
     ///
-    /// When no answer came.
-    pub async fn try_ask(&self, method: Method, path: &str) -> reqwest::Result<Answer> {
+    /// When there is no response.
+    pub async fn try_ask(&self, method: Method, path: &str) -> reqwest::Result<RestResponse> {
         let url = format!("{}{path}", self.base);
         let answer = self.http.request(method, url).headers(self.headers.clone()).send().await?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Ok(Answer { status, headers, text: answer.text().await? })
+        Ok(RestResponse { status, headers, text: answer.text().await? })
     }
 
-    /// Asks with a JSON body.
-    pub async fn send(&self, method: Method, path: &str, body: String) -> Answer {
+    /// Sends a request with a JSON body.
+    pub async fn send(&self, method: Method, path: &str, body: String) -> RestResponse {
         let url = format!("{}{path}", self.base);
         let request = self.http.request(method, url).headers(self.headers.clone());
         let request = request.header("content-type", "application/json").body(body);
         let answer = request.send().await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        Answer { status, headers, text: answer.text().await.unwrap() }
+        RestResponse { status, headers, text: answer.text().await.unwrap() }
     }
 
     /// `GET`.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> RestResponse {
         self.ask(Method::GET, path).await
     }
 
     /// `POST`.
-    pub async fn post(&self, path: &str) -> Answer {
+    pub async fn post(&self, path: &str) -> RestResponse {
         self.ask(Method::POST, path).await
     }
 
     /// `DELETE`.
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub async fn delete(&self, path: &str) -> RestResponse {
         self.ask(Method::DELETE, path).await
     }
 

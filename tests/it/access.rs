@@ -1,4 +1,4 @@
-//! Who may see what: every class, every topic, every way to it, and the ways round that people try.
+//! Access control: every class, every topic, every way to it, and attempts to bypass the rules.
 
 use harness::{Client, Exchange, Headwater, Rest, Setup, token, until};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn setup(exchange: &Exchange) -> Setup {
     Headwater::setup()
         .exchange(exchange)
         .with_tokens()
-        // What a class may is looked at here, and not how fast.
+        // This is about permissions, not rates.
         .option("--messages-per-second", "1000")
         .option("--coinbase-record", "matches/BTC-USD")
 }
@@ -42,7 +42,7 @@ async fn enter(headwater: &Headwater, class: Option<&str>) -> (Client, Rest) {
     }
 }
 
-/// Whether the answer to a request says that it was done; it must be that or `forbidden`.
+/// Returns whether a request was successful; otherwise the error must be `forbidden`.
 fn is_done(answer: &Value, topic: &str) -> bool {
     if answer["type"] == "error" {
         assert_eq!((&answer["code"], &answer["topic"]), (&json!("forbidden"), &json!(topic)));
@@ -59,7 +59,7 @@ fn is_success(status: u16, what: &str) -> bool {
 }
 
 #[tokio::test]
-async fn every_class_gets_its_topics_by_every_way_and_no_others() {
+async fn every_class_gets_its_topics_and_no_others_in_every_way() {
     let exchange = Exchange::start().await;
     let headwater = setup(&exchange).start().await;
     exchange.subscribed("matches", "BTC-USD").await;
@@ -103,15 +103,15 @@ async fn every_class_gets_its_topics_by_every_way_and_no_others() {
             let named = listed["topics"].as_array().unwrap().iter().any(|it| it["topic"] == topic);
             assert!(expected || !named, "case: {case} catalogue");
         }
-        // A replay of what is forbidden is refused, and one of what is there comes.
+        // A replay of a forbidden topic is rejected; a replay of an allowed one succeeds.
         let request = json!({"action": "replay", "id": "r", "topic": MATCHES, "from": 1, "to": 3});
         if expected[1] {
             assert_eq!(client.replay(MATCHES, 1..=3).await.len(), 3, "case: {class:?} replay");
         } else {
             client.send(&request).await;
             let error = client.expect("error").await;
-            let told = (&error["id"], &error["code"], &error["topic"]);
-            assert_eq!(told, (&json!("r"), &json!("forbidden"), &json!(MATCHES)), "{class:?}");
+            let reported = (&error["id"], &error["code"], &error["topic"]);
+            assert_eq!(reported, (&json!("r"), &json!("forbidden"), &json!(MATCHES)), "{class:?}");
             assert_eq!(client.drain(MATCHES), [], "case: {class:?} replay");
         }
     }
@@ -122,7 +122,7 @@ fn pair_of(topic: &str) -> Option<(&str, &str)> {
 }
 
 #[tokio::test]
-async fn who_is_blocked_gets_nothing_whatever_else_they_are() {
+async fn a_blocked_principal_gets_nothing_in_any_class() {
     let headwater = Headwater::setup().with_tokens().start().await;
     for class in ["blocked", "trader,blocked", "blocked,admin"] {
         let token = token(&["--class", class]).await;
@@ -139,7 +139,7 @@ async fn who_is_blocked_gets_nothing_whatever_else_they_are() {
 }
 
 #[tokio::test]
-async fn no_spelling_gets_round_the_rules() {
+async fn no_spelling_of_a_topic_bypasses_the_rules() {
     let exchange = Exchange::start().await;
     let headwater = setup(&exchange).start().await;
     exchange.subscribed("matches", "BTC-USD").await;
@@ -222,7 +222,7 @@ async fn no_spelling_gets_round_the_rules() {
 }
 
 #[tokio::test]
-async fn a_connection_is_steered_by_its_own_token_only() {
+async fn a_connection_accepts_only_its_own_connection_token() {
     let headwater = Headwater::setup().with_tokens().start().await;
     let (mut trader, trader_rest) = enter(&headwater, Some("trader")).await;
     let (mut eve, eve_rest) = enter(&headwater, None).await;
@@ -262,7 +262,7 @@ async fn a_connection_is_steered_by_its_own_token_only() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_good_is_never_nobody() {
+async fn an_invalid_token_is_never_treated_as_anonymous() {
     let headwater = Headwater::setup().with_tokens().start().await;
     let part = |json: &str| {
         const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -313,7 +313,7 @@ async fn a_token_that_is_not_good_is_never_nobody() {
 }
 
 #[tokio::test]
-async fn without_tokens_everybody_sees_everything_and_nobody_rules() {
+async fn without_tokens_every_topic_is_public_and_no_one_is_admin() {
     let exchange = Exchange::start().await;
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut client = headwater.client().await;
@@ -340,7 +340,7 @@ async fn pages_from_elsewhere_open_no_connection() {
 }
 
 #[tokio::test]
-async fn browsers_are_told_what_not_to_do_with_an_answer() {
+async fn responses_carry_security_headers_for_browsers() {
     let headwater = Headwater::start().await;
     for path in ["/api/v1/status", "/api/v1/nothing", "/api/v1/history/x"] {
         let answer = headwater.rest().get(path).await;

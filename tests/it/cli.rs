@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use harness::{Client, Exchange, Headwater, Program};
+use harness::{Client, Exchange, Headwater, Ports, Program};
 use serde_json::{Value, json};
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
@@ -18,7 +18,7 @@ async fn tail_prints_events_as_they_come() {
     for count in 1..=3 {
         exchange.trade("BTC-USD");
         let line = tail.line().await;
-        assert!(line.contains(&format!("{MATCHES} #{count} match sell 0.2 at 63514.6")), "{line}");
+        assert!(line.contains(&format!("{MATCHES} #{count} match sell 0.04 at 63412.5")), "{line}");
     }
     tail.terminate().await;
 
@@ -37,14 +37,12 @@ async fn tail_prints_events_as_they_come() {
 async fn tail_goes_on_where_it_was_when_the_server_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let exchange = Exchange::start().await;
-    let port = {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().port()
-    };
+    // The second server must listen where the first did.
+    let ports = Ports::reserve(1);
     let setup = Headwater::setup()
         .exchange(&exchange)
         .folder(folder.path())
-        .option("--listen", &format!("127.0.0.1:{port}"))
+        .option("--listen", &ports.at(0).to_string())
         .option("--coinbase-record", MATCHES);
     let headwater = setup.spawn().await;
     let mut tail = Program::start(&["tail", "--url", &headwater.url(), "--json", MATCHES], &[]);
@@ -58,7 +56,7 @@ async fn tail_goes_on_where_it_was_when_the_server_comes_back() {
     let first: Value = serde_json::from_str(&tail.line().await).unwrap();
     headwater.kill().await;
     for _ in 0..5 {
-        exchange.trade_unheard("BTC-USD");
+        exchange.trade_unstreamed("BTC-USD");
     }
     let headwater = setup.spawn().await;
     for next in 1..=5 {

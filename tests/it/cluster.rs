@@ -1,4 +1,4 @@
-//! A cluster behind a load balancer goes on when parts of it die.
+//! A cluster behind a load balancer, some parts of which die.
 
 use harness::{Client, Cluster, Event, Exchange, until};
 use serde_json::json;
@@ -53,11 +53,11 @@ async fn a_cluster_survives_a_gateway_and_the_leading_poller() {
     let started = cluster.rest().of(&welcome).post("/api/v1/subscribe/BTC-USD").await;
     assert_eq!(started.status, 201, "{started:?}");
 
-    // What is traded while nobody leads is fetched by whoever leads next.
+    // The next leader fetches the trades that were made without a leader.
     let leader = cluster.leader().await;
     cluster.kill(&leader).await;
     for _ in 0..5 {
-        exchange.trade_unheard("BTC-USD");
+        exchange.trade_unstreamed("BTC-USD");
     }
     until("the other poller leads", async || (cluster.leader().await != leader).then_some(()))
         .await;

@@ -1,7 +1,5 @@
 //! Market data, from the exchange to clients.
 
-use std::time::{Duration, Instant};
-
 use harness::{Event, Exchange, Headwater};
 use serde_json::{Value, json};
 
@@ -50,19 +48,15 @@ async fn messages_arrive_byte_for_byte_and_numbered_without_holes() {
 }
 
 #[tokio::test]
-async fn the_exchange_is_asked_within_two_seconds_of_the_first_wish() {
+async fn one_connection_to_the_exchange_serves_every_subscribed_topic() {
     let exchange = Exchange::start().await;
     let headwater = Headwater::setup().exchange(&exchange).start().await;
-    assert_eq!(exchange.accepted(), 0, "nobody wants anything");
+    assert_eq!(exchange.accepted(), 0, "no topic has a subscriber");
     let mut client = headwater.client().await;
-    let wished = Instant::now();
     client.subscribe(&[TICKER]).await;
     exchange.subscribed("ticker", "BTC-USD").await;
-    assert!(wished.elapsed() < Duration::from_secs(2), "{:?}", wished.elapsed());
-    let wished = Instant::now();
     client.subscribe(&["coinbase/matches/ETH-USD"]).await;
     exchange.subscribed("matches", "ETH-USD").await;
-    assert!(wished.elapsed() < Duration::from_secs(2), "{:?}", wished.elapsed());
     assert_eq!(exchange.accepted(), 1, "one connection is enough");
     let asked: Vec<Value> = exchange.requests();
     let heartbeats = asked.iter().filter(|it| it["channels"].to_string().contains("heartbeat"));
@@ -70,7 +64,7 @@ async fn the_exchange_is_asked_within_two_seconds_of_the_first_wish() {
 }
 
 #[tokio::test]
-async fn what_is_recorded_is_fetched_though_nobody_is_there() {
+async fn recorded_topics_are_fetched_without_subscribers() {
     let exchange = Exchange::start().await;
     let setup = Headwater::setup().exchange(&exchange);
     let headwater = setup.option("--coinbase-record", "matches/ETH-USD").start().await;
@@ -89,7 +83,7 @@ async fn what_is_recorded_is_fetched_though_nobody_is_there() {
 }
 
 #[tokio::test]
-async fn waiting_tickers_give_way_to_newer_ones_and_trades_do_not() {
+async fn pending_tickers_are_replaced_by_newer_ones_and_trades_are_not() {
     let exchange = Exchange::start().await;
     let headwater =
         Headwater::setup().exchange(&exchange).option("--flush-ms", "300").start().await;
@@ -171,7 +165,7 @@ async fn a_later_reader_of_a_book_starts_at_the_newest_snapshot() {
 }
 
 #[tokio::test]
-async fn who_subscribes_in_the_middle_of_a_burst_misses_nothing() {
+async fn a_subscriber_in_the_middle_of_a_burst_misses_nothing() {
     let exchange = Exchange::start().await;
     let headwater = Headwater::setup().exchange(&exchange).option("--flush-ms", "1").start().await;
     for product in ["BTC-USD", "ETH-USD", "SOL-USD"] {
@@ -182,7 +176,7 @@ async fn who_subscribes_in_the_middle_of_a_burst_misses_nothing() {
             for _ in 0..200 {
                 exchange.trade(product);
             }
-            // The first one is there before the first trade is heard, the others amid the rest.
+            // The first client subscribes before the first trade arrives, the others amid the rest.
             let answer = client.subscribe(&[&topic]).await;
             if clients.is_empty() {
                 exchange.subscribed("matches", product).await;

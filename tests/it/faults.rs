@@ -1,6 +1,7 @@
-//! Bad days of the upstreams.
+//! Faults of the upstreams.
 
 use harness::{Client, Event, Exchange, Headwater};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
@@ -18,16 +19,16 @@ async fn following(exchange: &Exchange) -> (Headwater, Client) {
 }
 
 #[tokio::test]
-async fn a_broken_connection_is_mended_and_what_was_missed_is_fetched() {
+async fn after_a_broken_connection_missed_trades_are_fetched() {
     let exchange = Exchange::start().await;
     let (_headwater, mut client) = following(&exchange).await;
     let mut trades: Vec<u64> = (0..20).map(|_| exchange.trade("BTC-USD")).collect();
     client.events(MATCHES, 1).await;
-    exchange.drop_all();
-    trades.extend((0..20).map(|_| exchange.trade_unheard("BTC-USD")));
+    exchange.drop_connections();
+    trades.extend((0..20).map(|_| exchange.trade_unstreamed("BTC-USD")));
     let states = states_until(&mut client, "connecting").await;
     let detail = states.last().unwrap()["detail"].as_str().unwrap();
-    assert!(!detail.is_empty(), "it says why");
+    assert!(!detail.is_empty(), "the state has a reason");
     states_until(&mut client, "live").await;
     exchange.subscribed("matches", "BTC-USD").await;
     trades.extend((0..20).map(|_| exchange.trade("BTC-USD")));
@@ -43,11 +44,11 @@ async fn trades_that_the_feed_leaves_out_are_fetched() {
     let (_headwater, mut client) = following(&exchange).await;
     let trades = [
         exchange.trade("BTC-USD"),
-        exchange.trade_unheard("BTC-USD"),
-        exchange.trade_unheard("BTC-USD"),
+        exchange.trade_unstreamed("BTC-USD"),
+        exchange.trade_unstreamed("BTC-USD"),
         exchange.trade("BTC-USD"),
-        // At the end there is nothing after it, and heartbeats tell.
-        exchange.trade_unheard("BTC-USD"),
+        // Only a heartbeat reveals that the last trade is missing.
+        exchange.trade_unstreamed("BTC-USD"),
     ];
     let events = client.events(MATCHES, trades.len()).await;
     assert_eq!(events.iter().map(Event::trade_id).collect::<Vec<_>>(), trades);
@@ -133,7 +134,7 @@ async fn a_book_that_became_doubtful_begins_anew() {
     exchange.send(r#"{"type":"l2update","product_id":"BTC-USD","changes":[["buy","10","#);
     let snapshot = client.event(LEVEL2).await.json();
     assert_eq!((&snapshot["type"], &snapshot["asks"]), (&json!("snapshot"), &json!([["21", "1"]])));
-    exchange.drop_all();
+    exchange.drop_connections();
     let snapshot = client.event(LEVEL2).await.json();
     assert_eq!(snapshot["type"], "snapshot", "a new connection, a new book");
 }
@@ -144,7 +145,7 @@ async fn an_exchange_that_falls_silent_is_left_for_a_new_connection() {
     let (_headwater, mut client) = following(&exchange).await;
     let mut trades = vec![exchange.trade("BTC-USD")];
     client.events(MATCHES, 1).await;
-    exchange.fall_silent();
+    exchange.silence_connections();
     trades.extend((0..10).map(|_| exchange.trade("BTC-USD")));
     // It is noticed after about ten seconds without a word.
     let events = client.events(MATCHES, 10).await;
@@ -159,14 +160,14 @@ async fn an_exchange_that_falls_silent_is_left_for_a_new_connection() {
 async fn an_exchange_that_refuses_is_down_until_it_lets_us_in() {
     let exchange = Exchange::start().await;
     let (headwater, mut client) = following(&exchange).await;
-    exchange.refuse(Some(403));
-    exchange.drop_all();
+    exchange.reject_handshakes(Some(StatusCode::FORBIDDEN));
+    exchange.drop_connections();
     let states = states_until(&mut client, "down").await;
     let detail = states.last().unwrap()["detail"].as_str().unwrap();
     assert!(detail.contains("403"), "{detail}");
     let health = headwater.rest().get("/healthz").await;
     assert_eq!(health.status, 200, "an upstream's fault is not ours");
-    exchange.refuse(None);
+    exchange.reject_handshakes(None);
     states_until(&mut client, "live").await;
     let id = exchange.newest_trade("BTC-USD") + 1;
     exchange.subscribed("matches", "BTC-USD").await;

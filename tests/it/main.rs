@@ -13,5 +13,6 @@ mod quotas;
 mod rest;
 mod resume;
 mod rules;
+mod settings;
 mod simulated;
 mod slow;

@@ -128,7 +128,7 @@ async fn what_is_not_for_everybody_is_not_forwarded() {
 }
 
 #[tokio::test]
-async fn an_edit_and_a_delete_are_forwarded_and_the_old_text_is_gone_from_history() {
+async fn edits_and_deletes_are_forwarded_and_the_old_text_leaves_the_history() {
     let server = Fediverse::start().await;
     let headwater = Headwater::setup().servers(&[&server]).start().await;
     let mut client = headwater.client().await;
@@ -138,7 +138,7 @@ async fn an_edit_and_a_delete_are_forwarded_and_the_old_text_is_gone_from_histor
     server.post(&status);
     let other = server.status(&json!({"content": "somebody else's"}));
     server.post(&other);
-    // A server that is connected to after an edit tells of the edited post only.
+    // A server that is read only after the edit has just the edited post.
     let mut events = client.events(PUBLIC, 2).await;
     let mut edited = status.clone();
     edited["content"] = json!("the second words");
@@ -182,7 +182,7 @@ async fn an_edit_and_a_delete_are_forwarded_and_the_old_text_is_gone_from_histor
 }
 
 #[tokio::test]
-async fn a_post_that_two_servers_tell_of_is_published_once() {
+async fn a_post_from_two_servers_is_published_once() {
     let (one, two) = (Fediverse::start().await, Fediverse::start().await);
     let headwater = Headwater::setup().servers(&[&one, &two]).start().await;
     let mut client = headwater.client().await;
@@ -226,24 +226,24 @@ async fn what_was_posted_while_a_stream_was_broken_is_fetched() {
     let kept = post("kept");
     let removed = post("removed");
     client.events(PUBLIC, 2).await;
-    server.drop_all();
+    server.drop_connections();
     server.delete(&removed);
     let missed = post("missed");
     server.streamed().await;
     let after = post("after");
     let events = client.events_until(PUBLIC, |event| event.json()["id"] == after["uri"]).await;
-    let told: Vec<(String, String)> = events.iter().map(kind_and_id).collect();
+    let reported: Vec<(String, String)> = events.iter().map(kind_and_id).collect();
     let expected =
         |kind: &str, status: &Value| (kind.to_owned(), status["uri"].as_str().unwrap().to_owned());
-    assert!(told.contains(&expected("post", &missed)), "{told:?}");
-    assert!(told.contains(&expected("post.deleted", &removed)), "{told:?}");
-    assert!(!told.iter().any(|(_, id)| kept["uri"] == **id), "nothing twice: {told:?}");
+    assert!(reported.contains(&expected("post", &missed)), "{reported:?}");
+    assert!(reported.contains(&expected("post.deleted", &removed)), "{reported:?}");
+    assert!(!reported.iter().any(|(_, id)| kept["uri"] == **id), "nothing twice: {reported:?}");
 }
 
 #[tokio::test]
-async fn a_server_that_shows_nothing_to_strangers_is_down_and_says_why() {
+async fn a_server_that_requires_a_token_is_down_with_a_reason() {
     let server = Fediverse::start().await;
-    server.close_to_strangers();
+    server.require_token();
     let setup = Headwater::setup().servers(&[&server]).option("--mastodon-tokens", "");
     let headwater = setup.start().await;
     let mut client = headwater.client().await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
 #[tokio::test]
-async fn hello_is_answered_with_who_and_what_one_is() {
+async fn hello_returns_the_principal_and_its_class() {
     let headwater = Headwater::start().await;
     let (mut one, mut other) = (headwater.client().await, headwater.client().await);
     one.send(&json!({"action": "hello", "id": "a b"})).await;
@@ -148,7 +148,7 @@ async fn whatever_is_wrong_with_a_message_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn who_sends_too_fast_is_told_and_may_go_on_later() {
+async fn a_client_that_sends_too_fast_is_rate_limited_and_can_continue_later() {
     let headwater = Headwater::setup().option("--messages-per-second", "5").start().await;
     let (mut hasty, mut other) = (headwater.client().await, headwater.client().await);
     for _ in 0..12 {

@@ -104,7 +104,7 @@ async fn bad_requests_are_answered_with_problems() {
 }
 
 #[tokio::test]
-async fn a_closed_connection_is_gone() {
+async fn a_closed_connection_returns_410() {
     let headwater = Headwater::start().await;
     let mut client = headwater.client().await;
     let rest = headwater.rest().of(&client.hello().await);
@@ -130,7 +130,7 @@ async fn more_topics_than_a_connection_may_have_are_a_conflict() {
 }
 
 #[tokio::test]
-async fn the_catalogue_tells_what_there_is_and_what_is_live() {
+async fn the_catalogue_lists_topics_and_whether_they_are_live() {
     let exchange = Exchange::start().await;
     let server = Fediverse::start().await;
     let setup = Headwater::setup().exchange(&exchange).servers(&[&server]);
@@ -166,7 +166,7 @@ async fn the_catalogue_tells_what_there_is_and_what_is_live() {
 }
 
 #[tokio::test]
-async fn the_status_tells_of_sources_topics_and_connections() {
+async fn the_status_reports_sources_topics_and_connections() {
     let exchange = Exchange::start().await;
     let server = Fediverse::start().await;
     let headwater = Headwater::setup().exchange(&exchange).servers(&[&server]).start().await;

@@ -88,11 +88,11 @@ async fn a_replay_brings_the_same_bytes_again() {
     let beyond = json!({"action": "replay", "topic": MATCHES, "from": 41, "to": 50});
     stranger.send(&beyond).await;
     stranger.ask(json!({"action": "ping"})).await;
-    assert_eq!(stranger.gaps, [], "what is not there yet is no gap");
+    assert_eq!(stranger.gaps, [], "events that do not exist yet are no gap");
 }
 
 #[tokio::test]
-async fn what_has_expired_is_told_as_a_gap() {
+async fn expired_events_are_reported_as_a_gap() {
     let exchange = Exchange::start().await;
     let retention = Duration::from_secs(1);
     let headwater = Headwater::setup().exchange(&exchange).retention(retention).start().await;
@@ -226,9 +226,9 @@ async fn stopped_and_started_again_it_numbers_on() {
     exchange.trade("BTC-USD");
     let before = client.event(MATCHES).await;
     let (closed, ()) = tokio::join!(client.closed(), headwater.stop());
-    assert_eq!(closed.0, 1001, "clients are told that it goes away");
+    assert_eq!(closed.0, 1001, "clients are notified of the shutdown");
     until("the exchange is left", async || {
-        exchange.trade_unheard("BTC-USD");
+        exchange.trade_unstreamed("BTC-USD");
         (exchange.newest_trade("BTC-USD") > before.trade_id() + 3).then_some(())
     })
     .await;
@@ -241,7 +241,7 @@ async fn stopped_and_started_again_it_numbers_on() {
     assert_eq!((next.seq, next.trade_id()), (2, before.trade_id() + 1));
 }
 
-/// Trades all the time, until told to stop.
+/// Trades until it is stopped.
 fn open_market(exchange: Arc<Exchange>) -> (JoinHandle<()>, CancellationToken) {
     let closing = CancellationToken::new();
     let closed = closing.clone();

@@ -1,4 +1,4 @@
-//! Simulated upstreams, and that nobody takes them for real ones.
+//! Simulated upstreams, which must never be taken for real ones.
 
 use harness::{Event, Headwater, Program};
 use serde_json::json;
@@ -28,9 +28,9 @@ async fn simulated_data_flows_and_is_labelled() {
     assert!(sources.iter().any(|source| source == "coinbase"), "{sources:?}");
     let status = headwater.rest().get("/api/v1/status").await.json();
     assert_eq!(status["data"], "simulated");
-    let told = status["sources"].as_array().unwrap();
-    assert_eq!(told.len(), 2, "{status}");
-    assert!(told.iter().all(|it| it["state"] == "simulated"), "{status}");
+    let reported = status["sources"].as_array().unwrap();
+    assert_eq!(reported.len(), 2, "{status}");
+    assert!(reported.iter().all(|it| it["state"] == "simulated"), "{status}");
 }
 
 #[tokio::test]

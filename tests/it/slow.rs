@@ -1,18 +1,18 @@
-//! Clients that do not keep up.
+//! Clients that read too slowly.
 
 use harness::{Client, Event, Exchange, Headwater};
 use serde_json::json;
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
 
-/// Several times what fits between the server and a client that does not read.
+/// Several times the buffers between the server and a client that does not read.
 const TRADES: usize = 12_000;
 
-/// What may wait on a way: the kernel's buffers and ours.
+/// The most that may be pending for a client: the kernel's buffers and ours.
 const MOST_BYTES: usize = 2 * 1024 * 1024;
 
 #[tokio::test]
-async fn a_client_that_does_not_read_costs_the_others_nothing() {
+async fn a_client_that_does_not_read_does_not_delay_the_others() {
     let exchange = Exchange::start().await;
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut quick = headwater.client().await;
@@ -29,9 +29,9 @@ async fn a_client_that_does_not_read_costs_the_others_nothing() {
         events.extend(quick.events(MATCHES, 500).await);
     }
     assert_eq!(events.iter().map(Event::trade_id).collect::<Vec<_>>(), trades);
-    assert_eq!(quick.gaps, [], "the quick one misses nothing");
+    assert_eq!(quick.gaps, [], "the fast client misses nothing");
 
-    // It wakes up, and is told what it got, what it did not get, and what follows.
+    // It reads again, and gets what is pending, the gaps, and what follows.
     let mut got = Vec::new();
     let last = loop {
         got.extend(slow.drain(MATCHES));
@@ -49,17 +49,17 @@ async fn a_client_that_does_not_read_costs_the_others_nothing() {
     assert!(!slow.gaps.is_empty(), "it cannot have got everything");
     assert!(slow.gaps.iter().all(|gap| gap.topic == MATCHES && gap.reason == "lagging"));
     let missing: u64 = slow.gaps.iter().map(|gap| gap.range.end() - gap.range.start() + 1).sum();
-    assert_eq!(got.len() as u64 + missing, last, "each number came or was told to be missing");
+    assert_eq!(got.len() as u64 + missing, last, "each number arrived or was reported as missing");
     let gap = slow.gaps[0].range.clone();
     let end = *gap.end().min(&(gap.start() + 99));
     let replayed = slow.replay(MATCHES, *gap.start()..=end).await;
     let from = usize::try_from(gap.start() - 1).unwrap();
-    assert_eq!(replayed, events[from..from + replayed.len()], "what is missing can be had");
+    assert_eq!(replayed, events[from..from + replayed.len()], "missing events can be replayed");
     assert_eq!(headwater.rest().get("/healthz").await.status, 200);
 }
 
 #[tokio::test]
-async fn for_a_slow_client_tickers_give_way_to_newer_ones() {
+async fn for_a_slow_client_pending_tickers_are_replaced_by_newer_ones() {
     let topic = "coinbase/ticker/BTC-USD";
     let exchange = Exchange::start().await;
     let headwater = Headwater::setup().exchange(&exchange).option("--flush-ms", "1").start().await;
@@ -88,7 +88,7 @@ async fn for_a_slow_client_tickers_give_way_to_newer_ones() {
 }
 
 #[tokio::test]
-async fn a_client_that_vanishes_is_forgotten() {
+async fn a_client_that_disappears_is_removed() {
     let exchange = Exchange::start().await;
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let (mut stays, mut goes) = (headwater.client().await, headwater.client().await);

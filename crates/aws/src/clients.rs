@@ -1,4 +1,4 @@
-//! What the AWS SDK needs to know, and the clients made from it.
+//! The AWS SDK's configuration, and the clients made from it.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use aws_config::{
     profile::ProfileFileRegionProvider, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_credential_types::Credentials;
+use domain::duration::parse_duration;
 
 use crate::{
     invoke::Lambda,
@@ -17,23 +18,22 @@ use crate::{
     tables::Tables,
 };
 
-/// The settings of the tables, shared by all programs that open them.
+/// The options of the tables, shared by all programs that open them.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TableOptions {
-    /// What the names of the three tables start with.
+    /// Prefix of the names of the three tables.
     #[arg(long, env = "HEADWATER_TABLE_PREFIX", default_value = "headwater-")]
     pub table_prefix: String,
 
-    /// How long the log keeps events, such as `24h`.
+    /// How long the log retains events, such as `24h`. A plain number is seconds.
     #[arg(long, env = "HEADWATER_RETENTION", default_value = "24h", value_parser = parse_retention)]
     pub retention: Duration,
 }
 
 fn parse_retention(text: &str) -> Result<Duration, String> {
-    // A number alone is seconds.
     let retention = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string())?,
+        Err(_) => parse_duration(text)?,
     };
     let (least, most) = (Duration::from_mins(1), Duration::from_hours(365 * 24));
     if (least..=most).contains(&retention) {
@@ -43,7 +43,7 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Longest wait for `push`: its own time limit in `template.yaml` and some time for the way.
+/// How long to wait for `push`: its time limit in `template.yaml`, and some time for the network.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// No AWS region is configured.
@@ -58,11 +58,11 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Reads region, credentials and endpoint as every AWS program does.
+    /// Reads the region, the credentials and the endpoint from the same places as every AWS program.
     ///
     /// # Errors
     ///
-    /// [`NoRegion`] when nothing names one.
+    /// [`NoRegion`] when no region is configured.
     pub async fn from_env() -> Result<Self, NoRegion> {
         let config = defaults().region(region()).load().await;
         if config.region().is_none() {
@@ -71,8 +71,8 @@ impl Clients {
         Ok(Self { config })
     }
 
-    /// Speaks to a stand-in for AWS at `endpoint`, which does not ask who is calling: region and
-    /// credentials come from the environment where they are there, and are made up where not.
+    /// Connects to an emulator of AWS at `endpoint`, which does not check credentials. The region and the
+    /// credentials come from the environment, or are placeholders if it has none.
     pub async fn of_stand_in(endpoint: &str) -> Self {
         let region = region().or_else(Region::from_static("us-east-1"));
         let config = defaults().endpoint_url(endpoint).region(region);
@@ -85,7 +85,7 @@ impl Clients {
         Self { config: config.load().await }
     }
 
-    /// Uses a configuration made elsewhere, such as for an embedded database.
+    /// Uses an existing configuration, such as that of an embedded database.
     pub fn from_config(config: SdkConfig) -> Self {
         Self { config }
     }
@@ -96,17 +96,17 @@ impl Clients {
         Tables::new(client, &options.table_prefix, options.retention)
     }
 
-    /// Posts through `@connections`.
+    /// Returns the client that posts to connections.
     pub fn management(&self, posts_per_second: u32) -> Management {
         Management::new(self.config.clone(), posts_per_second)
     }
 
-    /// Invokes Lambda functions, and waits for each no longer than `timeout`.
+    /// Returns the client that invokes Lambda functions and waits up to `timeout` for each.
     pub fn lambda(&self, timeout: Duration) -> Lambda {
         Lambda::new(&self.config, timeout)
     }
 
-    /// Invokes the Lambda function `push` by this name.
+    /// Returns the client that invokes `push`, the Lambda function with this name or ARN.
     pub fn push(&self, function: String) -> LambdaPush {
         LambdaPush::new(self.lambda(PUSH_TIMEOUT), function)
     }
@@ -121,8 +121,8 @@ impl Clients {
     }
 }
 
-/// The region of the environment or of the profile. A machine on AWS could be asked too, which takes a
-/// while elsewhere; what runs on AWS has the variable.
+/// Looks for the region in the environment and in the profile. The metadata service is left out: it takes
+/// long to time out where there is none, and programs on AWS have the variable.
 fn region() -> RegionProviderChain {
     RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new())

@@ -1,151 +1,44 @@
-//! The `connections` table: one item per open WebSocket, with its subscriptions.
+//! The `connections` table: one item for each open WebSocket, with its subscriptions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Display,
     sync::Arc,
     time::Duration,
 };
 
 use aws_sdk_dynamodb::{
-    Client,
-    error::SdkError,
-    types::{AttributeValue, ReturnValue},
+    Client, operation::query::builders::QueryFluentBuilder, types::AttributeValue,
 };
-use domain::{access::Principal, connection::ConnectionId, topic::Topic};
+use domain::{access::Principal, topic::Topic};
+pub use domain::{
+    connection::{Connection, ConnectionId, LIFETIME, Subscription},
+    shard::{Shard, Shards, shard_of},
+};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{error::StoreError, post::Recipient, quota};
+pub(crate) use self::counted::{Counted, CountedConnections};
+use self::{
+    change::Change,
+    item::{key, read, write},
+};
+use crate::{
+    error::StoreError,
+    item::{if_met, number, text},
+};
 
-/// The index that tells of changes: partition `shard`, sort key `changed_at`.
-pub const CHANGES_INDEX: &str = "changes";
+mod change;
+mod counted;
+mod item;
 
-/// How long an item outlives the two hours that API Gateway gives a connection.
-pub const LIFETIME: Duration = Duration::from_mins(130);
+/// The index of changes: partition `shard`, sort key `changed_at`.
+pub(crate) const CHANGES_INDEX: &str = "changes";
 
-/// How long the item of a closed connection stays to tell readers of the index.
+/// How long the item of a closed connection is kept, so that readers of the index see it.
 const GONE_FOR: Duration = Duration::from_mins(10);
 
-/// How long a `subscribe` may take to send what came before; past it, its topics count as live.
-const JOINING_FOR: Duration = Duration::from_secs(30);
-
-/// A part of all connections: they are spread over the shards by a hash of their id.
-pub type Shard = u16;
-
-/// Returns the shard of a connection that opens while there are `shards` of them.
-///
-/// FNV-1a, 64 bits, so that every build agrees.
-pub fn shard_of(id: &ConnectionId, shards: Shard) -> Shard {
-    let hash = id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    Shard::try_from(hash % u64::from(shards.max(1))).unwrap_or_default()
-}
-
-/// How many shards there are: the number for new connections, then those that older ones may have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shards(Vec<Shard>);
-
-impl Shards {
-    /// Most shards: each costs the poller a request a few times a second.
-    pub const MAX: Shard = 1_024;
-
-    /// Reads a comma list such as `8` or, while going from four to eight, `8,4`.
-    ///
-    /// # Errors
-    ///
-    /// A sentence, when a number is not between 1 and [`Shards::MAX`].
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let counts = text.split(',').map(|count| match count.trim().parse() {
-            Ok(count) if (1..=Self::MAX).contains(&count) => Ok(count),
-            _ => Err(format!("{count:?} is not a number of shards between 1 and {}", Self::MAX)),
-        });
-        Ok(Self(counts.collect::<Result<_, _>>()?))
-    }
-
-    /// Whether every connection is where a new one with its id would be.
-    pub fn is_settled(&self) -> bool {
-        self.0.len() == 1
-    }
-
-    /// Every shard that can have connections.
-    pub fn all(&self) -> std::ops::Range<Shard> {
-        0..self.0.iter().copied().max().unwrap_or(1)
-    }
-
-    /// The shard of a connection that opens.
-    pub fn of_new(&self, id: &ConnectionId) -> Shard {
-        shard_of(id, self.0.first().copied().unwrap_or(1))
-    }
-
-    /// The shards where a connection can be, the likeliest first.
-    pub fn of_old(&self, id: &ConnectionId) -> impl Iterator<Item = Shard> {
-        self.0.iter().map(move |count| shard_of(id, *count))
-    }
-}
-
-/// An open WebSocket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// Which connection, at which gateway.
-    pub recipient: Recipient,
-    /// Where its item is.
-    pub shard: Shard,
-    /// Whose it is.
-    pub principal: Principal,
-    /// Until when its token is good; without a token, for ever.
-    pub token_expires_at: Option<Timestamp>,
-    /// Under which name it counts among the open connections; `None` where that has no limit.
-    pub counted_as: Option<String>,
-    /// What it is subscribed to.
-    pub topics: BTreeMap<Topic, Subscription>,
-    /// When the handshake began.
-    pub connected_at: Timestamp,
-    /// When its item last changed.
-    pub changed_at: Timestamp,
-    /// Counts the changes of its item.
-    pub version: u64,
-    /// Whether it is closed.
-    pub gone: bool,
-}
-
-/// How a connection gets a topic's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subscription {
-    /// A `subscribe` is still sending what came before; nobody else sends.
-    Joining {
-        /// When that began.
-        since: Timestamp,
-    },
-    /// It has the events up to `cursor`, and gets those after it from `push`.
-    Live {
-        /// The last number it was sent when it went live.
-        cursor: u64,
-        /// When it went live.
-        since: Timestamp,
-    },
-}
-
-impl Subscription {
-    /// Whether `push` sends the topic's events at `now`.
-    pub fn is_live(&self, now: Timestamp) -> bool {
-        match self {
-            Self::Live { .. } => true,
-            Self::Joining { since } => {
-                now.duration_since(*since) > JOINING_FOR.try_into().unwrap_or_default()
-            }
-        }
-    }
-}
-
-/// What became of a `subscribe`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
-    /// The topics that were not subscribed to before.
-    pub added: BTreeSet<Topic>,
-}
+/// The condition of a change that needs an open connection.
+const IS_OPEN: &str = "attribute_exists(joining) AND attribute_not_exists(gone)";
 
 /// Why a connection's item was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -153,12 +46,12 @@ pub enum ConnectionError {
     /// There is no such open connection.
     #[error("connection {0} is not open")]
     NotOpen(ConnectionId),
-    /// It would have more topics than it may.
+    /// The connection would exceed its limit of topics.
     #[error("connection has {has} topics and may have {limit}")]
     TooManyTopics {
-        /// How many it has.
+        /// The number of topics it has.
         has: usize,
-        /// How many it may have.
+        /// The number of topics it may have.
         limit: usize,
     },
     /// The database failed.
@@ -171,135 +64,30 @@ pub enum ConnectionError {
 pub struct Connections {
     client: Client,
     table: String,
+    counted: CountedConnections,
     /// Counts the writes through this handle and its clones, so that readers in the same process
     /// see them at once.
     writes: Arc<watch::Sender<u64>>,
 }
 
-/// The layout of an item. Times are milliseconds since 1970, `expires_at` is seconds for TTL.
-#[derive(Debug, Serialize, Deserialize)]
-struct Item {
-    shard: String,
-    connection_id: ConnectionId,
-    #[serde(default)]
-    endpoint: Arc<str>,
-    #[serde(default)]
-    principal: String,
-    #[serde(default)]
-    class: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    token_expires_at: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    counted_as: Option<String>,
-    #[serde(default, with = "string_set", skip_serializing_if = "BTreeSet::is_empty")]
-    topics: BTreeSet<Topic>,
-    /// By topic, when a `subscribe` that still sends began.
-    #[serde(default)]
-    joining: BTreeMap<Topic, i64>,
-    /// By topic, where it went live and when.
-    #[serde(default)]
-    cursors: BTreeMap<Topic, Cursor>,
-    #[serde(default)]
-    connected_at: i64,
-    changed_at: i64,
-    #[serde(default)]
-    version: u64,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    gone: bool,
-    expires_at: i64,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Cursor {
-    seq: u64,
-    at: i64,
-}
-
-/// `DynamoDB` has no empty sets, so the attribute is absent then.
-mod string_set {
-    use super::{BTreeSet, Topic};
-    use serde::{Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        topics: &BTreeSet<Topic>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serde_dynamo::string_set::serialize(topics, serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeSet<Topic>, D::Error> {
-        serde_dynamo::string_set::deserialize(deserializer)
-    }
-}
-
-impl Connection {
-    /// A connection that opens at `now`, subscribed to nothing.
-    pub fn open(recipient: Recipient, shard: Shard, principal: Principal, now: Timestamp) -> Self {
-        Self {
-            recipient,
-            shard,
-            principal,
-            token_expires_at: None,
-            counted_as: None,
-            topics: BTreeMap::new(),
-            connected_at: now,
-            changed_at: now,
-            version: 1,
-            gone: false,
-        }
-    }
-
-    /// When its item expires.
-    pub fn expires_at(&self) -> Timestamp {
-        self.connected_at + LIFETIME
-    }
-
-    /// Whether its token is no longer good at `now`.
-    pub fn has_expired(&self, now: Timestamp) -> bool {
-        self.token_expires_at.is_some_and(|at| at <= now)
-    }
-
-    fn from_item(item: Item) -> Result<Self, String> {
-        let time = |ms| Timestamp::from_millisecond(ms).map_err(|error| error.to_string());
-        let subscription = |topic: &Topic| -> Result<Subscription, String> {
-            Ok(match (item.joining.get(topic), item.cursors.get(topic)) {
-                (Some(since), _) => Subscription::Joining { since: time(*since)? },
-                (None, Some(cursor)) => {
-                    Subscription::Live { cursor: cursor.seq, since: time(cursor.at)? }
-                }
-                (None, None) => Subscription::Live { cursor: 0, since: Timestamp::UNIX_EPOCH },
-            })
-        };
-        let topics = item.topics.iter().map(|topic| Ok((topic.clone(), subscription(topic)?)));
-        Ok(Self {
-            topics: topics.collect::<Result<_, String>>()?,
-            recipient: Recipient { endpoint: item.endpoint, id: item.connection_id },
-            shard: item.shard.parse().map_err(|_| format!("shard {:?}", item.shard))?,
-            principal: Principal { id: item.principal, class: item.class },
-            token_expires_at: item.token_expires_at.map(time).transpose()?,
-            counted_as: item.counted_as,
-            connected_at: time(item.connected_at)?,
-            changed_at: time(item.changed_at)?,
-            version: item.version,
-            gone: item.gone,
-        })
-    }
-}
-
 impl Connections {
-    /// The table called `table`.
-    pub fn new(client: Client, table: String) -> Self {
-        Self { client, table, writes: Arc::new(watch::Sender::new(0)) }
+    /// The table with this name.
+    pub(crate) fn new(client: Client, table: String) -> Self {
+        let counted = CountedConnections::new(client.clone(), table.clone());
+        Self { client, table, counted, writes: Arc::new(watch::Sender::new(0)) }
     }
 
-    /// Its name in `DynamoDB`.
+    /// Returns its name in `DynamoDB`.
     pub fn table(&self) -> &str {
         &self.table
     }
 
-    /// Tells of every write through this handle and its clones.
+    /// Returns the connections that count as open, by principal.
+    pub(crate) fn counted(&self) -> &CountedConnections {
+        &self.counted
+    }
+
+    /// Returns a receiver that is notified of each write through this handle and its clones.
     pub fn writes(&self) -> watch::Receiver<u64> {
         self.writes.subscribe()
     }
@@ -308,54 +96,28 @@ impl Connections {
         self.writes.send_modify(|count| *count += 1);
     }
 
-    /// Records a connection that opens.
+    /// Records a connection that opens. It has no subscriptions yet.
     ///
     /// # Errors
     ///
     /// [`ConnectionError::NotOpen`] when it was closed before this could be written.
     pub async fn open(&self, connection: &Connection) -> Result<(), ConnectionError> {
-        let item = Item {
-            shard: connection.shard.to_string(),
-            connection_id: connection.recipient.id.clone(),
-            endpoint: connection.recipient.endpoint.clone(),
-            principal: connection.principal.id.clone(),
-            class: connection.principal.class.clone(),
-            token_expires_at: connection.token_expires_at.map(Timestamp::as_millisecond),
-            counted_as: connection.counted_as.clone(),
-            topics: BTreeSet::new(),
-            joining: BTreeMap::new(),
-            cursors: BTreeMap::new(),
-            connected_at: connection.connected_at.as_millisecond(),
-            changed_at: connection.changed_at.as_millisecond(),
-            version: connection.version,
-            gone: false,
-            expires_at: connection.expires_at().as_second(),
-        };
-        let item = serde_dynamo::to_item(item)
-            .map_err(|error| StoreError::corrupt("connections", error))?;
         let put = self
             .client
             .put_item()
             .table_name(&self.table)
-            .set_item(Some(item))
+            .set_item(Some(write(connection)?))
             .condition_expression("attribute_not_exists(connection_id)")
             .send()
             .await;
-        match put {
-            Ok(_) => {
-                self.wrote();
-                Ok(())
-            }
-            Err(SdkError::ServiceError(error))
-                if error.err().is_conditional_check_failed_exception() =>
-            {
-                Err(ConnectionError::NotOpen(connection.recipient.id.clone()))
-            }
-            Err(error) => Err(StoreError::from_sdk("PutItem", error).into()),
+        if if_met("PutItem", put)?.is_none() {
+            return Err(ConnectionError::NotOpen(connection.recipient.id.clone()));
         }
+        self.wrote();
+        Ok(())
     }
 
-    /// Marks a connection closed. Closing twice, or before it opened, is fine.
+    /// Marks a connection as closed. It is fine if it is closed already or has not opened yet.
     ///
     /// # Errors
     ///
@@ -366,39 +128,33 @@ impl Connections {
         id: &ConnectionId,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let closed = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(shard, id)))
-            .update_expression(
-                "SET gone = :true, changed_at = :now, expires_at = :expires \
-                 ADD version :one REMOVE topics, joining, cursors, counted_as",
-            )
-            .return_values(ReturnValue::AllOld)
-            .expression_attribute_values(":true", AttributeValue::Bool(true))
-            .expression_attribute_values(":now", number(now.as_millisecond()))
-            .expression_attribute_values(":expires", number((now + GONE_FOR).as_second()))
-            .expression_attribute_values(":one", number(1))
-            .send()
-            .await
-            .map_err(|error| StoreError::from_sdk("UpdateItem", error))?;
+        let close = self
+            .change(shard, id, now)
+            .set("gone = :true")
+            .set("expires_at = :expires")
+            .remove("topics, joining, cursors, counted_as")
+            .value(":true", AttributeValue::Bool(true))
+            .value(":expires", number((now + GONE_FOR).as_second()));
+        let closed = close.returning_old().send().await;
+        let closed = closed.map_err(|error| StoreError::from_sdk("UpdateItem", error))?;
         self.wrote();
+        // The attributes are read one by one: of an item that was closed before, some are missing.
         let Some(old) = closed.attributes() else { return Ok(()) };
         let counted_as = old.get("counted_as").and_then(|who| who.as_s().ok());
         let opened_at = old.get("connected_at").and_then(|at| at.as_n().ok()?.parse().ok());
-        let opened_at = opened_at.and_then(|at| Timestamp::from_millisecond(at).ok());
         match (counted_as, opened_at) {
-            (Some(who), Some(at)) => quota::close(&self.client, &self.table, who, id, at).await,
+            (Some(who), Some(opened_at_ms)) => {
+                self.counted.remove(who, &Counted { id: id.clone(), opened_at_ms }).await
+            }
             _ => Ok(()),
         }
     }
 
-    /// Notes that the principal of a connection has shown another token.
+    /// Records another token of the connection's principal.
     ///
     /// # Errors
     ///
-    /// [`ConnectionError::NotOpen`] where there is no such connection of that principal.
+    /// [`ConnectionError::NotOpen`] when the principal has no such open connection.
     pub async fn renew(
         &self,
         shard: Shard,
@@ -407,30 +163,20 @@ impl Connections {
         token_expires_at: Timestamp,
         now: Timestamp,
     ) -> Result<(), ConnectionError> {
-        let renewed = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(shard, id)))
-            .update_expression(
-                "SET #class = :class, token_expires_at = :until, changed_at = :now \
-                 ADD version :one",
-            )
-            .condition_expression(
-                "principal = :principal AND attribute_exists(joining) AND attribute_not_exists(gone)",
-            )
-            .expression_attribute_names("#class", "class")
-            .expression_attribute_values(":class", AttributeValue::S(principal.class.clone()))
-            .expression_attribute_values(":principal", AttributeValue::S(principal.id.clone()))
-            .expression_attribute_values(":until", number(token_expires_at.as_millisecond()))
-            .expression_attribute_values(":now", number(now.as_millisecond()))
-            .expression_attribute_values(":one", number(1))
-            .send()
-            .await;
-        self.updated(id, renewed.map(|_| ()))
+        let renew = self
+            .change(shard, id, now)
+            .set("#class = :class")
+            .set("token_expires_at = :until")
+            .only_if(&format!("principal = :principal AND {IS_OPEN}"))
+            .name("#class", "class")
+            .value(":class", text(&principal.class))
+            .value(":principal", text(&principal.id))
+            .value(":until", number(token_expires_at.as_millisecond()));
+        let renewed = if_met("UpdateItem", renew.request().send().await)?;
+        self.changed(id, renewed).map(|_| ())
     }
 
-    /// Returns a connection, or `None` where there is none or it is closed.
+    /// Returns a connection, or `None` if there is none or it is closed.
     ///
     /// # Errors
     ///
@@ -449,11 +195,12 @@ impl Connections {
             .send()
             .await
             .map_err(|error| StoreError::from_sdk("GetItem", error))?;
-        let connection = got.item.map(read_item).transpose()?;
+        let connection = got.item.map(read).transpose()?;
         Ok(connection.filter(|connection| !connection.gone))
     }
 
-    /// Subscribes a connection to topics, which count as joining until [`Connections::go_live`].
+    /// Subscribes a connection to topics and returns those that it was not subscribed to before.
+    /// They count as joining until [`Connections::go_live`].
     ///
     /// # Errors
     ///
@@ -465,29 +212,27 @@ impl Connections {
         topics: &BTreeSet<Topic>,
         limit: usize,
         now: Timestamp,
-    ) -> Result<Joined, ConnectionError> {
-        // Most subscribes are far from the limit: one request. Near it, those that it has already
-        // must be told apart first.
-        match self.try_join(shard, id, topics, limit.checked_sub(topics.len()), now).await? {
-            Some(joined) => Ok(joined),
-            None => {
-                let Some(connection) = self.get(shard, id).await? else {
-                    return Err(ConnectionError::NotOpen(id.clone()));
-                };
-                let has = connection.topics.len();
-                let new = topics.iter().filter(|topic| !connection.topics.contains_key(*topic));
-                let room = limit.checked_sub(new.count()).filter(|room| has <= *room);
-                let joined = match room {
-                    Some(_) => self.try_join(shard, id, topics, Some(has), now).await?,
-                    None => None,
-                };
-                joined.ok_or(ConnectionError::TooManyTopics { has, limit })
-            }
+    ) -> Result<BTreeSet<Topic>, ConnectionError> {
+        // Most connections are far from their limit, so that one request suffices. Near the limit, the
+        // topics that the connection already has must not be counted twice.
+        let room = limit.checked_sub(topics.len());
+        if let Some(added) = self.try_join(shard, id, topics, room, now).await? {
+            return Ok(added);
         }
+        let Some(connection) = self.get(shard, id).await? else {
+            return Err(ConnectionError::NotOpen(id.clone()));
+        };
+        let has = connection.topics.len();
+        let new = topics.iter().filter(|topic| !connection.topics.contains_key(*topic));
+        if has + new.count() > limit {
+            return Err(ConnectionError::TooManyTopics { has, limit });
+        }
+        let added = self.try_join(shard, id, topics, Some(has), now).await?;
+        added.ok_or(ConnectionError::TooManyTopics { has, limit })
     }
 
-    /// One conditional update: `None` when the connection has more than `room` topics or is not
-    /// open.
+    /// Makes one conditional update. Returns `None` when the connection has more than `room` topics or
+    /// is not open.
     async fn try_join(
         &self,
         shard: Shard,
@@ -495,52 +240,32 @@ impl Connections {
         topics: &BTreeSet<Topic>,
         room: Option<usize>,
         now: Timestamp,
-    ) -> Result<Option<Joined>, StoreError> {
+    ) -> Result<Option<BTreeSet<Topic>>, StoreError> {
         let Some(room) = room else { return Ok(None) };
-        let set = topics.iter().enumerate();
-        let set: String = set.map(|(n, _)| format!(", joining.#t{n} = :now")).collect();
-        let mut update = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(shard, id)))
-            .update_expression(format!(
-                "SET changed_at = :now{set} ADD topics :topics, version :one"
+        let join = self
+            .change(shard, id, now)
+            .each(by_name(topics), |join, n, ()| join.set(format!("joining.#t{n} = :now")))
+            .add("topics :topics")
+            .only_if(&format!(
+                "{IS_OPEN} AND (attribute_not_exists(topics) OR size(topics) <= :room)"
             ))
-            .condition_expression(
-                "attribute_exists(joining) AND attribute_not_exists(gone) \
-                 AND (attribute_not_exists(topics) OR size(topics) <= :room)",
-            )
-            .expression_attribute_values(":now", number(now.as_millisecond()))
-            .expression_attribute_values(":topics", string_set_value(topics))
-            .expression_attribute_values(":one", number(1))
-            .expression_attribute_values(":room", number(room))
-            .return_values(ReturnValue::AllOld);
-        for (n, topic) in topics.iter().enumerate() {
-            update = update.expression_attribute_names(format!("#t{n}"), topic.as_str());
-        }
-        match update.send().await {
-            Ok(updated) => {
-                self.wrote();
-                let before = updated.attributes.map(read_item).transpose()?;
-                let had = before.map(|connection| connection.topics).unwrap_or_default();
-                let added = topics.iter().filter(|topic| !had.contains_key(*topic)).cloned();
-                Ok(Some(Joined { added: added.collect() }))
-            }
-            Err(SdkError::ServiceError(error))
-                if error.err().is_conditional_check_failed_exception() =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(StoreError::from_sdk("UpdateItem", error)),
-        }
+            .value(":topics", string_set(topics))
+            .value(":room", number(room));
+        let Some(joined) = if_met("UpdateItem", join.returning_old().send().await)? else {
+            return Ok(None);
+        };
+        self.wrote();
+        let had = joined.attributes.map(read).transpose()?.map(|old| old.topics);
+        let had = had.unwrap_or_default();
+        let added = topics.iter().filter(|topic| !had.contains_key(*topic));
+        Ok(Some(added.cloned().collect()))
     }
 
-    /// Hands joining topics over to `push`, each from the number that the connection has.
+    /// Marks joining topics as live: `push` sends the events after the given numbers.
     ///
     /// # Errors
     ///
-    /// [`ConnectionError::NotOpen`] when it closed meanwhile.
+    /// [`ConnectionError::NotOpen`] when the connection has closed.
     pub async fn go_live(
         &self,
         shard: Shard,
@@ -548,36 +273,26 @@ impl Connections {
         cursors: &BTreeMap<Topic, u64>,
         now: Timestamp,
     ) -> Result<(), ConnectionError> {
-        let parts =
-            |part: fn(usize) -> String| -> Vec<String> { (0..cursors.len()).map(part).collect() };
-        let set = parts(|n| format!(", cursors.#t{n} = :c{n}")).concat();
-        let remove = parts(|n| format!("joining.#t{n}")).join(", ");
-        let mut update = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(shard, id)))
-            .update_expression(format!(
-                "SET changed_at = :now{set} ADD version :one REMOVE {remove}"
-            ))
-            .condition_expression("attribute_exists(cursors) AND attribute_not_exists(gone)")
-            .expression_attribute_values(":now", number(now.as_millisecond()))
-            .expression_attribute_values(":one", number(1));
-        for (n, (topic, seq)) in cursors.iter().enumerate() {
-            let cursor =
-                [("seq".to_owned(), number(seq)), ("at".to_owned(), number(now.as_millisecond()))];
-            update = update
-                .expression_attribute_names(format!("#t{n}"), topic.as_str())
-                .expression_attribute_values(format!(":c{n}"), AttributeValue::M(cursor.into()));
-        }
-        self.updated(id, update.send().await.map(|_| ()))
+        let go_live = self
+            .change(shard, id, now)
+            .each(cursors, |change, n, seq| {
+                let at = number(now.as_millisecond());
+                let cursor = [("seq".to_owned(), number(seq)), ("at".to_owned(), at)];
+                change
+                    .set(format!("cursors.#t{n} = :c{n}"))
+                    .remove(format!("joining.#t{n}"))
+                    .value(format!(":c{n}"), AttributeValue::M(cursor.into()))
+            })
+            .only_if("attribute_exists(cursors) AND attribute_not_exists(gone)");
+        let live = if_met("UpdateItem", go_live.request().send().await)?;
+        self.changed(id, live).map(|_| ())
     }
 
-    /// Unsubscribes a connection and returns those topics that it was subscribed to.
+    /// Unsubscribes a connection from topics and returns those that it was subscribed to.
     ///
     /// # Errors
     ///
-    /// [`ConnectionError::NotOpen`] where there is no such connection.
+    /// [`ConnectionError::NotOpen`] when there is no such open connection.
     pub async fn leave(
         &self,
         shard: Shard,
@@ -585,81 +300,46 @@ impl Connections {
         topics: &BTreeSet<Topic>,
         now: Timestamp,
     ) -> Result<BTreeSet<Topic>, ConnectionError> {
-        let remove = (0..topics.len()).map(|n| format!("joining.#t{n}, cursors.#t{n}"));
-        let remove = remove.collect::<Vec<_>>().join(", ");
-        let mut update = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(shard, id)))
-            .update_expression(format!(
-                "SET changed_at = :now ADD version :one REMOVE {remove} DELETE topics :topics"
-            ))
-            .condition_expression("attribute_exists(joining) AND attribute_not_exists(gone)")
-            .expression_attribute_values(":now", number(now.as_millisecond()))
-            .expression_attribute_values(":topics", string_set_value(topics))
-            .expression_attribute_values(":one", number(1))
-            .return_values(ReturnValue::AllOld);
-        for (n, topic) in topics.iter().enumerate() {
-            update = update.expression_attribute_names(format!("#t{n}"), topic.as_str());
-        }
-        let sent = update.send().await;
-        let before = sent.as_ref().ok().and_then(|updated| updated.attributes.clone());
-        self.updated(id, sent.map(|_| ()))?;
-        let had = before.map(read_item).transpose()?.map(|old| old.topics).unwrap_or_default();
+        let leave = self
+            .change(shard, id, now)
+            .each(by_name(topics), |leave, n, ()| {
+                leave.remove(format!("joining.#t{n}, cursors.#t{n}"))
+            })
+            .delete("topics :topics")
+            .only_if(IS_OPEN)
+            .value(":topics", string_set(topics));
+        let left = if_met("UpdateItem", leave.returning_old().send().await)?;
+        let left = self.changed(id, left)?;
+        let had = left.attributes.map(read).transpose()?.map(|old| old.topics);
+        let had = had.unwrap_or_default();
         Ok(topics.iter().filter(|topic| had.contains_key(*topic)).cloned().collect())
     }
 
-    fn updated<R>(
-        &self,
-        id: &ConnectionId,
-        sent: Result<(), SdkError<aws_sdk_dynamodb::operation::update_item::UpdateItemError, R>>,
-    ) -> Result<(), ConnectionError>
-    where
-        R: std::fmt::Debug + Send + Sync + 'static,
-    {
-        match sent {
-            Ok(()) => {
-                self.wrote();
-                Ok(())
-            }
-            Err(SdkError::ServiceError(error))
-                if error.err().is_conditional_check_failed_exception() =>
-            {
-                Err(ConnectionError::NotOpen(id.clone()))
-            }
-            Err(error) => Err(StoreError::from_sdk("UpdateItem", error).into()),
-        }
+    fn change(&self, shard: Shard, id: &ConnectionId, now: Timestamp) -> Change {
+        let request = self.client.update_item().table_name(&self.table);
+        Change::new(request.set_key(Some(key(shard, id))), now)
     }
 
-    /// Returns every connection of a shard.
+    /// Notes that a change was made, or returns that the connection is not open.
+    fn changed<T>(&self, id: &ConnectionId, done: Option<T>) -> Result<T, ConnectionError> {
+        let done = done.ok_or_else(|| ConnectionError::NotOpen(id.clone()))?;
+        self.wrote();
+        Ok(done)
+    }
+
+    /// Returns every connection of a shard, closed connections included.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
     pub async fn all(&self, shard: Shard) -> Result<Vec<Connection>, StoreError> {
-        let mut pages = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .key_condition_expression("#shard = :shard")
-            .expression_attribute_names("#shard", "shard")
-            .expression_attribute_values(":shard", AttributeValue::S(shard.to_string()))
-            .consistent_read(true)
-            .into_paginator()
-            .items()
-            .send();
-        let mut connections = Vec::new();
-        while let Some(item) = pages.next().await {
-            let item = item.map_err(|error| StoreError::from_sdk("Query", error))?;
-            connections.push(read_item(item)?);
-        }
-        Ok(connections)
+        let query = self.query(shard).key_condition_expression("#shard = :shard");
+        read_pages(query.consistent_read(true)).await
     }
 
     /// Returns what changed in a shard at `since` or later, closed connections included.
     ///
-    /// The index is eventually consistent: ask again with an overlap.
+    /// The index is eventually consistent: the next call should overlap with this one.
     ///
     /// # Errors
     ///
@@ -669,69 +349,36 @@ impl Connections {
         shard: Shard,
         since: Timestamp,
     ) -> Result<Vec<Connection>, StoreError> {
-        let mut pages = self
-            .client
-            .query()
-            .table_name(&self.table)
+        let query = self
+            .query(shard)
             .index_name(CHANGES_INDEX)
             .key_condition_expression("#shard = :shard AND changed_at >= :since")
+            .expression_attribute_values(":since", number(since.as_millisecond()));
+        read_pages(query).await
+    }
+
+    fn query(&self, shard: Shard) -> QueryFluentBuilder {
+        self.client
+            .query()
+            .table_name(&self.table)
             .expression_attribute_names("#shard", "shard")
-            .expression_attribute_values(":shard", AttributeValue::S(shard.to_string()))
-            .expression_attribute_values(":since", number(since.as_millisecond()))
-            .into_paginator()
-            .items()
-            .send();
-        let mut connections = Vec::new();
-        while let Some(item) = pages.next().await {
-            let item = item.map_err(|error| StoreError::from_sdk("Query", error))?;
-            connections.push(read_item(item)?);
-        }
-        Ok(connections)
+            .expression_attribute_values(":shard", text(shard.to_string()))
     }
 }
 
-fn read_item(
-    item: std::collections::HashMap<String, AttributeValue>,
-) -> Result<Connection, StoreError> {
-    let item: Item =
-        serde_dynamo::from_item(item).map_err(|error| StoreError::corrupt("connections", error))?;
-    Connection::from_item(item).map_err(|error| StoreError::corrupt("connections", error))
+async fn read_pages(query: QueryFluentBuilder) -> Result<Vec<Connection>, StoreError> {
+    let mut items = query.into_paginator().items().send();
+    let mut connections = Vec::new();
+    while let Some(item) = items.next().await {
+        connections.push(read(item.map_err(|error| StoreError::from_sdk("Query", error))?)?);
+    }
+    Ok(connections)
 }
 
-fn key(shard: Shard, id: &ConnectionId) -> std::collections::HashMap<String, AttributeValue> {
-    [
-        ("shard".to_owned(), AttributeValue::S(shard.to_string())),
-        ("connection_id".to_owned(), AttributeValue::S(id.to_string())),
-    ]
-    .into()
+fn by_name(topics: &BTreeSet<Topic>) -> impl Iterator<Item = (&Topic, ())> {
+    topics.iter().map(|topic| (topic, ()))
 }
 
-fn number(value: impl Display) -> AttributeValue {
-    AttributeValue::N(value.to_string())
-}
-
-fn string_set_value(topics: &BTreeSet<Topic>) -> AttributeValue {
+fn string_set(topics: &BTreeSet<Topic>) -> AttributeValue {
     AttributeValue::Ss(topics.iter().map(Topic::to_string).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_a_list_of_numbers() {
-        assert_eq!(Shards::parse("8, 4").expect("shards").all(), 0..8);
-        assert_eq!(Shards::parse("2,16").expect("shards").all(), 0..16);
-        for text in ["", "0", "1,", "x", "1025", "-1"] {
-            assert!(Shards::parse(text).is_err(), "case: {text}");
-        }
-    }
-
-    #[test]
-    fn a_connection_has_its_shard_by_either_number() {
-        let shards = Shards::parse("8,4").expect("shards");
-        let id = ConnectionId::new("TXzPWdnOjoECGjA=");
-        assert_eq!(shards.of_new(&id), shard_of(&id, 8));
-        assert_eq!(shards.of_old(&id).collect::<Vec<_>>(), [shard_of(&id, 8), shard_of(&id, 4)]);
-    }
 }

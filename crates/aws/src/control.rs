@@ -1,24 +1,31 @@
-//! The `control` table: leases, source states, catalogues, and where posts stand in the log. The
-//! access rules, which are in it too, are in [`crate::rules`].
+//! The `control` table: leases, source states, catalogues, and the places of posts in the log. It also
+//! has the access rules, which [`crate::rules`] reads and writes.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt::Display,
-    time::Duration,
+use std::{collections::BTreeSet, time::Duration};
+
+use aws_sdk_dynamodb::{
+    Client,
+    operation::update_item::builders::UpdateItemFluentBuilder,
+    types::{AttributeValue, ReturnValue},
 };
-
-use aws_sdk_dynamodb::{Client, error::SdkError, types::AttributeValue};
 use domain::topic::Topic;
+pub use domain::{
+    provenance::{Provenance, Provenance as Origin},
+    source::{SourceState, State},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::error::StoreError;
+use crate::{
+    error::StoreError,
+    item::{Attributes, if_met, number, text},
+};
 
 /// The `control` table.
 #[derive(Clone, Debug)]
 pub struct Control {
-    pub(crate) client: Client,
-    pub(crate) table: String,
+    client: Client,
+    table: String,
 }
 
 /// The right to read a source, number its topics and append to them.
@@ -26,50 +33,13 @@ pub struct Control {
 pub struct Lease {
     /// The source.
     pub source: String,
-    /// Who has it.
+    /// The poller that has it.
     pub owner: String,
     /// Up by one at each change of owner.
     pub epoch: u64,
 }
 
-/// What a source is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Its upstream sends.
-    Live,
-    /// It is on its way to its upstream.
-    Connecting,
-    /// Its upstream cannot be had; the detail says why.
-    Down,
-    /// It is live, and its upstream is a simulator.
-    Simulated,
-}
-
-/// The state of a source, as it is told on `system/sources` and by `/api/v1/status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceState {
-    /// Which source, such as `coinbase`.
-    pub source: String,
-    /// What it is doing.
-    pub state: State,
-    /// Since when.
-    pub since: Timestamp,
-    /// A sentence for people; empty where there is nothing to say.
-    pub detail: String,
-}
-
-/// Whether the data in the tables is real. The two are never mixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Origin {
-    /// From the real upstreams.
-    Live,
-    /// From simulators.
-    Simulated,
-}
-
-/// Where a status that a server sent went.
+/// The post that a status of a server stands for, and its topics.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     /// The post's ActivityPub URI.
@@ -78,27 +48,28 @@ pub struct Remembered {
     pub topics: BTreeSet<Topic>,
 }
 
-/// A product of an exchange, as far as the catalogue shows it.
+/// A product of an exchange, as shown in the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Product {
     /// Such as `BTC-USD`.
     pub id: String,
-    /// Whether it trades.
+    /// Whether it is traded.
     pub online: bool,
 }
 
 impl Control {
-    /// The table called `table`.
-    pub fn new(client: Client, table: String) -> Self {
+    /// The table with this name.
+    pub(crate) fn new(client: Client, table: String) -> Self {
         Self { client, table }
     }
 
-    /// Its name in `DynamoDB`.
+    /// Returns its name in `DynamoDB`.
     pub fn table(&self) -> &str {
         &self.table
     }
 
-    /// Takes the lease of a source for `term`, if it is free, lapsed or already the owner's.
+    /// Acquires the lease of a source for `term`, if it is free, expired or already held by the owner.
+    /// Returns `None` if another owner holds it.
     ///
     /// # Errors
     ///
@@ -110,11 +81,8 @@ impl Control {
         term: Duration,
         now: Timestamp,
     ) -> Result<Option<Lease>, StoreError> {
-        let updated = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key("lease", source)))
+        let acquired = self
+            .update_lease(source)
             .update_expression("SET lease_owner = :owner, lapses_at = :lapses ADD epoch :one")
             .condition_expression(
                 "attribute_not_exists(lease_owner) OR lapses_at <= :now OR lease_owner = :owner",
@@ -123,28 +91,18 @@ impl Control {
             .expression_attribute_values(":lapses", number((now + term).as_millisecond()))
             .expression_attribute_values(":now", number(now.as_millisecond()))
             .expression_attribute_values(":one", number(1))
-            .return_values(aws_sdk_dynamodb::types::ReturnValue::AllNew)
+            .return_values(ReturnValue::AllNew)
             .send()
             .await;
-        match updated {
-            Ok(updated) => {
-                let epoch = updated
-                    .attributes()
-                    .and_then(|item| item.get("epoch")?.as_n().ok()?.parse().ok())
-                    .ok_or_else(|| StoreError::corrupt("control", "a lease has no epoch"))?;
-                let (source, owner) = (source.to_owned(), owner.to_owned());
-                Ok(Some(Lease { source, owner, epoch }))
-            }
-            Err(SdkError::ServiceError(error))
-                if error.err().is_conditional_check_failed_exception() =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(StoreError::from_sdk("UpdateItem", error)),
-        }
+        let Some(acquired) = if_met("UpdateItem", acquired)? else { return Ok(None) };
+        let epoch = acquired
+            .attributes()
+            .and_then(|item| item.get("epoch")?.as_n().ok()?.parse().ok())
+            .ok_or_else(|| StoreError::corrupt("control", "a lease has no epoch"))?;
+        Ok(Some(Lease { source: source.to_owned(), owner: owner.to_owned(), epoch }))
     }
 
-    /// Keeps a lease for another `term`; `false` when it is another's by now.
+    /// Renews a lease for another `term`. Returns `false` if another owner has taken it.
     ///
     /// # Errors
     ///
@@ -159,7 +117,7 @@ impl Control {
         self.hold(lease, "SET lapses_at = :lapses", Some(lapses)).await
     }
 
-    /// Gives a lease back, so that a standby need not wait for it to lapse.
+    /// Releases a lease, so that a standby need not wait until it expires.
     ///
     /// # Errors
     ///
@@ -175,10 +133,7 @@ impl Control {
         lapses: Option<AttributeValue>,
     ) -> Result<bool, StoreError> {
         let mut request = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key("lease", &lease.source)))
+            .update_lease(&lease.source)
             .update_expression(update)
             .condition_expression("lease_owner = :owner AND epoch = :epoch")
             .expression_attribute_values(":owner", text(&lease.owner))
@@ -186,28 +141,22 @@ impl Control {
         if let Some(lapses) = lapses {
             request = request.expression_attribute_values(":lapses", lapses);
         }
-        match request.send().await {
-            Ok(_) => Ok(true),
-            Err(SdkError::ServiceError(error))
-                if error.err().is_conditional_check_failed_exception() =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(StoreError::from_sdk("UpdateItem", error)),
-        }
+        Ok(if_met("UpdateItem", request.send().await)?.is_some())
     }
 
-    /// Forgets all leases: for an embedded database, whose earlier owner is dead for sure.
+    fn update_lease(&self, source: &str) -> UpdateItemFluentBuilder {
+        self.client.update_item().table_name(&self.table).set_key(Some(key("lease", source)))
+    }
+
+    /// Removes the owners of all leases. Only for an embedded database, whose previous owner has certainly
+    /// exited.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
     pub async fn clear_leases(&self) -> Result<(), StoreError> {
         for (sk, _) in self.list::<serde::de::IgnoredAny>("lease").await? {
-            self.client
-                .update_item()
-                .table_name(&self.table)
-                .set_key(Some(key("lease", &sk)))
+            self.update_lease(&sk)
                 .update_expression("REMOVE lease_owner")
                 .send()
                 .await
@@ -216,29 +165,30 @@ impl Control {
         Ok(())
     }
 
-    /// Says where the data comes from, and returns where the data that is there came from.
+    /// Records the provenance of the data, unless it is recorded already. Returns the one recorded.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn claim_origin(&self, origin: Origin) -> Result<Origin, StoreError> {
-        if let Some(there) = self.get::<Origin>("log", "origin").await? {
-            return Ok(there);
+    pub async fn claim_origin(&self, ours: Provenance) -> Result<Provenance, StoreError> {
+        if let Some(recorded) = self.origin().await? {
+            return Ok(recorded);
         }
-        self.put("log", "origin", &origin, None).await?;
-        Ok(origin)
+        self.put("log", "origin", &ours, None).await?;
+        Ok(ours)
     }
 
-    /// Returns where the data comes from; `None` before anything was written.
+    /// Returns the provenance of the data; `None` before anything was written.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn origin(&self) -> Result<Option<Origin>, StoreError> {
+    pub async fn origin(&self) -> Result<Option<Provenance>, StoreError> {
         self.get("log", "origin").await
     }
 
-    /// Returns a number that no event of the topic is above; for a topic whose log has expired.
+    /// Returns the highest number that the topic's events may have used. This is needed when all entries
+    /// of the topic have expired.
     ///
     /// # Errors
     ///
@@ -247,7 +197,7 @@ impl Control {
         self.get("reserved", topic.as_str()).await
     }
 
-    /// Says that no event of the topic will be above `seq` until the next such word.
+    /// Reserves the topic's numbers up to `seq`. No event may have a higher one until the next call.
     ///
     /// # Errors
     ///
@@ -256,7 +206,7 @@ impl Control {
         self.put("reserved", topic.as_str(), &seq, None).await
     }
 
-    /// Stores what a source is doing.
+    /// Stores the state of a source.
     ///
     /// # Errors
     ///
@@ -265,7 +215,7 @@ impl Control {
         self.put("source", &state.source, state, None).await
     }
 
-    /// Returns what the sources are doing, by name.
+    /// Returns the states of the sources, ordered by name.
     ///
     /// # Errors
     ///
@@ -274,7 +224,7 @@ impl Control {
         Ok(self.list("source").await?.into_iter().map(|(_, state)| state).collect())
     }
 
-    /// Stores which topics of a source are fetched from its upstream.
+    /// Stores the topics that a source fetches from its upstream.
     ///
     /// # Errors
     ///
@@ -287,7 +237,7 @@ impl Control {
         self.put("wanted", source, topics, None).await
     }
 
-    /// Returns all topics that are fetched from an upstream.
+    /// Returns all topics that are fetched from their upstreams.
     ///
     /// # Errors
     ///
@@ -297,7 +247,7 @@ impl Control {
         Ok(lists.into_iter().flat_map(|(_, topics)| topics).collect())
     }
 
-    /// Stores what an exchange offers.
+    /// Stores the products of an exchange.
     ///
     /// # Errors
     ///
@@ -306,7 +256,7 @@ impl Control {
         self.put("catalogue", source, &products, None).await
     }
 
-    /// Returns what an exchange offers; `None` before it was ever asked.
+    /// Returns the products of an exchange; `None` before they were first fetched.
     ///
     /// # Errors
     ///
@@ -315,7 +265,7 @@ impl Control {
         self.get("catalogue", source).await
     }
 
-    /// Stores where a post stands in a topic: every number under which the log has it.
+    /// Stores the places of a post in a topic: every number that it has in the log.
     ///
     /// # Errors
     ///
@@ -330,7 +280,7 @@ impl Control {
         self.put(&post_key(uri), topic.as_str(), places, Some(expires_at)).await
     }
 
-    /// Returns where a post stands in a topic; empty where it does not.
+    /// Returns the places of a post in a topic; empty if the topic does not have it.
     ///
     /// # Errors
     ///
@@ -339,7 +289,7 @@ impl Control {
         Ok(self.get(&post_key(uri), topic.as_str()).await?.unwrap_or_default())
     }
 
-    /// Whether a post stands in a topic.
+    /// Returns whether a topic has a post.
     ///
     /// # Errors
     ///
@@ -348,7 +298,7 @@ impl Control {
         Ok(!self.places(uri, topic).await?.is_empty())
     }
 
-    /// Stores which post a server's status id means and where it went.
+    /// Stores which post a server's status stands for, and its topics.
     ///
     /// # Errors
     ///
@@ -360,16 +310,16 @@ impl Control {
         remembered: &Remembered,
         expires_at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.put(&format!("status/{server}"), id, remembered, Some(expires_at)).await
+        self.put(&status_key(server), id, remembered, Some(expires_at)).await
     }
 
-    /// Returns which post a server's status id means and where it went.
+    /// Returns which post a server's status stands for, and its topics.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
     pub async fn status(&self, server: &str, id: &str) -> Result<Option<Remembered>, StoreError> {
-        self.get(&format!("status/{server}"), id).await
+        self.get(&status_key(server), id).await
     }
 
     pub(crate) async fn put<T: Serialize + ?Sized>(
@@ -379,15 +329,35 @@ impl Control {
         value: &T,
         expires_at: Option<Timestamp>,
     ) -> Result<(), StoreError> {
-        let json = serde_json::to_string(value).map_err(|e| StoreError::corrupt("control", e))?;
-        let mut item = key(pk, sk);
-        item.insert("value".to_owned(), AttributeValue::S(json));
+        let mut item = value_item(pk, sk, value)?;
         if let Some(at) = expires_at {
             item.insert("expires_at".to_owned(), number(at.as_second()));
         }
         let put = self.client.put_item().table_name(&self.table).set_item(Some(item)).send().await;
         put.map_err(|error| StoreError::from_sdk("PutItem", error))?;
         Ok(())
+    }
+
+    /// Stores a value with a version, if the stored version is `before`. Returns whether it was stored.
+    pub(crate) async fn put_version<T: Serialize>(
+        &self,
+        (pk, sk): (&str, &str),
+        value: &T,
+        before: u64,
+        version: u64,
+    ) -> Result<bool, StoreError> {
+        let mut item = value_item(pk, sk, value)?;
+        item.insert("version".to_owned(), number(version));
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(pk) OR version = :before")
+            .expression_attribute_values(":before", number(before))
+            .send()
+            .await;
+        Ok(if_met("PutItem", put)?.is_some())
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(
@@ -428,9 +398,7 @@ impl Control {
     }
 }
 
-fn read_value<T: DeserializeOwned>(
-    item: &HashMap<String, AttributeValue>,
-) -> Result<T, StoreError> {
+fn read_value<T: DeserializeOwned>(item: &Attributes) -> Result<T, StoreError> {
     let json = match item.get("value") {
         Some(AttributeValue::S(json)) => json.as_str(),
         _ => "null",
@@ -438,18 +406,91 @@ fn read_value<T: DeserializeOwned>(
     serde_json::from_str(json).map_err(|error| StoreError::corrupt("control", error))
 }
 
+/// Encodes a value as the item with this key.
+fn value_item<T: Serialize + ?Sized>(
+    pk: &str,
+    sk: &str,
+    value: &T,
+) -> Result<Attributes, StoreError> {
+    let json = serde_json::to_string(value).map_err(|e| StoreError::corrupt("control", e))?;
+    let mut item = key(pk, sk);
+    item.insert("value".to_owned(), text(json));
+    Ok(item)
+}
+
+/// Returns the partition of the places of a post.
 fn post_key(uri: &str) -> String {
     format!("post/{uri}")
 }
 
-pub(crate) fn key(pk: &str, sk: &str) -> HashMap<String, AttributeValue> {
+/// Returns the partition of a server's statuses.
+fn status_key(server: &str) -> String {
+    format!("status/{server}")
+}
+
+fn key(pk: &str, sk: &str) -> Attributes {
     [("pk".to_owned(), text(pk)), ("sk".to_owned(), text(sk))].into()
 }
 
-fn text(value: &str) -> AttributeValue {
-    AttributeValue::S(value.to_owned())
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-pub(crate) fn number(value: impl Display) -> AttributeValue {
-    AttributeValue::N(value.to_string())
+    use super::*;
+
+    fn topics() -> impl Strategy<Value = BTreeSet<Topic>> {
+        prop::collection::btree_set("[a-z]{1,20}", 0..5).prop_map(|tags| {
+            tags.iter().map(|tag| Topic::mastodon_tag(tag).expect("a topic")).collect()
+        })
+    }
+
+    fn round_trip<T: Serialize + DeserializeOwned>(value: &T) -> T {
+        read_value(&value_item("pk", "sk", value).expect("an item")).expect("a value")
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_read_as_they_were_written(
+            (id, uri, detail) in ("\\PC{1,20}", "\\PC{1,40}", "\\PC{0,40}"),
+            (online, seq) in any::<(bool, u64)>(),
+            places in prop::collection::vec(any::<u64>(), 0..5),
+            topics in topics(),
+            since in 0..4_000_000_000_i64,
+            state in prop::sample::select(
+                vec![State::Live, State::Connecting, State::Down, State::Simulated]
+            ),
+        ) {
+            let product = Product { id: id.clone(), online };
+            prop_assert_eq!(round_trip(&product), product);
+            let remembered = Remembered { uri, topics: topics.clone() };
+            prop_assert_eq!(round_trip(&remembered), remembered);
+            let since = Timestamp::from_second(since).expect("a time");
+            let state = SourceState { source: id, state, since, detail };
+            prop_assert_eq!(round_trip(&state), state);
+            prop_assert_eq!(round_trip(&topics), topics);
+            prop_assert_eq!(round_trip(&places), places);
+            prop_assert_eq!(round_trip(&seq), seq);
+            for provenance in [Provenance::Live, Provenance::Simulated] {
+                prop_assert_eq!(round_trip(&provenance), provenance);
+            }
+        }
+
+        #[test]
+        fn keys_of_different_nouns_and_names_differ(one in "\\PC{1,40}", other in "\\PC{1,40}") {
+            for partition in [post_key, status_key] {
+                prop_assert_eq!(partition(&one) == partition(&other), one == other);
+                prop_assert!(!["lease", "log", "reserved", "source", "wanted", "catalogue", "rules"]
+                    .contains(&partition(&one).as_str()));
+            }
+            prop_assert_ne!(post_key(&one), status_key(&other));
+            prop_assert_eq!(key("source", &one) == key("source", &other), one == other);
+        }
+
+        #[test]
+        fn no_item_panics(text in "\\PC{0,40}|[{}\\[\\]\":,a-z0-9]{0,40}") {
+            let item = Attributes::from([("value".to_owned(), AttributeValue::S(text))]);
+            let _ = read_value::<SourceState>(&item);
+            let _ = read_value::<Remembered>(&item);
+        }
+    }
 }

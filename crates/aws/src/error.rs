@@ -1,43 +1,42 @@
-//! What can go wrong between us and AWS.
+//! Errors of the tables.
 
 use std::{error::Error as StdError, fmt};
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+pub use domain::chain::{BoxError, Chain};
 
-/// Any cause.
-pub type BoxError = Box<dyn StdError + Send + Sync>;
-
-/// Why the database did not do what was asked.
+/// Why an operation of the database failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Too much at once; the same request may succeed later.
+    /// There were too many requests; the same request may succeed later.
     #[error("dynamodb {operation} was throttled")]
     Throttled {
         /// The operation, such as `PutItem`.
         operation: &'static str,
-        /// What the SDK says.
+        /// The error of the SDK.
         #[source]
         source: BoxError,
     },
-    /// No answer, or a fault on the other side; the same request may succeed later.
-    #[error("dynamodb {operation} got no answer")]
+    /// There was no response, or the database failed; the same request may succeed later.
+    #[error("dynamodb {operation} got no response")]
     Unavailable {
         /// The operation, such as `PutItem`.
         operation: &'static str,
-        /// What the SDK says.
+        /// The error of the SDK.
         #[source]
         source: BoxError,
     },
-    /// Refused for good: no such table, no permission, a fault of ours.
-    #[error("dynamodb {operation} was refused")]
+    /// The request was rejected, and would be again: the table or a permission is missing, or the request
+    /// is invalid.
+    #[error("dynamodb {operation} was rejected")]
     Refused {
         /// The operation, such as `PutItem`.
         operation: &'static str,
-        /// What the SDK says.
+        /// The error of the SDK.
         #[source]
         source: BoxError,
     },
-    /// An item is not as we write it.
+    /// An item does not have the expected layout.
     #[error("item in {table} cannot be read")]
     Corrupt {
         /// The table.
@@ -49,7 +48,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same request may succeed later.
+    /// Returns whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Throttled { .. } | Self::Unavailable { .. } => true,
@@ -57,7 +56,7 @@ impl StoreError {
         }
     }
 
-    /// Sorts what the SDK says about `operation`.
+    /// Classifies an error of the SDK about `operation`.
     pub(crate) fn from_sdk<E, R>(operation: &'static str, error: SdkError<E, R>) -> Self
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -85,23 +84,8 @@ impl StoreError {
         }
     }
 
-    /// An item of `table` that is not as we write it.
+    /// Reports an item of `table` that does not have the expected layout.
     pub(crate) fn corrupt(table: &'static str, source: impl Into<BoxError>) -> Self {
         Self::Corrupt { table, source: source.into() }
-    }
-}
-
-/// Shows an error with its causes on one line, for logs.
-pub struct Chain<'a>(pub &'a (dyn StdError + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Invoking Lambda functions and waiting for their answers.
+//! Invoking Lambda functions and waiting for their responses.
 
 use std::time::Duration;
 
@@ -22,15 +22,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PATH_SEGMENT: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Why an invocation gave no answer.
+/// Why an invocation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum InvokeError {
-    /// Too many invocations at once; the same event may succeed later.
+    /// There are too many concurrent invocations; the same event may succeed later.
     #[error("invocation of {function} was throttled")]
     Throttled {
         /// The function.
         function: String,
-        /// What the SDK says.
+        /// The error of the SDK.
         #[source]
         source: BoxError,
     },
@@ -45,29 +45,29 @@ pub enum InvokeError {
     Function {
         /// The function.
         function: String,
-        /// `errorType` of what it answered.
+        /// `errorType` of its response.
         error_type: String,
-        /// `errorMessage` of what it answered.
+        /// `errorMessage` of its response.
         message: String,
     },
-    /// It could not be reached, or may not be invoked.
+    /// The function could not be reached, or the program lacks permission to invoke it.
     #[error("function {function} cannot be invoked")]
     Unavailable {
         /// The function.
         function: String,
-        /// What the SDK says.
+        /// The error of the SDK.
         #[source]
         source: BoxError,
     },
 }
 
-/// Lambda's `Invoke`, of AWS or of whatever speaks its protocol.
+/// Lambda's `Invoke`, of AWS or of an emulator that implements its protocol.
 #[derive(Clone, Debug)]
 pub struct Lambda {
     call: Call,
 }
 
-/// What a function answers that has failed.
+/// The response of a function that failed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Failure {
@@ -76,21 +76,21 @@ struct Failure {
 }
 
 impl Lambda {
-    /// Invokes functions where `config` says, and waits for each no longer than `timeout`.
+    /// Invokes functions at the endpoint of `config`, and waits up to `timeout` for each.
     pub fn new(config: &SdkConfig, timeout: Duration) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(timeout)
             .build();
-        // No retries: an event must not be handled twice because its answer is late.
+        // No retries: an event must not be handled twice because its response is late.
         Self { call: Call::new(config, INVOKE, timeouts, None) }
     }
 
-    /// Invokes the function with this name or ARN, and returns its JSON answer.
+    /// Invokes the function with this name or ARN, and returns its JSON response.
     ///
     /// # Errors
     ///
-    /// [`InvokeError`] when it gives none.
+    /// [`InvokeError`] when the invocation fails.
     pub async fn invoke(
         &self,
         function: &str,

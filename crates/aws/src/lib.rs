@@ -1,4 +1,4 @@
-//! Every call to AWS: the three tables, posting to a connection, invoking `push`.
+//! Every call to AWS: the three tables, posting to connections, invoking functions, reading secrets.
 
 mod call;
 pub mod clients;
@@ -6,6 +6,7 @@ pub mod connections;
 pub mod control;
 pub mod error;
 pub mod invoke;
+mod item;
 pub mod log;
 pub mod management;
 pub mod post;

@@ -1,23 +1,30 @@
-//! The `events` table: the log of all frames, which is the fan-out job, the history and the resume.
+//! The `events` table: the log of all frames. History, resuming and gaps are served from it.
 
-use std::{cell::RefCell, collections::HashMap, fmt::Display, io, time::Duration};
+use std::{cell::RefCell, io, time::Duration};
 
 use aws_sdk_dynamodb::{
     Client,
-    error::SdkError,
+    operation::{
+        put_item::{PutItemError, builders::PutItemFluentBuilder},
+        query::builders::QueryFluentBuilder,
+    },
     primitives::Blob,
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
 };
 use bytes::Bytes;
+pub use domain::entry::{Entry, Newest};
 use domain::{frame::Frame, topic::Topic};
 use jiff::Timestamp;
 
-use crate::error::StoreError;
+use crate::{
+    error::StoreError,
+    item::{Attributes, if_met, number, text},
+};
 
-/// Fast, and within a few percent of what higher levels reach on frames of JSON.
+/// The fastest level; on frames of JSON, higher levels are only a few percent smaller.
 const ZSTD_LEVEL: i32 = 1;
 
-/// Most bytes that a frame's body can decompress to: an item holds 400 KB, a frame 128 KB.
+/// Maximum size of a decompressed body, in bytes. An item is limited to 400 KB, a frame to 128 KB.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// The `events` table.
@@ -28,66 +35,15 @@ pub struct Log {
     retention: Duration,
 }
 
-/// A run of numbers in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// The events with these numbers.
-    Frame(Frame),
-    /// Numbers whose events were given up before they could be written.
-    Lost {
-        /// Their topic.
-        topic: Topic,
-        /// The first of them.
-        seq: u64,
-        /// The last of them.
-        last: u64,
-    },
-}
-
-impl Entry {
-    /// Its topic.
-    pub fn topic(&self) -> &Topic {
-        match self {
-            Self::Frame(frame) => frame.topic(),
-            Self::Lost { topic, .. } => topic,
-        }
-    }
-
-    /// Its first number.
-    pub fn seq(&self) -> u64 {
-        match self {
-            Self::Frame(frame) => frame.seq(),
-            Self::Lost { seq, .. } => *seq,
-        }
-    }
-
-    /// Its last number.
-    pub fn last(&self) -> u64 {
-        match self {
-            Self::Frame(frame) => frame.last(),
-            Self::Lost { last, .. } => *last,
-        }
-    }
-}
-
-/// The newest entry of a topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Newest {
-    /// The entry itself.
-    pub entry: Entry,
-    /// The number of the newest snapshot, on topics that have them.
-    pub snapshot: Option<u64>,
-}
-
 /// Why an entry was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Another poller has written there: this one must not number the topic any more.
-    #[error("{topic} already has an event {seq} from somebody else")]
+    /// Another poller has written there, so this one must stop numbering the topic.
+    #[error("{topic} already has an event {seq} from another poller")]
     Taken {
         /// The topic.
         topic: Topic,
-        /// The number that was to be the next.
+        /// The first number of the entry.
         seq: u64,
     },
     /// The database failed.
@@ -96,26 +52,26 @@ pub enum AppendError {
 }
 
 impl Log {
-    /// The table called `table`, whose entries expire after `retention`.
-    pub fn new(client: Client, table: String, retention: Duration) -> Self {
+    /// The table with this name, whose entries expire after `retention`.
+    pub(crate) fn new(client: Client, table: String, retention: Duration) -> Self {
         Self { client, table, retention }
     }
 
-    /// Its name in `DynamoDB`.
+    /// Returns its name in `DynamoDB`.
     pub fn table(&self) -> &str {
         &self.table
     }
 
-    /// How long entries stay.
+    /// Returns how long entries are retained.
     pub fn retention(&self) -> Duration {
         self.retention
     }
 
-    /// Appends an entry, unless its first number is taken. Repeating it is fine.
+    /// Appends an entry, unless its first number is taken. Appending the same entry again is fine.
     ///
     /// # Errors
     ///
-    /// [`AppendError`]; then nothing was written, unless the database gave no answer.
+    /// [`AppendError`]; then nothing was written, unless the database sent no response.
     pub async fn append(
         &self,
         entry: &Entry,
@@ -131,7 +87,7 @@ impl Log {
             .client
             .put_item()
             .table_name(&self.table)
-            .item("topic", AttributeValue::S(topic.to_string()))
+            .item("topic", text(topic.as_str()))
             .item("seq", number(entry.seq()))
             .item("last", number(entry.last()))
             .item("at", number(now.as_millisecond()))
@@ -142,26 +98,20 @@ impl Log {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        match put {
-            Ok(_) => Ok(()),
-            Err(SdkError::ServiceError(error)) => {
-                if let aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(taken) =
-                    error.err()
-                {
-                    // A retry after a lost answer finds its own item.
-                    let same = taken.item().is_some_and(|item| {
-                        item.get("last") == Some(&number(entry.last()))
-                            && item.get("body") == body.map(AttributeValue::B).as_ref()
-                    });
-                    return if same {
-                        Ok(())
-                    } else {
-                        Err(AppendError::Taken { topic: topic.clone(), seq: entry.seq() })
-                    };
-                }
-                Err(StoreError::from_sdk("PutItem", SdkError::ServiceError(error)).into())
-            }
-            Err(error) => Err(StoreError::from_sdk("PutItem", error).into()),
+        let Err(error) = put else { return Ok(()) };
+        let taken = match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(taken)) => taken.item(),
+            _ => return Err(StoreError::from_sdk("PutItem", error).into()),
+        };
+        // A retry after a lost response finds its own item.
+        let is_own = taken.is_some_and(|item| {
+            item.get("last") == Some(&number(entry.last()))
+                && item.get("body") == body.map(AttributeValue::B).as_ref()
+        });
+        if is_own {
+            Ok(())
+        } else {
+            Err(AppendError::Taken { topic: topic.clone(), seq: entry.seq() })
         }
     }
 
@@ -180,8 +130,8 @@ impl Log {
         Ok(Some(Newest { entry: read_entry(&item)?, snapshot }))
     }
 
-    /// Returns entries in order, from the one that has `from` to the one that has `to`, up to about
-    /// `bytes` of compressed bodies. What is missing or expired is left out.
+    /// Returns entries in order, from the one that contains `from` to the one that contains `to`, up to
+    /// about `bytes` of compressed bodies. Missing and expired entries are left out.
     ///
     /// # Errors
     ///
@@ -201,7 +151,7 @@ impl Log {
             .query()
             .table_name(&self.table)
             .key_condition_expression("topic = :topic AND seq <= :from")
-            .expression_attribute_values(":topic", AttributeValue::S(topic.to_string()))
+            .expression_attribute_values(":topic", text(topic.as_str()))
             .expression_attribute_values(":from", number(from))
             .consistent_read(true)
             .scan_index_forward(false)
@@ -209,7 +159,7 @@ impl Log {
             .send()
             .await
             .map_err(|error| StoreError::from_sdk("Query", error))?;
-        // Entries are appended meanwhile, so `from` counts as read only if its entry was found.
+        // Entries are appended concurrently, so `from` counts as read only if its entry was found.
         let mut next = from;
         for item in before.items() {
             let entry = read_entry(item)?;
@@ -229,7 +179,7 @@ impl Log {
             .query()
             .table_name(&self.table)
             .key_condition_expression("topic = :topic AND seq BETWEEN :next AND :to")
-            .expression_attribute_values(":topic", AttributeValue::S(topic.to_string()))
+            .expression_attribute_values(":topic", text(topic.as_str()))
             .expression_attribute_values(":next", number(next))
             .expression_attribute_values(":to", number(to))
             .consistent_read(true)
@@ -273,7 +223,7 @@ impl Log {
         }
     }
 
-    /// Puts another event in the place of event `seq`, and says whether the log had that one.
+    /// Replaces event `seq` by another event. Returns whether the log had that event.
     ///
     /// # Errors
     ///
@@ -285,8 +235,8 @@ impl Log {
         event: &Bytes,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        // Frames are only ever changed here, so a lost race means that the other one is in and
-        // this one has to look again.
+        // Frames are changed only here. If the condition fails, another change was made in between, and
+        // this one starts over from the changed frame.
         loop {
             let entry = self.read(topic, seq, seq, usize::MAX, now).await?.into_iter().next();
             let Some(Entry::Frame(frame)) = entry else { return Ok(false) };
@@ -296,7 +246,7 @@ impl Log {
                 .client
                 .update_item()
                 .table_name(&self.table)
-                .key("topic", AttributeValue::S(topic.to_string()))
+                .key("topic", text(topic.as_str()))
                 .key("seq", number(frame.seq()))
                 .update_expression("SET body = :new")
                 .condition_expression("body = :old")
@@ -304,34 +254,28 @@ impl Log {
                 .expression_attribute_values(":new", new)
                 .send()
                 .await;
-            match updated {
-                Ok(_) => return Ok(true),
-                Err(SdkError::ServiceError(error))
-                    if error.err().is_conditional_check_failed_exception() => {}
-                Err(error) => return Err(StoreError::from_sdk("UpdateItem", error)),
+            if if_met("UpdateItem", updated)?.is_some() {
+                return Ok(true);
             }
         }
     }
 
-    fn query(
-        &self,
-        topic: &Topic,
-    ) -> aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder {
+    fn query(&self, topic: &Topic) -> QueryFluentBuilder {
         self.client
             .query()
             .table_name(&self.table)
             .key_condition_expression("topic = :topic")
-            .expression_attribute_values(":topic", AttributeValue::S(topic.to_string()))
+            .expression_attribute_values(":topic", text(topic.as_str()))
             .consistent_read(true)
     }
 }
 
-/// Sets an attribute only where there is a value.
+/// Sets an attribute only if there is a value.
 trait SetItemIf {
     fn set_item_if(self, name: &str, value: Option<AttributeValue>) -> Self;
 }
 
-impl SetItemIf for aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder {
+impl SetItemIf for PutItemFluentBuilder {
     fn set_item_if(self, name: &str, value: Option<AttributeValue>) -> Self {
         match value {
             Some(value) => self.item(name, value),
@@ -340,12 +284,11 @@ impl SetItemIf for aws_sdk_dynamodb::operation::put_item::builders::PutItemFluen
     }
 }
 
-type Item = HashMap<String, AttributeValue>;
-
-fn read_entry(item: &Item) -> Result<Entry, StoreError> {
+fn read_entry(item: &Attributes) -> Result<Entry, StoreError> {
     let Some(AttributeValue::B(body)) = item.get("body") else {
         let topic = item.get("topic").and_then(|topic| Topic::parse(topic.as_s().ok()?).ok());
-        let topic = topic.ok_or_else(|| StoreError::corrupt("events", "topic is none"))?;
+        let topic =
+            topic.ok_or_else(|| StoreError::corrupt("events", "item has no valid topic"))?;
         let (seq, last) = (read_number(item, "seq")?, read_number(item, "last")?);
         return Ok(Entry::Lost { topic, seq, last });
     };
@@ -354,28 +297,24 @@ fn read_entry(item: &Item) -> Result<Entry, StoreError> {
     Ok(Entry::Frame(frame))
 }
 
-fn read_number(item: &Item, name: &str) -> Result<u64, StoreError> {
+fn read_number(item: &Attributes, name: &str) -> Result<u64, StoreError> {
     let number = item.get(name).and_then(|value| value.as_n().ok()?.parse().ok());
     number.ok_or_else(|| StoreError::corrupt("events", format!("{name} is not a number")))
 }
 
-fn is_expired(item: &Item, now: Timestamp) -> bool {
+fn is_expired(item: &Attributes, now: Timestamp) -> bool {
     read_number(item, "expires_at")
         .is_ok_and(|at| i64::try_from(at).is_ok_and(|at| at <= now.as_second()))
 }
 
-fn body_bytes(item: &Item) -> usize {
+fn body_bytes(item: &Attributes) -> usize {
     item.get("body").and_then(|body| body.as_b().ok()).map_or(0, |body| body.as_ref().len())
 }
 
-fn number(value: impl Display) -> AttributeValue {
-    AttributeValue::N(value.to_string())
-}
-
 thread_local! {
-    // A zstd context is some hundred kilobytes: one a thread, not one a frame.
+    // A zstd context takes some hundred kilobytes, so each thread keeps one.
     static COMPRESSOR: RefCell<zstd::bulk::Compressor<'static>> = RefCell::new(
-        zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("zstd has this level"),
+        zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("zstd has the level"),
     );
     static DECOMPRESSOR: RefCell<zstd::bulk::Decompressor<'static>> = RefCell::new(
         zstd::bulk::Decompressor::new().expect("zstd can decompress"),
@@ -409,25 +348,37 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_says_it_is_huge_is_not_believed() {
+    fn a_body_that_decompresses_to_too_much_is_rejected() {
         let bomb = compress(&vec![0; 64 * 1024 * 1024]);
         assert!(bomb.len() < 100_000 && decompress(&bomb).is_err());
     }
 
     proptest! {
         #[test]
-        fn no_item_makes_the_reader_panic(
+        fn a_frame_is_read_as_it_was_written(
+            tag in "[a-z]{1,20}", seq in 1..u64::MAX / 2,
+            events in prop::collection::vec("\\{\"a\":[0-9]{1,9}\\}", 1..20),
+        ) {
+            let topic = Topic::mastodon_tag(&tag).expect("a topic");
+            let frame = Frame::new(topic, seq, Timestamp::UNIX_EPOCH, &events);
+            let body = AttributeValue::B(Blob::new(compress(frame.json())));
+            let item = Attributes::from([("body".to_owned(), body)]);
+            prop_assert_eq!(read_entry(&item).expect("an entry"), Entry::Frame(frame));
+        }
+
+        #[test]
+        fn no_item_panics(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
-            text in "\\PC{0,60}",
+            value in "\\PC{0,60}",
             is_compressed: bool,
         ) {
-            let body = if is_compressed { compress(text.as_bytes()) } else { bytes };
-            let mut item: Item = HashMap::new();
+            let body = if is_compressed { compress(value.as_bytes()) } else { bytes };
+            let mut item = Attributes::new();
             item.insert("body".to_owned(), AttributeValue::B(Blob::new(body)));
             let _ = read_entry(&item);
-            item.insert("body".to_owned(), AttributeValue::S(text.clone()));
+            item.insert("body".to_owned(), text(value.clone()));
             for name in ["topic", "seq", "last", "expires_at"] {
-                item.insert(name.to_owned(), AttributeValue::N(text.clone()));
+                item.insert(name.to_owned(), AttributeValue::N(value.clone()));
             }
             let _ = (read_entry(&item), is_expired(&item, Timestamp::UNIX_EPOCH));
         }

@@ -1,55 +1,50 @@
-//! What principals use up, counted in the `connections` table so that it holds across functions and
-//! gateways: connections that are open at the same time, and requests a second.
+//! What principals use, counted in the `connections` table so that it applies across functions and
+//! gateways: open connections and requests a second.
 //!
-//! Both are one small item for each who is counted, in partitions beside those of the shards.
+//! Each is one small item for each principal, in partitions beside those of the shards.
 
-use std::{collections::HashMap, fmt::Display, time::Duration};
+use std::time::Duration;
 
-use aws_sdk_dynamodb::{
-    Client,
-    error::SdkError,
-    types::{AttributeValue, ReturnValue},
-};
-use domain::connection::ConnectionId;
+use aws_sdk_dynamodb::Client;
+use domain::{connection::ConnectionId, shard::Shards};
 use jiff::Timestamp;
 
 use crate::{
-    connections::{Connections, LIFETIME, Shards},
+    connections::{Connections, Counted},
     error::StoreError,
+    item::{Attributes, if_met, number, text},
 };
 
-/// Partition of the items that name open connections.
-const OPEN: &str = "open";
-
-/// Partition of the items that count requests.
+/// The partition of the items that count requests.
 const RATE: &str = "rate";
 
-/// How often connections that died untold are looked for, and how old they have to be.
-const FORGET_EVERY: Duration = Duration::from_mins(1);
+/// How often counted connections are verified, and how old they must be.
+const VERIFY_EVERY: Duration = Duration::from_mins(1);
 
-/// How many seconds' worth may be used at once.
+/// The burst, in seconds' worth of requests.
 const BURST_S: u64 = 2;
 
-/// How long an item that counts requests stays unused.
+/// How long an unused item that counts requests is kept.
 const RATE_FOR: Duration = Duration::from_hours(1);
 
-/// What is counted.
+/// The quotas of principals.
 #[derive(Clone, Debug)]
 pub struct Quotas {
     client: Client,
-    table: String,
     connections: Connections,
 }
 
 impl Quotas {
     /// The quotas in the table of these connections.
-    pub fn new(client: Client, connections: &Connections) -> Self {
-        let table = connections.table().to_owned();
-        Self { client, table, connections: connections.clone() }
+    pub(crate) fn new(client: Client, connections: &Connections) -> Self {
+        Self { client, connections: connections.clone() }
     }
 
-    /// Counts a connection that opens for `who` at `now`, unless `limit` others are open. Closing
-    /// the connection makes room again; connections that died untold are found when room is wanted.
+    /// Counts a connection that opens for `who` at `now`, unless `limit` others are open. Returns
+    /// whether it was counted.
+    ///
+    /// Closing a connection makes room again. If the limit is reached, connections that ended without
+    /// being closed are found and removed.
     ///
     /// # Errors
     ///
@@ -62,87 +57,43 @@ impl Quotas {
         shards: &Shards,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        if self.try_open(who, id, limit, now).await? {
+        let counted = self.connections.counted();
+        if counted.add(who, id, limit, now).await? {
             return Ok(true);
         }
-        Ok(self.forget_dead(who, shards, now).await? && self.try_open(who, id, limit, now).await?)
+        Ok(self.remove_dead(who, shards, now).await? && counted.add(who, id, limit, now).await?)
     }
 
-    async fn try_open(
-        &self,
-        who: &str,
-        id: &ConnectionId,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        // No connection outlives the item, if it is the last that opened.
-        let updated = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(OPEN, who)))
-            .update_expression("SET expires_at = :expires ADD ids :id")
-            .condition_expression(
-                ":limit > :none AND (attribute_not_exists(ids) OR size(ids) < :limit)",
-            )
-            .expression_attribute_values(":id", AttributeValue::Ss(vec![entry(id, now)]))
-            .expression_attribute_values(":limit", number(limit))
-            .expression_attribute_values(":none", number(0))
-            .expression_attribute_values(":expires", number((now + LIFETIME).as_second()))
-            .send()
-            .await;
-        passed(updated.map(|_| ()))
-    }
-
-    /// Takes connections out of the count that are not open, and returns whether there were any.
-    /// Whoever is refused again and again has this done once a minute.
-    async fn forget_dead(
+    /// Removes counted connections that are not open, at most once a minute for each principal.
+    /// Returns whether there were any.
+    async fn remove_dead(
         &self,
         who: &str,
         shards: &Shards,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let before = now - FORGET_EVERY;
-        let begun = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(OPEN, who)))
-            .update_expression("SET looked_at = :now")
-            .condition_expression(
-                "attribute_exists(ids) AND (attribute_not_exists(looked_at) OR looked_at < :before)",
-            )
-            .expression_attribute_values(":now", number(now.as_millisecond()))
-            .expression_attribute_values(":before", number(before.as_millisecond()))
-            .return_values(ReturnValue::AllOld)
-            .send()
-            .await;
-        let old = begun.as_ref().ok().and_then(|begun| begun.attributes.clone());
-        if !passed(begun.map(|_| ()))? {
-            return Ok(false);
-        }
-        let entries = old.as_ref().and_then(|item| item.get("ids")?.as_ss().ok());
-        let mut forgot = false;
-        for entry in entries.into_iter().flatten() {
-            let Some((id, opened_at)) = entry.rsplit_once('@') else { continue };
-            // One that is just opening has no item yet.
-            if opened_at.parse().is_ok_and(|at: i64| at >= before.as_millisecond()) {
+        let before = now - VERIFY_EVERY;
+        let counted = self.connections.counted();
+        let all = counted.begin_verification(who, before, now).await?.unwrap_or_default();
+        let mut removed = false;
+        for connection in &all {
+            // A connection that is just opening has no item yet.
+            if connection.opened_at_ms >= before.as_millisecond() {
                 continue;
             }
-            let id = ConnectionId::new(id);
             let mut is_open = false;
-            for shard in shards.of_old(&id) {
-                is_open |= self.connections.get(shard, &id).await?.is_some();
+            for shard in shards.of_old(&connection.id) {
+                is_open |= self.connections.get(shard, &connection.id).await?.is_some();
             }
             if !is_open {
-                remove(&self.client, &self.table, who, entry.clone()).await?;
-                forgot = true;
+                counted.remove(who, connection).await?;
+                removed = true;
             }
         }
-        Ok(forgot)
+        Ok(removed)
     }
 
-    /// Takes a connection that did not open at `now` out of the count.
+    /// Removes a connection from the count whose handshake began at `opened_at` and failed.
     ///
     /// # Errors
     ///
@@ -151,15 +102,17 @@ impl Quotas {
         &self,
         who: &str,
         id: &ConnectionId,
-        now: Timestamp,
+        opened_at: Timestamp,
     ) -> Result<(), StoreError> {
-        close(&self.client, &self.table, who, id, now).await
+        self.connections.counted().remove(who, &Counted::new(id, opened_at)).await
     }
 
-    /// Takes `count` of what `who` may use of `per_second`, with a burst of two seconds' worth, or
-    /// nothing if there is less. `idle` says that little is likely to be used up.
+    /// Takes `count` requests from the quota of `who`, which is `per_second` with a burst of two
+    /// seconds' worth. Takes nothing and returns `false` if fewer are left. `idle` says that the quota
+    /// is probably full.
     ///
-    /// One number is kept: when all will be free again (the generic cell rate algorithm).
+    /// The item has one number, the time at which the quota is full again (the generic cell rate
+    /// algorithm).
     ///
     /// # Errors
     ///
@@ -172,35 +125,29 @@ impl Quotas {
         idle: bool,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let cost = 1_000_000 * u64::from(count) / u64::from(per_second.max(1));
-        let burst = BURST_S * 1_000_000;
-        if per_second == 0 || cost > burst {
-            return Ok(false);
-        }
-        // `DynamoDB` has no maximum, so there is a request for each case.
-        for is_free in [idle, !idle] {
+        let Some(charge) = Charge::new(count, per_second, now) else { return Ok(false) };
+        // `DynamoDB` expressions have no maximum, so each case is a request of its own.
+        for is_full in [idle, !idle] {
             let update = self
                 .client
                 .update_item()
-                .table_name(&self.table)
-                .set_key(Some(key(RATE, who)))
+                .table_name(self.connections.table())
+                .set_key(Some(key(who)))
                 .expression_attribute_values(":now", number(now.as_microsecond()))
                 .expression_attribute_values(":expires", number((now + RATE_FOR).as_second()));
-            let update = if is_free {
-                let free_at = i128::from(now.as_microsecond()) + i128::from(cost);
+            let update = if is_full {
                 update
                     .update_expression("SET free_at = :free, expires_at = :expires")
                     .condition_expression("attribute_not_exists(free_at) OR free_at <= :now")
-                    .expression_attribute_values(":free", number(free_at))
+                    .expression_attribute_values(":free", number(charge.free_at_us))
             } else {
-                let latest = i128::from(now.as_microsecond()) + i128::from(burst - cost);
                 update
                     .update_expression("SET free_at = free_at + :cost, expires_at = :expires")
                     .condition_expression("free_at > :now AND free_at <= :latest")
-                    .expression_attribute_values(":cost", number(cost))
-                    .expression_attribute_values(":latest", number(latest))
+                    .expression_attribute_values(":cost", number(charge.cost_us))
+                    .expression_attribute_values(":latest", number(charge.latest_us))
             };
-            if passed(update.send().await.map(|_| ()))? {
+            if if_met("UpdateItem", update.send().await)?.is_some() {
                 return Ok(true);
             }
         }
@@ -208,61 +155,58 @@ impl Quotas {
     }
 }
 
-/// Takes a connection that opened at `opened_at` out of the count.
-pub(crate) async fn close(
-    client: &Client,
-    table: &str,
-    who: &str,
-    id: &ConnectionId,
-    opened_at: Timestamp,
-) -> Result<(), StoreError> {
-    remove(client, table, who, entry(id, opened_at)).await
+/// What requests cost, in microseconds of the quota's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Charge {
+    cost_us: u64,
+    /// When a full quota is full again after the requests.
+    free_at_us: i128,
+    /// The latest time for a quota to be full again and yet cover the cost.
+    latest_us: i128,
 }
 
-async fn remove(client: &Client, table: &str, who: &str, entry: String) -> Result<(), StoreError> {
-    client
-        .update_item()
-        .table_name(table)
-        .set_key(Some(key(OPEN, who)))
-        .update_expression("DELETE ids :id")
-        .condition_expression("attribute_exists(ids)")
-        .expression_attribute_values(":id", AttributeValue::Ss(vec![entry]))
-        .send()
-        .await
-        .map_or_else(|error| passed(Err(error)), |_| Ok(true))
-        .map(|_| ())
-}
-
-/// How a connection stands in the set of those that are open.
-fn entry(id: &ConnectionId, opened_at: Timestamp) -> String {
-    format!("{id}@{}", opened_at.as_millisecond())
-}
-
-fn passed<R>(
-    sent: Result<(), SdkError<aws_sdk_dynamodb::operation::update_item::UpdateItemError, R>>,
-) -> Result<bool, StoreError>
-where
-    R: std::fmt::Debug + Send + Sync + 'static,
-{
-    match sent {
-        Ok(()) => Ok(true),
-        Err(SdkError::ServiceError(error))
-            if error.err().is_conditional_check_failed_exception() =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(StoreError::from_sdk("UpdateItem", error)),
+impl Charge {
+    /// Returns `None` if the quota can never cover so many requests.
+    fn new(count: u32, per_second: u32, now: Timestamp) -> Option<Self> {
+        let cost_us = (1_000_000 * u64::from(count)).checked_div(u64::from(per_second))?;
+        let left_us = (BURST_S * 1_000_000).checked_sub(cost_us)?;
+        let now_us = i128::from(now.as_microsecond());
+        Some(Self {
+            cost_us,
+            free_at_us: now_us + i128::from(cost_us),
+            latest_us: now_us + i128::from(left_us),
+        })
     }
 }
 
-fn key(kind: &str, who: &str) -> HashMap<String, AttributeValue> {
-    [
-        ("shard".to_owned(), AttributeValue::S(kind.to_owned())),
-        ("connection_id".to_owned(), AttributeValue::S(who.to_owned())),
-    ]
-    .into()
+fn key(who: &str) -> Attributes {
+    [("shard".to_owned(), text(RATE)), ("connection_id".to_owned(), text(who))].into()
 }
 
-fn number(value: impl Display) -> AttributeValue {
-    AttributeValue::N(value.to_string())
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_principal_has_the_key_of_another(one in "\\PC{1,40}", other in "\\PC{1,40}") {
+            prop_assert_eq!(key(&one) == key(&other), one == other);
+        }
+
+        #[test]
+        fn a_full_quota_covers_exactly_its_burst(
+            count in 0..1_000_u32, per_second in 0..1_000_u32, at in 0..4_000_000_000_i64,
+        ) {
+            let now = Timestamp::from_second(at).expect("a time");
+            let covers = per_second > 0 && count <= 2 * per_second;
+            let charge = Charge::new(count, per_second, now);
+            prop_assert_eq!(charge.is_some(), covers);
+            if let Some(charge) = charge {
+                let burst = charge.free_at_us + charge.latest_us - 2 * i128::from(now.as_microsecond());
+                prop_assert_eq!(burst, i128::from(BURST_S * 1_000_000));
+            }
+        }
+    }
 }

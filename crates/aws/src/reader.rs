@@ -2,33 +2,35 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use domain::connection::ConnectionId;
+use domain::{
+    connection::{Connection, ConnectionId, LIFETIME},
+    shard::Shard,
+};
 use jiff::Timestamp;
 
-use crate::{
-    connections::{Connection, Connections, LIFETIME, Shard},
-    error::StoreError,
-};
+use crate::{connections::Connections, error::StoreError};
 
-/// How far back the index is asked again: the writers' clocks differ, and it lags.
+/// How far each query of the index overlaps with the one before. The index lags, and the clocks of the
+/// writers differ.
 const OVERLAP: Duration = Duration::from_secs(2);
 
 /// How often the whole shard is read again, in case the index lagged by more than the overlap.
 const RELOAD_AFTER: Duration = Duration::from_mins(5);
 
-/// Reads a shard once, and after that what changes, so that its cost follows churn and not size.
+/// Reads a shard once and then only its changes, so that the cost depends on the rate of changes and not
+/// on the number of connections.
 #[derive(Debug)]
 pub struct ShardReader {
     connections: Connections,
     shard: Shard,
     loaded_at: Option<Timestamp>,
-    /// The newest change that was seen, or when the shard was read.
+    /// The time of the newest change that was seen, or the time at which the shard was read.
     horizon: Timestamp,
     /// The version of each connection that changed within the overlap.
     seen: HashMap<ConnectionId, (Timestamp, u64)>,
 }
 
-/// What a reader learnt.
+/// What a reader found.
 #[derive(Debug)]
 pub enum Refresh {
     /// All open connections of the shard.
@@ -49,11 +51,11 @@ impl ShardReader {
         }
     }
 
-    /// Reads what is new.
+    /// Reads what has changed since the last call.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] when the database fails; the next call makes up for it.
+    /// [`StoreError`] when the database fails; the next call reads what this one missed.
     pub async fn refresh(&mut self, now: Timestamp) -> Result<Refresh, StoreError> {
         let stale = self.loaded_at.is_none_or(|at| at + RELOAD_AFTER < now);
         if stale {

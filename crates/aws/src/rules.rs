@@ -1,42 +1,39 @@
-//! The rules in force, in the `control` table: each set under its hash, and which of them counts.
+//! The access rules in the `control` table: each set under its hash, and an item that names the current
+//! one.
 //!
-//! A reader asks for the small item that names the set, and reads the set when that has changed.
+//! A reader polls the small item that names the current set, and reads the set when the name changes.
 
-use aws_sdk_dynamodb::{error::SdkError, types::AttributeValue};
-use domain::policy::SetText;
+use domain::rules::SetText;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    control::{Control, key, number},
-    error::StoreError,
-};
+use crate::{control::Control, error::StoreError};
 
-/// Partition of everything here.
+/// The partition of all items of this module.
 const RULES: &str = "rules";
 
-/// The item that names the set in force.
+/// The sort key of the item that names the current set.
 const CURRENT: &str = "current";
 
-/// How often a put that lost a race is tried again.
+/// How often a write is attempted while others write at the same time.
 const ATTEMPTS: usize = 5;
 
-/// Which set is in force.
+/// The name of the current set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Current {
-    /// Up by one at each put; the first is 1.
+    /// The number of the change that made the set current, counted from 1.
     pub version: u64,
-    /// The set's hash.
+    /// The hash of the set.
     set: String,
-    /// When it was put.
+    /// When it became current.
     pub at: Timestamp,
-    /// Who put it, as far as that is known.
+    /// Who made it current, as far as that is known.
     pub by: String,
 }
 
 impl Control {
-    /// Returns which set is in force; `None` before the first was put.
+    /// Returns the name of the current set; `None` before there is one.
     ///
     /// # Errors
     ///
@@ -49,13 +46,13 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] when the database fails, or does not have it.
+    /// [`StoreError`] when the database fails or does not have the set.
     pub async fn rules(&self, current: &Current) -> Result<SetText, StoreError> {
         let set: Option<SetText> = self.get(RULES, &set_key(&current.set)).await?;
-        set.ok_or_else(|| StoreError::corrupt("control", "the set in force is missing"))
+        set.ok_or_else(|| StoreError::corrupt("control", "the current set of rules is missing"))
     }
 
-    /// Puts a set in force. Whether it is sound is the caller's to know.
+    /// Makes a set the current one. The caller has validated it.
     ///
     /// # Errors
     ///
@@ -67,50 +64,63 @@ impl Control {
         now: Timestamp,
     ) -> Result<Current, StoreError> {
         let json = serde_json::to_vec(set).map_err(|e| StoreError::corrupt("control", e))?;
-        let hash = Sha256::digest(&json);
-        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        // A set never changes, so writing it twice is fine. It has to be there before it is named.
+        let hash = hex(&Sha256::digest(&json));
+        // A stored set never changes, so writing it twice is fine. It must exist before it is current.
         self.put(RULES, &set_key(&hash), set, None).await?;
         for attempt in 1.. {
             let before = self.current_rules().await?.map_or(0, |current| current.version);
-            let (version, by) = (before + 1, by.to_owned());
-            let current = Current { version, set: hash.clone(), at: now, by };
-            match self.replace(&current, before).await {
-                Ok(true) => return Ok(current),
-                Ok(false) if attempt < ATTEMPTS => {}
-                Ok(false) => break,
-                Err(error) => return Err(error),
+            let current =
+                Current { version: before + 1, set: hash.clone(), at: now, by: by.to_owned() };
+            let key = (RULES, CURRENT);
+            if self.put_version(key, &current, before, current.version).await? {
+                return Ok(current);
+            }
+            if attempt >= ATTEMPTS {
+                break;
             }
         }
-        Err(StoreError::corrupt("control", "others put sets at the same time"))
-    }
-
-    async fn replace(&self, current: &Current, before: u64) -> Result<bool, StoreError> {
-        let json = serde_json::to_string(current).map_err(|e| StoreError::corrupt("control", e))?;
-        let mut item = key(RULES, CURRENT);
-        item.insert("value".to_owned(), AttributeValue::S(json));
-        item.insert("version".to_owned(), number(current.version));
-        let put = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(item))
-            .condition_expression("attribute_not_exists(pk) OR version = :before")
-            .expression_attribute_values(":before", number(before))
-            .send()
-            .await;
-        match put {
-            Ok(_) => Ok(true),
-            Err(SdkError::ServiceError(error))
-                if error.err().is_conditional_check_failed_exception() =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(StoreError::from_sdk("PutItem", error)),
-        }
+        Err(StoreError::corrupt("control", "other writers changed the rules at the same time"))
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns the sort key of a set.
 fn set_key(hash: &str) -> String {
     format!("set/{hash}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_name_is_read_as_it_was_written(
+            version: u64, set in "[0-9a-f]{64}", by in "\\PC{0,40}", at in 0..4_000_000_000_i64,
+        ) {
+            let at = Timestamp::from_second(at).expect("a time");
+            let current = Current { version, set, at, by };
+            let json = serde_json::to_string(&current).expect("JSON");
+            prop_assert_eq!(serde_json::from_str::<Current>(&json).expect("a name"), current);
+        }
+
+        #[test]
+        fn a_set_is_read_as_it_was_written(policies in "\\PC{0,60}", limits in "\\PC{0,60}") {
+            let set = SetText { policies, limits };
+            let json = serde_json::to_string(&set).expect("JSON");
+            prop_assert_eq!(serde_json::from_str::<SetText>(&json).expect("a set"), set);
+        }
+
+        #[test]
+        fn each_set_has_its_key(one: [u8; 4], other: [u8; 4]) {
+            let keys = [one, other].map(|bytes| set_key(&hex(&bytes)));
+            prop_assert_eq!(keys[0] == keys[1], one == other);
+            prop_assert!(!keys.contains(&CURRENT.to_owned()));
+        }
+    }
 }

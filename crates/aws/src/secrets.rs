@@ -13,29 +13,29 @@ use crate::{
 const GET_SECRET_VALUE: Target =
     Target { service: "Secrets Manager", host: "secretsmanager", operation: "GetSecretValue" };
 
-/// What the secret of a deployment holds: a JSON object.
+/// The secret of a deployment: a JSON object.
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Secrets {
-    /// What `HEADWATER_CONNECTION_SECRET` is on one machine.
+    /// The value of `HEADWATER_CONNECTION_SECRET` in a local setup.
     pub connection_secret: Option<String>,
-    /// What `HEADWATER_JWT_SECRET` is on one machine.
+    /// The value of `HEADWATER_JWT_SECRET` in a local setup.
     pub jwt_secret: Option<String>,
 }
 
 /// Why the secrets could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// There is none with this name or ARN, or it may not be read.
+    /// The secret does not exist, or the program lacks permission to read it.
     #[error("secret {id} cannot be read")]
     Unreadable {
         /// Its name or ARN.
         id: String,
-        /// What the SDK says.
+        /// The error of the SDK.
         #[source]
         source: BoxError,
     },
-    /// Its text is not a JSON object with the names expected.
+    /// The text of the secret is not a JSON object with the expected names.
     #[error("secret {id} is not a JSON object with connectionSecret and jwtSecret")]
     Malformed {
         /// Its name or ARN.
@@ -49,7 +49,7 @@ pub enum SecretError {
 ///
 /// [`SecretError`]; no part of the secret is in it.
 pub async fn read(config: &SdkConfig, id: &str) -> Result<Secrets, SecretError> {
-    /// The part of the response that counts.
+    /// The used part of the response.
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct SecretValue {

@@ -1,4 +1,4 @@
-//! What is wrong with a setting, on one line.
+//! One-line messages about invalid settings.
 
 use std::error::Error as _;
 
@@ -7,9 +7,11 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-/// Says what is wrong with a value, by the names of its variable and its option, and never repeats
-/// a secret. None if `error` is about anything else, such as `--help` or an unknown option: `clap`'s
-/// own text is right for those.
+/// Returns a message that names the variable and the option of an invalid value and says what is wrong.
+/// It never repeats a secret.
+///
+/// Returns `None` for any other error, such as an unknown option or `--help`: `clap`'s own text is right
+/// for those.
 pub fn explain(command: &Command, error: &Error) -> Option<String> {
     match error.kind() {
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {}
@@ -40,7 +42,9 @@ pub fn explain(command: &Command, error: &Error) -> Option<String> {
     let value = text(ContextKind::InvalidValue).filter(|_| !is_secret);
     let reason = match (error.source(), error.get(ContextKind::ValidValue)) {
         (Some(cause), _) => cause.to_string(),
-        (None, Some(ContextValue::Strings(valid))) => format!("it is one of {}", valid.join(", ")),
+        (None, Some(ContextValue::Strings(valid))) => {
+            format!("it must be one of {}", valid.join(", "))
+        }
         (None, _) => "it is missing".to_owned(),
     };
     Some(match value {
@@ -59,33 +63,33 @@ mod tests {
     struct Options {
         #[arg(long, env = "A_NUMBER", value_parser = clap::value_parser!(u8).range(1..=9))]
         number: Option<u8>,
-        #[arg(long, env = "A_SECRET", hide_env_values = true, value_parser = refuse)]
+        #[arg(long, env = "A_SECRET", hide_env_values = true, value_parser = reject)]
         secret: Option<String>,
         #[arg(long, value_parser = ["red", "blue"])]
-        colour: Option<String>,
+        color: Option<String>,
     }
 
-    fn refuse(_: &str) -> Result<String, String> {
+    fn reject(_: &str) -> Result<String, String> {
         Err("it is too short".to_owned())
     }
 
     #[test]
-    fn a_bad_value_is_one_line_with_its_names() {
+    fn a_bad_value_is_reported_on_one_line_with_its_names() {
         let cases = [
             ("--number=0", "A_NUMBER (--number) is \"0\": 0 is not in 1..=9"),
             ("--number=x", "A_NUMBER (--number) is \"x\": invalid digit found in string"),
             ("--secret=hush", "A_SECRET (--secret): it is too short"),
-            ("--colour=green", "--colour is \"green\": it is one of red, blue"),
+            ("--color=green", "--color is \"green\": it must be one of red, blue"),
         ];
         for (argument, expected) in cases {
             let error = Options::try_parse_from(["x", argument]).expect_err(argument);
-            let told = explain(&Options::command(), &error);
-            assert_eq!(told.as_deref(), Some(expected), "case: {argument}");
+            let message = explain(&Options::command(), &error);
+            assert_eq!(message.as_deref(), Some(expected), "case: {argument}");
         }
     }
 
     #[test]
-    fn other_errors_are_for_clap_to_tell() {
+    fn other_errors_are_left_to_clap() {
         for argument in ["--help", "--nonsense"] {
             let error = Options::try_parse_from(["x", argument]).expect_err(argument);
             assert_eq!(explain(&Options::command(), &error), None, "case: {argument}");

@@ -1,9 +1,10 @@
-//! The three tables together: their names, and making them where they are missing.
+//! The three tables together: their names, and creating them if they are missing.
 
 use std::time::Duration;
 
 use aws_sdk_dynamodb::{
     Client,
+    operation::create_table::CreateTableError,
     types::{
         AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType,
         Projection, ProjectionType, ScalarAttributeType, TimeToLiveSpecification,
@@ -23,9 +24,9 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[error("table {table} cannot be read")]
 pub struct TableError {
-    /// Its name.
+    /// The name of the table.
     pub table: String,
-    /// What the database says.
+    /// The error of the database.
     #[source]
     pub source: StoreError,
 }
@@ -35,18 +36,18 @@ pub struct TableError {
 pub struct Tables {
     /// Open connections and their subscriptions.
     pub connections: Connections,
-    /// All frames.
+    /// The log of frames.
     pub log: Log,
-    /// Leases, states, catalogues, rules.
+    /// Leases, states, catalogues and rules.
     pub control: Control,
-    /// What principals use up; in the table of the connections.
+    /// The quotas of principals, which are in the table of the connections.
     pub quotas: Quotas,
     client: Client,
 }
 
 impl Tables {
     /// The tables whose names start with `prefix`, with log entries that expire after `retention`.
-    pub fn new(client: Client, prefix: &str, retention: Duration) -> Self {
+    pub(crate) fn new(client: Client, prefix: &str, retention: Duration) -> Self {
         let connections = Connections::new(client.clone(), format!("{prefix}connections"));
         Self {
             quotas: Quotas::new(client.clone(), &connections),
@@ -57,7 +58,7 @@ impl Tables {
         }
     }
 
-    /// Makes the tables that are missing, as `template.yaml` does on AWS.
+    /// Creates the tables that are missing, as `template.yaml` does on AWS.
     ///
     /// # Errors
     ///
@@ -112,7 +113,9 @@ impl Tables {
         match created {
             Ok(_) => {}
             Err(error)
-                if error.as_service_error().is_some_and(aws_sdk_dynamodb::operation::create_table::CreateTableError::is_resource_in_use_exception) =>
+                if error
+                    .as_service_error()
+                    .is_some_and(CreateTableError::is_resource_in_use_exception) =>
             {
                 return Ok(());
             }
@@ -131,20 +134,20 @@ impl Tables {
         Ok(())
     }
 
-    /// Whether the database answers and has the tables.
+    /// Checks that the database responds and has the tables.
     ///
     /// # Errors
     ///
-    /// [`TableError`] that names the table which cannot be read.
+    /// [`TableError`] with the table that cannot be read.
     pub async fn check(&self) -> Result<(), TableError> {
-        let nobody = ConnectionId::new("check");
+        let no_connection = ConnectionId::new("check");
         let read = |table: &str| {
             let table = table.to_owned();
             |source| TableError { table, source }
         };
         self.control.origin().await.map_err(read(self.control.table()))?;
         self.log.newest(&Topic::system_sources()).await.map_err(read(self.log.table()))?;
-        self.connections.get(0, &nobody).await.map_err(read(self.connections.table()))?;
+        self.connections.get(0, &no_connection).await.map_err(read(self.connections.table()))?;
         Ok(())
     }
 }

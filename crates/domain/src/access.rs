@@ -1,59 +1,59 @@
-//! Who is connected, what rights there are, and what each class may use up.
+//! Principals, their rights and the limits of their classes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::topic::Topic;
 
-/// The class of whoever shows no token.
+/// The class, and the subject, of a client without a token.
 pub const ANONYMOUS: &str = "anonymous";
 
-/// What is between classes where somebody has several.
+/// The separator between the classes of a principal.
 const SEPARATOR: char = ',';
 
-/// Longest list of classes, in bytes: it travels in each event of a connection, where API Gateway
-/// has room for 8 KB.
+/// Maximum length of a list of classes, in bytes. Each event of a connection carries the list, and API
+/// Gateway limits that part of an event to 8 KB.
 const MAX_CLASSES_BYTES: usize = 1_024;
 
-/// Longest subject, in bytes.
+/// Maximum length of a subject, in bytes.
 const MAX_ID_BYTES: usize = 256;
 
-/// Whom a connection or a request belongs to.
+/// The owner of a connection or a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Principal {
     /// The token's subject, or `anonymous`.
     pub id: String,
-    /// The class the rules speak of, such as `trader`; several are separated by commas.
+    /// The class that the rules refer to, such as `trader`. Several classes are separated by commas.
     pub class: String,
 }
 
-/// Why nobody can be called that.
+/// Why a name is not valid for a principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrincipalError {
     /// The subject is empty, too long or has control characters.
     #[error("subject is empty, over {MAX_ID_BYTES} bytes, or has control characters")]
     Id,
-    /// The subject is the name of those who have none.
-    #[error("subject is {ANONYMOUS}, which is the name of whoever shows no token")]
+    /// The subject is the reserved name of clients without a token.
+    #[error("subject is {ANONYMOUS}, which is reserved for clients without a token")]
     Reserved,
-    /// A class is empty, or has commas or control characters.
+    /// A class is empty, or has a comma or a control character; or there is no class.
     #[error("class is empty, or has commas or control characters")]
     Class,
-    /// The classes are too long together.
+    /// The list of classes is too long.
     #[error("classes are over {MAX_CLASSES_BYTES} bytes")]
     TooManyClasses,
 }
 
 impl Principal {
-    /// Whoever shows no token.
+    /// Returns the principal of a client without a token.
     pub fn anonymous() -> Self {
         Self { id: ANONYMOUS.to_owned(), class: ANONYMOUS.to_owned() }
     }
 
-    /// Somebody with a token that names these classes, of which there is at least one.
+    /// Returns the principal of a token with this subject and at least one class.
     ///
     /// # Errors
     ///
-    /// [`PrincipalError`] for a name that the rules could not tell from another.
+    /// [`PrincipalError`] for a name that the rules could confuse with another.
     pub fn named<'a>(
         id: &str,
         classes: impl IntoIterator<Item = &'a str>,
@@ -84,55 +84,55 @@ impl Principal {
         }
     }
 
-    /// Whether it is somebody without a token, who cannot be told from others by name.
+    /// Returns whether it is a client without a token. All such clients have the same name.
     pub fn is_anonymous(&self) -> bool {
         self.id == ANONYMOUS
     }
 
-    /// Its classes.
+    /// Returns its classes.
     pub fn classes(&self) -> impl Iterator<Item = &str> {
         self.class.split(SEPARATOR)
     }
 }
 
-/// What the rules give or withhold.
+/// A right that the rules can permit or forbid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Right<'a> {
     /// To open a WebSocket, and to use the REST interface.
     Connect,
     /// To read and replace the rules.
     Admin,
-    /// To get a topic's events as they come.
+    /// To receive a topic's events as they happen.
     Subscribe(&'a Topic),
-    /// To get a topic's events of the past.
+    /// To read a topic's past events.
     History(&'a Topic),
 }
 
-/// What somebody of a class may use up. What is absent has no limit.
+/// The limits of a class. An absent value means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Limits {
-    /// Connections of one principal at the same time; of one address for those without a token.
+    /// Concurrent connections of one principal, or of one address for clients without a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
-    /// Topics that a connection is subscribed to at the same time.
+    /// Topics that a connection can be subscribed to at the same time.
     pub topics: usize,
-    /// Messages a second that a connection sends, with a burst of twice that.
+    /// Messages a second that a connection may send, with a burst of twice that.
     pub messages_per_second: u32,
-    /// REST requests a second of one principal, with a burst of twice that; of one address for
-    /// those without a token.
+    /// REST requests a second of one principal, or of one address for clients without a token, with a
+    /// burst of twice that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_second: Option<u32>,
-    /// How many of a topic's newest events count as its history: older ones are not given.
+    /// The number of a topic's newest events that its history has. Older ones are not returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<u64>,
 }
 
 impl Limits {
-    /// Most connections that can be counted: they stand in one item of the database.
+    /// Maximum number of connections that can be counted, because one item of the database has them all.
     pub const MAX_CONNECTIONS: u32 = 5_000;
 
-    /// The larger of each.
+    /// Returns the larger value of each limit.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         fn larger<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
@@ -147,7 +147,7 @@ impl Limits {
         }
     }
 
-    /// The first number of a topic's history, if its newest is `head`.
+    /// Returns the first number of a topic's history, given its newest number.
     pub fn oldest(&self, head: u64) -> u64 {
         self.history.map_or(1, |depth| (head + 1).saturating_sub(depth).max(1))
     }
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_are_joined_and_told_apart() {
+    fn classes_are_joined_without_duplicates() {
         let ann = Principal::named("ann", ["trader", "member", "trader"]).expect("a principal");
         assert_eq!(ann.class, "trader,member");
         assert_eq!(ann.classes().collect::<Vec<_>>(), ["trader", "member"]);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_could_be_mistaken_are_refused() {
+    fn ambiguous_names_are_rejected() {
         let long = "x".repeat(257);
         let cases: [(&str, &[&str], PrincipalError); 8] = [
             ("", &["member"], PrincipalError::Id),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn history_has_a_depth() {
+    fn history_is_limited_to_the_newest_events() {
         let limits = |history| Limits {
             connections: Some(1),
             topics: 2,

@@ -1,4 +1,4 @@
-//! What a connection that reads too slowly still has to get, in bounded memory.
+//! The pending frames of a connection that reads too slowly, in bounded memory.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,33 +13,33 @@ use crate::{
     topic::Topic,
 };
 
-/// Most bytes of frames that wait for one connection.
+/// Maximum size of the pending frames of one connection, in bytes.
 pub const BACKLOG_BYTES: usize = 256 * 1024;
 
-/// Frames that a connection did not take, oldest first.
+/// Frames that a connection could not receive yet, oldest first.
 ///
-/// Of a conflating topic only the newest event waits. Past [`BACKLOG_BYTES`] the oldest frames are
-/// given up. Whatever is not delivered is told as a `gap`.
+/// Of a conflating topic, only the newest event is kept. Above [`BACKLOG_BYTES`] the oldest frames are
+/// dropped. Dropped events are reported as a `gap`.
 #[derive(Debug, Default)]
 pub struct Backlog {
     frames: VecDeque<Frame>,
     bytes: usize,
-    /// By topic, what was given up. All of it is older than the topic's waiting frames.
+    /// By topic, the numbers that were dropped. They are older than the topic's pending frames.
     lost: BTreeMap<Topic, RangeInclusive<u64>>,
 }
 
 impl Backlog {
-    /// Whether nothing waits.
+    /// Returns whether nothing is pending.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty() && self.lost.is_empty()
     }
 
-    /// Adds a frame behind those that wait.
+    /// Adds a frame after the pending ones.
     pub fn push(&mut self, frame: Frame) {
         let mut frame = frame;
         if frame.topic().kind().conflates() {
             if let Some(index) = self.frames.iter().position(|old| old.topic() == frame.topic()) {
-                self.give_up(index);
+                self.drop_frame(index);
             }
             if frame.seq() < frame.last() {
                 self.lose(frame.topic().clone(), frame.seq()..=frame.last() - 1);
@@ -49,23 +49,23 @@ impl Backlog {
         self.bytes += frame.json().len();
         self.frames.push_back(frame);
         while self.bytes > BACKLOG_BYTES && self.frames.len() > 1 {
-            self.give_up(0);
+            self.drop_frame(0);
         }
     }
 
-    /// Drops what waits of topics that are not `wanted`, without a word.
+    /// Discards everything of topics that are not `wanted`, without reporting a gap.
     pub fn retain(&mut self, wanted: impl Fn(&Topic) -> bool) {
         self.frames.retain(|frame| wanted(frame.topic()));
         self.bytes = self.frames.iter().map(|frame| frame.json().len()).sum();
         self.lost.retain(|topic, _| wanted(topic));
     }
 
-    /// Adds numbers that the connection will not get.
+    /// Adds numbers that the connection will not receive.
     pub fn push_lost(&mut self, topic: Topic, range: RangeInclusive<u64>) {
         self.lose(topic, range);
     }
 
-    /// The next message to send: first the gaps, then the frames.
+    /// Returns the next message to send: first the gaps, then the frames.
     pub fn next_message(&self) -> Option<Bytes> {
         if let Some((topic, range)) = self.lost.first_key_value() {
             let (topic, from, to) = (topic.clone(), *range.start(), *range.end());
@@ -79,7 +79,7 @@ impl Backlog {
         })
     }
 
-    /// Forgets the next message, which was sent.
+    /// Removes the next message, which was sent.
     pub fn sent(&mut self) {
         if self.lost.pop_first().is_none() {
             for frame in self.frames.drain(..self.next_frames()) {
@@ -88,13 +88,13 @@ impl Backlog {
         }
     }
 
-    /// How many frames the next message has.
+    /// Returns the number of frames in the next message.
     fn next_frames(&self) -> usize {
         let frames: Vec<&Frame> = self.frames.iter().collect();
         frame::runs(&frames).first().map_or(0, Range::len)
     }
 
-    fn give_up(&mut self, index: usize) {
+    fn drop_frame(&mut self, index: usize) {
         if let Some(frame) = self.frames.remove(index) {
             self.bytes -= frame.json().len();
             self.lose(frame.topic().clone(), frame.seq()..=frame.last());
@@ -117,7 +117,7 @@ mod tests {
         Frame::new(Topic::parse(topic).expect("a topic"), seq, Timestamp::UNIX_EPOCH, events)
     }
 
-    /// Sends all that waits.
+    /// Sends everything that is pending.
     fn drain(backlog: &mut Backlog) -> Vec<String> {
         let mut texts = Vec::new();
         while let Some(message) = backlog.next_message() {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_ticker_only_the_newest_waits_and_the_rest_is_a_gap() {
+    fn only_the_newest_ticker_is_kept_and_the_rest_is_a_gap() {
         let mut backlog = Backlog::default();
         assert!(backlog.is_empty());
         backlog.push(frame("coinbase/ticker/BTC-USD", 4, &["4".into(), "5".into()]));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn past_its_size_the_oldest_goes_and_is_told() {
+    fn above_the_maximum_size_the_oldest_frames_become_a_gap() {
         let mut backlog = Backlog::default();
         let event = format!("\"{}\"", "x".repeat(10_000));
         for seq in 1..=1_000 {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn one_event_larger_than_the_backlog_still_waits() {
+    fn a_single_event_larger_than_the_maximum_is_kept() {
         let mut backlog = Backlog::default();
         backlog.push(frame("mastodon/public", 1, &["1".into()]));
         backlog.push(frame("mastodon/public", 2, &["x".repeat(BACKLOG_BYTES)]));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_longer_wanted_is_dropped_without_a_word() {
+    fn topics_that_are_no_longer_wanted_are_discarded_without_a_gap() {
         let (keep, drop) = ("coinbase/matches/BTC-USD", "coinbase/matches/ETH-USD");
         let mut backlog = Backlog::default();
         backlog.push(frame(drop, 1, &["1".into()]));

@@ -1,30 +1,109 @@
-//! The identity of a client's WebSocket connection.
+//! A client's WebSocket connection and its subscriptions.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
 
-/// The id API Gateway gave a WebSocket connection.
-///
-/// Opaque: on AWS it is 16 characters of URL-safe base64 that end in `=`, other gateways differ.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ConnectionId(Arc<str>);
+pub use self::id::ConnectionId;
+use crate::{access::Principal, shard::Shard, topic::Topic};
 
-impl ConnectionId {
-    /// Wraps an id as it came from the gateway.
-    pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self(id.into())
-    }
+pub(crate) mod id;
 
-    /// Returns the id as the gateway wrote it.
-    pub fn as_str(&self) -> &str {
-        &self.0
+/// How long the item of a connection is kept: the two hours after which API Gateway closes any
+/// connection, and ten minutes more.
+pub const LIFETIME: Duration = Duration::from_mins(130);
+
+/// How long a `subscribe` may take to send the events before its start. After that, its topics count
+/// as live.
+const JOINING_FOR: Duration = Duration::from_secs(30);
+
+/// The destination of a message: a connection and the gateway that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Recipient {
+    /// Base URL of the gateway's management API, without `/@connections`.
+    pub endpoint: Arc<str>,
+    /// The connection at that gateway.
+    pub id: ConnectionId,
+}
+
+/// An open WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The connection and its gateway.
+    pub recipient: Recipient,
+    /// The shard that has its item.
+    pub shard: Shard,
+    /// Its owner.
+    pub principal: Principal,
+    /// When its token expires; `None` for a connection without a token.
+    pub token_expires_at: Option<Timestamp>,
+    /// The name under which it counts as an open connection; `None` if connections are not limited.
+    pub counted_as: Option<String>,
+    /// Its subscriptions.
+    pub topics: BTreeMap<Topic, Subscription>,
+    /// When the handshake began.
+    pub connected_at: Timestamp,
+    /// When its item last changed.
+    pub changed_at: Timestamp,
+    /// The number of changes to its item.
+    pub version: u64,
+    /// Whether it is closed.
+    pub gone: bool,
+}
+
+/// How a connection gets the events of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subscription {
+    /// A `subscribe` is still sending older events; `push` does not send yet.
+    Joining {
+        /// When the `subscribe` began.
+        since: Timestamp,
+    },
+    /// The connection has the events up to `cursor`, and `push` sends those after it.
+    Live {
+        /// The last number that was sent when the subscription went live.
+        cursor: u64,
+        /// When it went live.
+        since: Timestamp,
+    },
+}
+
+impl Subscription {
+    /// Returns whether `push` sends the topic's events at `now`.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Live { .. } => true,
+            Self::Joining { since } => {
+                now.duration_since(*since) > JOINING_FOR.try_into().unwrap_or_default()
+            }
+        }
     }
 }
 
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+impl Connection {
+    /// Makes a connection that opens at `now` and has no subscriptions.
+    pub fn open(recipient: Recipient, shard: Shard, principal: Principal, now: Timestamp) -> Self {
+        Self {
+            recipient,
+            shard,
+            principal,
+            token_expires_at: None,
+            counted_as: None,
+            topics: BTreeMap::new(),
+            connected_at: now,
+            changed_at: now,
+            version: 1,
+            gone: false,
+        }
+    }
+
+    /// Returns when its item expires.
+    pub fn expires_at(&self) -> Timestamp {
+        self.connected_at + LIFETIME
+    }
+
+    /// Returns whether its token has expired at `now`.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.token_expires_at.is_some_and(|at| at <= now)
     }
 }

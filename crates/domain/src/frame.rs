@@ -1,4 +1,4 @@
-//! Frames: runs of a topic's events with contiguous numbers, serialised once for everybody.
+//! Frames: runs of a topic's events with consecutive numbers, serialized once for all subscribers.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -9,18 +9,18 @@ use serde_json::value::RawValue;
 
 use crate::topic::Topic;
 
-/// Size a message aims at, in bytes: API Gateway bills in steps of 32 KB and cuts frames there.
+/// Target size of a message, in bytes. API Gateway bills in steps of 32 KB and splits frames there.
 pub const MESSAGE_BYTES: usize = 32 * 1024;
 
-/// Size of the largest event, in bytes. API Gateway refuses messages over 128 KB; the rest is room
-/// for the frame around the event.
+/// Maximum size of an event, in bytes. API Gateway rejects messages over 128 KB; the difference is for the
+/// frame around the event.
 pub const MAX_EVENT_BYTES: usize = 120 * 1024;
 
-/// What an `events` message has before its frames.
+/// The part of an `events` message before its frames.
 const MESSAGE_HEAD: &[u8] = br#"{"type":"events","frames":["#;
-/// What an `events` message has after its frames.
+/// The part of an `events` message after its frames.
 const MESSAGE_TAIL: &[u8] = b"]}";
-/// Size up to which frames are filled, in bytes, so that one fits a message.
+/// Maximum size of a frame with several events, in bytes, so that it fits in a message.
 const FRAME_BYTES: usize = MESSAGE_BYTES - MESSAGE_HEAD.len() - MESSAGE_TAIL.len();
 
 /// A run of one topic's events, numbered `seq..=last`, with its wire form.
@@ -35,14 +35,14 @@ pub struct Frame {
     json: Bytes,
 }
 
-/// Why bytes are no frame.
+/// Why bytes are not a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// Not JSON, or not of a frame's shape.
-    #[error("frame is not of the shape topic, seq, at, events")]
+    /// The bytes are not JSON, or do not have the shape of a frame.
+    #[error("frame does not have the shape topic, seq, at, events")]
     Shape(#[from] serde_json::Error),
-    /// A frame has at least one event, and its numbers start at 1 and have an end.
-    #[error("frame has no events or no number")]
+    /// There is no event, or the numbers do not start at 1 or more, or they overflow.
+    #[error("frame has no events or no valid numbers")]
     Empty,
 }
 
@@ -57,11 +57,11 @@ struct Wire<'a> {
 }
 
 impl Frame {
-    /// Makes the frame of `events`, which are JSON objects, the first of them numbered `seq`.
+    /// Makes a frame of `events`, which are JSON objects. The first one has the number `seq`.
     ///
     /// # Panics
     ///
-    /// When there are no events.
+    /// If there are no events.
     pub fn new<E: AsRef<[u8]>>(topic: Topic, seq: u64, at: Timestamp, events: &[E]) -> Self {
         assert!(!events.is_empty(), "a frame has events");
         let size = events.iter().map(|event| event.as_ref().len() + 1).sum::<usize>();
@@ -79,9 +79,9 @@ impl Frame {
         Self { topic, seq, last: seq + events.len() as u64 - 1, at, json: json.freeze() }
     }
 
-    /// Makes as few frames of `events` as messages allow, numbered on from `seq`.
+    /// Makes as few frames of `events` as the size of a message allows, numbered from `seq`.
     ///
-    /// An event too large to share a message travels in a frame by itself.
+    /// An event that is too large to share a message gets a frame of its own.
     pub fn pack<E: AsRef<[u8]>>(topic: &Topic, seq: u64, at: Timestamp, events: &[E]) -> Vec<Self> {
         let head = head_bytes(topic);
         let mut frames = Vec::new();
@@ -105,11 +105,11 @@ impl Frame {
         frames
     }
 
-    /// Reads a frame from its wire form.
+    /// Parses the wire form of a frame.
     ///
     /// # Errors
     ///
-    /// [`FrameError`] when it is none.
+    /// [`FrameError`] when the bytes are not a frame.
     pub fn from_json(json: Bytes) -> Result<Self, FrameError> {
         let wire: Wire<'_> = serde_json::from_slice(&json)?;
         if wire.events.is_empty() || wire.seq == 0 {
@@ -121,39 +121,40 @@ impl Frame {
         Ok(Self { topic, seq, last, at, json })
     }
 
-    /// The topic of all its events.
+    /// Returns the topic of its events.
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
 
-    /// The number of its first event.
+    /// Returns the number of its first event.
     pub fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// The number of its last event.
+    /// Returns the number of its last event.
     pub fn last(&self) -> u64 {
         self.last
     }
 
-    /// When it was packed.
+    /// Returns when it was made.
     pub fn at(&self) -> Timestamp {
         self.at
     }
 
-    /// The wire form: `{"topic","seq","at","events":[…]}`.
+    /// Returns the wire form: `{"topic","seq","at","events":[…]}`.
     pub fn json(&self) -> &Bytes {
         &self.json
     }
 
-    /// Its events as JSON texts, each with its number.
+    /// Returns its events as JSON texts, each with its number.
     pub fn events(&self) -> Vec<(u64, Bytes)> {
-        let wire: Wire<'_> = serde_json::from_slice(&self.json).expect("a frame's own wire form");
+        let wire: Wire<'_> =
+            serde_json::from_slice(&self.json).expect("the wire form of a frame is valid");
         let events = wire.events.iter().map(|event| self.json.slice_ref(event.get().as_bytes()));
         (self.seq..).zip(events).collect()
     }
 
-    /// Returns the part whose numbers are in `range`, or `None` where there is none.
+    /// Returns the part whose numbers are in `range`, or `None` if there is none.
     pub fn part(&self, range: RangeInclusive<u64>) -> Option<Self> {
         if *range.start() <= self.seq && *range.end() >= self.last {
             return Some(self.clone());
@@ -168,7 +169,7 @@ impl Frame {
         (!events.is_empty()).then(|| Self::new(self.topic.clone(), first, self.at, &events))
     }
 
-    /// Returns the frame with event `seq` replaced; unchanged where it has no such event.
+    /// Returns the frame with event `seq` replaced, or unchanged if it has no such event.
     #[must_use]
     pub fn with_event(&self, seq: u64, event: &Bytes) -> Self {
         let events = self.events().into_iter();
@@ -186,7 +187,8 @@ impl AsRef<[u8]> for Frame {
 
 impl Serialize for Frame {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let json: &RawValue = serde_json::from_slice(&self.json).expect("a frame's own wire form");
+        let json: &RawValue =
+            serde_json::from_slice(&self.json).expect("the wire form of a frame is valid");
         json.serialize(serializer)
     }
 }
@@ -198,14 +200,14 @@ impl<'de> Deserialize<'de> for Frame {
     }
 }
 
-/// Most bytes that a frame of `topic` has around its events.
+/// Returns the maximum size of what a frame of `topic` has around its events, in bytes.
 fn head_bytes(topic: &Topic) -> usize {
     topic.as_str().len() + 96
 }
 
-/// Splits frames, in order, into as few runs as fit an `events` message each.
+/// Splits frames, in order, into as few runs as possible, so that each fits in an `events` message.
 ///
-/// Takes their wire forms; a frame larger than a message aims at makes a run by itself.
+/// Takes their wire forms. A frame above the target size of a message is a run of its own.
 pub fn runs<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let mut start = 0;
@@ -222,7 +224,7 @@ pub fn runs<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Range<usize>> {
     runs
 }
 
-/// Makes the `events` message of a run of frames, given their wire forms.
+/// Makes the `events` message of a run of frames, from their wire forms.
 pub fn message<F: AsRef<[u8]>>(frames: &[F]) -> Bytes {
     let size = frames.iter().map(|frame| frame.as_ref().len() + 1).sum::<usize>();
     let mut message = BytesMut::with_capacity(MESSAGE_HEAD.len() + size + MESSAGE_TAIL.len());
@@ -237,7 +239,7 @@ pub fn message<F: AsRef<[u8]>>(frames: &[F]) -> Bytes {
     message.freeze()
 }
 
-/// Makes as few `events` messages of frames as their sizes allow, given their wire forms.
+/// Makes as few `events` messages of frames as their sizes allow, from their wire forms.
 pub fn messages<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Bytes> {
     runs(frames).into_iter().map(|run| message(&frames[run])).collect()
 }
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_refused() {
+    fn bytes_that_are_not_a_frame_are_rejected() {
         for text in [
             "",
             "{}",

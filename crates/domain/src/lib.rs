@@ -1,12 +1,26 @@
-//! The types and rules of Headwater: topics, events, frames, the client protocol and access.
+//! The types and rules of Headwater: topics and their sources, events, frames, the client protocol,
+//! access, connections and shards, and the two ports.
 //!
 //! Nothing here does I/O, reads a clock or knows AWS.
 
 pub mod access;
 pub mod backlog;
+pub mod backoff;
+pub mod chain;
 pub mod connection;
+pub mod duration;
+pub mod entry;
 pub mod frame;
-pub mod policy;
+pub mod outlet;
+pub mod pace;
 pub mod post;
 pub mod protocol;
+pub mod provenance;
+pub mod push;
+pub mod retry_after;
+pub mod rules;
+pub mod shard;
+pub mod source;
 pub mod topic;
+
+pub use self::rules as policy;

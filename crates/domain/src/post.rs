@@ -1,22 +1,22 @@
-//! Posts: what every social network's messages become, whichever network they come from.
+//! Posts: the common form of the messages of all social networks.
 //!
-//! A value that is not known is left out of the JSON; a list is always there. The order of the
-//! fields is fixed, so equal posts have equal bytes.
+//! Unknown values are left out of the JSON; lists are always present. The order of the fields is fixed, so
+//! that equal posts have equal bytes.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What happened to a post, as it stands in a topic.
+/// An event of a post in a topic.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum PostEvent {
-    /// It was published.
+    /// The post was published.
     #[serde(rename = "post")]
     Post(Box<Post>),
-    /// Its author changed it: this is what it says from here on.
+    /// The author edited the post; this is the new version.
     #[serde(rename = "post.edited")]
     PostEdited(Box<Post>),
-    /// It is gone, and what was shown of it has to go as well.
+    /// The post was deleted; clients must remove what they show of it.
     #[serde(rename = "post.deleted")]
     PostDeleted(PostDeleted),
 }
@@ -27,26 +27,26 @@ pub enum PostEvent {
 pub struct Post {
     /// The `ActivityPub` URI: the same on every server that has the post.
     pub id: String,
-    /// Where people read it.
+    /// The page of the post.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Host of the server that told of it.
+    /// Host of the server that sent it.
     pub server: String,
-    /// When it was written, as its author's server claims.
+    /// When it was written, according to the author's server.
     pub at: Timestamp,
-    /// When it was last changed.
+    /// When it was last edited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edited_at: Option<Timestamp>,
-    /// Who wrote it.
+    /// Its author.
     pub author: Author,
-    /// What it says, as HTML that is safe to insert into a page.
+    /// Its content, as HTML that is safe to insert into a page.
     pub html: String,
-    /// What it says, without markup.
+    /// Its content without markup.
     pub text: String,
-    /// Whether `html` and `text` are only the beginning of a post too large to forward.
+    /// Whether `html` and `text` have only the beginning of a post that is too large to forward.
     #[serde(default, skip_serializing_if = "is_false")]
     pub truncated: bool,
-    /// Language code as its author gave it, such as `pt-BR`.
+    /// Language code as set by the author, such as `pt-BR`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
     /// Hashtags, lower-cased and in Unicode's NFKC form, without `#`.
@@ -55,57 +55,57 @@ pub struct Post {
     /// Handles of the people it mentions, as `user@host`.
     #[serde(default)]
     pub mentions: Vec<String>,
-    /// What is attached.
+    /// Its attachments.
     #[serde(default)]
     pub media: Vec<Media>,
-    /// Pictures that stand for `:shortcode:` in its texts and in its author's name.
+    /// Custom emoji that replace `:shortcode:` in its texts and in the author's name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub emojis: Vec<Emoji>,
-    /// The question it asks.
+    /// Its poll.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll: Option<Poll>,
     /// A preview of the page it links to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card: Option<Card>,
-    /// What to say before the post is shown; plain text. Such a post stays folded until asked for.
+    /// A warning to show in place of the post until the reader opens it; plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_warning: Option<String>,
-    /// Whether its media stay hidden until asked for.
+    /// Whether its media are hidden until the reader reveals them.
     #[serde(default)]
     pub sensitive: bool,
-    /// What it answers: the server's id of that post, which means something only there.
+    /// The id of the post that it replies to, which is valid only on the same server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
-    /// How often it was boosted, as that server knows; 0 for most fresh posts, as the next two.
+    /// The number of boosts known to the server; 0 for most new posts, like the next two.
     #[serde(default)]
     pub boosts: u64,
-    /// How often it was liked.
+    /// The number of likes.
     #[serde(default)]
     pub likes: u64,
-    /// How many answers it has.
+    /// The number of replies.
     #[serde(default)]
     pub replies: u64,
 }
 
-/// Who wrote a post.
+/// The author of a post.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Author {
-    /// `user@host`, also for those of the server that told of the post.
+    /// `user@host`, also for users of the server that sent the post.
     pub handle: String,
-    /// The name they go by; plain text.
+    /// Display name; plain text.
     pub name: String,
-    /// A still picture.
+    /// URL of the avatar, without animation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avatar: Option<String>,
-    /// Their page.
+    /// Profile page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Whether it says of itself that it is a program.
+    /// Whether the account is marked as automated.
     #[serde(default)]
     pub bot: bool,
 }
 
-/// What an attachment is.
+/// The type of an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MediaType {
@@ -117,14 +117,14 @@ pub enum MediaType {
     Video,
     /// Sound.
     Audio,
-    /// Something its server did not recognise or has not fetched.
+    /// A file that the server did not recognize or has not fetched.
     Unknown,
 }
 
 /// An attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Media {
-    /// What it is.
+    /// Its type.
     #[serde(rename = "type")]
     pub kind: MediaType,
     /// The file.
@@ -133,7 +133,7 @@ pub struct Media {
     /// A small picture of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preview: Option<String>,
-    /// What it shows, for those who cannot see or hear it; plain text.
+    /// Alternative text; plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alt: Option<String>,
     /// Width in pixels.
@@ -142,33 +142,33 @@ pub struct Media {
     /// Height in pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub height: Option<u32>,
-    /// A blurred stand-in, as `BlurHash`.
+    /// A blurred placeholder, as `BlurHash`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blurhash: Option<String>,
 }
 
-/// A picture that a server's users can write as `:shortcode:`.
+/// A custom emoji of a server, written as `:shortcode:`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Emoji {
-    /// How it is written, without the colons.
+    /// The shortcode without the colons.
     pub shortcode: String,
-    /// The picture, a still one.
+    /// URL of the picture, without animation.
     pub url: String,
 }
 
-/// A question with answers to choose from.
+/// A poll.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Poll {
-    /// The answers, in order.
+    /// The options, in order.
     pub options: Vec<PollOption>,
-    /// Whether one may choose several.
+    /// Whether a voter may choose several options.
     #[serde(default)]
     pub multiple: bool,
-    /// Votes cast.
+    /// The number of votes.
     #[serde(default)]
     pub votes: u64,
-    /// People who voted.
+    /// The number of voters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voters: Option<u64>,
     /// When voting ends or ended.
@@ -179,42 +179,42 @@ pub struct Poll {
     pub closed: bool,
 }
 
-/// An answer to choose.
+/// An option of a poll.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PollOption {
-    /// The answer; plain text.
+    /// Its text; plain text.
     pub title: String,
-    /// Votes for it; none while they are hidden.
+    /// The number of votes for it; absent while the results are hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub votes: Option<u64>,
 }
 
-/// A preview of a page. All texts are plain.
+/// A preview of a linked page. All texts are plain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Card {
     /// The page.
     pub url: String,
     /// Its title.
     pub title: String,
-    /// What it is about.
+    /// Its description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// A picture of it.
+    /// URL of a preview picture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The site it is on.
+    /// The name of the site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
 }
 
-/// The end of a post.
+/// A deleted post.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PostDeleted {
     /// Its `ActivityPub` URI.
     pub id: String,
-    /// Host of the server that told of it.
+    /// Host of the server that sent it.
     pub server: String,
-    /// When that was heard.
+    /// When the deletion was received.
     pub at: Timestamp,
 }
 
@@ -315,22 +315,22 @@ mod tests {
             ..post()
         }));
         insta::assert_json_snapshot!(event);
-        let text = serde_json::to_string(&event).expect("serialises");
-        assert_eq!(serde_json::from_str::<PostEvent>(&text).expect("reads back"), event);
+        let text = serde_json::to_string(&event).expect("JSON");
+        assert_eq!(serde_json::from_str::<PostEvent>(&text).expect("a post event"), event);
     }
 
     #[test]
-    fn a_delete_carries_nothing_of_the_post() {
+    fn a_delete_has_no_content_of_the_post() {
         let event = PostEvent::PostDeleted(PostDeleted {
             id: "https://social.example/users/ana/statuses/1".into(),
             server: "social.example".into(),
             at: at("2026-11-22T10:06:00Z"),
         });
-        let text = serde_json::to_string(&event).expect("serialises");
+        let text = serde_json::to_string(&event).expect("JSON");
         assert_eq!(
             text,
             r#"{"type":"post.deleted","id":"https://social.example/users/ana/statuses/1","server":"social.example","at":"2026-11-22T10:06:00Z"}"#
         );
-        assert_eq!(serde_json::from_str::<PostEvent>(&text).expect("reads back"), event);
+        assert_eq!(serde_json::from_str::<PostEvent>(&text).expect("a post event"), event);
     }
 }

@@ -1,4 +1,4 @@
-//! The WebSocket protocol `headwater.v1`: what clients send and what they are answered.
+//! The messages of the WebSocket protocol `headwater.v1`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,67 +9,67 @@ use serde_json::{Map, Value};
 
 use crate::{access::Limits, connection::ConnectionId, topic::Topic};
 
-/// The subprotocol's name in `Sec-WebSocket-Protocol`.
+/// The name of the subprotocol in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "headwater.v1";
 
-/// Longest `id` of a request, in bytes.
+/// Maximum length of the `id` of a request, in bytes.
 pub const MAX_ID_BYTES: usize = 64;
 
-/// Most topics in one `subscribe` or `unsubscribe`.
+/// Maximum number of topics in one `subscribe` or `unsubscribe`.
 pub const MAX_TOPICS_PER_MESSAGE: usize = 100;
 
-/// Most events that `last` can ask for.
+/// Maximum number of events that `last` can request.
 pub const MAX_LAST: u64 = 1_000;
 
 /// A message from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Echoed in the answer.
+    /// The `id` that the response repeats.
     pub id: Option<String>,
-    /// What the client wants.
+    /// What the client requests.
     pub action: Action,
 }
 
-/// What a client can ask for.
+/// An action that a client can request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Who am I, and what is my connection called.
+    /// Requests the principal and the id of the connection.
     Hello,
-    /// Send me these topics from here on. Topics are as the client spelled them.
+    /// Subscribes to topics.
     Subscribe {
-        /// What to send, as the client spelled it.
+        /// The topics, as spelled by the client.
         topics: Vec<String>,
         /// By topic, the number of the last event that the client has.
         since: BTreeMap<String, u64>,
-        /// How many of the newest events to send first, for topics without `since`.
+        /// The number of newest events to send first, for topics without `since`.
         last: Option<u64>,
     },
-    /// Send me these topics no longer.
+    /// Unsubscribes from topics.
     Unsubscribe {
-        /// What to stop, as the client spelled it.
+        /// The topics, as spelled by the client.
         topics: Vec<String>,
     },
-    /// Which topics am I subscribed to.
+    /// Requests the list of subscriptions.
     List,
-    /// Send me these events again.
+    /// Requests past events.
     Replay {
-        /// The topic, as the client spelled it.
+        /// The topic, as spelled by the client.
         topic: String,
-        /// The first number wanted.
+        /// The first number requested.
         from: u64,
-        /// The last number wanted.
+        /// The last number requested.
         to: u64,
     },
-    /// Are you there.
+    /// Checks that the server responds.
     Ping,
-    /// Here is a token that is good for longer.
+    /// Replaces the token by one that expires later.
     Authenticate {
         /// The token.
         token: Token,
     },
 }
 
-/// A token as a client sent it. It is not shown, so that it gets into no log.
+/// A token as sent by a client. Its debug output is redacted, so that no log has it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(pub String);
 
@@ -79,56 +79,56 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Why a message was refused.
+/// A rejected message, and why it was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
-    /// The request's `id`, where it could be read.
+    /// The request's `id`, if it could be read.
     pub id: Option<String>,
-    /// The kind of fault.
+    /// The kind of error.
     pub code: ErrorCode,
-    /// A sentence for the person who wrote the client.
+    /// A sentence for the developer of the client.
     pub message: String,
-    /// The topic it is about, as the client spelled it.
+    /// The topic that caused the error, as spelled by the client.
     pub topic: Option<String>,
 }
 
-/// The kinds of faults that a client is told.
+/// The kinds of errors that are reported to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
-    /// Not JSON, or a field that is missing or of the wrong type.
+    /// The message is not JSON, or a field is missing or has the wrong type.
     BadRequest,
-    /// No such `action`.
+    /// There is no such `action`.
     UnknownAction,
-    /// No such topic.
+    /// There is no such topic.
     UnknownTopic,
-    /// The class of the client may not do that.
+    /// The rules do not permit the action.
     Forbidden,
-    /// The token is not good.
+    /// The token is invalid.
     Unauthorized,
-    /// The token was good until now, and the connection ends.
+    /// The token has expired, and the connection is closed.
     Expired,
-    /// More topics than the connection may have.
+    /// The connection would exceed its limit of topics.
     TooManyTopics,
-    /// More messages a second than the connection may send.
+    /// The connection exceeded its limit of messages a second.
     RateLimited,
-    /// The message is larger than it may be.
+    /// The message exceeds the size limit.
     TooLarge,
-    /// Something that is needed for the answer is away; try again.
+    /// A service that is needed for the response is unavailable; the client can retry.
     Unavailable,
-    /// A fault of ours.
+    /// An internal error of Headwater.
     Internal,
 }
 
 impl Request {
-    /// Reads a message.
+    /// Parses a message.
     ///
     /// Unknown fields are ignored.
     ///
     /// # Errors
     ///
-    /// [`Refused`] with a code and a sentence, and with the request's `id` where that could be read.
+    /// [`Refused`] with a code and a sentence, and with the request's `id` if it could be read.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let refused = |id: &Option<String>, code, message: String| Refused {
             id: id.clone(),
@@ -168,7 +168,7 @@ impl Request {
                 let (from, to) =
                     (number(&fields, "from").map_err(bad)?, number(&fields, "to").map_err(bad)?);
                 if from == 0 || to < from {
-                    return Err(bad("from must be at least 1 and at most to".into()));
+                    return Err(bad("from must be at least 1, and not greater than to".into()));
                 }
                 Action::Replay { topic: topic.clone(), from, to }
             }
@@ -180,7 +180,7 @@ impl Request {
             other => {
                 let name: String = other.chars().take(32).collect();
                 let message = format!(
-                    "there is no action {name:?}; there are hello, subscribe, unsubscribe, list, \
+                    "there is no action {name:?}; the actions are hello, subscribe, unsubscribe, list, \
                      replay, ping and authenticate"
                 );
                 return Err(refused(&id, ErrorCode::UnknownAction, message));
@@ -232,66 +232,66 @@ fn number(fields: &Map<String, Value>, name: &str) -> Result<u64, String> {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase")]
 pub enum Reply {
-    /// Answers `hello`.
+    /// The response to `hello`.
     Welcome {
         /// The request's `id`.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// What the gateway calls the connection.
+        /// The gateway's id of the connection.
         connection_id: ConnectionId,
         /// Proves to the REST interface that the caller owns the connection.
         connection_token: String,
-        /// Whose connection it is.
+        /// The subject of the principal.
         principal: String,
         /// The principal's class.
         class: String,
-        /// What the connection may use.
+        /// The limits of the connection.
         limits: Limits,
-        /// When the gateway ends the connection.
+        /// When the gateway closes the connection.
         expires_at: Timestamp,
-        /// When the token expires, and the connection ends unless there is another by then.
+        /// When the token expires. The connection is closed then, unless the client sends another token.
         #[serde(skip_serializing_if = "Option::is_none")]
         token_expires_at: Option<Timestamp>,
     },
-    /// Answers `authenticate`.
+    /// The response to `authenticate`.
     Authenticated {
         /// The request's `id`.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// Whose connection it is.
+        /// The subject of the principal.
         principal: String,
-        /// The principal's class from here on.
+        /// The principal's class, from this message on.
         class: String,
-        /// What the connection may use from here on.
+        /// The limits of the connection, from this message on.
         limits: Limits,
         /// When the token expires.
         token_expires_at: Timestamp,
     },
-    /// Answers `subscribe`, for the topics that were not refused.
+    /// The response to `subscribe`, with the topics that were not rejected.
     Subscribed {
         /// The request's `id`.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// What is subscribed to, and where it stands.
+        /// The subscribed topics and their newest numbers.
         topics: Vec<Subscribed>,
     },
-    /// Answers `unsubscribe`.
+    /// The response to `unsubscribe`.
     Unsubscribed {
         /// The request's `id`.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// What is no longer subscribed to.
+        /// The topics that are no longer subscribed to.
         topics: Vec<Topic>,
     },
-    /// Answers `list`.
+    /// The response to `list`.
     Subscriptions {
         /// The request's `id`.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// What is subscribed to.
+        /// The subscribed topics.
         topics: Vec<Topic>,
     },
-    /// Tells that events will not come.
+    /// Reports events that will not be sent.
     Gap {
         /// Their topic.
         topic: Topic,
@@ -302,7 +302,7 @@ pub enum Reply {
         /// Why.
         reason: GapReason,
     },
-    /// Answers `ping`.
+    /// The response to `ping`.
     Pong {
         /// The request's `id`.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,16 +310,16 @@ pub enum Reply {
         /// The server's time.
         at: Timestamp,
     },
-    /// Tells of a fault.
+    /// Reports an error.
     Error {
         /// The request's `id`.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
-        /// The kind of fault.
+        /// The kind of error.
         code: ErrorCode,
-        /// A sentence for the person who wrote the client.
+        /// A sentence for the developer of the client.
         message: String,
-        /// The topic it is about.
+        /// The topic that caused the error.
         #[serde(skip_serializing_if = "Option::is_none")]
         topic: Option<String>,
     },
@@ -328,11 +328,11 @@ pub enum Reply {
 /// A topic in a `subscribed` message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Subscribed {
-    /// Which topic, in canonical spelling.
+    /// The topic in canonical spelling.
     pub topic: Topic,
-    /// The topic's newest number at that moment; 0 where it has no events yet.
+    /// The topic's newest number at that moment; 0 if it has no events yet.
     pub seq: u64,
-    /// With `since`: whether everything after it follows.
+    /// Only with `since`: whether all events after it will follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<bool>,
 }
@@ -341,14 +341,14 @@ pub struct Subscribed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GapReason {
-    /// They are no longer, or were never, in the log.
+    /// They are not in the log: they have expired or were never written.
     Expired,
-    /// The client, or the log, took them too slowly.
+    /// The client or the log was too slow, so that they were dropped.
     Lagging,
 }
 
 impl Reply {
-    /// The wire form.
+    /// Returns the wire form.
     pub fn to_json(&self) -> Bytes {
         serde_json::to_vec(self).expect("a reply is JSON").into()
     }
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_read_and_says_why() {
+    fn invalid_messages_are_rejected_with_a_reason() {
         let long = format!(r#"{{"action":"ping","id":"{}"}}"#, "x".repeat(65));
         let many = format!(r#"{{"action":"subscribe","topics":{:?}}}"#, vec!["a"; 101]);
         let cases = [
@@ -501,14 +501,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_not_shown() {
+    fn the_debug_output_of_a_token_is_redacted() {
         let request = Request::parse(r#"{"action":"authenticate","token":"s3cret"}"#);
         assert!(!format!("{request:?}").contains("s3cret"));
     }
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC{0,80}|[{}\\[\\]\":,a-z0-9]{0,60}") {
+        fn no_text_panics(text in "\\PC{0,80}|[{}\\[\\]\":,a-z0-9]{0,60}") {
             let _ = Request::parse(&text);
         }
     }

@@ -1,4 +1,4 @@
-//! Topics: what a client subscribes to, and what an event is numbered in.
+//! Topics: the names that clients subscribe to. Each topic numbers its own events.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -6,75 +6,43 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use unicode_normalization::UnicodeNormalization;
 
-/// Longest topic, in bytes of its canonical spelling.
+pub use crate::source::TopicKind;
+use crate::source::{CHANNELS, Channel, Family, Key};
+
+/// Length of the longest topic, in bytes of its canonical spelling.
 pub const MAX_TOPIC_BYTES: usize = 128;
 
-/// The topic that tells of every change of a source's state.
-pub const SYSTEM_SOURCES: &str = "system/sources";
-
-/// What a topic's parts keep as they are: `[A-Za-z0-9._:@-]`. All else is percent-encoded.
+/// The characters that are not percent-encoded in a topic: `[A-Za-z0-9._:@-]`.
 const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b':').remove(b'@').remove(b'-');
 
-/// A topic that exists by its grammar, in canonical spelling, such as `coinbase/ticker/BTC-USD`.
+/// A topic in canonical spelling, such as `coinbase/ticker/BTC-USD`.
 ///
-/// One topic has one spelling: needless percent-encoding is undone, hashtags are lower-cased and
-/// put in Unicode's NFKC form, and so are language codes and server names.
+/// Its grammar is valid; whether the upstream has it is another question. Each topic has one spelling:
+/// unnecessary percent-encoding is removed, hashtags are lower-cased and converted to Unicode's NFKC
+/// form, and language codes and server names are lower-cased.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
 
-/// What the events of a topic are, and so how they may be treated under load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TopicKind {
-    /// Coinbase `ticker` messages of one product: of those waiting, only the newest counts.
-    Ticker,
-    /// Coinbase `match` and `last_match` messages of one product.
-    Matches,
-    /// The order book of one product: a `snapshot` now and then, updates between.
-    Level2,
-    /// Posts of every configured server.
-    Public,
-    /// Posts of one server.
-    Server,
-    /// Posts with one hashtag.
-    Tag,
-    /// Posts in one language.
-    Lang,
-    /// Changes of the sources' states.
-    System,
-}
-
-impl TopicKind {
-    /// Whether an older event that still waits is worthless once a newer one is there.
-    pub fn conflates(self) -> bool {
-        matches!(self, Self::Ticker)
-    }
-
-    /// Whether a subscriber needs the newest snapshot before the events that follow it.
-    pub fn has_snapshots(self) -> bool {
-        matches!(self, Self::Level2)
-    }
-}
-
-/// Why a text names no topic.
+/// Why a text is not a topic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
-    /// Longer than [`MAX_TOPIC_BYTES`].
+    /// The topic is longer than [`MAX_TOPIC_BYTES`].
     #[error("topic is longer than {MAX_TOPIC_BYTES} bytes")]
     TooLong,
-    /// A character or an encoding that topics cannot have.
+    /// A part has a character or an encoding that is not allowed.
     #[error("topic has a part that is not made of A-Z a-z 0-9 . _ : @ - or percent-encoded UTF-8")]
     Malformed,
     /// No source has such a channel.
     #[error("there is no such topic; see /api/v1/topics")]
     NoSuchChannel,
-    /// The key is not one the channel can have, such as a pair that is not `BASE-QUOTE`.
+    /// The channel cannot have such a key, for example a pair that is not `BASE-QUOTE`.
     #[error("topic has a key that its channel cannot have")]
     BadKey,
 }
 
 impl Topic {
-    /// Reads a topic and returns it in canonical spelling.
+    /// Parses a topic and returns it in canonical spelling.
     ///
     /// # Errors
     ///
@@ -84,101 +52,121 @@ impl Topic {
             return Err(TopicError::TooLong);
         }
         let parts = text.split('/').map(decode).collect::<Result<Vec<_>, _>>()?;
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        match parts[..] {
-            ["coinbase", channel @ ("ticker" | "matches" | "level2"), key] => {
-                if !is_pair(key) {
-                    return Err(TopicError::BadKey);
-                }
-                Ok(Self(format!("coinbase/{channel}/{key}").into()))
-            }
-            ["mastodon", "public"] => Ok(Self("mastodon/public".into())),
-            ["mastodon", "server", key] => Self::mastodon("server", &key.to_lowercase(), is_host),
-            ["mastodon", "tag", key] => Self::mastodon("tag", &fold_tag(key), is_tag),
-            ["mastodon", "lang", key] => Self::mastodon("lang", &key.to_lowercase(), is_language),
-            ["system", "sources"] => Ok(Self(SYSTEM_SOURCES.into())),
-            _ => Err(TopicError::NoSuchChannel),
+        let [family, channel, key @ ..] = parts.as_slice() else {
+            return Err(TopicError::NoSuchChannel);
+        };
+        let channel = Family::named(family).and_then(|family| family.channel(channel));
+        let channel = channel.ok_or(TopicError::NoSuchChannel)?;
+        match (channel.key, key) {
+            (None, []) => Ok(Self(channel.path().into())),
+            (Some(grammar), [key]) => Self::with_key(channel, grammar, key),
+            (None | Some(_), _) => Err(TopicError::NoSuchChannel),
         }
     }
 
-    /// The topic of a Coinbase channel and product.
+    /// Returns the topic of a Coinbase channel and product.
     ///
     /// # Errors
     ///
-    /// [`TopicError`] when the channel is not ours or the product is no pair.
+    /// [`TopicError`] when the channel is unknown or the product is not a pair.
     pub fn coinbase(channel: &str, product: &str) -> Result<Self, TopicError> {
-        Self::parse(&format!("coinbase/{channel}/{product}"))
+        Self::parse(&format!("{}/{channel}/{product}", Family::Coinbase))
     }
 
-    /// The topic of all public posts.
+    /// Returns the topics of a Coinbase product, one for each channel; none if it is not a pair.
+    pub fn of_product(product: &str) -> impl Iterator<Item = Self> {
+        let channels = Family::Coinbase.channels();
+        channels.filter_map(move |channel| Self::coinbase(channel.name, product).ok())
+    }
+
+    /// Returns the topics of the channels that have no key.
+    pub fn without_key() -> impl Iterator<Item = Self> {
+        CHANNELS
+            .iter()
+            .filter(|channel| channel.key.is_none())
+            .map(|channel| Self(channel.path().into()))
+    }
+
+    /// Returns the topic of all public posts.
     pub fn mastodon_public() -> Self {
-        Self("mastodon/public".into())
+        Self(TopicKind::Public.channel().path().into())
     }
 
-    /// The topic of the sources' states.
+    /// Returns the topic that reports changes of the state of a source.
     pub fn system_sources() -> Self {
-        Self(SYSTEM_SOURCES.into())
+        Self(TopicKind::System.channel().path().into())
     }
 
-    /// The topic of one server's posts; `None` for a host name that fits no topic.
+    /// Returns the topic of a server's posts; `None` if the host name does not fit in a topic.
     pub fn mastodon_server(host: &str) -> Option<Self> {
-        Self::mastodon("server", &host.to_lowercase(), is_host).ok()
+        Self::with_key(TopicKind::Server.channel(), Key::Host, host).ok()
     }
 
-    /// The topic of a hashtag, given without `#`; `None` for one that fits no topic.
+    /// Returns the topic of a hashtag, given without `#`; `None` if it does not fit in a topic.
     pub fn mastodon_tag(tag: &str) -> Option<Self> {
-        Self::mastodon("tag", &fold_tag(tag), is_tag).ok()
+        Self::with_key(TopicKind::Tag.channel(), Key::Tag, tag).ok()
     }
 
-    /// The topic of a language code; `None` for one that fits no topic.
+    /// Returns the topic of a language code; `None` if it does not fit in a topic.
     pub fn mastodon_lang(code: &str) -> Option<Self> {
-        Self::mastodon("lang", &code.to_lowercase(), is_language).ok()
+        Self::with_key(TopicKind::Lang.channel(), Key::Language, code).ok()
     }
 
-    fn mastodon(channel: &str, key: &str, valid: fn(&str) -> bool) -> Result<Self, TopicError> {
-        if !valid(key) {
-            return Err(TopicError::BadKey);
-        }
-        let text = format!("mastodon/{channel}/{}", utf8_percent_encode(key, ENCODED));
+    fn with_key(channel: &Channel, grammar: Key, key: &str) -> Result<Self, TopicError> {
+        let key = canonical_key(grammar, key).ok_or(TopicError::BadKey)?;
+        let key = utf8_percent_encode(&key, ENCODED);
+        let text = format!("{}/{}/{key}", channel.family, channel.name);
         if text.len() > MAX_TOPIC_BYTES {
             return Err(TopicError::TooLong);
         }
         Ok(Self(text.into()))
     }
 
-    /// The canonical spelling.
+    /// Returns the canonical spelling.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The first part: `coinbase`, `mastodon` or `system`.
+    /// Returns the first part: `coinbase`, `mastodon` or `system`.
     pub fn source(&self) -> &str {
         self.0.split('/').next().unwrap_or_default()
     }
 
-    /// The second part, such as `ticker`.
+    /// Returns the second part, such as `ticker`.
     pub fn channel(&self) -> &str {
         self.0.split('/').nth(1).unwrap_or_default()
     }
 
-    /// The third part as it is spelled in the topic, such as `BTC-USD`; `None` where there is none.
+    /// Returns the third part as spelled in the topic, such as `BTC-USD`; `None` if there is none.
     pub fn key(&self) -> Option<&str> {
         self.0.split('/').nth(2)
     }
 
-    /// What the events of this topic are.
-    pub fn kind(&self) -> TopicKind {
-        match (self.source(), self.channel()) {
-            ("coinbase", "ticker") => TopicKind::Ticker,
-            ("coinbase", "matches") => TopicKind::Matches,
-            ("coinbase", _) => TopicKind::Level2,
-            ("mastodon", "public") => TopicKind::Public,
-            ("mastodon", "server") => TopicKind::Server,
-            ("mastodon", "tag") => TopicKind::Tag,
-            ("mastodon", _) => TopicKind::Lang,
-            _ => TopicKind::System,
-        }
+    /// Returns the family of sources that the topic belongs to.
+    pub fn family(&self) -> Family {
+        self.row().family
     }
+
+    /// Returns what the events of the topic are.
+    pub fn kind(&self) -> TopicKind {
+        self.row().kind
+    }
+
+    fn row(&self) -> &'static Channel {
+        let row = Family::named(self.source()).and_then(|family| family.channel(self.channel()));
+        row.expect("a topic has a channel of the table")
+    }
+}
+
+/// Returns the canonical spelling of a key, or `None` if the key is invalid.
+fn canonical_key(grammar: Key, key: &str) -> Option<String> {
+    let (key, is_valid): (String, fn(&str) -> bool) = match grammar {
+        Key::Pair => (key.to_owned(), is_pair),
+        Key::Host => (key.to_lowercase(), is_host),
+        Key::Tag => (fold_tag(key), is_tag),
+        Key::Language => (key.to_lowercase(), is_language),
+    };
+    is_valid(&key).then_some(key)
 }
 
 fn decode(part: &str) -> Result<String, TopicError> {
@@ -199,7 +187,7 @@ fn decode(part: &str) -> Result<String, TopicError> {
     Ok(text.into_owned())
 }
 
-/// Coinbase's product grammar: `BASE-QUOTE`, upper-case letters and digits, one hyphen.
+/// Coinbase's grammar of products: `BASE-QUOTE`, in upper-case letters and digits.
 fn is_pair(key: &str) -> bool {
     let part = |part: &str| {
         (1..=20).contains(&part.len())
@@ -320,7 +308,20 @@ mod tests {
         assert_eq!(topic.channel(), "level2");
         assert_eq!(topic.key(), Some("ETH-EUR"));
         assert_eq!(topic.kind(), TopicKind::Level2);
+        assert_eq!(topic.family(), Family::Coinbase);
         assert_eq!(Topic::mastodon_public().key(), None);
+    }
+
+    #[test]
+    fn topics_are_derived_from_the_table() {
+        let names = |topics: Vec<Topic>| topics.iter().map(Topic::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            names(Topic::of_product("A-B").collect()),
+            ["coinbase/ticker/A-B", "coinbase/matches/A-B", "coinbase/level2/A-B"]
+        );
+        assert_eq!(Topic::of_product("a").count(), 0);
+        let singles = names(Topic::without_key().collect());
+        assert_eq!(singles, ["mastodon/public", "system/sources"]);
     }
 
     proptest! {

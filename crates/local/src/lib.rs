@@ -1,12 +1,9 @@
-//! Headwater whole on one machine: the `headwater` command.
+//! The `headwater` command: all of Headwater on one machine.
 
+mod adapters;
 pub mod bench;
-pub mod database;
-pub mod functions;
-pub mod gateway;
-pub mod parts;
-pub mod policy;
-pub mod simulator;
-pub mod tail;
-pub mod template;
-pub mod up;
+pub mod command;
+pub mod in_process;
+mod invoke_server;
+mod output;
+pub mod shutdown;

@@ -1,6 +1,6 @@
 //! `AuthorizeFunction` in `template.yaml`.
 
-use functions::{app::App, authorize, failure::Failure};
+use functions::{access::authorize, app::App, failure::Failure};
 use jiff::Timestamp;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aws::clients::Clients;
-use functions::{app::Environment, failure::Failure};
+use functions::{failure::Failure, settings::Environment};
 use jiff::Timestamp;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 

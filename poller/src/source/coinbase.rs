@@ -1,7 +1,7 @@
 //! The Coinbase Exchange: public market data over its WebSocket feed.
 //!
-//! Subscribes upstream to what is wanted, forwards messages byte for byte, keeps the order books
-//! that the `level2` topics need, and fetches trades that were missed.
+//! Subscribes upstream to the wanted topics, forwards messages byte for byte, keeps the order books
+//! that the `level2` topics need, and fetches missed trades.
 
 mod book;
 mod decimal;
@@ -11,7 +11,6 @@ mod fixtures;
 mod level2;
 mod liveness;
 mod message;
-mod pace;
 mod product;
 mod rest;
 mod session;
@@ -38,7 +37,7 @@ use self::{
 };
 use crate::{feed::Feed, source::Source};
 
-/// What the source is called.
+/// The name of the source.
 const NAME: &str = "coinbase";
 
 /// The Coinbase Exchange.
@@ -49,21 +48,22 @@ pub struct Coinbase {
 }
 
 impl Coinbase {
-    /// The exchange with its WebSocket feed at `url` and its REST interface at `rest_url`, which
-    /// refuses callers that do not name themselves.
+    /// Makes the exchange with its WebSocket feed at `url` and its REST interface at `rest_url`,
+    /// which rejects requests without a user agent.
     ///
     /// # Errors
     ///
-    /// When an address or the user agent cannot be one, or this machine cannot do HTTP.
+    /// When an address or the user agent is invalid, or no HTTP client can be made.
     pub fn new(url: Url, rest_url: &Url, user_agent: &str) -> anyhow::Result<Self> {
         check(&url, ["wss", "ws"])?;
         check(rest_url, ["https", "http"])?;
         let user_agent = HeaderValue::from_str(user_agent)
             .ok()
             .filter(|it| !it.is_empty())
-            .with_context(|| format!("{user_agent:?} cannot be a user agent"))?;
+            .with_context(|| format!("{user_agent:?} is not a valid user agent"))?;
         let base = rest_url.as_str().trim_end_matches('/');
-        let rest = Rest::new(base, user_agent.clone()).context("setting up HTTP")?;
+        let rest =
+            Rest::new(base, user_agent.clone()).context("could not set up the HTTP client")?;
         Ok(Self { url, rest, user_agent })
     }
 }
@@ -71,7 +71,7 @@ impl Coinbase {
 fn check(url: &Url, schemes: [&str; 2]) -> anyhow::Result<()> {
     ensure!(
         schemes.contains(&url.scheme()) && url.has_host(),
-        "{url} is no {} or {} address",
+        "{url} is not a {} or {} address",
         schemes[0],
         schemes[1],
     );
@@ -102,20 +102,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bad_addresses_are_refused_with_a_reason() {
+    fn invalid_addresses_are_rejected_with_a_reason() {
         let url = |text: &str| Url::parse(text).expect("a URL");
         let new = |feed, rest, agent: &str| Coinbase::new(url(feed), &url(rest), agent);
         let (feed, rest) = ("wss://feed.example", "https://api.example");
         assert!(new(feed, rest, "headwater").is_ok());
         assert!(new("ws://127.0.0.1:1", "http://127.0.0.1:2/base/", "headwater").is_ok());
         let cases = [
-            (rest, rest, "a", "https://api.example/ is no wss or ws address"),
-            (feed, "ftp://api.example", "a", "ftp://api.example/ is no https or http address"),
-            (feed, rest, "", "\"\" cannot be a user agent"),
-            (feed, rest, "a\nb", "\"a\\nb\" cannot be a user agent"),
+            (rest, rest, "a", "https://api.example/ is not a wss or ws address"),
+            (feed, "ftp://api.example", "a", "ftp://api.example/ is not a https or http address"),
+            (feed, rest, "", "\"\" is not a valid user agent"),
+            (feed, rest, "a\nb", "\"a\\nb\" is not a valid user agent"),
         ];
         for (feed, rest, agent, expected) in cases {
-            let error = new(feed, rest, agent).err().expect("a refusal");
+            let error = new(feed, rest, agent).err().expect("an error");
             assert_eq!(error.to_string(), expected);
         }
     }

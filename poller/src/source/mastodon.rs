@@ -1,25 +1,24 @@
-//! Public posts of Mastodon servers and of others that speak its interface.
+//! Public posts of Mastodon servers, and of other software with the same interface.
 //!
-//! With a user's token a server is streamed, without one its public timeline is polled where it
-//! shows that to everybody. The [`Timeline`] decides what of it is an event, and is shared by all
-//! servers, so that a post that several of them tell of is published once.
+//! With a user's token a server is streamed. Without one its public timeline is polled, if the server
+//! shows it to everyone. The [`Timeline`] decides which updates become events. All servers share it,
+//! so that a post which several servers send is published once.
 //!
-//! Only public posts are forwarded, and none of authors who ask not to be collected (`optout`).
-//! What a server deletes is deleted here: from the topics, and by them from the log.
+//! Only public posts are forwarded, and no posts of authors who ask not to be collected (`optout`).
+//! A post that a server deletes is deleted here, on the topics and in the log.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use aws::{
-    control::{Control, Remembered, State},
-    error::Chain,
+use aws::control::{Control, Remembered};
+use domain::{
+    backoff::Backoff,
+    chain::Chain,
+    source::State,
+    topic::{Topic, TopicKind},
 };
-use domain::topic::{Topic, TopicKind};
 use futures_util::{StreamExt, future::BoxFuture, stream::unfold};
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use rand::RngExt;
 use secrecy::SecretString;
 use tokio::{
@@ -54,37 +53,34 @@ pub use timeline::Timeline;
 use self::{
     api::Api,
     instance::Way,
-    normalise::Origin,
-    session::{Cursor, Ended, Gap, Out, Said, Stray},
-    status::Told,
-    timeline::{Answer, Heard, Ignored, Outcome, Question, Remember},
+    normalise::ServerName,
+    session::{Gap, Out, Position, SessionEnd, SessionEvent, Unexpected},
+    status::Update,
+    timeline::{Found, Ignored, Lookup, Outcome, Remember, ServerUpdate},
 };
-use super::{Source, host_of};
-use crate::{
-    backoff::Backoff,
-    feed::{Feed, Wanted},
-};
+use crate::{feed::Feed, host::host_of, source::Source, wanted::Wanted};
 
-/// Shortest and longest bound of the wait between two attempts.
+/// First and longest upper limit of the wait between two attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// Wait after a refusal that lasts until somebody changes something.
-const REFUSED: Duration = Duration::from_mins(10);
-/// Attempts in a row without use, after which a server counts as down.
+/// Wait after the server rejected us, which lasts until someone changes its settings or ours.
+const REJECTED: Duration = Duration::from_mins(10);
+/// Number of useless attempts in a row after which a server counts as down.
 const ATTEMPTS: u32 = 3;
-/// Wishes that come so soon after the start stood before it, so what was missed since is fetched.
+/// A topic that becomes wanted this soon after the start was wanted before it, so missed posts are
+/// fetched.
 const RESUME: Duration = Duration::from_secs(15);
-/// Most posts from before a gap that are asked for again.
+/// Most posts from before a gap that are checked.
 const CHECKED: usize = 200;
-/// How long before a gap those were published.
+/// How long before a gap those posts were published at most.
 const CHECKED_SINCE: Duration = Duration::from_hours(1);
-/// What waits to be taken in; beyond it the server is read no further.
+/// Most events of a session that are pending; then the server is not read any further.
 const QUEUE: usize = 1024;
-/// Writes to the database at once.
+/// Writes to the database in flight.
 const WRITES: usize = 16;
-/// How often is told what was ignored.
+/// How often the ignored messages are logged.
 const TALLY: Duration = Duration::from_mins(1);
 
-/// A server.
+/// One server.
 pub struct Mastodon {
     name: String,
     topic: Option<Topic>,
@@ -92,26 +88,26 @@ pub struct Mastodon {
     has_token: bool,
     user_agent: String,
     timeline: Arc<Mutex<Timeline>>,
-    origin: Mutex<Arc<Origin>>,
+    server: Mutex<Arc<ServerName>>,
 }
 
-/// Why there can be no such source.
+/// Why a source cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MastodonError {
-    /// The URL names no server.
+    /// The URL is not one of a server.
     #[error("{0} is not the http or https URL of a server")]
     NoHost(Url),
-    /// The HTTP client cannot be made.
-    #[error("no HTTP client can be made")]
+    /// No HTTP client can be made.
+    #[error("could not make an HTTP client")]
     Client(#[source] reqwest::Error),
 }
 
 impl Mastodon {
-    /// The server at `base`, read with a user's token or without, as `user_agent`.
+    /// Makes the source of the server at `base`, which is read with or without a user's token.
     ///
     /// # Errors
     ///
-    /// [`MastodonError`] when there can be no such source.
+    /// [`MastodonError`] when the URL is invalid or no HTTP client can be made.
     pub fn new(
         base: Url,
         token: Option<SecretString>,
@@ -122,7 +118,7 @@ impl Mastodon {
             return Err(MastodonError::NoHost(base));
         }
         let name = host_of(&base);
-        let origin = Origin { host: name.as_str().into(), domain: name.clone() };
+        let server = ServerName { host: name.as_str().into(), domain: name.clone() };
         let has_token = token.is_some();
         Ok(Self {
             topic: Topic::mastodon_server(&name),
@@ -131,11 +127,11 @@ impl Mastodon {
             has_token,
             user_agent: user_agent.to_owned(),
             timeline,
-            origin: Mutex::new(Arc::new(origin)),
+            server: Mutex::new(Arc::new(server)),
         })
     }
 
-    /// Reads the server whenever somebody wants something of it.
+    /// Reads the server whenever one of its topics is wanted.
     async fn read(&self, feed: &Feed, shutdown: &CancellationToken) {
         self.timeline().begin(Timestamp::now());
         let started = Instant::now();
@@ -144,32 +140,33 @@ impl Mastodon {
             if !self.concerns(&wanted.borrow()) {
                 feed.report(State::Live, "idle: nothing is wanted");
             }
-            let wish = wanted.wait_for(|wanted| self.concerns(wanted));
-            let is_wanted = matches!(shutdown.run_until_cancelled(wish).await, Some(Ok(_)));
+            let becoming_wanted = wanted.wait_for(|wanted| self.concerns(wanted));
+            let is_wanted =
+                matches!(shutdown.run_until_cancelled(becoming_wanted).await, Some(Ok(_)));
             if !is_wanted {
                 return;
             }
             let resumes = started.elapsed() < RESUME;
-            let cursor = if resumes { self.last_heard(feed).await } else { None };
+            let position = if resumes { self.last_published(feed).await } else { None };
             let stop = shutdown.child_token();
-            let (said, heard) = mpsc::channel(QUEUE);
+            let (events, received) = mpsc::channel(QUEUE);
             let (remember, remembered) = mpsc::channel(QUEUE);
-            let let_go = async {
+            let stop_if_unwanted = async {
                 let unwanted = wanted.wait_for(|wanted| !self.concerns(wanted));
-                // Either way it is over.
+                // Either way the session ends.
                 let _ = stop.run_until_cancelled(unwanted).await;
                 stop.cancel();
             };
             tokio::join!(
-                self.keep_reading(Out::new(said, cursor), &stop),
-                self.forward(heard, feed, remember),
+                self.keep_reading(Out::new(events, position), &stop),
+                self.forward(received, feed, remember),
                 self.remember(remembered, feed.control()),
-                let_go,
+                stop_if_unwanted,
             );
         }
     }
 
-    /// Whether some of the topics can have posts of this server.
+    /// Returns whether posts of this server can belong to one of the topics.
     fn concerns(&self, wanted: &Wanted) -> bool {
         wanted.iter().any(|topic| match topic.kind() {
             TopicKind::Public | TopicKind::Tag | TopicKind::Lang => true,
@@ -178,31 +175,33 @@ impl Mastodon {
         })
     }
 
-    /// Up to where an earlier process has told of this server.
-    async fn last_heard(&self, feed: &Feed) -> Option<Cursor> {
+    /// Returns up to where an earlier process has published this server's posts.
+    async fn last_published(&self, feed: &Feed) -> Option<Position> {
         for topic in self.topic.iter().chain([&Topic::mastodon_public()]) {
             match feed.newest(topic).await {
-                Ok(Some(frame)) => return Some(Cursor { at: frame.at(), id: None }),
+                Ok(Some(frame)) => return Some(Position { at: frame.at(), id: None }),
                 Ok(None) => {}
-                Err(error) => warn!(error = %Chain(&error), "the log cannot be read"),
+                Err(error) => {
+                    warn!(error = %Chain(&error), "could not read the log; missed posts may not be fetched");
+                }
             }
         }
         None
     }
 
     async fn keep_reading(&self, mut out: Out, stop: &CancellationToken) {
-        if out.say(Said::State(State::Connecting, String::new())).await.is_err() {
+        if out.send(SessionEvent::State(State::Connecting, String::new())).await.is_err() {
             return;
         }
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut useless = 0;
         while !stop.is_cancelled() {
-            let before = out.told;
+            let before = out.forwarded;
             let ended = match self.session(&mut out, stop).await {
                 Ok(ended) | Err(ended) => ended,
             };
-            // A connection is not health: a server that accepts and hangs up must not reset us.
-            if out.told > before {
+            // A connection is not enough: a server that accepts and closes must not reset the backoff.
+            if out.forwarded > before {
                 backoff.reset();
                 useless = 0;
             }
@@ -210,39 +209,46 @@ impl Mastodon {
             let detail = Chain(&ended).to_string();
             let jitter = rand::rng().random_range(1.0..1.25);
             let (state, wait) = match ended {
-                Ended::Stopped => return,
-                Ended::Refused(_) => (State::Down, REFUSED.mul_f64(jitter)),
-                Ended::Limited(wait) => (State::Connecting, wait.min(REFUSED).mul_f64(jitter)),
-                Ended::Api(_) | Ended::Socket(_) | Ended::Closed | Ended::Silent(_) => {
+                SessionEnd::Stopped => return,
+                SessionEnd::Rejected(_) => (State::Down, REJECTED.mul_f64(jitter)),
+                SessionEnd::RateLimited(wait) => {
+                    (State::Connecting, wait.min(REJECTED).mul_f64(jitter))
+                }
+                SessionEnd::Api(_)
+                | SessionEnd::Socket(_)
+                | SessionEnd::Closed
+                | SessionEnd::Silent(_) => {
                     let state = if useless < ATTEMPTS { State::Connecting } else { State::Down };
                     (state, backoff.next_delay(&mut rand::rng()))
                 }
             };
             debug!(detail, wait_ms = wait.as_millis(), "session ended");
-            if out.say(Said::State(state, detail)).await.is_err() {
+            if out.send(SessionEvent::State(state, detail)).await.is_err() {
                 return;
             }
             stop.run_until_cancelled(time::sleep(wait)).await;
         }
     }
 
-    /// Asks the server how it can be read, and reads it.
-    async fn session(&self, out: &mut Out, stop: &CancellationToken) -> Result<Ended, Ended> {
+    /// Finds out how the server can be read, and reads it.
+    async fn session(
+        &self,
+        out: &mut Out,
+        stop: &CancellationToken,
+    ) -> Result<SessionEnd, SessionEnd> {
         let instance =
-            stop.run_until_cancelled(self.api.instance()).await.ok_or(Ended::Stopped)??;
+            stop.run_until_cancelled(self.api.instance()).await.ok_or(SessionEnd::Stopped)??;
         let host: Arc<str> = self.name.as_str().into();
-        *self.origin.lock().unwrap_or_else(PoisonError::into_inner) =
-            Arc::new(Origin { host, domain: instance.domain.clone() });
-        let check = out
-            .cursor
-            .as_ref()
-            .map(|cursor| self.timeline().recent(&self.name, cursor.at - CHECKED_SINCE, CHECKED));
-        let gap = Gap { since: out.cursor.clone(), check: check.unwrap_or_default() };
+        *self.server.lock() = Arc::new(ServerName { host, domain: instance.domain.clone() });
+        let check = out.position.as_ref().map(|position| {
+            self.timeline().recent(&self.name, position.at - CHECKED_SINCE, CHECKED)
+        });
+        let gap = Gap { since: out.position.clone(), check: check.unwrap_or_default() };
         match instance.way(self.has_token) {
             Way::Stream { url, checked } => {
-                // An administrator can let an account read what is off for others.
+                // An administrator can allow an account to read a feed that is disabled for others.
                 if !checked && self.api.page(instance::Part::Whole, None).await?.len == 0 {
-                    return Err(Ended::Refused(instance::DISABLED.to_owned()));
+                    return Err(SessionEnd::Rejected(instance::DISABLED.to_owned()));
                 }
                 Ok(stream::session(&self.api, &url, &self.user_agent, &gap, out, stop).await)
             }
@@ -250,65 +256,65 @@ impl Mastodon {
                 let is_held = |id: &str| self.timeline().is_published(&self.name, id);
                 Ok(poll::session(&self.api, part, &gap, out, stop, is_held).await)
             }
-            Way::None(why) => Err(Ended::Refused(why.to_owned())),
+            Way::None(why) => Err(SessionEnd::Rejected(why.to_owned())),
         }
     }
 
-    /// Takes in what sessions say, and publishes what follows.
+    /// Handles the events of sessions, and publishes the results.
     async fn forward(
         &self,
-        mut said: mpsc::Receiver<Said>,
+        mut events: mpsc::Receiver<SessionEvent>,
         feed: &Feed,
         remember: mpsc::Sender<Remember>,
     ) {
         let mut tally = Tally::default();
-        while let Some(said) = said.recv().await {
-            match said {
-                Said::State(state, detail) => feed.report(state, detail),
-                Said::Stray(stray) => *tally.strays.entry(stray).or_default() += 1,
-                Said::Told(told) => {
-                    let (why, record) = self.take(told, feed).await;
+        while let Some(event) = events.recv().await {
+            match event {
+                SessionEvent::State(state, detail) => feed.report(state, detail),
+                SessionEvent::Unexpected(kind) => *tally.unexpected.entry(kind).or_default() += 1,
+                SessionEvent::Update(update) => {
+                    let (why, record) = self.take(update, feed).await;
                     if let Some(why) = why {
                         *tally.ignored.entry(why).or_default() += 1;
                     }
                     if let Some(record) = record {
-                        // The other side lives as long as this one.
+                        // The receiver lives as long as this task.
                         let _ = remember.send(record).await;
                     }
                 }
             }
-            tally.tell();
+            tally.log();
         }
     }
 
-    async fn take(&self, told: Told, feed: &Feed) -> (Option<Ignored>, Option<Remember>) {
-        let origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // Its digits beyond milliseconds would tell nobody anything.
+    async fn take(&self, update: Update, feed: &Feed) -> (Option<Ignored>, Option<Remember>) {
+        let server = self.server.lock().clone();
+        // Milliseconds are precise enough, and keep the events short.
         let now = Timestamp::now();
         let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
-        let heard = Heard { origin, at, told };
+        let received = ServerUpdate { server, at, update };
         let wanted = feed.wanted().borrow().clone();
-        // Published under the lock: what another server tells of the same post must come after.
+        // Published under the lock, so that an update of the same post from another server comes after.
         let publish = |effects: timeline::Effects| {
             for (topic, outgoing) in effects.publish {
                 feed.publish(&topic, outgoing);
             }
             (effects.ignored, effects.remember)
         };
-        let question = {
+        let lookup = {
             let mut timeline = self.timeline();
-            match timeline.take(&heard, &wanted) {
+            match timeline.take(&received, &wanted) {
                 Outcome::Done(effects) => return publish(effects),
-                Outcome::Ask(question) => question,
+                Outcome::Ask(lookup) => lookup,
             }
         };
-        let answer = answer(feed.control(), question).await;
+        let found = look_up(feed.control(), lookup).await;
         let mut timeline = self.timeline();
-        let effects = timeline.recall(&heard, answer, &wanted);
+        let effects = timeline.recall(&received, found, &wanted);
         publish(effects)
     }
 
-    /// Stores where statuses went, so that a later process can delete and edit them.
+    /// Stores where statuses were published, so that a later process can delete and edit them.
     async fn remember(&self, records: mpsc::Receiver<Remember>, control: &Control) {
         let kept = self.timeline().remembered_for();
         let records = unfold(records, |mut records| async {
@@ -320,14 +326,14 @@ impl Mastodon {
             let expires_at = Timestamp::now() + kept;
             let stored = control.remember_status(&server, &id, &remembered, expires_at).await;
             if let Err(error) = stored {
-                warn!(error = %Chain(&error), "status not remembered");
+                warn!(error = %Chain(&error), "could not store where a status was published");
             }
         };
         records.for_each_concurrent(WRITES, store).await;
     }
 
     fn timeline(&self) -> MutexGuard<'_, Timeline> {
-        self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
+        self.timeline.lock()
     }
 }
 
@@ -342,55 +348,59 @@ impl Source for Mastodon {
     }
 }
 
-/// What was heard and led to nothing, since it was last told.
+/// Counts of messages without effect since the last log line.
 #[derive(Default)]
 struct Tally {
-    strays: BTreeMap<Stray, u64>,
+    unexpected: BTreeMap<Unexpected, u64>,
     ignored: BTreeMap<Ignored, u64>,
-    told: Option<Instant>,
+    started_at: Option<Instant>,
 }
 
 impl Tally {
-    /// Tells it, once a minute.
-    fn tell(&mut self) {
-        let since = *self.told.get_or_insert_with(Instant::now);
+    /// Logs the counts, once a minute.
+    fn log(&mut self) {
+        let since = *self.started_at.get_or_insert_with(Instant::now);
         if since.elapsed() < TALLY {
             return;
         }
-        if !self.strays.is_empty() {
-            warn!(counts = ?self.strays, "messages that say nothing of posts");
+        if !self.unexpected.is_empty() {
+            warn!(counts = ?self.unexpected, "received messages that are not about posts");
         }
-        debug!(counts = ?self.ignored, "ignored");
+        debug!(counts = ?self.ignored, "ignored updates");
         *self = Self::default();
     }
 }
 
-/// Looks up what an earlier process published. Without a database nothing is known to be.
-async fn answer(control: &Control, question: Question) -> Answer {
-    let mut answer = Answer { uri: question.uri, topics: question.topics.clone() };
-    answer.topics.clear();
-    match control.status(&question.server, &question.id).await {
+/// Looks up what an earlier process published. If the database fails, nothing counts as published.
+async fn look_up(control: &Control, lookup: Lookup) -> Found {
+    let mut found = Found { uri: lookup.uri, topics: lookup.topics.clone() };
+    found.topics.clear();
+    match control.status(&lookup.server, &lookup.id).await {
         Ok(Some(remembered)) => {
-            answer.uri = Some(remembered.uri.into());
-            answer.topics = remembered.topics;
+            found.uri = Some(remembered.uri.into());
+            found.topics = remembered.topics;
         }
         Ok(None) => {}
-        Err(error) => warn!(error = %Chain(&error), "status not looked up"),
+        Err(error) => {
+            warn!(error = %Chain(&error), "could not look up a status; treating it as unpublished");
+        }
     }
-    let Some(uri) = answer.uri.clone() else { return answer };
-    for topic in question.topics {
-        if answer.topics.contains(&topic) {
+    let Some(uri) = found.uri.clone() else { return found };
+    for topic in lookup.topics {
+        if found.topics.contains(&topic) {
             continue;
         }
         match control.is_placed(&uri, &topic).await {
             Ok(true) => {
-                answer.topics.insert(topic);
+                found.topics.insert(topic);
             }
             Ok(false) => {}
-            Err(error) => warn!(error = %Chain(&error), "post not looked up"),
+            Err(error) => {
+                warn!(error = %Chain(&error), "could not look up a post on a topic; treating it as unpublished there");
+            }
         }
     }
-    answer
+    found
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Broadcast: a server in a process of its own, and all its clients in this one.
+//! The broadcast benchmark: one server in a process of its own, and all its clients in this process.
 
 use std::{
     net::SocketAddr,
@@ -10,30 +10,39 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
-use tokio::{process::Command, task::LocalSet, time};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    task::LocalSet,
+    time,
+};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use super::{
-    client::{self, Seen},
+    client::{self, Statistics},
     exchange::{Exchange, PRODUCT},
     process, report,
 };
 
-/// Longest wait for the server to start, for the clients to connect, and for the last events.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// The longest wait for the server to start, for the clients to subscribe, and for the last events.
+const TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The time from a change of the rate to the start of its measurement.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// The settings of the broadcast benchmark.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
-    /// How many clients.
-    #[arg(long, default_value_t = 1_000)]
+    /// Connect this many clients.
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
     clients: usize,
 
-    /// Events a second, one run for each.
+    /// Measure at these rates, in events per second, one after the other.
     #[arg(long, value_delimiter = ',', default_value = "50,800,1600")]
     rate: Vec<f64>,
 
-    /// Length of a run in seconds, after a second to warm up.
+    /// Measure each rate for this many seconds, after one second of warm-up.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
 }
@@ -44,116 +53,186 @@ impl Default for Options {
     }
 }
 
-/// Runs it at each rate.
+/// Runs the benchmark at each rate.
 pub(super) async fn run(options: &Options, shutdown: &CancellationToken) -> anyhow::Result<()> {
-    // The clients share their counters without locks, so they share a thread.
+    // The clients share their statistics without locks, so all of them run on this thread.
     let clients = LocalSet::new();
     tokio::select! {
-        done = clients.run_until(measure(options)) => done,
+        result = clients.run_until(measure(options)) => result,
         () = shutdown.cancelled() => bail!("interrupted"),
     }
 }
 
 async fn measure(options: &Options) -> anyhow::Result<()> {
     let exchange = Exchange::start().await?;
-    let server = free_address()?;
-    let mut child = Command::new(std::env::current_exe()?)
-        .arg("up")
-        .env("HEADWATER_LISTEN", server.to_string())
-        .env("HEADWATER_COINBASE_URL", format!("ws://{}", exchange.address))
-        .env("HEADWATER_COINBASE_REST_URL", format!("http://{}", exchange.address))
-        .env("HEADWATER_MASTODON_SERVERS", "")
-        .env("HEADWATER_LOG", "warn")
-        .env_remove("HEADWATER_DATA_DIR")
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .context("cannot start the server")?;
-    let pid = child.id().context("the server has ended")?;
-    wait_for("the server to start", async || tokio::net::TcpStream::connect(server).await.is_ok())
-        .await?;
-    time::sleep(Duration::from_secs(1)).await;
-    let before = process::memory_kib(pid, "VmRSS")?;
+    let server = Server::start(&exchange).await?;
+    time::sleep(WARM_UP).await;
+    let rss_before = process::memory_kib(server.pid, "VmRSS")?;
 
-    let seen = Seen::new(exchange.epoch)?;
-    let topic: Rc<str> = format!("coinbase/matches/{PRODUCT}").into();
-    for started in 0..options.clients {
-        let (seen, topic) = (seen.clone(), topic.clone());
-        tokio::task::spawn_local(async move {
-            // Whoever falls out is counted, and told at the end.
-            if let Err(error) = client::run(server, &topic, &seen).await {
-                tracing::debug!(%error, "client ended");
-            }
-        });
-        // A crowd, but not all in one instant: the listening queue is not what is measured.
-        if started % 100 == 99 {
-            time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    wait_for("all clients to subscribe", async || seen.subscribed.get() == options.clients).await?;
-    time::sleep(Duration::from_secs(2)).await;
-    let connected = process::memory_kib(pid, "VmRSS")?;
+    info!(clients = options.clients, "connecting the clients");
+    let statistics = Statistics::new(exchange.epoch)?;
+    connect(options.clients, server.address, &statistics).await?;
+    time::sleep(2 * WARM_UP).await;
+    let rss_connected = process::memory_kib(server.pid, "VmRSS")?;
 
-    for rate in &options.rate {
-        exchange.rate.send_replace(*rate);
-        time::sleep(Duration::from_secs(1)).await;
-        seen.reset();
-        let (sent, cpu, start) =
-            (exchange.sent.load(Ordering::Relaxed), process::cpu_time(pid)?, Instant::now());
-        time::sleep(Duration::from_secs(options.seconds)).await;
-        let (events, messages) = (seen.events.get(), seen.messages.get());
-        let cpu = process::cpu_time(pid)?.checked_sub(cpu).unwrap();
-        let (elapsed, sent) = (start.elapsed(), exchange.sent.load(Ordering::Relaxed) - sent);
-        exchange.rate.send_replace(0.0);
-        // What is still on its way counts for the latency and the losses.
-        let mut last = 0;
-        wait_for("the last events", async || {
-            let done = seen.events.get() == last;
-            last = seen.events.get();
-            time::sleep(Duration::from_millis(200)).await;
-            done
-        })
-        .await?;
-        ensure!(events > 0, "no events arrived");
-        let latency = seen.latency.borrow();
-        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    for &rate in &options.rate {
+        info!(rate, seconds = options.seconds, "measuring");
+        let run = measure_rate(rate, options.seconds, &exchange, server.pid, &statistics).await?;
+        let latency = statistics.latency.borrow();
+        #[expect(clippy::cast_precision_loss, reason = "the figures are rounded for people")]
         let result = json!({
             "bench": "broadcast",
             "clients": options.clients,
             "rate": rate,
-            "seconds": elapsed.as_secs_f64(),
-            "sent": sent,
-            "delivered": events,
-            "lost": seen.lost.get(),
-            "closed": seen.closed.get(),
-            "events_per_message": events as f64 / messages.max(1) as f64,
-            "cpu_seconds": cpu.as_secs_f64(),
-            "delivered_per_cpu_second": events as f64 / cpu.as_secs_f64(),
+            "seconds": run.elapsed.as_secs_f64(),
+            "sent": run.sent,
+            "delivered": run.events,
+            "lost": statistics.lost.get(),
+            "closed": statistics.closed.get(),
+            "events_per_message": run.events as f64 / run.messages.max(1) as f64,
+            "cpu_seconds": run.cpu.as_secs_f64(),
+            "delivered_per_cpu_second": run.events as f64 / run.cpu.as_secs_f64(),
             "p50_ms": latency.value_at_quantile(0.5) as f64 / 1e3,
             "p99_ms": latency.value_at_quantile(0.99) as f64 / 1e3,
             "rss_kib": {
-                "before": before,
-                "connected": connected,
-                "peak": process::memory_kib(pid, "VmHWM")?,
+                "before": rss_before,
+                "connected": rss_connected,
+                "peak": process::memory_kib(server.pid, "VmHWM")?,
             },
             "bytes_per_idle_connection":
-                (connected.saturating_sub(before) * 1_024) / options.clients.max(1) as u64,
+                (rss_connected.saturating_sub(rss_before) * 1_024) / options.clients.max(1) as u64,
         });
         report(result);
     }
-    child.kill().await?;
-    Ok(())
+    server.kill().await
 }
 
-/// A loopback address that was free a moment ago.
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+/// The counts of one measurement.
+struct Run {
+    /// Trades that the exchange sent.
+    sent: u64,
+    /// Events that all clients received.
+    events: u64,
+    /// WebSocket messages that all clients received.
+    messages: u64,
+    elapsed: Duration,
+    /// CPU time of the server.
+    cpu: Duration,
 }
 
-async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !done().await {
-        ensure!(Instant::now() < deadline, "waited too long for {what}");
+/// Lets the exchange trade at `rate` and counts for some seconds.
+async fn measure_rate(
+    rate: f64,
+    seconds: u64,
+    exchange: &Exchange,
+    pid: u32,
+    statistics: &Statistics,
+) -> anyhow::Result<Run> {
+    exchange.rate.send_replace(rate);
+    time::sleep(WARM_UP).await;
+    statistics.reset();
+    let sent_before = exchange.sent.load(Ordering::Relaxed);
+    let cpu_before = process::cpu_time(pid)?;
+    let start = Instant::now();
+    time::sleep(Duration::from_secs(seconds)).await;
+    let run = Run {
+        sent: exchange.sent.load(Ordering::Relaxed) - sent_before,
+        events: statistics.events.get(),
+        messages: statistics.messages.get(),
+        elapsed: start.elapsed(),
+        cpu: process::cpu_time(pid)?.saturating_sub(cpu_before),
+    };
+    exchange.rate.send_replace(0.0);
+    // Events that are still in flight count for the latency and the losses.
+    let mut last = 0;
+    wait_for("the last events", async || {
+        let is_done = statistics.events.get() == last;
+        last = statistics.events.get();
+        time::sleep(Duration::from_millis(200)).await;
+        is_done
+    })
+    .await?;
+    ensure!(run.events > 0, "no events arrived");
+    Ok(run)
+}
+
+/// Connects clients and waits until all of them are subscribed.
+async fn connect(
+    clients: usize,
+    server: SocketAddr,
+    statistics: &Rc<Statistics>,
+) -> anyhow::Result<()> {
+    let topic: Rc<str> = format!("coinbase/matches/{PRODUCT}").into();
+    for started in 0..clients {
+        let statistics = statistics.clone();
+        let topic = topic.clone();
+        tokio::task::spawn_local(async move {
+            // Clients that were disconnected are counted and reported with the result.
+            if let Err(error) = client::run(server, &topic, &statistics).await {
+                tracing::debug!(%error, "a client was disconnected");
+            }
+        });
+        // Spread out a little: the queue of the listening socket is not what is measured.
+        if started % 100 == 99 {
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    wait_for("all clients to subscribe", async || statistics.subscribed.get() == clients).await
+}
+
+/// A `headwater up` in a process of its own.
+struct Server {
+    address: SocketAddr,
+    pid: u32,
+    process: Child,
+    /// Kept open: the server prints to it.
+    _stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Server {
+    /// Starts a server that reads `exchange` and keeps its data in memory.
+    async fn start(exchange: &Exchange) -> anyhow::Result<Self> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg("up")
+            .env("HEADWATER_LISTEN", "127.0.0.1:0")
+            .env("HEADWATER_COINBASE_URL", format!("ws://{}", exchange.address))
+            .env("HEADWATER_COINBASE_REST_URL", format!("http://{}", exchange.address))
+            .env("HEADWATER_MASTODON_SERVERS", "")
+            .env("HEADWATER_LOG", "warn")
+            .env_remove("HEADWATER_DATA_DIR")
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start the server")?;
+        let pid = process.id().context("the server has exited")?;
+        let stdout = process.stdout.take().context("the server has no standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let address = time::timeout(TIMEOUT, address(&mut lines))
+            .await
+            .context("the server did not start within a minute")??;
+        Ok(Self { address, pid, process, _stdout: lines })
+    }
+
+    async fn kill(mut self) -> anyhow::Result<()> {
+        self.process.kill().await.context("cannot end the server")
+    }
+}
+
+/// Reads the address of the WebSocket API from what `headwater up` prints.
+async fn address(lines: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Result<SocketAddr> {
+    while let Some(line) = lines.next_line().await? {
+        if let Some((_, rest)) = line.split_once("ws://") {
+            let address = rest.trim_end_matches("/live").parse();
+            return address.with_context(|| format!("the server printed no address: {line}"));
+        }
+    }
+    bail!("the server ended before it printed its address")
+}
+
+async fn wait_for(what: &str, mut is_done: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+    let deadline = Instant::now() + TIMEOUT;
+    while !is_done().await {
+        ensure!(Instant::now() < deadline, "timed out after a minute while waiting for {what}");
         time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! Many WebSocket clients in one thread, each of which checks every number and every time.
+//! WebSocket clients that check the number and measure the latency of every event. All of them share
+//! one thread.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,26 +16,26 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Bytes read at a time, by all clients into the same buffer.
+/// The size of the read buffer, which all clients share.
 const READ_BYTES: usize = 256 * 1024;
 
-/// What all clients have seen together.
-pub(super) struct Seen {
+/// The counts and the latencies of all clients together.
+pub(super) struct Statistics {
     pub(super) epoch: Instant,
     pub(super) subscribed: Cell<usize>,
     pub(super) events: Cell<u64>,
     pub(super) messages: Cell<u64>,
     pub(super) lost: Cell<u64>,
     pub(super) closed: Cell<usize>,
-    /// Microseconds from an event's sending to its receipt.
+    /// Microseconds from the exchange's send to the client's receipt.
     pub(super) latency: RefCell<Histogram<u64>>,
     buffer: RefCell<Vec<u8>>,
     id: Finder<'static>,
     time: Finder<'static>,
 }
 
-impl Seen {
-    /// Nothing yet; times are since `epoch`.
+impl Statistics {
+    /// Returns empty statistics. The exchange stamps its events with the time since `epoch`.
     pub(super) fn new(epoch: Instant) -> anyhow::Result<Rc<Self>> {
         Ok(Rc::new(Self {
             epoch,
@@ -50,7 +51,7 @@ impl Seen {
         }))
     }
 
-    /// Forgets what was counted so far.
+    /// Clears all counts that belong to one measurement.
     pub(super) fn reset(&self) {
         self.events.set(0);
         self.messages.set(0);
@@ -60,7 +61,11 @@ impl Seen {
 }
 
 /// Connects, subscribes to `topic`, and reads until the connection ends.
-pub(super) async fn run(server: SocketAddr, topic: &str, seen: &Seen) -> anyhow::Result<()> {
+pub(super) async fn run(
+    server: SocketAddr,
+    topic: &str,
+    statistics: &Statistics,
+) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
     let request = format!(
@@ -70,25 +75,34 @@ pub(super) async fn run(server: SocketAddr, topic: &str, seen: &Seen) -> anyhow:
     stream.write_all(request.as_bytes()).await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.context("the handshake ended early")?);
+        head.push(
+            stream
+                .read_u8()
+                .await
+                .context("the server closed the connection during the handshake")?,
+        );
     }
-    ensure!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    ensure!(
+        head.starts_with(b"HTTP/1.1 101"),
+        "the server rejected the handshake: {}",
+        String::from_utf8_lossy(&head)
+    );
     let text = format!(r#"{{"action":"subscribe","topics":["{topic}"]}}"#);
-    // A client's frame is masked; a mask of zeros leaves the text as it is (RFC 6455, section 5.3).
+    // A client must mask its frames. A mask of zeros leaves the text unchanged (RFC 6455, section 5.3).
     let mut frame = vec![0x81, 0x80 | u8::try_from(text.len())?, 0, 0, 0, 0];
     frame.extend_from_slice(text.as_bytes());
     stream.write_all(&frame).await?;
-    let read = read(&stream, seen).await;
-    seen.closed.set(seen.closed.get() + 1);
+    let read = read(&stream, statistics).await;
+    statistics.closed.set(statistics.closed.get() + 1);
     read
 }
 
-async fn read(stream: &TcpStream, seen: &Seen) -> anyhow::Result<()> {
+async fn read(stream: &TcpStream, statistics: &Statistics) -> anyhow::Result<()> {
     let mut rest: Vec<u8> = Vec::new();
     let mut last = 0;
     loop {
         stream.readable().await?;
-        let mut buffer = seen.buffer.borrow_mut();
+        let mut buffer = statistics.buffer.borrow_mut();
         let size = match stream.try_read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(size) => size,
@@ -96,18 +110,18 @@ async fn read(stream: &TcpStream, seen: &Seen) -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         };
         if rest.is_empty() {
-            let used = frames(&buffer[..size], seen, &mut last)?;
+            let used = frames(&buffer[..size], statistics, &mut last)?;
             rest.extend_from_slice(&buffer[used..size]);
         } else {
             rest.extend_from_slice(&buffer[..size]);
-            let used = frames(&rest, seen, &mut last)?;
+            let used = frames(&rest, statistics, &mut last)?;
             rest.drain(..used);
         }
     }
 }
 
-/// Takes the whole frames at the front of `bytes` and returns their size.
-fn frames(bytes: &[u8], seen: &Seen, last: &mut u64) -> anyhow::Result<usize> {
+/// Handles the complete frames at the start of `bytes` and returns their size.
+fn frames(bytes: &[u8], statistics: &Statistics, last: &mut u64) -> anyhow::Result<usize> {
     let mut used = 0;
     loop {
         let (head, size) = match &bytes[used..] {
@@ -123,33 +137,33 @@ fn frames(bytes: &[u8], seen: &Seen, last: &mut u64) -> anyhow::Result<usize> {
         if bytes[used] & 0x0f == 8 {
             bail!("the server closed the connection");
         }
-        message(payload, seen, last)?;
+        message(payload, statistics, last)?;
         used += head + size;
     }
 }
 
-fn message(payload: &[u8], seen: &Seen, last: &mut u64) -> anyhow::Result<()> {
+fn message(payload: &[u8], statistics: &Statistics, last: &mut u64) -> anyhow::Result<()> {
     if payload.starts_with(br#"{"type":"subscribed""#) {
-        seen.subscribed.set(seen.subscribed.get() + 1);
+        statistics.subscribed.set(statistics.subscribed.get() + 1);
         return Ok(());
     }
-    seen.messages.set(seen.messages.get() + 1);
-    let now = u64::try_from(seen.epoch.elapsed().as_nanos())?;
-    let mut latency = seen.latency.borrow_mut();
+    statistics.messages.set(statistics.messages.get() + 1);
+    let now = u64::try_from(statistics.epoch.elapsed().as_nanos())?;
+    let mut latency = statistics.latency.borrow_mut();
     let mut rest = payload;
-    while let Some(at) = seen.id.find(rest) {
-        rest = &rest[at + seen.id.needle().len()..];
+    while let Some(at) = statistics.id.find(rest) {
+        rest = &rest[at + statistics.id.needle().len()..];
         let id = number(rest);
         if *last > 0 && id > *last + 1 {
-            seen.lost.set(seen.lost.get() + id - *last - 1);
+            statistics.lost.set(statistics.lost.get() + id - *last - 1);
         }
         if id <= *last {
             continue;
         }
         *last = id;
-        seen.events.set(seen.events.get() + 1);
-        if let Some(at) = seen.time.find(rest) {
-            let sent = number(&rest[at + seen.time.needle().len()..]);
+        statistics.events.set(statistics.events.get() + 1);
+        if let Some(at) = statistics.time.find(rest) {
+            let sent = number(&rest[at + statistics.time.needle().len()..]);
             latency
                 .record(Duration::from_nanos(now.saturating_sub(sent)).as_micros().try_into()?)?;
         }
@@ -157,7 +171,7 @@ fn message(payload: &[u8], seen: &Seen, last: &mut u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The digits at the front.
+/// Parses the digits at the start.
 fn number(bytes: &[u8]) -> u64 {
     let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit());
     digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))

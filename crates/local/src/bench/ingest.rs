@@ -1,31 +1,32 @@
-//! Ingest: Coinbase messages from their text to numbered frames, in one thread.
+//! The ingest benchmark: Coinbase messages from their text to numbered frames, in one thread.
 
 use std::{collections::HashMap, fmt::Write as _, time::Instant};
 
-use ::poller::{feed::Wanted, source::coinbase::Session};
+use ::poller::{source::coinbase::Session, wanted::Wanted};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use domain::{frame::Frame, topic::Topic};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tracing::info;
 
 use super::{process, report};
 
-/// Messages that make one round of frames: what comes in 20 ms at 50,000 a second.
-const ROUND: usize = 1_000;
+/// Messages per flush: those that arrive in 20 ms at 50,000 per second.
+const MESSAGES_PER_FLUSH: usize = 1_000;
 
 /// Levels on each side of the book.
 const LEVELS: u64 = 10_000;
 
-/// Changes in an update of the book; the mean of a capture is about ten.
+/// Changes per update of the book. In captures, the mean is about ten.
 const CHANGES: u64 = 10;
 
 /// The settings of the ingest benchmark.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
-    /// How many messages of each kind.
-    #[arg(long, default_value_t = 200_000)]
+    /// Process this many messages of each kind.
+    #[arg(long, value_name = "COUNT", default_value_t = 200_000)]
     messages: usize,
 }
 
@@ -35,11 +36,11 @@ impl Default for Options {
     }
 }
 
-/// Runs it for each kind of message, and for all of them in turn.
+/// Runs the benchmark for each kind of message, and for a mix of all kinds.
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     for kind in ["ticker", "match", "l2update", "mixed"] {
-        let messages = messages(kind, options.messages);
-        measure(kind, messages)?;
+        info!(kind, messages = options.messages, "measuring");
+        measure(kind, messages(kind, options.messages))?;
     }
     Ok(())
 }
@@ -54,44 +55,49 @@ fn measure(kind: &str, messages: Vec<Utf8Bytes>) -> anyhow::Result<()> {
     session.on_message(snapshot(), now, &mut |_, _| ())?;
 
     let count = messages.len();
-    let mut waiting: HashMap<Topic, Vec<Bytes>> = HashMap::new();
+    let mut pending: HashMap<Topic, Vec<Bytes>> = HashMap::new();
     let mut next: HashMap<Topic, u64> = HashMap::new();
-    let (mut events, mut frames, mut bytes) = (0, 0, 0);
+    let mut events = 0;
+    let mut frames = 0;
+    let mut bytes = 0;
     let pid = std::process::id();
-    let (cpu, start) = (process::cpu_time(pid)?, Instant::now());
+    let cpu_before = process::cpu_time(pid)?;
+    let start = Instant::now();
     let mut messages = messages.into_iter();
     loop {
         let mut taken = 0;
-        for message in messages.by_ref().take(ROUND) {
+        for message in messages.by_ref().take(MESSAGES_PER_FLUSH) {
             taken += 1;
             session.on_message(message, now, &mut |topic: &Topic, event| {
-                let waiting = match waiting.get_mut(topic) {
-                    Some(waiting) => waiting,
-                    None => waiting.entry(topic.clone()).or_default(),
+                let pending = match pending.get_mut(topic) {
+                    Some(pending) => pending,
+                    None => pending.entry(topic.clone()).or_default(),
                 };
                 if topic.kind().conflates() {
-                    waiting.clear();
+                    pending.clear();
                 }
-                waiting.push(event.json);
+                pending.push(event.json);
             })?;
         }
         if taken == 0 {
             break;
         }
         let at = Timestamp::now();
-        for (topic, waiting) in &mut waiting {
+        for (topic, pending) in &mut pending {
             let next = next.entry(topic.clone()).or_insert(1);
-            for frame in Frame::pack(topic, *next, at, waiting) {
-                (frames, bytes) = (frames + 1, bytes + frame.json().len());
+            for frame in Frame::pack(topic, *next, at, pending) {
+                frames += 1;
+                bytes += frame.json().len();
                 *next = frame.last() + 1;
             }
-            events += waiting.len();
-            waiting.clear();
+            events += pending.len();
+            pending.clear();
         }
     }
-    let (cpu, elapsed) = (process::cpu_time(pid)?.checked_sub(cpu).unwrap(), start.elapsed());
-    ensure!(!cpu.is_zero(), "too few messages to measure");
-    ensure!(events > 0, "nothing was published");
+    let cpu = process::cpu_time(pid)?.saturating_sub(cpu_before);
+    let elapsed = start.elapsed();
+    ensure!(!cpu.is_zero(), "the CPU time is too short to measure; use more messages");
+    ensure!(events > 0, "no events were produced");
     let per_second =
         f64::from(u32::try_from(count).context("too many messages")?) / cpu.as_secs_f64();
     report(json!({
@@ -108,7 +114,7 @@ fn measure(kind: &str, messages: Vec<Utf8Bytes>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Messages of the sizes that the exchange sends.
+/// Generates messages that have the size of real ones.
 fn messages(kind: &str, count: usize) -> Vec<Utf8Bytes> {
     let kinds: &[&str] = match kind {
         "mixed" => &["ticker", "match", "l2update"],
@@ -118,7 +124,7 @@ fn messages(kind: &str, count: usize) -> Vec<Utf8Bytes> {
         .zip(kinds.iter().cycle())
         .map(|(n, kind)| match *kind {
             "ticker" => ticker(n),
-            // Ids have no holes, in a mix either.
+            // Trade ids are consecutive, in a mix as well.
             "match" => trade(n.div_ceil(kinds.len() as u64)),
             _ => update(n),
         })
@@ -161,7 +167,8 @@ fn snapshot() -> Utf8Bytes {
         });
         levels.collect::<Vec<_>>().join(",")
     };
-    let (asks, bids) = (side(1), side(-1));
+    let asks = side(1);
+    let bids = side(-1);
     format!(
         r#"{{"type":"snapshot","product_id":"BTC-USD","asks":[{asks}],"bids":[{bids}],"time":"2026-11-22T10:00:00.000000Z"}}"#
     )

@@ -1,21 +1,22 @@
-//! What a process has used, as Linux tells it.
+//! The CPU time and the memory of a process, read from `/proc` on Linux.
 
 use std::{fs, time::Duration};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-/// Length of a clock tick in `/proc`: `USER_HZ` is 100 on every Linux (`man 5 proc`).
+/// The unit of CPU time in `/proc`: `USER_HZ` is 100 on every Linux (`man 5 proc`).
 const TICK: Duration = Duration::from_millis(10);
 
-/// The CPU time that a process has used, in user and kernel mode.
+/// Returns the CPU time of a process, in user and kernel mode together.
 ///
 /// # Errors
 ///
 /// When there is no such process.
 pub(super) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
-    // The name, in brackets, may hold anything; what follows it is numbers.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .context("cannot read the CPU time of the process")?;
+    // The name is in parentheses and may contain any character. The numbers follow it.
     let numbers = stat.rsplit(')').next().unwrap_or_default();
     let ticks: u32 = numbers
         .split_whitespace()
@@ -26,19 +27,20 @@ pub(super) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     Ok(TICK * ticks)
 }
 
-/// A figure of `/proc/PID/status`, such as `VmRSS`, in KiB.
+/// Returns a figure of `/proc/PID/status`, such as `VmRSS`, in KiB.
 ///
 /// # Errors
 ///
 /// When there is no such process or figure.
 pub(super) fn memory_kib(pid: u32, figure: &str) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .context("cannot read the memory of the process")?;
     let line = status.lines().find(|line| line.starts_with(figure));
     let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    number.with_context(|| format!("the system does not tell {figure}"))
+    number.with_context(|| format!("the system does not report {figure}"))
 }
 
-/// The machine.
+/// Describes the machine.
 pub(super) fn machine() -> Value {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));

@@ -17,7 +17,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// The book that has these levels, in whatever order they come.
+    /// Makes a book of these levels, which can be in any order.
     pub(super) fn new(asks: &[Level], bids: &[Level]) -> Self {
         let side = |levels: &[Level]| {
             let levels = levels.iter().filter(|level| !level.size.is_zero());
@@ -26,7 +26,7 @@ impl Book {
         Self { asks: side(asks), bids: side(bids) }
     }
 
-    /// Puts changes in, in their order. Removing what is not there is fine.
+    /// Applies changes in their order. Removing a level that does not exist is fine.
     pub(super) fn apply(&mut self, changes: &[Change]) {
         for Change { side, level } in changes {
             let levels = match side {
@@ -41,13 +41,13 @@ impl Book {
         }
     }
 
-    /// Whether somebody bids what somebody asks, which no true book shows.
+    /// Returns whether the highest bid reaches the lowest ask, which never happens in a valid book.
     pub(super) fn is_crossed(&self) -> bool {
         let (bid, ask) = (self.bids.last_key_value(), self.asks.first_key_value());
         bid.zip(ask).is_some_and(|((bid, _), (ask, _))| bid >= ask)
     }
 
-    /// Returns a message of the shape of the exchange's own, with the best `depth` levels a side.
+    /// Returns a snapshot in the format of the exchange, with the best `depth` levels on each side.
     pub(super) fn snapshot(&self, product: &str, depth: usize, time: &str) -> Bytes {
         let mut json = Vec::with_capacity(128 + 2 * depth.min(1_024) * 32);
         json.extend_from_slice(br#"{"type":"snapshot","product_id":""#);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_keyed_by_number_and_told_as_spelled() {
+    fn levels_are_keyed_by_number_and_written_as_spelled() {
         let mut book = Book::new(
             &[level("10.5", "1.0"), level("9.50", "2")],
             &[level("8", "0"), level("7.10", "3")],
@@ -126,11 +126,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_updates_leave_what_a_naive_model_has(
+        fn updates_have_the_same_effect_as_on_a_naive_model(
             updates in vec((any::<bool>(), 0_u8..20, 0_u8..4, any::<bool>()), 0..200)
         ) {
             let mut book = Book::default();
-            // The model keeps texts in a list and looks for equal prices by trimming zeros.
+            // The model keeps texts in a list and compares prices without trailing zeros.
             let mut model: Vec<(Side, String, String)> = Vec::new();
             for (buy, price, size, padded) in updates {
                 let side = if buy { Side::Buy } else { Side::Sell };

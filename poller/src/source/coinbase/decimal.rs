@@ -1,4 +1,4 @@
-//! Decimals: prices and sizes as exact integers that remember how they were spelled.
+//! Prices and sizes as exact integers that remember how they were spelled.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use serde::{
 const MAX_SCALE: usize = 18;
 /// Most digits before the point.
 const MAX_WHOLE: usize = 20;
-/// Most digits. They fit 128 bits whatever they are.
+/// Most digits. They always fit into 128 bits.
 const MAX_DIGITS: usize = MAX_WHOLE + MAX_SCALE;
-/// Digits that fit 64 bits whatever they are.
+/// Number of digits that always fit into 64 bits.
 const SHORT: usize = 19;
 
-/// A decimal that is not negative, in plain notation.
+/// A non-negative decimal in plain notation.
 ///
-/// Equal numbers have equal [`units`](Self::units), however many zeros they end in.
+/// Equal numbers have equal [`units`](Self::units), however many trailing zeros they have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decimal {
     units: u128,
@@ -26,7 +26,7 @@ pub(super) struct Decimal {
 }
 
 impl Decimal {
-    /// Reads a decimal such as `63514.60`; `None` where the text is anything else.
+    /// Parses a decimal such as `63514.60`. Returns `None` for any other text.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         let (digits, point) = if bytes.len() <= SHORT {
@@ -49,12 +49,12 @@ impl Decimal {
         Some(Self { units: digits * power(MAX_SCALE - scale), scale: u8::try_from(scale).ok()? })
     }
 
-    /// The number, in units of 10⁻¹⁸.
+    /// Returns the number in units of 10⁻¹⁸.
     pub(super) fn units(self) -> u128 {
         self.units
     }
 
-    /// Whether it is zero, however it is spelled.
+    /// Returns whether it is zero, however it is spelled.
     pub(super) fn is_zero(self) -> bool {
         self.units == 0
     }
@@ -70,7 +70,7 @@ impl Decimal {
     }
 }
 
-/// An integer that digits can be gathered in.
+/// An integer to which digits can be appended.
 trait Gather: Copy + From<u8> {
     fn push(self, digit: u8) -> Self;
 }
@@ -87,7 +87,7 @@ impl Gather for u128 {
     }
 }
 
-/// Returns all digits as one integer that has room for them, and where the point is.
+/// Returns all digits as one integer, and the index of the point.
 fn read<N: Gather>(bytes: &[u8]) -> Option<(N, Option<usize>)> {
     let (mut digits, mut point) = (N::from(0), None);
     for (index, byte) in bytes.iter().enumerate() {
@@ -110,7 +110,7 @@ fn write_digits(mut number: u128, width: usize, out: &mut Vec<u8>) {
     out[start..].reverse();
 }
 
-/// Ten to the power of `exponent`, which is at most [`MAX_SCALE`].
+/// Returns ten to the power of `exponent`, which is at most [`MAX_SCALE`].
 fn power(exponent: usize) -> u128 {
     const POWERS: [u128; MAX_SCALE + 1] = {
         let mut powers = [1; MAX_SCALE + 1];
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_decimals_are_read() {
+    fn only_plain_decimals_are_parsed() {
         let longest = "99999999999999999999.999999999999999999";
         for text in
             ["0", "0.0", "0.00000000", "63514.60", "1", "123456789012.5", "0.000001", longest]
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// Compares decimals as a person would: by the digits, zeros filled in.
+    /// Compares decimals by their digits, padded with zeros.
     fn compare(a: &str, b: &str) -> std::cmp::Ordering {
         let parts = |text: &str| {
             let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

@@ -1,17 +1,14 @@
-//! What a connection to the exchange needs of the feed; tests put a recorder in its place.
+//! The part of the feed that a connection to the exchange needs; tests replace it by a recorder.
 
 use std::{future::Future, sync::Arc};
 
-use aws::{
-    control::{Product, State},
-    error::StoreError,
-};
-use domain::{frame::Frame, topic::Topic};
+use aws::{control::Product, error::StoreError};
+use domain::{frame::Frame, source::State, topic::Topic};
 use tokio::sync::watch;
 
-use crate::feed::{Feed, Outgoing, Wanted};
+use crate::{feed::Feed, outgoing::Outgoing, wanted::Wanted};
 
-/// What a connection to the exchange needs of the feed.
+/// The part of the feed that a connection to the exchange needs.
 pub(super) trait Downstream: Clone + Send + Sync + 'static {
     fn wanted(&self) -> watch::Receiver<Arc<Wanted>>;
 

@@ -1,21 +1,33 @@
-//! Recorded messages of the exchange, which are no part of the repository.
+//! Captures of the exchange's messages.
 
-use std::path::PathBuf;
+use serde_json::Value;
 
-/// Returns a recorded file; `None`, with a line that says so, where there is none.
-///
-/// Recordings are looked for in `HEADWATER_FIXTURES`, or else beside the workspace.
-pub(super) fn read(name: &str) -> Option<String> {
-    let folder = std::env::var_os("HEADWATER_FIXTURES").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures"),
-        PathBuf::from,
-    );
-    let path = folder.join("coinbase").join(name);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text),
-        Err(error) => {
-            eprintln!("skipped: {}: {error}", path.display());
-            None
-        }
+use crate::source::fixtures::{self, Capture};
+
+/// The name of the folder.
+const UPSTREAM: &str = "coinbase";
+
+/// Reads our own capture, then those recordings of the same kind that are there.
+pub(super) fn captures(own: &'static str, recorded: &[&'static str]) -> Vec<Capture> {
+    fixtures::captures(UPSTREAM, own, recorded)
+}
+
+/// Returns the text of the file that belongs to a capture: `own` or `recorded`.
+pub(super) fn beside(capture: &Capture, own: &str, recorded: &str) -> String {
+    if is_own(capture) {
+        fixtures::own_text(UPSTREAM, own)
+    } else {
+        fixtures::recorded_text(UPSTREAM, recorded).expect("the file beside a recording")
     }
+}
+
+/// Returns what is known about a capture.
+pub(super) fn expected(capture: &Capture) -> Value {
+    let text = beside(capture, "expected.json", "EXPECTED.json");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
+    all[capture.name].clone()
+}
+
+fn is_own(capture: &Capture) -> bool {
+    !capture.name.starts_with("exchange-")
 }

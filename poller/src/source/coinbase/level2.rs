@@ -1,4 +1,4 @@
-//! Keeps the order book of one product, and says when it cannot be trusted.
+//! Keeps the order book of one product, and detects when it cannot be trusted.
 
 use std::time::Duration;
 
@@ -7,52 +7,52 @@ use tokio::time::Instant;
 
 use super::{book::Book, message::Levels};
 
-/// Levels a side in our own snapshots.
+/// Levels on each side of our own snapshots.
 const DEPTH: usize = 200;
 
-/// How often a book that changes is told whole.
+/// How often a snapshot of a changing book is published.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(30);
 
-/// How long the exchange may take to send a snapshot that was asked for.
+/// Longest time that the exchange takes to send a requested snapshot.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(20);
 
-/// Delay before a snapshot is asked for again when that was done a moment ago.
+/// Shortest delay before a snapshot is requested again.
 const MIN_DELAY: Duration = Duration::from_secs(1);
 /// Longest such delay. A snapshot can have over 1 MB.
 const MAX_DELAY: Duration = Duration::from_secs(10);
-/// How long ago that has to be for the shortest delay to be right again.
+/// Time after which the delay starts from the shortest again.
 const CALM: Duration = Duration::from_mins(1);
 
-/// The book of one product, if it is sound.
+/// The book of one product, if it can be trusted.
 #[derive(Debug, Default)]
 pub(super) struct Level2 {
     book: Option<Book>,
-    /// When the exchange last changed it, in the exchange's own words.
+    /// When the exchange last changed it, as the exchange spells it.
     time: String,
-    /// Whether it changed since it was last told whole.
+    /// Whether it changed since the last snapshot.
     is_changed: bool,
-    told_at: Option<Instant>,
-    /// Since when a snapshot is awaited.
+    snapshot_at: Option<Instant>,
+    /// When the pending snapshot was requested.
     asked_at: Option<Instant>,
-    /// When to ask for a snapshot.
+    /// When to request a snapshot.
     ask_at: Option<Instant>,
-    /// When a snapshot was last asked for out of doubt, and how long the next time has to wait.
+    /// When a snapshot was last requested, and how long the next request has to wait.
     last_ask: Option<(Instant, Duration)>,
 }
 
 /// What to do with an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Updated {
-    /// It is in the book and can be passed on.
+    /// It is in the book and can be forwarded.
     Applied,
-    /// There is no book, so it is of no use.
+    /// There is no book that it could change.
     NoBook,
-    /// It made the book impossible.
+    /// It made a bid reach an ask, so the book was discarded.
     Crossed,
 }
 
 impl Level2 {
-    /// Takes the exchange's snapshot; `false` when it cannot be.
+    /// Starts from a snapshot of the exchange. Returns `false` if a bid in it reaches an ask.
     pub(super) fn start(&mut self, levels: &Levels, time: Option<&str>, now: Instant) -> bool {
         let book = Book::new(&levels.asks, &levels.bids);
         if book.is_crossed() {
@@ -62,12 +62,14 @@ impl Level2 {
         self.book = Some(book);
         self.time.clear();
         self.set_time(time);
-        (self.asked_at, self.ask_at) = (None, None);
-        (self.is_changed, self.told_at) = (true, None);
+        self.asked_at = None;
+        self.ask_at = None;
+        self.is_changed = true;
+        self.snapshot_at = None;
         true
     }
 
-    /// Takes an update.
+    /// Applies an update.
     pub(super) fn update(&mut self, levels: &Levels, time: Option<&str>, now: Instant) -> Updated {
         let Some(book) = &mut self.book else { return Updated::NoBook };
         book.apply(&levels.changes);
@@ -80,7 +82,7 @@ impl Level2 {
         Updated::Applied
     }
 
-    /// Gives the book up, if there is one, and sees to it that another is asked for.
+    /// Discards the book, if there is one, and schedules a request for a snapshot.
     pub(super) fn doubt(&mut self, now: Instant) {
         self.book = None;
         self.asked_at = None;
@@ -92,27 +94,27 @@ impl Level2 {
         }
     }
 
-    /// Whether there is a book.
+    /// Returns whether there is a book.
     pub(super) fn is_sound(&self) -> bool {
         self.book.is_some()
     }
 
-    /// Whether there is no book and none is awaited.
+    /// Returns whether there is no book and no snapshot is requested.
     pub(super) fn is_idle(&self) -> bool {
         self.book.is_none() && self.asked_at.is_none() && self.ask_at.is_none()
     }
 
-    /// Notes that the exchange was asked for a snapshot.
+    /// Notes that a snapshot was requested.
     pub(super) fn asked(&mut self, now: Instant) {
         *self = Self { asked_at: Some(now), last_ask: self.last_ask, ..Self::default() };
     }
 
-    /// Forgets the book: the connection is lost, or nobody wants it.
+    /// Forgets the book, because the connection is lost or the topic is not wanted.
     pub(super) fn forget(&mut self) {
         *self = Self { last_ask: self.last_ask, ..Self::default() };
     }
 
-    /// Whether to ask the exchange for another snapshot. Says so once.
+    /// Returns whether to request a snapshot, once each time.
     pub(super) fn is_to_ask(&mut self, now: Instant) -> bool {
         if self.asked_at.is_some_and(|at| now >= at + SNAPSHOT_WITHIN) {
             self.doubt(now);
@@ -129,20 +131,21 @@ impl Level2 {
         true
     }
 
-    /// Returns our own snapshot of the book, if it is time for one.
+    /// Returns our own snapshot of the book, if one is due.
     pub(super) fn due_snapshot(&mut self, product: &str, now: Instant) -> Option<Bytes> {
-        let is_due = self.told_at.is_none_or(|at| now >= at + SNAPSHOT_EVERY);
+        let is_due = self.snapshot_at.is_none_or(|at| now >= at + SNAPSHOT_EVERY);
         (is_due && self.is_changed).then(|| self.snapshot(product, now))?
     }
 
     /// Returns our own snapshot of the book.
     pub(super) fn snapshot(&mut self, product: &str, now: Instant) -> Option<Bytes> {
         let book = self.book.as_ref()?;
-        (self.is_changed, self.told_at) = (false, Some(now));
+        self.is_changed = false;
+        self.snapshot_at = Some(now);
         Some(book.snapshot(product, DEPTH, &self.time))
     }
 
-    /// Keeps a time, unless it is the zero time that some updates carry.
+    /// Stores a time, unless it is the zero time that some updates carry.
     fn set_time(&mut self, time: Option<&str>) {
         let is_time = |byte: u8| byte.is_ascii_digit() || b"-:.+TZ".contains(&byte);
         if let Some(time) = time
@@ -188,25 +191,25 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_book_is_told_now_and_then_if_it_changed() {
+    fn a_changed_book_gets_a_snapshot_from_time_to_time() {
         let (mut level2, now) = (Level2::default(), Instant::now());
         level2.start(&levels(SNAPSHOT), Some("2026-07-07T22:58:17.038046Z"), now);
-        let told = level2.due_snapshot("A-B", now).expect("a snapshot at the start");
+        let json = level2.due_snapshot("A-B", now).expect("a snapshot at the start");
         let expected = r#"{"type":"snapshot","product_id":"A-B","asks":[["2","1"]],"bids":[["1","1"]],"time":"2026-07-07T22:58:17.038046Z"}"#;
-        assert_eq!(told, expected.as_bytes());
+        assert_eq!(json, expected.as_bytes());
         assert_eq!(level2.due_snapshot("A-B", now + SNAPSHOT_EVERY), None, "nothing changed");
         level2.update(&update("1.5"), Some("0001-01-01T00:00:00.000000Z"), now);
         assert_eq!(level2.due_snapshot("A-B", now + Duration::from_secs(29)), None);
-        let told = level2.due_snapshot("A-B", now + SNAPSHOT_EVERY).expect("a snapshot");
+        let json = level2.due_snapshot("A-B", now + SNAPSHOT_EVERY).expect("a snapshot");
         assert!(
-            told.ends_with(
+            json.ends_with(
                 br#""bids":[["1.5","1"],["1","1"]],"time":"2026-07-07T22:58:17.038046Z"}"#
             )
         );
         level2.update(&update("1.6"), Some("\" no time"), now);
         level2.update(&update("1.6"), Some("2026-07-07T23:00:00Z"), now);
-        let told = level2.snapshot("A-B", now).expect("a snapshot");
-        assert!(told.ends_with(br#""time":"2026-07-07T23:00:00Z"}"#));
+        let json = level2.snapshot("A-B", now).expect("a snapshot");
+        assert!(json.ends_with(br#""time":"2026-07-07T23:00:00Z"}"#));
     }
 
     #[test]

@@ -1,55 +1,58 @@
-//! Whether a product's heartbeats come.
+//! Detects products whose heartbeats stop.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a heartbeat may fail to come. They come every second.
+/// Longest time without a heartbeat. The exchange sends one every second.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// The heartbeats of one product.
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
-    /// When they were to begin, at the latest.
+    /// The latest time at which they should have started.
     due_since: Option<Instant>,
     heard_at: Option<Instant>,
-    /// How often they failed to come since one came.
+    /// How often they stopped since the last one.
     stalls: u32,
 }
 
-/// What to do about a product whose heartbeats do not come.
+/// What to do about a product whose heartbeats stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stalled {
-    /// Ask for the product anew.
+    /// Subscribe to the product again.
     Renew,
-    /// Connect anew.
+    /// Reconnect.
     Reconnect,
-    /// Leave it alone: neither helped, and others suffer.
-    Refuse,
+    /// Stop asking for the product: nothing helped, and reconnecting disturbs the others.
+    Abandon,
 }
 
 impl Liveness {
-    /// Notes that heartbeats were asked for.
+    /// Notes that the exchange was asked for heartbeats.
     pub(super) fn asked(&mut self, now: Instant) {
-        (self.due_since, self.heard_at) = (Some(now + SILENCE), None);
+        self.due_since = Some(now + SILENCE);
+        self.heard_at = None;
     }
 
-    /// Notes that heartbeats were agreed to.
+    /// Notes that the exchange confirmed the heartbeats.
     pub(super) fn confirmed(&mut self, now: Instant) {
         self.due_since = Some(now);
     }
 
-    /// Takes a heartbeat.
+    /// Handles a heartbeat.
     pub(super) fn hear(&mut self, now: Instant) {
-        (self.heard_at, self.stalls) = (Some(now), 0);
+        self.heard_at = Some(now);
+        self.stalls = 0;
     }
 
-    /// Expects none any more.
+    /// Stops expecting heartbeats.
     pub(super) fn rest(&mut self) {
-        (self.due_since, self.heard_at) = (None, None);
+        self.due_since = None;
+        self.heard_at = None;
     }
 
-    /// Says what to do when heartbeats fail to come. Says so once.
+    /// Returns what to do if heartbeats have stopped, once each time.
     pub(super) fn stalled(&mut self, now: Instant) -> Option<Stalled> {
         let due = self.due_since?;
         let since = self.heard_at.map_or(due, |heard| heard.max(due));
@@ -63,7 +66,7 @@ impl Liveness {
             2 => Stalled::Reconnect,
             _ => {
                 self.stalls = 0;
-                Stalled::Refuse
+                Stalled::Abandon
             }
         })
     }
@@ -74,10 +77,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_met_step_by_step() {
+    fn missing_heartbeats_escalate_step_by_step() {
         let (mut liveness, mut now) = (Liveness::default(), Instant::now());
         assert_eq!(liveness.stalled(now + SILENCE * 9), None, "nothing was asked for");
-        for expected in [Stalled::Renew, Stalled::Reconnect, Stalled::Refuse] {
+        for expected in [Stalled::Renew, Stalled::Reconnect, Stalled::Abandon] {
             liveness.asked(now);
             liveness.confirmed(now);
             assert_eq!(liveness.stalled(now + SILENCE - Duration::from_millis(1)), None);
@@ -86,11 +89,15 @@ mod tests {
             assert_eq!(liveness.stalled(now + SILENCE), None, "once");
         }
         liveness.asked(now);
-        assert_eq!(liveness.stalled(now + SILENCE), None, "no answer yet");
+        assert_eq!(liveness.stalled(now + SILENCE), None, "not confirmed yet");
         assert_eq!(liveness.stalled(now + SILENCE * 2), Some(Stalled::Renew));
         liveness.asked(now);
         liveness.hear(now + SILENCE * 3);
         assert_eq!(liveness.stalled(now + SILENCE * 4 - Duration::from_millis(1)), None);
-        assert_eq!(liveness.stalled(now + SILENCE * 4), Some(Stalled::Renew), "one came between");
+        assert_eq!(
+            liveness.stalled(now + SILENCE * 4),
+            Some(Stalled::Renew),
+            "one arrived meanwhile"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What the exchange sends: one pass over a text, which borrows from it what it can.
+//! The messages of the exchange, parsed in one pass, borrowing from the text where possible.
 
 use std::{borrow::Cow, fmt};
 
@@ -9,7 +9,7 @@ use serde::{
 
 use super::decimal::Decimal;
 
-/// One message, as far as it matters here.
+/// One message, with the fields that matter here.
 #[derive(Debug, Default)]
 pub(super) struct Message<'a> {
     /// Its `type`.
@@ -19,13 +19,13 @@ pub(super) struct Message<'a> {
     pub(super) last_trade_id: Option<u64>,
     pub(super) time: Option<Cow<'a, str>>,
     pub(super) channels: Vec<Acknowledged<'a>>,
-    /// What an error says.
-    pub(super) said: Option<Cow<'a, str>>,
-    /// Why, where the error says that too.
+    /// The text of an error.
+    pub(super) message: Option<Cow<'a, str>>,
+    /// The reason of an error, if it has one.
     pub(super) reason: Option<Cow<'a, str>>,
 }
 
-/// A channel in the set that the exchange says it sends.
+/// A channel in the set of channels that the exchange confirms.
 #[derive(Debug, Deserialize)]
 pub(super) struct Acknowledged<'a> {
     #[serde(borrow)]
@@ -38,8 +38,8 @@ pub(super) struct Acknowledged<'a> {
 #[derive(Debug, Deserialize)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
-/// The parts of a message that come in numbers. Kept from message to message, so that reading one
-/// allocates nothing.
+/// The repeated parts of a message. They are reused from message to message, so that parsing does
+/// not allocate.
 #[derive(Debug, Default)]
 pub(super) struct Levels {
     pub(super) changes: Vec<Change>,
@@ -54,7 +54,7 @@ pub(super) struct Level {
     pub(super) size: Decimal,
 }
 
-/// A level's state after something changed.
+/// The state of a level after a change.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Change {
     pub(super) side: Side,
@@ -72,7 +72,7 @@ pub(super) enum Side {
 }
 
 impl<'a> Message<'a> {
-    /// Reads a text that is one JSON object. What is in it by the dozen goes to `levels`.
+    /// Parses a text that is one JSON object. Its repeated parts go to `levels`.
     pub(super) fn read(text: &'a str, levels: &mut Levels) -> serde_json::Result<Self> {
         levels.changes.clear();
         levels.asks.clear();
@@ -134,7 +134,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
                 Field::Asks => map.next_value_seed(InPlace(&mut levels.asks))?,
                 Field::Bids => map.next_value_seed(InPlace(&mut levels.bids))?,
                 Field::Channels => message.channels = map.next_value()?,
-                Field::Message => message.said = text(map.next_value()?),
+                Field::Message => message.message = text(map.next_value()?),
                 Field::Reason => message.reason = text(map.next_value()?),
                 Field::Other => {
                     map.next_value::<IgnoredAny>()?;
@@ -148,7 +148,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 }
 
-/// Reads an array into a vector that is there already.
+/// Parses an array into an existing vector.
 struct InPlace<'s, T>(&'s mut Vec<T>);
 
 impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for InPlace<'_, T> {
@@ -175,10 +175,10 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for InPlace<'_, T> {
     }
 }
 
-/// Reads `[price, size]`, which may grow longer.
+/// Parses `[price, size]`; more elements are ignored.
 struct LevelRow;
 
-/// Reads `[side, price, size]`, which may grow longer.
+/// Parses `[side, price, size]`; more elements are ignored.
 struct ChangeRow;
 
 impl<'de> Visitor<'de> for LevelRow {
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn texts_that_are_not_messages_are_rejected() {
         for text in [
             "",
             "[]",

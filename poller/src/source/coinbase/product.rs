@@ -1,4 +1,4 @@
-//! One product: what is wanted of it and what is known of it.
+//! One product: which of its topics are wanted, and its state.
 
 use std::collections::BTreeSet;
 
@@ -21,11 +21,11 @@ pub(super) struct Product {
 }
 
 impl Product {
-    /// Nothing is wanted or known.
+    /// Starts with nothing wanted and nothing known.
     ///
     /// # Errors
     ///
-    /// [`TopicError`] when `id` is no pair.
+    /// [`TopicError`] when `id` is not a pair.
     pub(super) fn new(id: &str) -> Result<Self, TopicError> {
         Ok(Self {
             ticker_topic: Topic::coinbase("ticker", id)?,
@@ -43,7 +43,7 @@ impl Product {
         self.wants.contains(&channel)
     }
 
-    /// Forgets what serves only topics that are not wanted. The newest trade stays known.
+    /// Forgets what only unwanted topics need, except the newest trade.
     pub(super) fn settle(&mut self) {
         if !self.wants(Channel::Matches) {
             self.trades.rest();
@@ -56,14 +56,14 @@ impl Product {
         }
     }
 
-    /// Whether to look up its newest trade in the log. Says so once.
+    /// Returns whether to look up its newest trade in the log, once.
     pub(super) fn is_to_look_up(&mut self) -> bool {
         let is_first = self.wants(Channel::Matches) && !self.is_looked_up;
         self.is_looked_up |= is_first;
         is_first
     }
 
-    /// Forgets what holds for one connection only.
+    /// Forgets what belongs to one connection.
     pub(super) fn disconnect(&mut self) {
         self.trades.disconnect();
         self.level2.forget();

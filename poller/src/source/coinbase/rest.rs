@@ -1,82 +1,79 @@
-//! The exchange's REST interface: which products there are, and trades that were missed.
+//! The REST interface of the exchange: the list of products, and missed trades.
 
 use std::{borrow::Cow, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use aws::{control::Product, error::Chain};
-use bytes::{Bytes, BytesMut};
-use domain::topic::Topic;
-use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+use aws::control::Product;
+use bytes::Bytes;
+use domain::{backoff::Backoff, chain::Chain, pace::TokenBucket, topic::Topic};
+use jiff::Timestamp;
+use parking_lot::Mutex;
 use reqwest::{
     Client, StatusCode,
-    header::{ACCEPT, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT, HeaderMap, HeaderValue},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::Mutex,
-    time::{self, Instant},
-};
+use tokio::time::{self, Instant};
 use tracing::warn;
 
-use super::pace::Pace;
-use crate::backoff::Backoff;
+use crate::source::http::{BodyError, read_body, retry_after};
 
-/// How long one request may take.
+/// Longest time for one request.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
-/// Most bytes of an answer. The largest, all products, has about half a megabyte.
+/// Most bytes of a response. The largest, the list of products, has about half a megabyte.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
-/// Trades in a page.
+/// Number of trades on a page.
 const PAGE: u64 = 1_000;
-/// Most pages that are read for one hole.
+/// Most pages that are fetched for one hole.
 const MAX_PAGES: u32 = 20;
-/// Tries to get one page.
+/// Attempts to fetch one page.
 const ATTEMPTS: u32 = 3;
-/// How long a hole may take to be filled. Trades wait meanwhile.
+/// Longest time to fill a hole. Trades are held meanwhile.
 const FILL_WITHIN: Duration = Duration::from_secs(30);
 
-/// The exchange's REST interface. Clones share the connections and the pace.
+/// The REST interface of the exchange. Clones share the connections and the rate limit.
 #[derive(Clone, Debug)]
 pub(super) struct Rest {
     client: Client,
     base: Arc<str>,
-    pace: Arc<Mutex<Pace>>,
+    pace: Arc<Mutex<TokenBucket>>,
 }
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RestError {
-    /// No answer.
-    #[error("no answer")]
-    Unanswered(#[source] reqwest::Error),
-    /// An answer that says no.
-    #[error("the exchange answered {status}")]
-    Refused { status: StatusCode, retry_after: Option<Duration> },
-    /// An answer that is too large.
-    #[error("answer is over {MAX_BODY_BYTES} bytes")]
+    /// No response.
+    #[error("no response from the exchange")]
+    NoResponse(#[source] reqwest::Error),
+    /// A response with an error status.
+    #[error("the exchange answered with status {status}")]
+    Status { status: StatusCode, retry_after: Option<Duration> },
+    /// A response that is too large.
+    #[error("response is larger than {MAX_BODY_BYTES} bytes")]
     TooLarge,
-    /// An answer of another shape.
-    #[error("answer cannot be read")]
-    Shape(#[source] serde_json::Error),
+    /// A response in an unexpected format.
+    #[error("response has an unexpected format")]
+    Format(#[source] serde_json::Error),
 }
 
 impl RestError {
-    /// How long the exchange wants to be left alone.
+    /// Returns how long the exchange asks to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused { retry_after, .. } => *retry_after,
-            Self::Unanswered(_) | Self::TooLarge | Self::Shape(_) => None,
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::NoResponse(_) | Self::TooLarge | Self::Format(_) => None,
         }
     }
 
-    /// Whether the same request may succeed later.
+    /// Returns whether the same request may succeed later.
     fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused { status, .. } => {
+            Self::Status { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
-            Self::Unanswered(_) => true,
-            Self::TooLarge | Self::Shape(_) => false,
+            Self::NoResponse(_) => true,
+            Self::TooLarge | Self::Format(_) => false,
         }
     }
 }
@@ -105,7 +102,7 @@ struct Trade<'a> {
     time: Cow<'a, str>,
 }
 
-/// A trade from the REST interface in the shape of a message.
+/// A trade from the REST interface in the format of a message.
 #[derive(Serialize)]
 struct Recovered<'a> {
     #[serde(rename = "type")]
@@ -120,11 +117,11 @@ struct Recovered<'a> {
 }
 
 impl Rest {
-    /// Asks at `base`, without a slash at its end.
+    /// Makes the interface at `base`, which has no trailing slash.
     ///
     /// # Errors
     ///
-    /// [`reqwest::Error`] when this machine cannot do HTTP.
+    /// [`reqwest::Error`] when no HTTP client can be made.
     pub(super) fn new(base: &str, user_agent: HeaderValue) -> Result<Self, reqwest::Error> {
         let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
         let client = Client::builder()
@@ -133,15 +130,15 @@ impl Rest {
             .connect_timeout(REQUEST_WITHIN / 2)
             .timeout(REQUEST_WITHIN)
             .build()?;
-        // The exchange takes 10 requests a second from an address.
-        let pace = Pace::new(Duration::from_millis(125), 8);
+        // The exchange allows 10 requests a second from an address.
+        let pace = TokenBucket::every(Duration::from_millis(125), 8);
         Ok(Self { client, base: base.into(), pace: Arc::new(Mutex::new(pace)) })
     }
 
-    /// Returns all products whose id is a pair.
+    /// Fetches all products whose id is a pair.
     pub(super) async fn products(&self) -> Result<Vec<Product>, RestError> {
         let (_, body) = self.get(&format!("{}/products", self.base)).await?;
-        let listed: Vec<Listed<'_>> = serde_json::from_slice(&body).map_err(RestError::Shape)?;
+        let listed: Vec<Listed<'_>> = serde_json::from_slice(&body).map_err(RestError::Format)?;
         let pairs = listed.into_iter().filter(|it| Topic::coinbase("ticker", &it.id).is_ok());
         Ok(pairs
             .map(|it| Product {
@@ -151,9 +148,10 @@ impl Rest {
             .collect())
     }
 
-    /// Returns what can be had of a product's trades, newest first, each as a message.
+    /// Fetches trades of a product, newest first, each as a message.
     ///
-    /// Tries for a while, then returns what it has: of too many trades the newest.
+    /// Stops after a while and returns what it has. If there are too many trades, these are the
+    /// newest.
     pub(super) async fn trades(
         &self,
         product: &str,
@@ -168,7 +166,7 @@ impl Rest {
         while pages < MAX_PAGES && after > *ids.start() {
             let retry_after = match time::timeout_at(deadline, self.page(product, after)).await {
                 Err(_) => break,
-                // The newest trades come to the REST interface a moment later than over the socket.
+                // The newest trades reach the REST interface a moment later than the WebSocket feed.
                 Ok(Ok(page)) if page.is_behind(after) && attempts > 1 => None,
                 Ok(Ok(page)) => {
                     let Some(oldest) = page.oldest else { break };
@@ -180,7 +178,7 @@ impl Rest {
                     continue;
                 }
                 Ok(Err(error)) => {
-                    warn!(product, error = %Chain(&error), "trades not fetched");
+                    warn!(product, error = %Chain(&error), "could not fetch missed trades");
                     if !error.is_retryable() {
                         break;
                     }
@@ -200,48 +198,45 @@ impl Rest {
         found
     }
 
-    /// Returns the page of trades older than `after`.
+    /// Fetches the page of trades older than `after`.
     async fn page(&self, product: &str, after: u64) -> Result<Page, RestError> {
         let url = format!("{}/products/{product}/trades?limit={PAGE}&after={after}", self.base);
         let (headers, body) = self.get(&url).await?;
-        let trades: Vec<Trade<'_>> = serde_json::from_slice(&body).map_err(RestError::Shape)?;
-        let cursor = headers.get("cb-after").and_then(|id| id.to_str().ok()?.parse().ok());
-        let oldest = cursor.or_else(|| trades.iter().map(|trade| trade.id).min());
+        let trades: Vec<Trade<'_>> = serde_json::from_slice(&body).map_err(RestError::Format)?;
+        let next_page = headers.get("cb-after").and_then(|id| id.to_str().ok()?.parse().ok());
+        let oldest = next_page.or_else(|| trades.iter().map(|trade| trade.id).min());
         let trades = trades.iter().map(|trade| Ok((trade.id, message(product, trade)?)));
-        let trades = trades.collect::<Result<_, _>>().map_err(RestError::Shape)?;
+        let trades = trades.collect::<Result<_, _>>().map_err(RestError::Format)?;
         Ok(Page { trades, oldest })
     }
 
     async fn get(&self, url: &str) -> Result<(HeaderMap, Bytes), RestError> {
-        let wait = self.pace.lock().await.reserve(Instant::now());
+        let wait = self.pace.lock().reserve(Instant::now().into_std());
         time::sleep(wait).await;
-        let mut answer = self.client.get(url).send().await.map_err(RestError::Unanswered)?;
-        let status = answer.status();
+        let mut response = self.client.get(url).send().await.map_err(RestError::NoResponse)?;
+        let status = response.status();
         if !status.is_success() {
-            let retry_after = retry_after(answer.headers(), Timestamp::now());
-            return Err(RestError::Refused { status, retry_after });
+            let retry_after = retry_after(response.headers(), Timestamp::now());
+            return Err(RestError::Status { status, retry_after });
         }
-        let headers = std::mem::take(answer.headers_mut());
-        let mut body = BytesMut::new();
-        while let Some(chunk) = answer.chunk().await.map_err(RestError::Unanswered)? {
-            if body.len() + chunk.len() > MAX_BODY_BYTES {
-                return Err(RestError::TooLarge);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok((headers, body.freeze()))
+        let headers = std::mem::take(response.headers_mut());
+        let body = read_body(response, MAX_BODY_BYTES).await.map_err(|error| match error {
+            BodyError::Http(error) => RestError::NoResponse(error),
+            BodyError::TooLarge => RestError::TooLarge,
+        })?;
+        Ok((headers, body))
     }
 }
 
 /// A page of trades.
 struct Page {
     trades: Vec<(u64, Bytes)>,
-    /// Where the next page begins.
+    /// Where the next page starts.
     oldest: Option<u64>,
 }
 
 impl Page {
-    /// Whether the trade just before `after`, which is known to exist, is not in it.
+    /// Returns whether the trade just before `after`, which is known to exist, is missing.
     fn is_behind(&self, after: u64) -> bool {
         self.trades.iter().all(|(id, _)| *id != after - 1)
     }
@@ -260,16 +255,6 @@ fn message(product: &str, trade: &Trade<'_>) -> serde_json::Result<Bytes> {
         backfilled: true,
     };
     serde_json::to_vec(&recovered).map(Bytes::from)
-}
-
-/// Returns how long an answer asks to be left alone, in seconds or up to a date.
-pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = DateTimeParser::new().parse_timestamp(text).ok()?;
-    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -299,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_too_many_trades_the_newest_are_fetched_at_a_pace() {
+    async fn only_the_newest_of_too_many_trades_are_fetched_within_the_rate_limit() {
         let (router, mut asks) = trades_up_to(30_000);
         let rest = serve(router).await;
         let start = Instant::now();
@@ -310,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failures_are_tried_again_and_refusals_are_not() {
+    async fn failures_are_retried_and_rejections_are_not() {
         use http::StatusCode;
 
         let cases = [
@@ -335,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_trade_that_comes_late_to_rest_is_waited_for() {
+    async fn a_trade_that_reaches_the_rest_interface_late_is_retried() {
         let count = Arc::new(AtomicU32::new(0));
         let page = async move || {
             let newest = if count.fetch_add(1, Ordering::Relaxed) == 0 { 6 } else { 7 };
@@ -347,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_end_is_not_taken() {
+    async fn a_response_that_is_too_large_is_rejected() {
         let router = Router::new()
             .route("/products", get(async || " ".repeat(MAX_BODY_BYTES + 1)))
             .route("/products/A-B/trades", get(async || "[{}]"));
@@ -358,26 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = "2015-10-21T07:27:00Z".parse().expect("a time");
-        let cases = [
-            (Some("7"), Some(7)),
-            (Some("Wed, 21 Oct 2015 07:28:00 GMT"), Some(60)),
-            (Some("Wed, 21 Oct 2015 07:00:00 GMT"), Some(0)),
-            (Some("soon"), None),
-            (Some("-1"), None),
-            (None, None),
-        ];
-        for (value, expected) in cases {
-            let header = value.map(|value| (RETRY_AFTER, HeaderValue::from_static(value)));
-            let headers = HeaderMap::from_iter(header);
-            let expected = expected.map(Duration::from_secs);
-            assert_eq!(retry_after(&headers, now), expected, "case: {value:?}");
-        }
-    }
-
-    #[test]
-    fn a_trade_takes_the_shape_of_a_message() {
+    fn a_trade_is_converted_into_a_message() {
         let trade = r#"{"trade_id":7,"side":"buy","size":"0.1","price":"2","time":"t","x":1}"#;
         let trade: Trade<'_> = serde_json::from_str(trade).expect("a trade");
         let expected = br#"{"type":"match","trade_id":7,"side":"buy","size":"0.1","price":"2","product_id":"A-B","time":"t","backfilled":true}"#;

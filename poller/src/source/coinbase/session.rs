@@ -1,4 +1,5 @@
-//! What is known of the exchange, and what each of its messages does to that. No I/O, no clock.
+//! The state of the exchange as we know it, and how each of its messages changes that. Without I/O
+//! and without a clock.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,30 +23,33 @@ use super::{
     tally::{Losses, Tally},
     trades::Taken,
 };
-use crate::feed::{Outgoing, Role, Wanted};
+use crate::{
+    outgoing::{Outgoing, Role},
+    wanted::Wanted,
+};
 
 #[cfg(test)]
 mod tests;
 
-/// How long a connection may be without any message.
+/// Longest time without any message on a connection.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// How long after a heartbeat the exchange counts as alive.
 const ALIVE: Duration = Duration::from_secs(3);
 
-/// Most products that the state names.
+/// Most products that the state of the source names.
 const NAMED: usize = 5;
 
-/// Everything that is known of the exchange, over all connections to it.
+/// Everything that is known of the exchange, across all connections to it.
 ///
-/// It is given what arrives and the time, and says what to publish, what to send and what to look
-/// up.
+/// It is given the messages and the time, and returns what to publish, what to send and what to
+/// look up.
 #[derive(Debug)]
 pub struct Session {
     products: HashMap<Arc<str>, Product>,
-    /// All products that trade, once that is known.
+    /// All traded products, once they are known.
     catalogue: Option<Arc<HashSet<String>>>,
-    /// Wanted products that are not among them.
+    /// Wanted products that are not traded.
     absent: Vec<Arc<str>>,
     subscriptions: Subscriptions,
     chores: Vec<Chore>,
@@ -55,7 +59,7 @@ pub struct Session {
     connection: Option<Connection>,
 }
 
-/// What is known of a connection.
+/// The state of a connection.
 #[derive(Debug)]
 struct Connection {
     heard_at: Instant,
@@ -64,31 +68,31 @@ struct Connection {
     forwarded: u64,
 }
 
-/// Something to look up; the answer goes to the session.
+/// Something to look up. The result goes to the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Chore {
-    /// Which trade is the newest in the log, for [`Session::know`].
+    /// Find the newest trade in the log, for [`Session::know`].
     LookUp { product: Arc<str>, topic: Topic },
-    /// These trades, for [`Session::fill`].
+    /// Fetch these trades, for [`Session::fill`].
     Fill { product: Arc<str>, ids: RangeInclusive<u64> },
 }
 
-/// Why a connection is of no more use.
+/// Why a connection has to be closed.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// Nothing came for too long.
-    #[error("nothing came for {} seconds", SILENCE.as_secs())]
+    /// No message arrived for too long.
+    #[error("no message arrived for {} seconds", SILENCE.as_secs())]
     Silent,
-    /// Heartbeats failed to come, and asking anew did not help.
-    #[error("{0} has no heartbeat")]
+    /// Heartbeats stopped, and subscribing again did not help.
+    #[error("heartbeats of {0} stopped")]
     Stalled(Arc<str>),
-    /// The exchange is about to hang up.
-    #[error("the exchange says: {0}")]
-    Refused(String),
+    /// The exchange is about to close the connection.
+    #[error("the exchange reported an error: {0}")]
+    Rejected(String),
 }
 
 impl Session {
-    /// Nothing is wanted, and there is no connection.
+    /// Starts with nothing wanted and without a connection.
     pub(super) fn new() -> Self {
         Self {
             products: HashMap::new(),
@@ -103,8 +107,8 @@ impl Session {
         }
     }
 
-    /// A session with a connection, which wants topics and found nothing in the log: for measuring
-    /// [`on_message`](Self::on_message).
+    /// Makes a session with a connection and wanted topics, whose log is empty. It is there to
+    /// measure [`on_message`](Self::on_message).
     pub fn connected(wanted: &Wanted, now: Instant) -> Self {
         let mut session = Self::new();
         session.want(wanted);
@@ -115,7 +119,7 @@ impl Session {
         session
     }
 
-    /// Takes which topics are wanted.
+    /// Sets the wanted topics.
     pub(super) fn want(&mut self, wanted: &Wanted) {
         for product in self.products.values_mut() {
             product.wants.clear();
@@ -144,13 +148,13 @@ impl Session {
         self.subscribe();
     }
 
-    /// Takes which products trade.
+    /// Sets the traded products.
     pub(super) fn know_catalogue(&mut self, catalogue: Arc<HashSet<String>>) {
         self.catalogue = Some(catalogue);
         self.subscribe();
     }
 
-    /// Takes the newest trade that the log has of a product.
+    /// Sets the newest trade of a product in the log.
     pub(super) fn know(
         &mut self,
         product: &str,
@@ -163,7 +167,7 @@ impl Session {
         product.trades.know(logged, now, &mut |text| publish(topic, Outgoing::plain(text)));
     }
 
-    /// Takes what was found of missing trades, in any order.
+    /// Adds the missing trades that were found, in any order.
     pub(super) fn fill(
         &mut self,
         id: &str,
@@ -181,7 +185,7 @@ impl Session {
             first = ids.start(),
             last = ids.end(),
             found = found.len(),
-            "missed trades fetched"
+            "fetched missed trades"
         );
         let topic = &product.matches_topic;
         let mut out = |text| publish(topic, Outgoing::plain(text));
@@ -189,19 +193,19 @@ impl Session {
         self.losses.add(id, lost, now);
     }
 
-    /// Whether there is nothing to connect for.
+    /// Returns whether no connection is needed.
     pub(super) fn is_idle(&self) -> bool {
         self.subscriptions.is_idle()
     }
 
-    /// Starts over on a connection.
+    /// Starts a new connection.
     pub(super) fn connect(&mut self, now: Instant) {
         self.subscriptions.reset();
         let (heartbeat_at, is_answered, forwarded) = (None, false, 0);
         self.connection = Some(Connection { heard_at: now, heartbeat_at, is_answered, forwarded });
     }
 
-    /// Takes that the connection is lost. Returns how many events it brought.
+    /// Ends the connection. Returns how many events it brought.
     pub(super) fn disconnect(&mut self) -> u64 {
         for product in self.products.values_mut() {
             product.disconnect();
@@ -209,29 +213,29 @@ impl Session {
         self.connection.take().map_or(0, |connection| connection.forwarded)
     }
 
-    /// Whether the exchange has said anything on this connection.
+    /// Returns whether the exchange has sent anything on this connection.
     pub(super) fn is_answered(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| connection.is_answered)
     }
 
-    /// Takes a sign of life that says nothing.
+    /// Handles a message that only shows that the connection works.
     pub(super) fn on_sign_of_life(&mut self, now: Instant) {
         if let Some(connection) = &mut self.connection {
             connection.heard_at = now;
         }
     }
 
-    /// Takes a binary message. The exchange never sends any.
+    /// Handles a binary message. The exchange never sends any.
     pub(super) fn on_binary(&mut self, now: Instant) {
         self.on_sign_of_life(now);
         self.tally.binary.add("");
     }
 
-    /// Takes a text from the exchange, and publishes what follows from it.
+    /// Handles a text from the exchange, and publishes the resulting events.
     ///
     /// # Errors
     ///
-    /// [`SessionError::Refused`] when the exchange is about to hang up.
+    /// [`SessionError::Rejected`] when the exchange is about to close the connection.
     pub fn on_message(
         &mut self,
         text: Utf8Bytes,
@@ -259,14 +263,17 @@ impl Session {
                 Updated::Applied if is_small => {
                     publish(&product.level2_topic, Outgoing::plain(text));
                 }
-                // Too large for a message of ours, so the book that it leads to takes its place.
+                // Too large to forward, so a snapshot of the resulting book is sent in its place.
                 Updated::Applied => {
                     if let Some(json) = product.level2.snapshot(id, now) {
                         publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
                     }
                 }
                 Updated::NoBook => {}
-                Updated::Crossed => warn!(product = id, "book is crossed"),
+                Updated::Crossed => warn!(
+                    product = id,
+                    "discarded the order book: a bid is not below the lowest ask"
+                ),
             },
             ("ticker", _) if is_small => {
                 if product.wants(Channel::Ticker) {
@@ -293,7 +300,7 @@ impl Session {
                     && let Some(last) = message.last_trade_id
                     && product.trades.hear(last, now)
                 {
-                    warn!(product = id, last, "trade ids started over");
+                    warn!(product = id, last, "the exchange restarted its trade ids");
                 }
             }
             ("snapshot", _) => {
@@ -303,10 +310,13 @@ impl Session {
                             publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
                         }
                     } else {
-                        warn!(product = id, "snapshot is crossed");
+                        warn!(
+                            product = id,
+                            "discarded a snapshot of the order book: a bid is not below the lowest ask"
+                        );
                     }
                 }
-                // Tens of thousands of levels, and nothing else comes near.
+                // Frees the memory: a snapshot has tens of thousands of levels, every other message a few.
                 self.levels = Levels::default();
             }
             ("ticker" | "match" | "last_match", _) => self.on_garbage(&text, now),
@@ -315,18 +325,18 @@ impl Session {
         Ok(())
     }
 
-    /// Does what is due, and publishes what follows from it.
+    /// Does what is due, and publishes the resulting events.
     ///
     /// # Errors
     ///
-    /// [`SessionError`] when the connection is of no more use.
+    /// [`SessionError`] when the connection has to be closed.
     pub(super) fn tick(
         &mut self,
         now: Instant,
         publish: &mut impl FnMut(&Topic, Outgoing),
     ) -> Result<(), SessionError> {
         self.subscriptions.tick(now);
-        self.tally.tell(now);
+        self.tally.log(now);
         let mut others_live = false;
         if let Some(connection) = &self.connection {
             if now >= connection.heard_at + SILENCE {
@@ -337,7 +347,10 @@ impl Session {
         for (id, product) in &mut self.products {
             if let Some(hole) = product.trades.missing(now) {
                 if hole.is_own_fault && product.level2.is_sound() {
-                    warn!(product = &**id, "trades missed, so updates of the book may be too");
+                    warn!(
+                        product = &**id,
+                        "discarded the order book: trades were missed, so updates may be missing too"
+                    );
                     product.level2.doubt(now);
                 }
                 self.chores.push(Chore::Fill { product: Arc::clone(id), ids: hole.ids });
@@ -355,14 +368,14 @@ impl Session {
             match product.liveness.stalled(now) {
                 None => {}
                 Some(Stalled::Renew) => {
-                    warn!(product = &**id, "no heartbeat");
+                    warn!(product = &**id, "heartbeats stopped; subscribing again");
                     product.level2.forget();
                     self.subscriptions.renew(id, None);
                 }
-                Some(Stalled::Refuse) if others_live => {
-                    self.subscriptions.refuse_product(id, "no heartbeat", now);
+                Some(Stalled::Abandon) if others_live => {
+                    self.subscriptions.reject_product(id, "heartbeats stopped", now);
                 }
-                Some(Stalled::Reconnect | Stalled::Refuse) => {
+                Some(Stalled::Reconnect | Stalled::Abandon) => {
                     return Err(SessionError::Stalled(Arc::clone(id)));
                 }
             }
@@ -370,7 +383,7 @@ impl Session {
         Ok(())
     }
 
-    /// Returns the next message to send, if there is one and it may go now.
+    /// Returns the next message to send, if there is one and the rate limit allows it.
     pub(super) fn next_request(&mut self, now: Instant) -> Option<String> {
         let request = self.subscriptions.next(now)?;
         for (id, channel) in request.pairs() {
@@ -386,20 +399,20 @@ impl Session {
         serde_json::to_string(&request).ok()
     }
 
-    /// Returns what to look up. Says so once.
+    /// Takes the chores that are not started yet.
     pub(super) fn take_chores(&mut self) -> Vec<Chore> {
         std::mem::take(&mut self.chores)
     }
 
-    /// Says what people should know of a connection that works; empty if that is nothing.
+    /// Describes the problems of a working connection for people; empty if there are none.
     pub(super) fn detail(&self, now: Instant) -> String {
         let mut parts = Vec::new();
-        let refusals = self.subscriptions.refusals();
-        for (product, reason) in refusals.iter().take(NAMED) {
-            parts.push(format!("{product} refused: {reason}"));
+        let rejections = self.subscriptions.rejections();
+        for (product, reason) in rejections.iter().take(NAMED) {
+            parts.push(format!("{product} rejected: {reason}"));
         }
-        if refusals.len() > NAMED {
-            parts.push(format!("{} more refused", refusals.len() - NAMED));
+        if rejections.len() > NAMED {
+            parts.push(format!("{} more rejected", rejections.len() - NAMED));
         }
         if !self.absent.is_empty() {
             let more = if self.absent.len() > NAMED { " and others" } else { "" };
@@ -441,12 +454,14 @@ impl Session {
                 }
             }
             "error" => {
-                let said = message.said.as_deref().unwrap_or_default();
+                let text_of_error = message.message.as_deref().unwrap_or_default();
                 let reason = message.reason.as_deref().filter(|reason| !reason.is_empty());
-                if said.contains("ErrSlow") || reason.is_some_and(|it| it.contains("ErrSlow")) {
-                    return Err(SessionError::Refused(said.to_owned()));
+                if text_of_error.contains("ErrSlow")
+                    || reason.is_some_and(|it| it.contains("ErrSlow"))
+                {
+                    return Err(SessionError::Rejected(text_of_error.to_owned()));
                 }
-                if !self.subscriptions.fail(reason.unwrap_or(said), now) {
+                if !self.subscriptions.fail(reason.unwrap_or(text_of_error), now) {
                     self.tally.errors.add(text);
                 }
             }
@@ -458,7 +473,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes a text that cannot be read. A book that it might be about is not sound any more.
+    /// Handles a text that cannot be parsed. An order book that it may belong to is discarded.
     fn on_garbage(&mut self, text: &str, now: Instant) {
         self.tally.garbage.add(text);
         for (id, product) in &mut self.products {

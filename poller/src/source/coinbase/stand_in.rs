@@ -2,37 +2,30 @@
 //! published.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use aws::{
-    control::{Product, State},
-    error::StoreError,
-};
+use aws::{control::Product, error::StoreError};
 use axum::{
     Json, Router,
     extract::{Path, Query},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, request::Parts},
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use domain::{frame::Frame, topic::Topic};
-use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
+use domain::{frame::Frame, source::State, topic::Topic};
 use serde_json::{Value, json};
+use simulator::script::{ExchangePeer, Handshake, Io, ScriptedServer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{mpsc, watch},
     time,
 };
-use tokio_tungstenite::{
-    WebSocketStream, accept_async,
-    tungstenite::{self, Message},
-};
 
 use super::{downstream::Downstream, rest::Rest};
-use crate::feed::{Outgoing, Wanted};
+use crate::{outgoing::Outgoing, wanted::Wanted};
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,93 +40,29 @@ pub(super) fn topics(names: &[&str]) -> Arc<Wanted> {
     Arc::new(names.iter().map(|name| Topic::parse(name).expect("a topic")).collect())
 }
 
-/// The WebSocket feed.
+/// An exchange whose WebSocket messages a test sends.
 pub(super) struct Exchange {
-    listener: TcpListener,
+    server: ScriptedServer,
 }
 
 impl Exchange {
     pub(super) async fn open() -> Self {
-        Self { listener: TcpListener::bind("127.0.0.1:0").await.expect("a port") }
+        let respond = |_: &Parts| StatusCode::NOT_FOUND.into_response();
+        Self { server: ScriptedServer::start(respond).await.expect("a port") }
     }
 
     pub(super) fn address(&self) -> String {
-        self.listener.local_addr().expect("an address").to_string()
+        self.server.address().to_string()
     }
 
-    /// Waits for the next connection before its handshake.
-    pub(super) async fn accept_raw(&self) -> TcpStream {
-        soon(self.listener.accept()).await.expect("a connection").0
+    /// Waits for the next handshake.
+    pub(super) async fn handshake(&self) -> Handshake {
+        self.server.handshake().await
     }
 
     /// Waits for the next connection.
-    pub(super) async fn accept(&self) -> Peer<WebSocketStream<TcpStream>> {
-        let socket = accept_async(self.accept_raw().await).await.expect("a handshake");
-        Peer { socket, sent: BTreeMap::new() }
-    }
-}
-
-/// The exchange's end of a connection.
-pub(super) struct Peer<S> {
-    pub(super) socket: S,
-    /// What it sends: the products of each channel.
-    pub(super) sent: BTreeMap<String, Vec<String>>,
-}
-
-impl<S> Peer<S>
-where
-    S: Stream<Item = Result<Message, tungstenite::Error>>
-        + Sink<Message, Error = tungstenite::Error>
-        + Unpin,
-{
-    /// Waits for the next message that is no ping; `None` when there will be none.
-    pub(super) async fn message(&mut self) -> Option<Message> {
-        loop {
-            match soon(self.socket.next()).await {
-                Some(Ok(Message::Ping(_))) => {}
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-                Some(Ok(message)) => return Some(message),
-            }
-        }
-    }
-
-    /// Waits for the next request, as `verb products channels`.
-    pub(super) async fn request(&mut self) -> String {
-        let message = self.message().await.expect("a request");
-        let json: Value = serde_json::from_str(message.to_text().expect("a text")).expect("JSON");
-        let list = |name: &str| -> Vec<String> {
-            serde_json::from_value(json[name].clone()).expect("a list of names")
-        };
-        let (products, channels) = (list("product_ids"), list("channels"));
-        let verb = json["type"].as_str().expect("a verb");
-        for channel in &channels {
-            let sent = self.sent.entry(channel.clone()).or_default();
-            sent.retain(|product| !products.contains(product));
-            if verb == "subscribe" {
-                sent.extend(products.iter().cloned());
-            }
-        }
-        format!("{verb} {} {}", products.join(","), channels.join(","))
-    }
-
-    /// Waits for the next request and agrees to it.
-    pub(super) async fn agree(&mut self) -> String {
-        let request = self.request().await;
-        let channels: Vec<Value> = self
-            .sent
-            .iter()
-            .filter(|(_, products)| !products.is_empty())
-            .map(|(name, products)| {
-                let name = name.replace("level2_batch", "level2_50");
-                json!({"name": name, "product_ids": products, "account_ids": null})
-            })
-            .collect();
-        self.send(&json!({"type": "subscriptions", "channels": channels})).await;
-        request
-    }
-
-    pub(super) async fn send(&mut self, json: &Value) {
-        self.socket.send(Message::text(json.to_string())).await.expect("sent");
+    pub(super) async fn accept(&self) -> ExchangePeer<Io> {
+        ExchangePeer::new(self.handshake().await.accept().await)
     }
 }
 

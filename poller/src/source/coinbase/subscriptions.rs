@@ -1,4 +1,4 @@
-//! What the exchange is asked to send, what it agrees to, and what it refuses.
+//! The subscriptions at the exchange: what to request, what is confirmed and what is rejected.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -6,19 +6,20 @@ use std::{
     time::Duration,
 };
 
+use domain::pace::TokenBucket;
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{message::Acknowledged, pace::Pace};
+use super::message::Acknowledged;
 
-/// Most products that one request names, so that it is never too large.
+/// Most products in one request, so that it is never too large.
 const PRODUCTS_PER_REQUEST: usize = 50;
 
-/// How long what was refused is left alone.
-const REFUSED_FOR: Duration = Duration::from_mins(10);
+/// How long a rejected subscription is not requested again.
+const REJECTED_FOR: Duration = Duration::from_mins(10);
 
-/// How long the exchange may take to answer a request.
+/// Longest time that the exchange takes to answer a request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// A channel of the exchange.
@@ -33,7 +34,7 @@ pub(super) enum Channel {
 }
 
 impl Channel {
-    /// The channel that the exchange calls `name` when it says what it sends.
+    /// Returns the channel that the exchange calls `name` in a confirmation.
     fn sent_as(name: &str) -> Option<Self> {
         match name {
             "heartbeat" => Some(Self::Heartbeat),
@@ -48,16 +49,16 @@ impl Channel {
 /// One channel of one product.
 pub(super) type Pair = (Arc<str>, Channel);
 
-/// A message to the exchange.
+/// A request to the exchange.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Request {
+pub(super) struct SubscriptionRequest {
     #[serde(rename = "type")]
     pub(super) verb: Verb,
     pub(super) product_ids: Vec<Arc<str>>,
     pub(super) channels: Vec<Channel>,
 }
 
-/// What a request asks for.
+/// The type of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verb {
@@ -65,66 +66,72 @@ pub(super) enum Verb {
     Unsubscribe,
 }
 
-impl Request {
+impl SubscriptionRequest {
     fn subscribe(product_ids: Vec<Arc<str>>, channels: Vec<Channel>) -> Self {
         Self { verb: Verb::Subscribe, product_ids, channels }
     }
 
-    /// Everything that it names.
+    /// Returns every channel of every product in it.
     pub(super) fn pairs(&self) -> impl Iterator<Item = Pair> + '_ {
         let products = self.product_ids.iter();
         products.flat_map(|id| self.channels.iter().map(|channel| (Arc::clone(id), *channel)))
     }
 }
 
-/// Why something is left alone, and until when.
+/// Why a subscription was rejected, and until when it is not requested again.
 #[derive(Debug)]
-struct Refusal {
+struct Rejection {
     until: Instant,
     reason: String,
 }
 
-/// The subscriptions of one connection, and what was refused on any.
+/// The subscriptions of one connection, and the rejections of all connections.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
-    /// What is wanted; heartbeats go without saying.
+    /// The wanted channels, without the heartbeats that each of them implies.
     wanted: BTreeSet<Pair>,
-    /// What this connection was asked for.
+    /// What was requested on this connection.
     asked: BTreeSet<Pair>,
-    /// What to send before anything that follows from what is wanted.
-    queue: VecDeque<Request>,
-    /// Requests without an answer. Answers come in the order of requests.
-    in_flight: VecDeque<(Request, Instant)>,
-    refused: BTreeMap<Pair, Refusal>,
-    pace: Pace,
-    /// Whether what was asked for may differ from what is wanted.
+    /// Requests to send before others are derived from what is wanted.
+    queue: VecDeque<SubscriptionRequest>,
+    /// Requests that are not answered yet. The exchange answers in the order of requests.
+    in_flight: VecDeque<(SubscriptionRequest, Instant)>,
+    rejected: BTreeMap<Pair, Rejection>,
+    pace: TokenBucket,
+    /// Whether the requested channels may differ from the wanted ones.
     is_dirty: bool,
 }
 
 impl Default for Subscriptions {
     fn default() -> Self {
-        // The exchange takes 100 messages a second from an address, and 10 a second from a
+        // The exchange allows 100 messages a second from an address, and 10 a second on a
         // connection in the long run.
-        let pace = Pace::new(Duration::from_millis(125), 50);
-        let (wanted, asked, refused) = Default::default();
-        let (queue, in_flight) = Default::default();
-        Self { wanted, asked, queue, in_flight, refused, pace, is_dirty: false }
+        let pace = TokenBucket::every(Duration::from_millis(125), 50);
+        Self {
+            wanted: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            queue: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            rejected: BTreeMap::new(),
+            pace,
+            is_dirty: false,
+        }
     }
 }
 
 impl Subscriptions {
-    /// Sets what is wanted.
+    /// Sets the wanted channels.
     pub(super) fn want(&mut self, pairs: impl IntoIterator<Item = Pair>) {
         self.wanted = pairs.into_iter().collect();
         self.is_dirty = true;
     }
 
-    /// Whether there is nothing to ask for.
+    /// Returns whether there is nothing to request.
     pub(super) fn is_idle(&self) -> bool {
-        self.wanted.iter().all(|pair| self.refused.contains_key(pair))
+        self.wanted.iter().all(|pair| self.rejected.contains_key(pair))
     }
 
-    /// Forgets what the connection before this one was asked for.
+    /// Forgets what was requested on the previous connection.
     pub(super) fn reset(&mut self) {
         self.asked.clear();
         self.queue.clear();
@@ -132,18 +139,18 @@ impl Subscriptions {
         self.is_dirty = true;
     }
 
-    /// Whether this connection was asked for a product's channel.
+    /// Returns whether a product's channel was requested on this connection.
     pub(super) fn has_asked(&self, product: &Arc<str>, channel: Channel) -> bool {
         self.asked.contains(&(Arc::clone(product), channel))
     }
 
-    /// Returns the next request, if there is one and it may go now.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Request> {
+    /// Returns the next request, if there is one and the rate limit allows it.
+    pub(super) fn next(&mut self, now: Instant) -> Option<SubscriptionRequest> {
         if self.queue.is_empty() && self.is_dirty {
             self.queue = self.difference();
             self.is_dirty = false;
         }
-        if self.queue.is_empty() || !self.pace.take(now) {
+        if self.queue.is_empty() || self.pace.take(now.into_std()).is_err() {
             return None;
         }
         let request = self.queue.pop_front()?;
@@ -155,7 +162,7 @@ impl Subscriptions {
         Some(request)
     }
 
-    /// Asks anew for a product's channels, or for one of them.
+    /// Requests all channels of a product again, or only one of them.
     pub(super) fn renew(&mut self, product: &Arc<str>, only: Option<Channel>) {
         let asked = self.asked.iter().filter(|(id, _)| id == product);
         let channels: Vec<_> = asked
@@ -167,12 +174,12 @@ impl Subscriptions {
         }
         for verb in [Verb::Unsubscribe, Verb::Subscribe] {
             let (product_ids, channels) = (vec![Arc::clone(product)], channels.clone());
-            self.queue(Request { verb, product_ids, channels });
+            self.queue(SubscriptionRequest { verb, product_ids, channels });
         }
     }
 
-    /// Takes the whole set that the exchange says it sends, which answers the oldest request.
-    /// Returns what of that request is confirmed.
+    /// Handles a confirmation, which lists all channels and answers the oldest request. Returns the
+    /// channels of that request that are confirmed.
     pub(super) fn confirm(&mut self, sent: &[Acknowledged<'_>], now: Instant) -> Vec<Pair> {
         let Some((request, _)) = self.in_flight.pop_front() else { return Vec::new() };
         if request.verb == Verb::Unsubscribe {
@@ -188,107 +195,107 @@ impl Subscriptions {
             self.asked.remove(pair);
         }
         if confirmed.is_empty() && missing.len() == 1 {
-            self.refuse(missing, "asked for and not sent", now);
+            self.reject(missing, "requested but not confirmed", now);
         } else {
             for (product, channel) in missing {
-                self.queue(Request::subscribe(vec![product], vec![channel]));
+                self.queue(SubscriptionRequest::subscribe(vec![product], vec![channel]));
             }
         }
         confirmed
     }
 
-    /// Takes an error, which answers the oldest request. Returns whether there was one.
+    /// Handles an error, which answers the oldest request. Returns whether there was one.
     ///
-    /// One bad product fails a whole request, so what is not to blame for sure is asked for again
-    /// in smaller requests.
+    /// One invalid product fails a whole request, so everything that may be valid is requested
+    /// again in smaller requests.
     pub(super) fn fail(&mut self, reason: &str, now: Instant) -> bool {
         let Some((request, _)) = self.in_flight.pop_front() else { return false };
         if request.verb == Verb::Unsubscribe {
-            debug!(reason, "unsubscribe refused");
+            debug!(reason, "the exchange rejected an unsubscribe");
             return true;
         }
         self.forget(&request);
-        let Request { product_ids, channels, .. } = request;
+        let SubscriptionRequest { product_ids, channels, .. } = request;
         let (named, rest): (Vec<_>, Vec<_>) =
             product_ids.into_iter().partition(|id| names(reason, id));
         if !named.is_empty() {
             for product in named {
-                self.refuse_product(&product, reason, now);
+                self.reject_product(&product, reason, now);
             }
             if !rest.is_empty() {
-                self.queue(Request::subscribe(rest, channels));
+                self.queue(SubscriptionRequest::subscribe(rest, channels));
             }
             return true;
         }
         match (rest.as_slice(), channels.as_slice()) {
             ([product], [channel]) => {
-                self.refuse(vec![(Arc::clone(product), *channel)], reason, now);
+                self.reject(vec![(Arc::clone(product), *channel)], reason, now);
             }
             ([_], _) => {
                 for channel in channels {
-                    self.queue(Request::subscribe(rest.clone(), vec![channel]));
+                    self.queue(SubscriptionRequest::subscribe(rest.clone(), vec![channel]));
                 }
             }
             _ => {
                 for product in rest {
-                    self.queue(Request::subscribe(vec![product], channels.clone()));
+                    self.queue(SubscriptionRequest::subscribe(vec![product], channels.clone()));
                 }
             }
         }
         true
     }
 
-    /// Leaves a product alone for a while.
-    pub(super) fn refuse_product(&mut self, product: &Arc<str>, reason: &str, now: Instant) {
+    /// Stops requesting a product for a while.
+    pub(super) fn reject_product(&mut self, product: &Arc<str>, reason: &str, now: Instant) {
         let pairs = self.wanted.iter().filter(|(id, _)| id == product).cloned().collect();
-        self.refuse(pairs, reason, now);
+        self.reject(pairs, reason, now);
     }
 
-    /// Sees which refusals are over, and which requests will not be answered any more.
+    /// Removes rejections that are over, and requests that will not be answered any more.
     pub(super) fn tick(&mut self, now: Instant) {
-        let refused = self.refused.len();
-        self.refused.retain(|_, refusal| now < refusal.until);
-        self.is_dirty |= self.refused.len() != refused;
+        let before = self.rejected.len();
+        self.rejected.retain(|_, rejection| now < rejection.until);
+        self.is_dirty |= self.rejected.len() != before;
         while self.in_flight.front().is_some_and(|(_, sent)| now >= *sent + ANSWER_WITHIN) {
             self.in_flight.pop_front();
-            warn!("request without an answer");
+            warn!("the exchange did not answer a request");
         }
     }
 
-    /// The products of which something is refused, with the reason.
-    pub(super) fn refusals(&self) -> BTreeMap<&str, &str> {
-        let refused = self.refused.iter().filter(|(pair, _)| self.wanted.contains(*pair));
-        refused.map(|((product, _), refusal)| (&**product, refusal.reason.as_str())).collect()
+    /// Returns the products with a rejected channel, and the reason.
+    pub(super) fn rejections(&self) -> BTreeMap<&str, &str> {
+        let rejected = self.rejected.iter().filter(|(pair, _)| self.wanted.contains(*pair));
+        rejected.map(|((product, _), rejection)| (&**product, rejection.reason.as_str())).collect()
     }
 
-    fn refuse(&mut self, pairs: Vec<Pair>, reason: &str, now: Instant) {
+    fn reject(&mut self, pairs: Vec<Pair>, reason: &str, now: Instant) {
         for pair in pairs {
-            warn!(product = &*pair.0, channel = ?pair.1, reason, "refused");
-            let refusal = Refusal { until: now + REFUSED_FOR, reason: reason.to_owned() };
-            self.refused.insert(pair, refusal);
+            warn!(product = &*pair.0, channel = ?pair.1, reason, "the exchange rejected a subscription; not requesting it for a while");
+            let rejection = Rejection { until: now + REJECTED_FOR, reason: reason.to_owned() };
+            self.rejected.insert(pair, rejection);
         }
         self.is_dirty = true;
     }
 
-    fn queue(&mut self, request: Request) {
+    fn queue(&mut self, request: SubscriptionRequest) {
         self.queue.push_back(request);
-        // What is wanted may change before it is sent.
+        // The wanted channels may change before it is sent.
         self.is_dirty = true;
     }
 
-    fn forget(&mut self, request: &Request) {
+    fn forget(&mut self, request: &SubscriptionRequest) {
         for pair in request.pairs() {
             self.asked.remove(&pair);
         }
     }
 
-    /// The requests that turn what was asked for into what is wanted.
-    fn difference(&self) -> VecDeque<Request> {
+    /// Returns the requests that turn the requested channels into the wanted ones.
+    fn difference(&self) -> VecDeque<SubscriptionRequest> {
         let mut aim: BTreeSet<Pair> =
-            self.wanted.iter().filter(|pair| !self.refused.contains_key(*pair)).cloned().collect();
+            self.wanted.iter().filter(|pair| !self.rejected.contains_key(*pair)).cloned().collect();
         let heartbeats = aim.iter().map(|(product, _)| (Arc::clone(product), Channel::Heartbeat));
         let heartbeats: Vec<_> =
-            heartbeats.filter(|pair| !self.refused.contains_key(pair)).collect();
+            heartbeats.filter(|pair| !self.rejected.contains_key(pair)).collect();
         aim.extend(heartbeats);
         let more = requests(Verb::Subscribe, aim.difference(&self.asked));
         let less = requests(Verb::Unsubscribe, self.asked.difference(&aim));
@@ -296,13 +303,13 @@ impl Subscriptions {
     }
 }
 
-/// Whether a sentence names a product.
+/// Returns whether a sentence names a product.
 fn names(reason: &str, product: &str) -> bool {
     reason.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == product)
 }
 
-/// Puts products that need the same channels in the same requests.
-fn requests<'a>(verb: Verb, pairs: impl Iterator<Item = &'a Pair>) -> Vec<Request> {
+/// Groups products that need the same channels into the same requests.
+fn requests<'a>(verb: Verb, pairs: impl Iterator<Item = &'a Pair>) -> Vec<SubscriptionRequest> {
     let mut channels: BTreeMap<&Arc<str>, Vec<Channel>> = BTreeMap::new();
     for (product, channel) in pairs {
         channels.entry(product).or_default().push(*channel);
@@ -315,7 +322,7 @@ fn requests<'a>(verb: Verb, pairs: impl Iterator<Item = &'a Pair>) -> Vec<Reques
         products.chunks(PRODUCTS_PER_REQUEST).map(move |chunk| (chunk, channels))
     });
     groups
-        .map(|(chunk, channels)| Request {
+        .map(|(chunk, channels)| SubscriptionRequest {
             verb,
             product_ids: chunk.to_vec(),
             channels: channels.clone(),
@@ -366,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_is_asked_for_and_nothing_twice() {
+    fn wanted_channels_are_requested_and_none_twice() {
         let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
         assert!(subscriptions.is_idle());
         subscriptions.want(pairs("ticker/A-B ticker/C-D matches/E-F level2/E-F"));
@@ -383,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_small_and_paced() {
+    fn requests_are_small_and_rate_limited() {
         let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
         let many = (0..120).map(|n| (format!("A{n}-B").into(), Channel::Ticker));
         subscriptions.want(many);
@@ -392,22 +399,23 @@ mod tests {
             .collect();
         assert_eq!(counts, [50, 50, 20]);
         for _ in 0..200 {
-            subscriptions.queue(Request::subscribe(vec!["A-B".into()], vec![Channel::Ticker]));
+            subscriptions
+                .queue(SubscriptionRequest::subscribe(vec!["A-B".into()], vec![Channel::Ticker]));
         }
         assert_eq!(sent(&mut subscriptions, now).len(), 47);
         assert_eq!(sent(&mut subscriptions, now + Duration::from_secs(1)).len(), 8);
     }
 
     #[test]
-    fn a_named_product_is_refused_and_the_others_are_asked_for_again() {
+    fn a_named_product_is_rejected_and_the_others_are_requested_again() {
         let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
         subscriptions.want(pairs("ticker/A-B ticker/C-D ticker/E-F matches/C-D"));
         assert_eq!(sent(&mut subscriptions, now).len(), 2);
         assert_eq!(confirm(&mut subscriptions, "heartbeat/C-D matches/C-D ticker/C-D", now), 3);
         assert!(subscriptions.fail("E-F is not a valid product", now));
         assert_eq!(sent(&mut subscriptions, now), ["+A-B [heartbeat,ticker]"]);
-        assert_eq!(subscriptions.refusals(), [("E-F", "E-F is not a valid product")].into());
-        let later = now + REFUSED_FOR;
+        assert_eq!(subscriptions.rejections(), [("E-F", "E-F is not a valid product")].into());
+        let later = now + REJECTED_FOR;
         subscriptions.tick(later - Duration::from_secs(1));
         assert_eq!(sent(&mut subscriptions, later), [""; 0]);
         subscriptions.tick(later);
@@ -415,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_blame_is_found_step_by_step() {
+    fn without_a_name_the_invalid_channel_is_found_step_by_step() {
         let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
         subscriptions.want(pairs("ticker/A-B level2/A-B ticker/C-D level2/C-D"));
         assert_eq!(sent(&mut subscriptions, now).len(), 1);
@@ -430,14 +438,14 @@ mod tests {
         assert_eq!(confirm(&mut subscriptions, "heartbeat/A-B", now), 1);
         assert!(subscriptions.fail("no", now));
         assert_eq!(confirm(&mut subscriptions, "ticker/A-B", now), 1);
-        assert_eq!(subscriptions.refusals(), [("A-B", "no")].into());
-        assert_eq!(sent(&mut subscriptions, now), [""; 0], "the rest is left as it is");
+        assert_eq!(subscriptions.rejections(), [("A-B", "no")].into());
+        assert_eq!(sent(&mut subscriptions, now), [""; 0], "the others are unchanged");
         assert!(!subscriptions.is_idle());
-        assert!(!subscriptions.fail("no", now), "nothing was asked for");
+        assert!(!subscriptions.fail("no", now), "nothing was requested");
     }
 
     #[test]
-    fn what_is_not_confirmed_is_asked_for_once_more_and_then_refused() {
+    fn an_unconfirmed_channel_is_requested_once_more_and_then_rejected() {
         let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
         subscriptions.want(pairs("ticker/A-B ticker/C-D"));
         sent(&mut subscriptions, now);
@@ -445,12 +453,16 @@ mod tests {
         assert_eq!(confirm(&mut subscriptions, some, now), 3);
         assert_eq!(sent(&mut subscriptions, now), ["+C-D [ticker]"]);
         assert_eq!(confirm(&mut subscriptions, some, now), 0);
-        assert_eq!(subscriptions.refusals().len(), 1);
-        assert_eq!(sent(&mut subscriptions, now), ["-C-D [heartbeat]"], "of no use alone");
+        assert_eq!(subscriptions.rejections().len(), 1);
+        assert_eq!(
+            sent(&mut subscriptions, now),
+            ["-C-D [heartbeat]"],
+            "a heartbeat alone is not needed"
+        );
     }
 
     #[test]
-    fn a_renewal_stops_and_starts() {
+    fn a_renewal_unsubscribes_and_subscribes() {
         let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
         subscriptions.want(pairs("ticker/A-B level2/A-B"));
         sent(&mut subscriptions, now);

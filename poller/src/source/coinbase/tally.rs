@@ -1,81 +1,87 @@
-//! Counts what should not come, and tells of it once a minute.
+//! Counts unexpected messages, and logs them once a minute.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
 
-/// How often a kind of oddity is told of.
-const TELL_EVERY: Duration = Duration::from_mins(1);
+/// How often an anomaly is logged.
+const LOG_EVERY: Duration = Duration::from_mins(1);
 
-/// How long a loss stays in the state.
-const TELL_LOSS_FOR: Duration = Duration::from_mins(10);
+/// How long a loss stays in the state of the source.
+const REPORT_LOSS_FOR: Duration = Duration::from_mins(10);
 
-/// Most bytes of a message that are shown.
+/// Most bytes of a message that are logged.
 const SAMPLE_BYTES: usize = 200;
 
-/// Things that should not come, and that nothing breaks of.
+/// Counts of messages that are unexpected but harmless.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Texts that are no message.
-    pub(super) garbage: Oddity,
-    /// Messages of types that were not asked for.
-    pub(super) unknown: Oddity,
+    /// Texts that cannot be parsed.
+    pub(super) garbage: Anomaly,
+    /// Messages of unknown types.
+    pub(super) unknown: Anomaly,
     /// Binary messages.
-    pub(super) binary: Oddity,
-    /// Errors that answer nothing.
-    pub(super) errors: Oddity,
-    /// Trades that were there already. Every subscription starts with one.
+    pub(super) binary: Anomaly,
+    /// Errors that answer no request.
+    pub(super) errors: Anomaly,
+    /// Trades that were received before. Every subscription starts with one.
     pub(super) duplicates: u64,
 }
 
-/// A kind of oddity.
+/// One kind of unexpected message.
 #[derive(Debug, Default)]
-pub(super) struct Oddity {
+pub(super) struct Anomaly {
     count: u64,
-    told: u64,
-    told_at: Option<Instant>,
+    logged: u64,
+    logged_at: Option<Instant>,
     sample: String,
 }
 
 impl Tally {
-    /// Tells of what came since it was last told.
-    pub(super) fn tell(&mut self, now: Instant) {
-        self.garbage.tell("no message that can be read", now);
-        self.unknown.tell("message of an unknown type", now);
-        self.binary.tell("binary message", now);
-        self.errors.tell("error that answers no request", now);
+    /// Logs what was counted since the last time.
+    pub(super) fn log(&mut self, now: Instant) {
+        self.garbage.log("message that cannot be parsed", now);
+        self.unknown.log("message of an unknown type", now);
+        self.binary.log("binary message", now);
+        self.errors.log("error that answers no request", now);
     }
 }
 
-impl Oddity {
-    /// Counts one that looks like `sample`.
+impl Anomaly {
+    /// Counts a message; `sample` is its text.
     pub(super) fn add(&mut self, sample: &str) {
         self.count += 1;
-        // One sample is enough each time.
-        if self.count == self.told + 1 {
+        // One sample for each log line is enough.
+        if self.count == self.logged + 1 {
             self.sample.clear();
             self.sample.push_str(&sample[..sample.floor_char_boundary(SAMPLE_BYTES)]);
         }
     }
 
-    /// How many came.
+    /// Returns the count.
     #[cfg(test)]
     pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    fn tell(&mut self, what: &'static str, now: Instant) {
-        let is_soon = self.told_at.is_some_and(|at| now < at + TELL_EVERY);
-        if self.count == self.told || is_soon {
+    fn log(&mut self, what: &'static str, now: Instant) {
+        let is_soon = self.logged_at.is_some_and(|at| now < at + LOG_EVERY);
+        if self.count == self.logged || is_soon {
             return;
         }
-        warn!(what, count = self.count - self.told, sample = self.sample, "odd messages");
-        (self.told, self.told_at) = (self.count, Some(now));
+        warn!(
+            what,
+            count = self.count - self.logged,
+            sample = self.sample,
+            "received unexpected messages"
+        );
+        self.logged = self.count;
+        self.logged_at = Some(now);
     }
 }
 
-/// Trades that could not be had.
+/// Counts trades that were missed and could not be fetched.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     count: u64,
@@ -83,17 +89,17 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// Counts trades of a product that are given up.
+    /// Counts lost trades of a product.
     pub(super) fn add(&mut self, product: &str, count: u64, now: Instant) {
         if count > 0 {
-            warn!(product, count, "trades lost");
+            warn!(product, count, "lost trades: they were missed and could not be fetched");
             self.count = self.count.saturating_add(count);
             self.last = Some(now);
         }
     }
 
-    /// How many were lost, if some were lately.
+    /// Returns how many were lost, if some were lost recently.
     pub(super) fn recent(&self, now: Instant) -> Option<u64> {
-        self.last.filter(|last| now < *last + TELL_LOSS_FOR).map(|_| self.count)
+        self.last.filter(|last| now < *last + REPORT_LOSS_FOR).map(|_| self.count)
     }
 }

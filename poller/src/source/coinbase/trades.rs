@@ -1,4 +1,4 @@
-//! The trades of one product in the order of their ids, and the holes among them.
+//! The trades of one product in the order of their ids, and the holes between them.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
@@ -11,59 +11,59 @@ const GRACE: Duration = Duration::from_millis(250);
 /// How long a heartbeat may be ahead of the trades.
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(2);
 
-/// How long heartbeats have to stay behind the trades, while there are none, until the exchange
-/// counts as having started over.
-const STARTED_OVER: Duration = Duration::from_secs(30);
+/// How long heartbeats have to name older trades, while no trades arrive, until the exchange counts
+/// as having restarted its ids.
+const RESTARTED: Duration = Duration::from_secs(30);
 
-/// Most trades that wait for a hole to be filled.
+/// Most trades that are held until a hole is filled.
 const MAX_HELD: usize = 10_000;
 
 /// The trades of one product.
 ///
-/// Ids count up by one. A trade beyond the next id waits until those before it came, late or from
-/// the REST interface, or are given up.
+/// Ids count up by one. A trade beyond the next id is held until the trades before it arrive, late or
+/// from the REST interface, or count as lost.
 #[derive(Debug, Default)]
 pub(super) struct Trades {
-    /// Whether the log was looked at. Until then all trades wait.
+    /// Whether the newest trade in the log is known. Until then all trades are held.
     is_known: bool,
     /// The newest trade that was published.
     last: Option<u64>,
     held: BTreeMap<u64, Bytes>,
-    /// Since when there is a hole below those that wait.
+    /// Since when there is a hole below the held trades.
     hole_since: Option<Instant>,
-    /// The newest trade that a heartbeat told of while it was not here, and since when.
+    /// The newest trade that a heartbeat named before it arrived, and since when.
     ahead: Option<(u64, Instant)>,
-    /// Since when heartbeats tell of older trades than were published.
+    /// Since when heartbeats name older trades than those published.
     behind_since: Option<Instant>,
     is_filling: bool,
-    /// The first trade that came over this connection.
+    /// The first trade of this connection.
     first_here: Option<u64>,
 }
 
-/// What became of a trade.
+/// What happened to a trade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// Published, and those that waited for it with it.
+    /// Published, together with the held trades that follow it.
     Published,
-    /// It was there already.
+    /// It was received before.
     Duplicate,
-    /// It waits.
+    /// It is held.
     Held,
-    /// It did not fit among those that wait: they were published, and so many given up.
+    /// Too many were held: they were published, and the missing trades count as lost.
     Overflowed { lost: u64 },
 }
 
 /// Trades that are missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hole {
-    /// From the first missing to the last missing; some between may be here.
+    /// From the first to the last missing trade; some between may be held.
     pub(super) ids: RangeInclusive<u64>,
-    /// Whether this connection should have brought some of them.
+    /// Whether some of them should have arrived on this connection.
     pub(super) is_own_fault: bool,
 }
 
 impl Trades {
-    /// Takes what the log has: its newest trade, if any.
+    /// Sets the newest trade in the log, if there is one.
     pub(super) fn know(
         &mut self,
         logged: Option<u64>,
@@ -75,7 +75,7 @@ impl Trades {
         self.drain(now, publish);
     }
 
-    /// Takes a trade from upstream.
+    /// Handles a trade from upstream.
     pub(super) fn take(
         &mut self,
         id: u64,
@@ -102,7 +102,7 @@ impl Trades {
         if self.held.contains_key(&id) {
             return Taken::Duplicate;
         }
-        // A copy, because the text is part of a larger buffer that would be kept with it.
+        // A copy, because the text is part of a larger buffer that would be retained with it.
         self.held.insert(id, Bytes::copy_from_slice(&text));
         self.hole_since.get_or_insert(now);
         if self.held.len() <= MAX_HELD {
@@ -110,10 +110,11 @@ impl Trades {
         }
         self.is_known = true;
         let newest = self.held.last_key_value().map_or(id, |(newest, _)| *newest);
-        Taken::Overflowed { lost: self.give_up(newest, now, publish) }
+        Taken::Overflowed { lost: self.skip_to(newest, now, publish) }
     }
 
-    /// Takes the newest trade's id from a heartbeat. Returns whether the exchange started over.
+    /// Handles the id of the newest trade in a heartbeat. Returns whether the exchange restarted its
+    /// ids.
     pub(super) fn hear(&mut self, id: u64, now: Instant) -> bool {
         let Some(last) = self.last else { return false };
         let newest = self.held.last_key_value().map_or(last, |(id, _)| *id);
@@ -126,14 +127,16 @@ impl Trades {
             return false;
         }
         let since = *self.behind_since.get_or_insert(now);
-        let started_over = now - since >= STARTED_OVER && self.held.is_empty();
-        if started_over {
-            (self.last, self.behind_since, self.ahead) = (Some(id), None, None);
+        let restarted = now - since >= RESTARTED && self.held.is_empty();
+        if restarted {
+            self.last = Some(id);
+            self.behind_since = None;
+            self.ahead = None;
         }
-        started_over
+        restarted
     }
 
-    /// Returns the hole that has been there for too long, and expects it to be filled.
+    /// Returns a hole that has existed for too long, and expects it to be filled.
     pub(super) fn missing(&mut self, now: Instant) -> Option<Hole> {
         let last = self.last.filter(|_| self.is_known && !self.is_filling)?;
         let is_due = |since: Instant, grace| now.saturating_duration_since(since) >= grace;
@@ -147,8 +150,8 @@ impl Trades {
         Some(Hole { ids: last.saturating_add(1)..=end, is_own_fault })
     }
 
-    /// Takes what was found of a hole, and publishes that in order; returns how many trades of the
-    /// hole are given up.
+    /// Adds the trades of a hole that were found, and publishes in order. Returns how many trades of
+    /// the hole are lost.
     pub(super) fn fill(
         &mut self,
         ids: &RangeInclusive<u64>,
@@ -163,27 +166,31 @@ impl Trades {
                 self.held.entry(id).or_insert(text);
             }
         }
-        self.give_up(*ids.end(), now, publish)
+        self.skip_to(*ids.end(), now, publish)
     }
 
-    /// Expects no hole to be filled any more.
+    /// Stops expecting a hole to be filled.
     pub(super) fn cancel(&mut self) {
         self.is_filling = false;
     }
 
-    /// Forgets what the connection told.
+    /// Forgets what belongs to the connection.
     pub(super) fn disconnect(&mut self) {
         self.first_here = None;
         self.ahead = None;
     }
 
-    /// Forgets all but the newest trade: nobody wants them.
+    /// Forgets everything except the newest trade, because the topic is not wanted.
     pub(super) fn rest(&mut self) {
-        let (is_known, last, is_filling) = (self.is_known, self.last, self.is_filling);
-        *self = Self { is_known, last, is_filling, ..Self::default() };
+        *self = Self {
+            is_known: self.is_known,
+            last: self.last,
+            is_filling: self.is_filling,
+            ..Self::default()
+        };
     }
 
-    /// Publishes those that wait and do not wait for another.
+    /// Publishes the held trades that follow the last published one without a hole.
     fn drain(&mut self, now: Instant, publish: &mut impl FnMut(Bytes)) {
         let Some(mut last) = self.last else { return };
         while let Some(entry) = self.held.first_entry() {
@@ -197,13 +204,13 @@ impl Trades {
             }
         }
         self.last = Some(last);
-        // What waits on, waits for another hole.
+        // The trades that are still held have another hole below them.
         self.hole_since = (!self.held.is_empty()).then_some(now);
         self.ahead = self.ahead.filter(|(id, _)| *id > last);
     }
 
-    /// Publishes what is there up to `end`, and returns how many are missing up to there.
-    fn give_up(&mut self, end: u64, now: Instant, publish: &mut impl FnMut(Bytes)) -> u64 {
+    /// Publishes the held trades up to `end`. Returns how many are missing up to there.
+    fn skip_to(&mut self, end: u64, now: Instant, publish: &mut impl FnMut(Bytes)) -> u64 {
         let mut lost = 0;
         while self.last.is_none_or(|last| last < end) {
             let next =
@@ -216,7 +223,7 @@ impl Trades {
         lost
     }
 
-    /// The newest missing trade below those that wait.
+    /// Returns the newest missing trade below the held ones.
     fn last_missing(&self) -> Option<u64> {
         let mut ids = self.held.keys().rev().copied();
         let mut lowest = ids.next()?;
@@ -241,7 +248,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Trades with what they published, as ids; a trade from elsewhere is told by a minus.
+    /// Trades and what they published, as ids; a trade from the REST interface has a minus.
     struct Bench {
         trades: Trades,
         now: Instant,
@@ -286,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn trades_that_swapped_places_are_put_right() {
+    fn trades_in_the_wrong_order_are_reordered() {
         let mut bench = Bench::new(Some(6));
         for id in [8, 7, 11, 10, 9] {
             bench.take(id);
@@ -309,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_filled_is_counted_and_given_up() {
+    fn trades_that_cannot_be_found_are_counted_as_lost() {
         let cases = [
             (vec![], 5, vec![10, 12]),
             (vec![8], 4, vec![-8, 10, 12]),
@@ -327,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeats_tell_of_a_hole_at_the_head() {
+    fn heartbeats_reveal_a_hole_at_the_head() {
         let mut bench = Bench::new(Some(5));
         assert!(!bench.trades.hear(5, bench.now));
         assert_eq!(bench.missing(HEARTBEAT_GRACE), None);
@@ -357,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn trades_wait_until_the_log_was_looked_at() {
+    fn trades_are_held_until_the_newest_in_the_log_is_known() {
         for (logged, expected) in [(None, vec![8, 9]), (Some(8), vec![9]), (Some(5), vec![])] {
             let mut bench = Bench::new(None);
             bench.trades = Trades::default();
@@ -370,17 +377,17 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_that_starts_over_is_followed_in_the_end() {
+    fn an_exchange_that_restarts_its_ids_is_followed_in_the_end() {
         let mut bench = Bench::new(Some(1_000));
         assert!(!bench.trades.hear(3, bench.now));
-        bench.now += STARTED_OVER;
+        bench.now += RESTARTED;
         assert_eq!(bench.take(4), Taken::Duplicate);
         assert!(bench.trades.hear(4, bench.now));
         assert_eq!(bench.take(5), Taken::Published);
     }
 
     #[test]
-    fn what_waits_is_bounded() {
+    fn the_number_of_held_trades_is_bounded() {
         let mut bench = Bench::new(Some(1));
         let bound = u64::try_from(MAX_HELD).expect("a number");
         for id in 3..bound + 3 {
@@ -393,7 +400,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_goes_out_once_and_in_order(
+        fn trades_are_published_once_and_in_order(
             steps in vec((0_u8..4, 0_u64..40, vec(0_u64..40, 0..8)), 0..80),
             logged in proptest::option::of(0_u64..10),
         ) {
@@ -402,7 +409,7 @@ mod tests {
             for (step, id, found) in steps {
                 match step {
                     0 | 1 => { bench.take(id); }
-                    // A lower id than what was published may mean that the exchange started over.
+                    // A lower id than the published ones may mean that the exchange restarted its ids.
                     2 if bench.trades.last.is_none_or(|last| id >= last) => {
                         bench.trades.hear(id, bench.now);
                     }

@@ -1,10 +1,9 @@
-//! Keeps a connection to the exchange while anything of it is wanted.
+//! Keeps a connection to the exchange while any of its topics is wanted.
 
 use std::{collections::HashSet, future, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use aws::{control::State, error::Chain};
 use bytes::Bytes;
-use domain::topic::Topic;
+use domain::{backoff::Backoff, chain::Chain, source::State, topic::Topic};
 use futures_util::{FutureExt as _, Sink, SinkExt as _, Stream, StreamExt as _};
 use jiff::Timestamp;
 use reqwest::header::{HeaderValue, USER_AGENT};
@@ -24,34 +23,34 @@ use tracing::{debug, info, instrument, warn};
 
 use super::{
     downstream::Downstream,
-    rest::{Rest, retry_after},
+    rest::Rest,
     session::{Chore, Session, SessionError},
 };
-use crate::{backoff::Backoff, feed::Wanted};
+use crate::{source::http::retry_after, wanted::Wanted};
 
 #[cfg(test)]
 mod tests;
 
-/// How long connecting may take, with TLS and handshake.
+/// Longest time to connect, including the TLS and WebSocket handshakes.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// How long sending a request may take.
+/// Longest time to send a request.
 const SEND_WITHIN: Duration = Duration::from_secs(5);
 /// How often a ping is sent.
 const PING_EVERY: Duration = Duration::from_secs(15);
-/// How often it is seen to what is due.
+/// How often the session checks what is due.
 const TICK: Duration = Duration::from_millis(100);
-/// Most messages that are handled before anything else gets its turn.
+/// Most messages that are handled before anything else is.
 const BATCH: usize = 256;
 /// Largest message. The book of a busy product has over 1 MB.
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
-/// Failures in a row from which on the exchange counts as down.
+/// Number of failures in a row after which the exchange counts as down.
 const DOWN_AFTER: u32 = 3;
 /// How often the catalogue is fetched.
 const CATALOGUE_EVERY: Duration = Duration::from_mins(10);
-/// Longest pause that the exchange can ask for.
+/// Longest pause that the exchange can ask for; a longer one is shortened to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
-/// The connection to the exchange, with everything that outlives one.
+/// The connection to the exchange, and everything that outlives it.
 pub(super) struct Upstream<D> {
     downstream: D,
     wanted: watch::Receiver<Arc<Wanted>>,
@@ -63,31 +62,31 @@ pub(super) struct Upstream<D> {
     user_agent: HeaderValue,
 }
 
-/// A chore that is done.
+/// The result of a chore.
 enum Done {
     Known { product: Arc<str>, logged: Option<u64> },
     Filled { product: Arc<str>, ids: RangeInclusive<u64>, found: Vec<(u64, Bytes)> },
 }
 
-/// Something that happened beside the connection.
+/// Something that happened apart from the connection.
 enum Event {
     Wanted,
     Products,
     Done(Result<Done, JoinError>),
 }
 
-/// Why there is no connection any more.
+/// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum UpstreamError {
     #[error("no connection within {} seconds", CONNECT_WITHIN.as_secs())]
-    Slow,
-    #[error("the exchange refuses the connection with {status}")]
-    Refused { status: tungstenite::http::StatusCode, retry_after: Option<Duration> },
+    ConnectTimeout,
+    #[error("the exchange rejected the connection with status {status}")]
+    Rejected { status: tungstenite::http::StatusCode, retry_after: Option<Duration> },
     // Its text holds its causes.
     #[error("connection failed: {0}")]
     Socket(tungstenite::Error),
     #[error("a request could not be sent within {} seconds", SEND_WITHIN.as_secs())]
-    Stuck,
+    SendTimeout,
     #[error("the exchange closed the connection{0}")]
     Closed(String),
     #[error(transparent)]
@@ -97,7 +96,7 @@ enum UpstreamError {
 impl From<tungstenite::Error> for UpstreamError {
     fn from(error: tungstenite::Error) -> Self {
         match error {
-            tungstenite::Error::Http(answer) => Self::Refused {
+            tungstenite::Error::Http(answer) => Self::Rejected {
                 status: answer.status(),
                 retry_after: retry_after(answer.headers(), Timestamp::now()),
             },
@@ -107,22 +106,22 @@ impl From<tungstenite::Error> for UpstreamError {
 }
 
 impl UpstreamError {
-    /// How long the exchange wants to be left alone.
+    /// How long the exchange asks to wait before the next attempt.
     fn retry_after(&self) -> Duration {
         match self {
-            Self::Refused { retry_after: Some(asked), .. } => (*asked).min(MAX_RETRY_AFTER),
+            Self::Rejected { retry_after: Some(asked), .. } => (*asked).min(MAX_RETRY_AFTER),
             _ => Duration::ZERO,
         }
     }
 
-    /// Whether the exchange answers, and says no.
-    fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused { status, .. } if status.is_client_error())
+    /// Whether the exchange rejected the connection for a reason that a retry does not change.
+    fn is_rejection(&self) -> bool {
+        matches!(self, Self::Rejected { status, .. } if status.is_client_error())
     }
 }
 
 impl<D: Downstream> Upstream<D> {
-    /// Nothing is connected yet. `products` is empty until it is known what trades.
+    /// Starts without a connection. `products` is empty until the traded products are known.
     pub(super) fn new(
         downstream: D,
         rest: Rest,
@@ -135,7 +134,7 @@ impl<D: Downstream> Upstream<D> {
         Self { downstream, wanted, products, rest, session, chores, url, user_agent }
     }
 
-    /// Connects whenever something is wanted, until `shutdown`.
+    /// Connects whenever a topic is wanted, until `shutdown`.
     #[instrument(name = "upstream", skip_all, fields(upstream.name = super::NAME))]
     pub(super) async fn run(mut self, shutdown: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
@@ -161,7 +160,7 @@ impl<D: Downstream> Upstream<D> {
                     let ended = self.pump(&mut socket, shutdown).await;
                     hang_up(&mut socket).await;
                     if self.session.disconnect() > 0 {
-                        // A connection is not health, but what came over it is.
+                        // A connection alone does not mean that the exchange works; an event does.
                         backoff.reset();
                         failures = 0;
                     }
@@ -170,15 +169,15 @@ impl<D: Downstream> Upstream<D> {
                 Err(error) => Err(error),
             };
             let Err(error) = ended else {
-                info!("disconnected: nothing is wanted, or shutdown");
+                info!("disconnected: no topic is wanted, or the poller is stopping");
                 continue;
             };
             failures += 1;
             let delay = backoff.next_delay(&mut rand::rng()).max(error.retry_after());
-            warn!(error = %Chain(&error), delay_ms = delay.as_millis(), "connection ended");
-            let is_down = failures >= DOWN_AFTER || error.is_refusal();
+            warn!(error = %Chain(&error), delay_ms = delay.as_millis(), "connection ended; reconnecting");
+            let is_down = failures >= DOWN_AFTER || error.is_rejection();
             let state = if is_down { State::Down } else { State::Connecting };
-            self.downstream.report(state, format!("{}; trying again", Chain(&error)));
+            self.downstream.report(state, format!("{}; reconnecting", Chain(&error)));
             let until = Instant::now() + delay;
             while Instant::now() < until && !shutdown.is_cancelled() {
                 let rest = until - Instant::now();
@@ -195,11 +194,11 @@ impl<D: Downstream> Upstream<D> {
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
         let connecting = Box::pin(connect_async_with_config(request, Some(config), true));
         let connected = time::timeout(CONNECT_WITHIN, connecting).await;
-        let (socket, _) = connected.map_err(|_| UpstreamError::Slow)??;
+        let (socket, _) = connected.map_err(|_| UpstreamError::ConnectTimeout)??;
         Ok(socket)
     }
 
-    /// Reads a connection until it is lost, or of no use, or not wanted any more.
+    /// Reads a connection until it fails, or no topic is wanted any more.
     async fn pump<S>(
         &mut self,
         socket: &mut S,
@@ -248,7 +247,7 @@ impl<D: Downstream> Upstream<D> {
         Ok(())
     }
 
-    /// Waits for an event, or for a while.
+    /// Waits for an event, at most for a second.
     async fn wait(&mut self, duration: Duration) {
         self.start_chores();
         tokio::select! {
@@ -256,7 +255,7 @@ impl<D: Downstream> Upstream<D> {
             () = time::sleep(duration.min(Duration::from_secs(1))) => {}
         }
         if let Err(error) = self.tick(Instant::now()) {
-            debug!(error = %Chain(&error), "no connection that this could be about");
+            debug!(error = %Chain(&error), "ignored: there is no connection to close");
         }
     }
 
@@ -290,7 +289,7 @@ impl<D: Downstream> Upstream<D> {
         self.session.tick(now, &mut |topic, event| downstream.publish(topic, event))
     }
 
-    /// Waits for something beside the connection.
+    /// Waits for something that happens apart from the connection.
     async fn event(&mut self) -> Event {
         tokio::select! {
             () = changed(&mut self.wanted) => Event::Wanted,
@@ -322,7 +321,7 @@ impl<D: Downstream> Upstream<D> {
             }
             Event::Done(Err(error)) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => debug!(%error, "chore cancelled"),
+                Err(error) => debug!(%error, "chore was canceled"),
             },
         }
     }
@@ -349,7 +348,7 @@ impl<D: Downstream> Upstream<D> {
     }
 }
 
-/// Waits until a watched value changes, for ever if nobody can change it any more.
+/// Waits until a watched value changes; forever if its sender is gone.
 async fn changed<T>(watched: &mut watch::Receiver<T>) {
     if watched.changed().await.is_err() {
         future::pending::<()>().await;
@@ -361,7 +360,7 @@ where
     S: Sink<Message, Error = tungstenite::Error> + Unpin,
 {
     let sent = time::timeout(SEND_WITHIN, socket.send(message)).await;
-    Ok(sent.map_err(|_| UpstreamError::Stuck)??)
+    Ok(sent.map_err(|_| UpstreamError::SendTimeout)??)
 }
 
 async fn hang_up<S>(socket: &mut S)
@@ -369,11 +368,11 @@ where
     S: Sink<Message, Error = tungstenite::Error> + Unpin,
 {
     if let Ok(Err(error)) = time::timeout(Duration::from_secs(1), socket.close()).await {
-        debug!(error = %Chain(&error), "connection was closed already");
+        debug!(error = %Chain(&error), "connection was already closed");
     }
 }
 
-/// Returns the newest trade in the log. Does not give up, since trades wait for the answer.
+/// Returns the newest trade in the log. Retries until it succeeds, because trades are held until then.
 async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64> {
     #[derive(Deserialize)]
     struct Event {
@@ -384,7 +383,9 @@ async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64
     let frame = loop {
         match downstream.newest(topic).await {
             Ok(frame) => break frame?,
-            Err(error) => warn!(%topic, error = %Chain(&error), "log not read"),
+            Err(error) => {
+                warn!(%topic, error = %Chain(&error), "could not read the newest trade from the log; retrying");
+            }
         }
         let delay = backoff.next_delay(&mut rand::rng());
         time::sleep(delay).await;
@@ -393,7 +394,7 @@ async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64
     frame.events().iter().rev().find_map(|(_, event)| trade(event))
 }
 
-/// Asks what trades, now and then, and tells it.
+/// Fetches the catalogue of products from time to time, and passes it on.
 pub(super) async fn keep_catalogue(
     rest: Rest,
     downstream: impl Downstream,
@@ -403,7 +404,9 @@ pub(super) async fn keep_catalogue(
     loop {
         let mut delay = backoff.next_delay(&mut rand::rng());
         match rest.products().await {
-            Ok(products) if products.is_empty() => warn!("the exchange lists no products"),
+            Ok(products) if products.is_empty() => {
+                warn!("ignored the catalogue: the exchange lists no products");
+            }
             Ok(products) => {
                 let ids = products.iter().filter(|product| product.online);
                 online.send_replace(Arc::new(ids.map(|product| product.id.clone()).collect()));
@@ -412,11 +415,13 @@ pub(super) async fn keep_catalogue(
                         backoff.reset();
                         delay = CATALOGUE_EVERY;
                     }
-                    Err(error) => warn!(error = %Chain(&error), "catalogue not stored"),
+                    Err(error) => {
+                        warn!(error = %Chain(&error), "could not store the catalogue; retrying");
+                    }
                 }
             }
             Err(error) => {
-                warn!(error = %Chain(&error), "catalogue not fetched");
+                warn!(error = %Chain(&error), "could not fetch the catalogue; retrying");
                 delay = delay.max(error.retry_after().unwrap_or_default());
             }
         }

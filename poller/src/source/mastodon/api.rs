@@ -1,11 +1,9 @@
-//! Requests to a server's REST interface, bounded in size, time and number.
+//! Requests to a server's REST interface, limited in size, time and number.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use reqwest::{Client, Response, StatusCode, header, redirect::Policy};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -15,16 +13,17 @@ use super::{
     instance::{Instance, Part},
     status::Status,
 };
+use crate::source::http::{self, BodyError, read_body};
 
-/// Statuses of a page; servers give no more.
+/// Statuses on a page; servers return no more.
 pub(super) const PAGE: usize = 40;
-/// Statuses that one request can ask for by id.
+/// Statuses in one request by id.
 pub(super) const BATCH: usize = 20;
-/// Largest answer that is read, in bytes.
+/// Largest response, in bytes.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
-/// Longest that a request takes.
+/// Longest time for a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest wait that a server can impose.
+/// Longest wait that a server can ask for; a longer one is shortened to this.
 const MAX_WAIT: Duration = Duration::from_mins(15);
 
 /// A server's REST interface.
@@ -32,52 +31,52 @@ pub(super) struct Api {
     http: Client,
     base: Url,
     token: Option<SecretString>,
-    budget: Mutex<Option<Budget>>,
+    rate_limit: Mutex<Option<RateLimit>>,
 }
 
-/// What a server lets its clients ask until some time.
+/// The number of requests that a server allows until some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Budget {
+struct RateLimit {
     remaining: u32,
     reset: Timestamp,
 }
 
-/// Why a request got no answer of use.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
-    /// The request or its answer did not arrive.
+    /// The request or the response did not arrive.
     #[error("request failed")]
     Http(#[source] reqwest::Error),
-    /// It answered with an error.
-    #[error("answered {0}")]
+    /// The server answered with an error.
+    #[error("server answered with status {0}")]
     Status(StatusCode),
-    /// It asks to wait.
-    #[error("asks to wait {} s", .0.as_secs())]
-    Limited(Duration),
-    /// Its answer is larger than any that means something.
-    #[error("answer is larger than {MAX_BODY_BYTES} bytes")]
+    /// The server asks to wait.
+    #[error("rate limited: server asks to wait {} s", .0.as_secs())]
+    RateLimited(Duration),
+    /// The response is too large.
+    #[error("response is larger than {MAX_BODY_BYTES} bytes")]
     TooLarge,
-    /// Its answer is not JSON.
-    #[error("answer is not JSON")]
+    /// The response is not JSON.
+    #[error("response is not JSON")]
     NotJson(#[source] serde_json::Error),
 }
 
 impl ApiError {
-    /// Why the server cannot be read for as long as nobody changes something, if that is so.
-    pub(super) fn refusal(&self) -> Option<&'static str> {
+    /// Returns why the server cannot be read until someone changes its settings or ours, if so.
+    pub(super) fn permanent_reason(&self) -> Option<&'static str> {
         match self {
-            Self::Status(StatusCode::UNAUTHORIZED) => {
-                Some("it refuses the request: the token is missing, revoked or not a user's (401)")
-            }
+            Self::Status(StatusCode::UNAUTHORIZED) => Some(
+                "the server rejects the request: the token is missing, revoked or not a user's (401)",
+            ),
             Self::Status(StatusCode::FORBIDDEN) => Some(
-                "it forbids the request: the token lacks read:statuses, or we are blocked (403)",
+                "the server forbids the request: the token lacks read:statuses, or this client is blocked (403)",
             ),
             Self::Status(StatusCode::UNPROCESSABLE_ENTITY) => {
-                Some("it shows its public timeline only to its users (422)")
+                Some("the server shows its public timeline only to its users (422)")
             }
             Self::Status(_)
             | Self::Http(_)
-            | Self::Limited(_)
+            | Self::RateLimited(_)
             | Self::TooLarge
             | Self::NotJson(_) => None,
         }
@@ -87,16 +86,16 @@ impl ApiError {
 /// A page of a timeline.
 #[derive(Debug, Default)]
 pub(super) struct Page {
-    /// Its statuses, newest first; those that cannot be read are left out.
+    /// Its statuses, newest first, without those that cannot be parsed.
     pub(super) statuses: Vec<Status>,
     /// How many the server sent.
     pub(super) len: usize,
-    /// Where the next newer page is.
+    /// The address of the next newer page.
     pub(super) newer: Option<Url>,
 }
 
 impl Api {
-    /// The interface of the server at `base`.
+    /// Makes the interface of the server at `base`.
     ///
     /// # Errors
     ///
@@ -121,26 +120,26 @@ impl Api {
             .connect_timeout(Duration::from_secs(10))
             .redirect(policy)
             .build()?;
-        Ok(Self { http, base, token, budget: Mutex::new(None) })
+        Ok(Self { http, base, token, rate_limit: Mutex::new(None) })
     }
 
-    /// The token to stream with.
+    /// Returns the token to stream with.
     pub(super) fn token(&self) -> Option<&SecretString> {
         self.token.as_ref()
     }
 
-    /// Asks what the server says of itself.
+    /// Fetches the description of the server.
     pub(super) async fn instance(&self) -> Result<Instance, ApiError> {
-        let answer = match self.json(self.url(&["api", "v2", "instance"])).await {
+        let response = match self.json(self.url(&["api", "v2", "instance"])).await {
             Err(ApiError::Status(status)) if status.is_client_error() => {
                 self.json(self.url(&["api", "v1", "instance"])).await
             }
-            answer => answer,
+            response => response,
         };
-        Ok(Instance::read(&answer?.0, &self.base))
+        Ok(Instance::read(&response?.0, &self.base))
     }
 
-    /// Asks for the page of the public timeline next newer than the status `after`, or the newest.
+    /// Fetches the page of the public timeline that follows the status `after`, or the newest.
     pub(super) async fn page(&self, part: Part, after: Option<&str>) -> Result<Page, ApiError> {
         let limit = PAGE.to_string();
         let part = match part {
@@ -155,18 +154,18 @@ impl Api {
         self.page_at(url).await
     }
 
-    /// Asks for the page at a URL that the server gave.
+    /// Fetches the page at a URL that the server returned.
     pub(super) async fn page_at(&self, url: Url) -> Result<Page, ApiError> {
         let (json, links) = self.json(url).await?;
         let Value::Array(items) = json else { return Ok(Page::default()) };
         let len = items.len();
         let statuses = items.into_iter().filter_map(Status::new).collect();
-        // Another host must get neither the token nor our trust.
+        // Another host must not get the token and is not trusted.
         let newer = links.filter(|url| url.origin() == self.base.origin());
         Ok(Page { statuses, len, newer })
     }
 
-    /// Asks for statuses by id, at most [`BATCH`]; those that are gone are left out.
+    /// Fetches statuses by id, at most [`BATCH`]. Those that are gone are missing in the result.
     pub(super) async fn statuses(&self, ids: &[String]) -> Result<Vec<Status>, ApiError> {
         let mut url = self.url(&["api", "v1", "statuses"]);
         url.query_pairs_mut().extend_pairs(ids.iter().map(|id| ("id[]", id)));
@@ -175,7 +174,7 @@ impl Api {
         Ok(items.into_iter().filter_map(Status::new).collect())
     }
 
-    /// Asks for a status; `None` where it is gone.
+    /// Fetches a status. Returns `None` if it is gone.
     pub(super) async fn status(&self, id: &str) -> Result<Option<Status>, ApiError> {
         match self.json(self.url(&["api", "v1", "statuses", id])).await {
             Ok((json, _)) => Ok(Status::new(json)),
@@ -184,12 +183,9 @@ impl Api {
         }
     }
 
-    /// How long to wait between requests so that the server's budget lasts.
+    /// Returns how long to wait between requests to stay within the server's rate limit.
     pub(super) fn pause(&self, now: Timestamp) -> Duration {
-        self.budget
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .map_or(Duration::ZERO, |b| b.pause(now))
+        self.rate_limit.lock().map_or(Duration::ZERO, |b| b.pause(now))
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -207,23 +203,26 @@ impl Api {
         }
         let response = request.send().await.map_err(|error| ApiError::Http(error.without_url()))?;
         let now = Timestamp::now();
-        if let Some(budget) = Budget::of(&response) {
-            *self.budget.lock().unwrap_or_else(PoisonError::into_inner) = Some(budget);
+        if let Some(rate_limit) = RateLimit::of(&response) {
+            *self.rate_limit.lock() = Some(rate_limit);
         }
         match response.status() {
             status if status.is_success() => {}
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                return Err(ApiError::Limited(retry_after(&response, now)));
+                return Err(ApiError::RateLimited(retry_after(&response, now)));
             }
             status => return Err(ApiError::Status(status)),
         }
         let newer = response.headers().get(header::LINK).and_then(|link| prev(link.to_str().ok()?));
-        let body = body(response).await?;
+        let body = read_body(response, MAX_BODY_BYTES).await.map_err(|error| match error {
+            BodyError::Http(error) => ApiError::Http(error.without_url()),
+            BodyError::TooLarge => ApiError::TooLarge,
+        })?;
         Ok((serde_json::from_slice(&body).map_err(ApiError::NotJson)?, newer))
     }
 }
 
-impl Budget {
+impl RateLimit {
     fn of(response: &Response) -> Option<Self> {
         let header = |name| response.headers().get(name)?.to_str().ok();
         let remaining = header("x-ratelimit-remaining")?.parse().ok()?;
@@ -232,36 +231,24 @@ impl Budget {
     }
 
     fn pause(self, now: Timestamp) -> Duration {
-        // A cached answer can name a time that has passed.
+        // A cached response can name a time in the past.
         let left = Duration::try_from(self.reset.duration_since(now)).unwrap_or_default();
         left.min(MAX_WAIT) / (self.remaining + 1)
     }
 }
 
-/// How long a server that refuses for now asks to wait.
+/// Returns how long a server asks to wait before the next request.
 fn retry_after(response: &Response, now: Timestamp) -> Duration {
-    let header = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let seconds = header.and_then(|value| value.parse().ok()).map(Duration::from_secs);
-    let budget = Budget::of(response).map(|budget| budget.pause(now));
-    seconds.or(budget).unwrap_or(Duration::from_secs(30)).clamp(Duration::from_secs(1), MAX_WAIT)
+    let asked = http::retry_after(response.headers(), now);
+    let pause = RateLimit::of(response).map(|rate_limit| rate_limit.pause(now));
+    asked.or(pause).unwrap_or(Duration::from_secs(30)).clamp(Duration::from_secs(1), MAX_WAIT)
 }
 
-/// The URL of relation `prev`, which is the newer page.
+/// Returns the URL of relation `prev`, which is the newer page.
 fn prev(link: &str) -> Option<Url> {
     let entry = link.split(',').find(|entry| entry.contains(r#"rel="prev""#))?;
     let (_, rest) = entry.split_once('<')?;
     Url::parse(rest.split_once('>')?.0).ok()
-}
-
-async fn body(mut response: Response) -> Result<Vec<u8>, ApiError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| ApiError::Http(e.without_url()))? {
-        if body.len() + chunk.len() > MAX_BODY_BYTES {
-            return Err(ApiError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 #[cfg(test)]

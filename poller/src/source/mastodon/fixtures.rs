@@ -1,27 +1,35 @@
-//! Recorded and made-up messages of servers, kept outside the repository.
-
-use std::path::PathBuf;
+//! Captures of messages and responses of Mastodon servers.
 
 use serde_json::Value;
 
-/// The text of a fixture; `None`, with the reason on standard error, where it is not there.
-pub(super) fn text(name: &str) -> Option<String> {
-    let folder = std::env::var_os("HEADWATER_FIXTURES").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures"),
-        PathBuf::from,
-    );
-    let path = folder.join("mastodon").join(name);
-    let text = std::fs::read_to_string(&path);
-    text.inspect_err(|error| eprintln!("skipped: {} cannot be read: {error}", path.display())).ok()
+use crate::source::fixtures::{self, Capture};
+
+/// The name of the folder.
+const UPSTREAM: &str = "mastodon";
+
+/// Reads our own capture, then the recording of the same kind if it is there.
+pub(super) fn captures(own: &'static str, recorded: &'static str) -> Vec<Capture> {
+    fixtures::captures(UPSTREAM, own, &[recorded])
 }
 
-/// The JSON of a fixture, if it is there.
-pub(super) fn json(name: &str) -> Option<Value> {
-    text(name).map(|text| serde_json::from_str(&text).expect("a fixture is JSON"))
+/// Returns the lines of our own capture, then those of the recording of the same kind.
+pub(super) fn lines(own: &'static str, recorded: &'static str) -> Vec<Value> {
+    captures(own, recorded).iter().flat_map(lines_of).collect()
 }
 
-/// The lines of a fixture; none where it is not there.
-pub(super) fn lines(name: &str) -> Vec<Value> {
-    let text = text(name).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).expect("a fixture's line is JSON")).collect()
+/// Returns the lines of a capture.
+pub(super) fn lines_of(capture: &Capture) -> Vec<Value> {
+    let lines = capture.text.lines();
+    lines.map(|line| serde_json::from_str(line).expect("a line of a capture is JSON")).collect()
+}
+
+/// Returns a JSON file of our own.
+pub(super) fn own_json(name: &str) -> Value {
+    serde_json::from_str(&fixtures::own_text(UPSTREAM, name)).expect("JSON")
+}
+
+/// Returns a recorded JSON file, if it is there.
+pub(super) fn recorded_json(name: &str) -> Option<Value> {
+    let text = fixtures::recorded_text(UPSTREAM, name)?;
+    Some(serde_json::from_str(&text).expect("JSON"))
 }

@@ -1,4 +1,4 @@
-//! Markup of strangers: what of it is forwarded, and what it says without markup.
+//! Untrusted markup: sanitizes it, and converts it to text.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,7 +9,7 @@ use ammonia::{Builder, UrlRelative};
 
 mod complexity;
 
-/// Elements that are kept, beyond which only the text of an element is.
+/// Elements that are kept. Of all others only the text is kept.
 const ELEMENTS: &[&str] = &[
     "a",
     "b",
@@ -42,13 +42,14 @@ const ELEMENTS: &[&str] = &[
     "ul",
 ];
 
-/// Elements whose text is not for people, either.
+/// Elements whose text is dropped as well, because it is not for people.
 const DROPPED: &[&str] = &[
     "iframe", "math", "noembed", "noframes", "noscript", "object", "script", "select", "style",
     "svg", "template", "textarea", "title", "xmp",
 ];
 
-/// Classes by which readers style and fold; none else is kept, so that no post borrows a page's looks.
+/// Classes that readers use to style and fold. All others are dropped, so that no post can imitate a
+/// page.
 const CLASSES: &[&str] =
     &["ellipsis", "h-card", "hashtag", "invisible", "mention", "quote-inline", "u-url"];
 
@@ -80,17 +81,17 @@ static SANITISER: LazyLock<Builder<'static>> = LazyLock::new(|| {
     builder
 });
 
-/// Largest HTML that is read, in bytes: twice what an event can hold.
+/// Largest HTML that is parsed, in bytes: twice what fits into an event.
 const MAX_HTML_BYTES: usize = 256 * 1024;
 
-/// Most times that markup is read until it is stable. Twice does for nearly all.
+/// Most passes until markup is stable. Nearly all markup is stable after two.
 const MAX_PASSES: usize = 4;
 
-/// Returns what of `html` is safe to insert into a page.
+/// Returns the part of `html` that is safe to insert into a page.
 ///
-/// What is returned reads as it was meant: to sanitise it once more changes nothing. Elements that
-/// are left out can have held others where HTML does not allow them, so this is seen to. Markup that
-/// would take long to read is dropped, and only its text is kept.
+/// The result is stable: sanitizing it again changes nothing. A dropped element can have contained
+/// others where HTML does not allow them, so several passes may be necessary. Markup that would take
+/// long to parse is dropped, and only its text is kept.
 pub(super) fn sanitise(html: &str) -> String {
     let html = cut(html, MAX_HTML_BYTES);
     if !complexity::is_bounded(html) {
@@ -107,15 +108,15 @@ pub(super) fn sanitise(html: &str) -> String {
     from_text(&text(&clean))
 }
 
-/// Returns the text of sanitised HTML: `br` is a new line, a block's end a blank line.
+/// Returns the text of sanitized HTML: `br` is a line break, the end of a block a blank line.
 ///
-/// Parts that readers fold, such as the beginning of a link, are in it.
+/// Parts that readers fold, such as the start of a link, are included.
 pub(super) fn text(sanitised: &str) -> String {
     let mut out = Plain::default();
     let mut rest = sanitised;
     while let Some((before, tag)) = rest.split_once('<') {
         out.push(&decode(before));
-        // A sanitised attribute has neither `<` nor `>`.
+        // A sanitized attribute has neither `<` nor `>`.
         let Some((tag, after)) = tag.split_once('>') else { break };
         out.tag(tag.split([' ', '\t', '\n']).next().unwrap_or_default());
         rest = after;
@@ -130,7 +131,7 @@ pub(super) fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
-/// Returns HTML that says `text`.
+/// Returns HTML that shows `text`.
 pub(super) fn from_text(text: &str) -> String {
     let mut html = String::with_capacity(text.len() + 16);
     for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
@@ -154,7 +155,7 @@ pub(super) fn from_text(text: &str) -> String {
     html
 }
 
-/// Decodes, once, the references that sanitised HTML can have.
+/// Decodes the references that sanitized HTML can have, once.
 fn decode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -171,7 +172,7 @@ fn decode(text: &str) -> String {
     out
 }
 
-/// Text in the making, with line breaks held back until something follows them.
+/// Text that is being built. Line breaks are held back until text follows them.
 #[derive(Default)]
 struct Plain {
     text: String,
@@ -207,7 +208,7 @@ impl Plain {
                 c => c,
             };
             if self.breaks > 0 {
-                // Space beside a break is the source's layout, not the author's.
+                // Space next to a break is the layout of the HTML and not the author's.
                 if c == ' ' && self.preformatted == 0 {
                     continue;
                 }
@@ -331,7 +332,7 @@ mod tests {
 
     #[test]
     fn real_posts_keep_their_words() {
-        for line in fixtures::lines("statuses-real.jsonl") {
+        for line in fixtures::lines("statuses.jsonl", "statuses-real.jsonl") {
             let content = line["status"]["content"].as_str().unwrap_or_default();
             let clean = sanitise(content);
             assert_safe(&clean);

@@ -1,31 +1,31 @@
-//! What a server says of itself, and how it can be read.
+//! The description of a server, and how the server can be read.
 
 use serde_json::Value;
 use url::Url;
 
 use super::status::Loose;
 
-/// Who may read a feed of a server.
+/// Who can read a feed of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Everybody.
+    /// Everyone.
     Public,
     /// Its users.
     Authenticated,
-    /// Those whom an administrator allows it.
+    /// Users whom an administrator allows to.
     Disabled,
 }
 
-/// What a server says of itself.
+/// The description of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Instance {
     /// The domain in its users' handles.
     pub(super) domain: String,
-    /// Where it streams from, if it does.
+    /// The URL of its streaming interface, if it has one.
     pub(super) streaming: Option<Url>,
-    /// Who may read the posts of its own users.
+    /// Who can read the posts of its own users.
     pub(super) local: Access,
-    /// Who may read the posts it has from elsewhere.
+    /// Who can read the posts from other servers.
     pub(super) remote: Access,
 }
 
@@ -36,28 +36,28 @@ pub(super) enum Part {
     Whole,
     /// The posts of its own users.
     Local,
-    /// The posts it has from elsewhere.
+    /// The posts from other servers.
     Remote,
 }
 
 /// How to read a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// By its stream; `checked` if it has said that the account may read it.
+    /// By its stream; `checked` if the account is known to be allowed to read it.
     Stream {
         /// Base URL of the streaming interface.
         url: Url,
-        /// Whether it is sure that posts will come.
+        /// Whether posts are sure to arrive.
         checked: bool,
     },
-    /// By asking for its public timeline again and again.
+    /// By polling its public timeline.
     Poll(Part),
-    /// It cannot be read; says why.
+    /// It cannot be read, for this reason.
     None(&'static str),
 }
 
 impl Instance {
-    /// Reads `/api/v2/instance`, or `/api/v1/instance` of older servers.
+    /// Parses `/api/v2/instance`, or `/api/v1/instance` of older servers.
     pub(super) fn read(json: &Value, base: &Url) -> Self {
         let instance = Loose::new(json);
         let configuration = instance.get("configuration");
@@ -83,7 +83,7 @@ impl Instance {
         }
     }
 
-    /// How it can be read, with a user's token or without.
+    /// Returns how it can be read, with or without a user's token.
     pub(super) fn way(&self, has_token: bool) -> Way {
         use Access::{Authenticated, Disabled, Public};
         match (has_token, self.local, self.remote) {
@@ -95,22 +95,22 @@ impl Instance {
             (false, Public, Public) => Way::Poll(Part::Whole),
             (false, Public, _) => Way::Poll(Part::Local),
             (false, _, Public) => Way::Poll(Part::Remote),
-            (false, Authenticated, _) | (false, _, Authenticated) => {
-                Way::None("it shows its public timeline only to its users, and no token is set")
-            }
+            (false, Authenticated, _) | (false, _, Authenticated) => Way::None(
+                "the server shows its public timeline only to its users, and no token is set",
+            ),
             (false, Disabled, Disabled) => Way::None(DISABLED),
         }
     }
 }
 
-/// Why a server cannot be read that has its live feeds switched off.
+/// Why a server with disabled live feeds cannot be read.
 pub(super) const DISABLED: &str =
-    "its live feeds are switched off (timelines_access.live_feeds: disabled)";
+    "the server's live feeds are disabled (timelines_access.live_feeds: disabled)";
 
-/// The URL to stream from: a token never goes out unencrypted to a server that is asked encrypted.
+/// Returns the URL to stream from. A token is never sent unencrypted to a server with an https URL.
 fn streaming(url: &str, base: &Url) -> Option<Url> {
     let mut url = Url::parse(url).ok()?;
-    // Some software says https.
+    // Some software returns https.
     let scheme = match url.scheme() {
         "wss" | "https" => "wss",
         "ws" | "http" if base.scheme() == "http" => "ws",
@@ -200,8 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn recorded_servers_are_understood() {
+    fn servers_of_many_kinds_are_understood() {
         let cases = [
+            ("open", false, Some("wss://streaming.kite.example/api/v1/streaming")),
+            ("closed", true, Some("wss://quiet.example/api/v1/streaming")),
+            ("older", false, Some("wss://old.example/api/v1/streaming")),
+            ("unencrypted", false, None),
+        ];
+        for (name, disabled, streaming) in cases {
+            let json = fixtures::own_json(&format!("instance-{name}.json"));
+            assert_instance(name, &json, disabled, streaming);
+        }
+        let recorded = [
             (
                 "mastodon.social-2026-08-02",
                 true,
@@ -214,12 +224,17 @@ mod tests {
             ("pixelfed", false, None),
             ("firefish", false, Some("wss://firefish.ranranhome.info/api/v1/streaming")),
         ];
-        for (name, disabled, streaming) in cases {
-            let Some(json) = fixtures::json(&format!("instance-v2-{name}.json")) else { return };
-            let instance = Instance::read(&json, &base());
-            assert_eq!(instance.streaming.as_ref().map(Url::as_str), streaming, "case: {name}");
-            assert_eq!(instance.way(false) == Way::None(DISABLED), disabled, "case: {name}");
-            assert_ne!(instance.domain, "social.example", "case: {name}");
+        for (name, disabled, streaming) in recorded {
+            if let Some(json) = fixtures::recorded_json(&format!("instance-v2-{name}.json")) {
+                assert_instance(name, &json, disabled, streaming);
+            }
         }
+    }
+
+    fn assert_instance(name: &str, json: &Value, disabled: bool, streaming: Option<&str>) {
+        let instance = Instance::read(json, &base());
+        assert_eq!(instance.streaming.as_ref().map(Url::as_str), streaming, "case: {name}");
+        assert_eq!(instance.way(false) == Way::None(DISABLED), disabled, "case: {name}");
+        assert_ne!(instance.domain, "social.example", "case: {name}");
     }
 }

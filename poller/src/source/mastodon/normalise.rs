@@ -1,6 +1,6 @@
-//! Makes a server's status the platform-neutral post.
+//! Converts a server's status into the platform-neutral post.
 //!
-//! Every text is bounded, every address is an http or https URL, and the only markup is sanitised.
+//! Every text is bounded, every address is an http or https URL, and all markup is sanitized.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
     status::{Loose, Status},
 };
 
-/// Longest URL that is forwarded, in bytes; a cut one would lead nowhere.
+/// Longest URL that is forwarded, in bytes; a shortened URL would not work.
 const MAX_URL_BYTES: usize = 2048;
 /// Longest name, title or tag, in bytes.
 const MAX_LINE_BYTES: usize = 512;
@@ -24,10 +24,10 @@ const MAX_PARAGRAPH_BYTES: usize = 12 * 1024;
 /// Most tags, mentions, attachments or poll options of a post.
 const MAX_ITEMS: usize = 64;
 
-/// Which server a status comes from.
+/// The server that a status comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// Its host, and its port where it is an unusual one.
+pub struct ServerName {
+    /// Its host, with the port if that is not the default.
     pub host: Arc<str>,
     /// The domain in its users' handles, which can differ from its host.
     pub domain: String,
@@ -35,29 +35,29 @@ pub struct Origin {
 
 /// Why a status is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Refusal {
-    /// It is not for everybody.
+pub enum Exclusion {
+    /// It is not public.
     NotPublic,
-    /// It only repeats another.
+    /// It only repeats another post.
     Boost,
     /// Its author asks not to be collected.
     OptedOut,
 }
 
-/// Whether a status may be forwarded.
-pub(super) fn admit(status: &Status) -> Result<(), Refusal> {
+/// Returns an error if a status must not be forwarded.
+pub(super) fn admit(status: &Status) -> Result<(), Exclusion> {
     let status = status.fields();
     if status.text("visibility") != Some("public") || status.flag("local_only") {
-        return Err(Refusal::NotPublic);
+        return Err(Exclusion::NotPublic);
     }
     if status.get("reblog").is_object() {
-        return Err(Refusal::Boost);
+        return Err(Exclusion::Boost);
     }
-    if opted_out(status.get("account")) { Err(Refusal::OptedOut) } else { Ok(()) }
+    if opted_out(status.get("account")) { Err(Exclusion::OptedOut) } else { Ok(()) }
 }
 
-/// Returns the post that a status is; `now` stands in for a time that it does not have.
-pub(super) fn post(status: &Status, origin: &Origin, now: Timestamp) -> Post {
+/// Converts a status into a post. If it has no time, it gets `now`.
+pub(super) fn post(status: &Status, server: &ServerName, now: Timestamp) -> Post {
     let fields = status.fields();
     let html = html::sanitise(fields.text("content").unwrap_or_default());
     let content_warning =
@@ -65,10 +65,10 @@ pub(super) fn post(status: &Status, origin: &Origin, now: Timestamp) -> Post {
     Post {
         id: status.uri().to_owned(),
         url: link(fields, "url"),
-        server: origin.host.to_string(),
+        server: server.host.to_string(),
         at: status.created_at().unwrap_or(now),
         edited_at: status.edited_at(),
-        author: author(fields.get("account"), origin),
+        author: author(fields.get("account"), server),
         text: html::text(&html),
         html,
         truncated: false,
@@ -76,14 +76,14 @@ pub(super) fn post(status: &Status, origin: &Origin, now: Timestamp) -> Post {
         tags: tags(status),
         mentions: fields
             .list("mentions")
-            .filter_map(|mention| handle(mention, origin))
+            .filter_map(|mention| handle(mention, server))
             .take(MAX_ITEMS)
             .collect(),
         media: fields.list("media_attachments").map(media).take(MAX_ITEMS).collect(),
         emojis: emojis(fields),
         poll: poll(fields.get("poll")),
         card: card(fields.get("card")),
-        // A warning asks to fold the post; not every software says so in both ways.
+        // A warning asks readers to fold the post; not every software sets both.
         sensitive: fields.flag("sensitive") || content_warning.is_some(),
         content_warning,
         reply_to: fields.id("in_reply_to_id").map(std::borrow::Cow::into_owned),
@@ -93,7 +93,7 @@ pub(super) fn post(status: &Status, origin: &Origin, now: Timestamp) -> Post {
     }
 }
 
-/// The hashtags of a status, lower-cased and in NFKC form, each once.
+/// Returns the hashtags of a status, lower-cased and in NFKC form, each once.
 pub(super) fn tags(status: &Status) -> Vec<String> {
     let mut tags = Vec::new();
     for tag in status.fields().list("tags").filter_map(|tag| tag.text("name")).take(MAX_ITEMS) {
@@ -106,7 +106,7 @@ pub(super) fn tags(status: &Status) -> Vec<String> {
     tags
 }
 
-/// The language code of a status, if it can be one.
+/// Returns the language code of a status, if it is valid.
 pub(super) fn language(status: &Status) -> Option<&str> {
     let is_code = |code: &&str| {
         code.len() <= 35
@@ -117,8 +117,8 @@ pub(super) fn language(status: &Status) -> Option<&str> {
     status.fields().text("language").filter(is_code)
 }
 
-fn author(account: Loose<'_>, origin: &Origin) -> Author {
-    let handle = handle(account, origin).unwrap_or_else(|| format!("unknown@{}", origin.domain));
+fn author(account: Loose<'_>, server: &ServerName) -> Author {
+    let handle = handle(account, server).unwrap_or_else(|| format!("unknown@{}", server.domain));
     let name = account.text("display_name").map(line).filter(|name| !name.is_empty());
     let user = handle.split('@').next().unwrap_or_default();
     Author {
@@ -130,14 +130,14 @@ fn author(account: Loose<'_>, origin: &Origin) -> Author {
     }
 }
 
-/// `user@host` of an account or mention.
-fn handle(account: Loose<'_>, origin: &Origin) -> Option<String> {
+/// Returns `user@host` of an account or mention.
+fn handle(account: Loose<'_>, server: &ServerName) -> Option<String> {
     let handle = line(account.text("acct").or_else(|| account.text("username"))?);
     let handle = handle.trim_start_matches('@');
     match handle.split_once('@') {
         _ if handle.is_empty() => None,
         Some(_) => Some(handle.to_owned()),
-        None => Some(format!("{handle}@{}", origin.domain)),
+        None => Some(format!("{handle}@{}", server.domain)),
     }
 }
 
@@ -167,7 +167,7 @@ fn media(attachment: Loose<'_>) -> Media {
     }
 }
 
-/// The custom emoji of a status and of its author's name, each once.
+/// Returns the custom emoji of a status and of its author's name, each once.
 fn emojis(status: Loose<'_>) -> Vec<Emoji> {
     let mut emojis: Vec<Emoji> = Vec::new();
     for emoji in status.list("emojis").chain(status.get("account").list("emojis")) {
@@ -201,7 +201,7 @@ fn poll(poll: Loose<'_>) -> Option<Poll> {
     })
 }
 
-/// A card's `html` is never taken: it can hold frames of other sites.
+/// Converts a card, without its `html`, which can embed other sites.
 fn card(card: Loose<'_>) -> Option<Card> {
     Some(Card {
         url: link(card, "url")?,
@@ -212,28 +212,28 @@ fn card(card: Loose<'_>) -> Option<Card> {
     })
 }
 
-/// The address `key`, if it is one that a page may show or load.
+/// Returns the address `key`, if a page may show or load it.
 fn link(of: Loose<'_>, key: &str) -> Option<String> {
     let url = Url::parse(of.text(key)?).ok()?;
     let url = matches!(url.scheme(), "http" | "https").then(|| String::from(url))?;
     (url.len() <= MAX_URL_BYTES).then_some(url)
 }
 
-/// A plain text on one line.
+/// Returns a plain text on one line.
 fn line(text: &str) -> String {
     let text = html::cut(text, 4 * MAX_LINE_BYTES);
     plain(&text.split_whitespace().collect::<Vec<_>>().join(" "), MAX_LINE_BYTES)
 }
 
-/// A plain text that may have several lines.
+/// Returns a plain text, which can have several lines.
 fn paragraph(text: &str) -> String {
     plain(text, MAX_PARAGRAPH_BYTES)
 }
 
-/// Without control characters and without those that turn the reading direction of what follows.
+/// Removes control characters, and characters that change the reading direction.
 fn plain(text: &str, bytes: usize) -> String {
     let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    // What is left out has to come from somewhere, but not from far.
+    // Characters are removed, so more text is read than is returned, but not much more.
     let text: String = html::cut(text, 4 * bytes)
         .chars()
         .filter(|&c| !turns(c) && (!c.is_control() || c == '\n'))

@@ -1,16 +1,16 @@
 //! Authors who ask not to be collected.
 //!
-//! A log is the way of every event, so to deliver a post is to record it. Authors who ask not to be
-//! indexed, archived, searched, bridged or read by programs are therefore not forwarded at all.
-//! `discoverable` and `indexable` are about suggestions and search inside the network and are off
-//! for most accounts that never chose; by themselves they keep nobody out.
+//! Every event goes through the log, so delivering a post means recording it. Posts of authors who
+//! ask not to be indexed, archived, searched, bridged or read by bots are therefore not forwarded.
+//! `discoverable` and `indexable` are about suggestions and search inside the network, and are off
+//! for most accounts that never chose; they exclude nobody by themselves.
 
 use super::status::Loose;
 
-/// Hashtags that ask for it, in a display name, a biography or a profile field.
+/// Hashtags that ask for this in a display name, a biography or a profile field.
 const REQUESTS: &[&str] = &["nobot", "nobots", "noindex", "noarchive", "nosearch", "nobridge"];
 
-/// Whether an account asks not to be collected.
+/// Returns whether an account asks not to be collected.
 pub(super) fn opted_out(account: Loose<'_>) -> bool {
     let requests = |key: &str, of: Loose<'_>| of.text(key).is_some_and(has_request);
     account.flag("noindex")
@@ -19,7 +19,7 @@ pub(super) fn opted_out(account: Loose<'_>) -> bool {
         || account.list("fields").any(|f| requests("name", f) || requests("value", f))
 }
 
-/// Whether a text has one of the hashtags, which may have markup inside: `#<span>nobot</span>`.
+/// Returns whether a text has one of the hashtags, which can contain markup: `#<span>nobot</span>`.
 fn has_request(html: &str) -> bool {
     if !html.contains(['#', '＃']) {
         return false;

@@ -1,11 +1,11 @@
-//! A session over the REST interface: asks for the public timeline again and again.
+//! A session over the REST interface: polls the public timeline.
 //!
-//! This needs no token where a server shows its timeline to everybody. It tells of no edits and
-//! deletes, so posts of the last hours are asked for again, which finds them within minutes.
+//! This needs no token if a server shows its timeline to everybody. A timeline has no edits and
+//! deletes, so the posts of the last hours are requested again, which finds them within minutes.
 
+use domain::source::State;
 use std::{collections::BTreeSet, time::Duration};
 
-use aws::control::State;
 use jiff::Timestamp;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -15,20 +15,20 @@ use super::{
     fill,
     instance::Part,
     recheck::Recheck,
-    session::{Ended, Gap, Out, Said},
-    status::{Status, Told},
+    session::{Gap, Out, SessionEnd, SessionEvent},
+    status::{Status, Update},
 };
 
 /// Shortest and longest wait between two requests for the timeline.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
-/// Wait at first.
+/// First wait.
 const FIRST_INTERVAL: Duration = Duration::from_secs(5);
-/// Least time between two requests for posts again: half of what servers allow a stranger.
+/// Shortest time between two requests that check posts: half of what servers allow without a token.
 const CHECK: Duration = Duration::from_secs(8);
-/// Posts come late and so below newer ones: so many are asked for once more.
+/// Posts can arrive late, below newer ones, so this many are requested twice.
 const OVERLAP: usize = PAGE / 2;
 
-/// Asks until something ends it. `is_held` says whether a status is published.
+/// Polls until the session ends. `is_held` returns whether a status is published.
 pub(super) async fn session(
     api: &Api,
     part: Part,
@@ -36,22 +36,22 @@ pub(super) async fn session(
     out: &mut Out,
     shutdown: &CancellationToken,
     is_held: impl Fn(&str) -> bool,
-) -> Ended {
-    match shutdown.run_until_cancelled(ask(api, part, gap, out, is_held)).await {
-        None => Ended::Stopped,
+) -> SessionEnd {
+    match shutdown.run_until_cancelled(poll(api, part, gap, out, is_held)).await {
+        None => SessionEnd::Stopped,
         Some(Ok(never)) => match never {},
         Some(Err(ended)) => ended,
     }
 }
 
-async fn ask(
+async fn poll(
     api: &Api,
     part: Part,
     gap: &Gap,
     out: &mut Out,
     is_held: impl Fn(&str) -> bool,
-) -> Result<std::convert::Infallible, Ended> {
-    // A refusal shows here, where a gap that cannot be filled would not.
+) -> Result<std::convert::Infallible, SessionEnd> {
+    // An error of the server shows here; an error while filling the gap would not end the session.
     let mut newest = Newest::default();
     newest.add(api.page(part, None).await?);
     let filled = fill::run(api, part, gap, Timestamp::now()).await;
@@ -61,35 +61,35 @@ async fn ask(
         (Part::Remote, "") => "polled, without its local posts",
         (_, missing) => missing,
     };
-    out.say(Said::State(State::Live, detail.to_owned())).await?;
-    // Looks are due by the clock that waits are measured by.
+    out.send(SessionEvent::State(State::Live, detail.to_owned())).await?;
+    // Checks are due by the same clock that measures the waits.
     let (wall, clock) = (Timestamp::now(), Instant::now());
     let now = || wall + clock.elapsed();
     let mut recheck = Recheck::default();
-    for told in filled.told {
-        pass(told, out, &mut recheck, now()).await?;
+    for update in filled.updates {
+        pass(update, out, &mut recheck, now()).await?;
     }
 
     let mut interval = FIRST_INTERVAL;
     let mut next_check = Instant::now() + CHECK;
     loop {
-        let page = api.page(part, newest.cursor()).await?;
+        let page = api.page(part, newest.min_id()).await?;
         let len = page.len;
         let statuses = newest.add(page);
         let fresh = statuses.len();
         for status in statuses {
-            pass(Told::Post(status), out, &mut recheck, now()).await?;
+            pass(Update::Post(status), out, &mut recheck, now()).await?;
         }
         if next_check <= Instant::now() {
             next_check = Instant::now() + CHECK;
             let ids = recheck.take(now(), &is_held);
             if !ids.is_empty() {
-                for told in fill::check(api, &ids).await? {
-                    out.told(told).await?;
+                for update in fill::check(api, &ids).await? {
+                    out.forward(update).await?;
                 }
             }
         }
-        // A full page means that there are more.
+        // A full page means that there is more.
         if len < PAGE || fresh == 0 {
             interval = next_interval(interval, fresh);
             time::sleep(interval.max(api.pause(Timestamp::now()))).await;
@@ -100,18 +100,18 @@ async fn ask(
 }
 
 async fn pass(
-    told: Told,
+    update: Update,
     out: &mut Out,
     recheck: &mut Recheck,
     now: Timestamp,
-) -> Result<(), Ended> {
-    if let Told::Post(status) = &told {
+) -> Result<(), SessionEnd> {
+    if let Update::Post(status) = &update {
         recheck.add(status.id().into_owned(), now);
     }
-    out.told(told).await
+    out.forward(update).await
 }
 
-/// Asks a busy server more often than a quiet one.
+/// Polls a busy server more often than a quiet one.
 fn next_interval(interval: Duration, fresh: usize) -> Duration {
     let interval = match fresh {
         0 => interval.mul_f64(1.5),
@@ -121,12 +121,12 @@ fn next_interval(interval: Duration, fresh: usize) -> Duration {
     interval.clamp(INTERVAL.0, INTERVAL.1)
 }
 
-/// The newest ids of a timeline, in the order of ids: a longer one is newer, and numbers are texts.
+/// The newest ids of a timeline in their order: ids are numbers in texts, so a longer one is newer.
 #[derive(Debug, Default)]
 struct Newest(BTreeSet<(usize, String)>);
 
 impl Newest {
-    /// Adds the ids of a page, and returns its statuses that were not seen before, oldest first.
+    /// Adds the ids of a page. Returns the statuses that were not seen before, oldest first.
     fn add(&mut self, page: Page) -> Vec<Status> {
         let mut is_fresh = |status: &Status| {
             let id = status.id().into_owned();
@@ -140,8 +140,8 @@ impl Newest {
         fresh
     }
 
-    /// The id after which to ask.
-    fn cursor(&self) -> Option<&str> {
+    /// Returns the id after which to continue.
+    fn min_id(&self) -> Option<&str> {
         self.0.first().map(|(_, id)| id.as_str())
     }
 }

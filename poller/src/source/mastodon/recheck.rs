@@ -1,6 +1,6 @@
-//! Which posts to ask for again, and when, on a server that tells of no deletes.
+//! Decides which posts to check, and when, on a server that reports no deletes.
 //!
-//! Most deletes and edits come soon, so a post is asked for ever more rarely as it ages.
+//! Most deletes and edits happen soon, so an older post is checked less often.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::api::BATCH;
 
-/// Waits between two looks at a post; after the last it is left alone.
+/// Waits between two checks of a post; after the last one it is not checked again.
 const WAITS: [Duration; 6] = [
     Duration::from_mins(1),
     Duration::from_mins(4),
@@ -17,22 +17,22 @@ const WAITS: [Duration; 6] = [
     Duration::from_hours(2),
     Duration::from_hours(3),
 ];
-/// Most posts that wait for a look; past it the most overdue are given up.
+/// Most posts that are pending; beyond it the most overdue are dropped.
 const CAPACITY: usize = 20_000;
 
-/// The posts that wait for a look.
+/// The posts that are to be checked.
 #[derive(Debug, Default)]
 pub(super) struct Recheck {
     due: BTreeMap<(Timestamp, String), usize>,
 }
 
 impl Recheck {
-    /// Puts a post on the list.
+    /// Adds a post.
     pub(super) fn add(&mut self, id: String, now: Timestamp) {
         self.insert(id, 0, now);
     }
 
-    /// Takes the posts that are due, as many as one request can ask for, and puts them on again.
+    /// Returns the posts that are due, as many as fit into one request, and schedules them again.
     pub(super) fn take(&mut self, now: Timestamp, is_held: impl Fn(&str) -> bool) -> Vec<String> {
         let mut ids = Vec::new();
         while ids.len() < BATCH

@@ -1,128 +1,128 @@
-//! What a stretch of reading a server begins with, says on its way and ends with.
+//! Sessions: what reading a server starts with, reports meanwhile and ends with.
 
+use domain::source::State;
 use std::time::Duration;
 
-use aws::control::State;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{api::ApiError, status::Told};
+use super::{api::ApiError, status::Update};
 
-/// Something that a session says, in the order in which it happened.
+/// An event of a session, in the order in which they happened.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Said {
-    /// The server told this.
-    Told(Told),
-    /// What the session is doing.
+pub(super) enum SessionEvent {
+    /// Something changed on the server's timeline.
+    Update(Update),
+    /// The state of the source changed.
     State(State, String),
-    /// The server sent something that says nothing about posts, or that cannot be read.
-    Stray(Stray),
+    /// The server sent something else than posts, or something that cannot be parsed.
+    Unexpected(Unexpected),
 }
 
-/// What a server sent beside posts.
+/// What a server sent other than posts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stray {
+pub(super) enum Unexpected {
     /// An event of another kind.
     Other,
     /// An error that did not end the connection.
     Error,
-    /// Not what the interface describes.
+    /// A message that does not match the interface.
     Malformed,
 }
 
-/// Up to where a server's timeline is known.
+/// The point up to which a server's timeline is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Cursor {
-    /// When something was last heard.
+pub(super) struct Position {
+    /// When something last arrived.
     pub(super) at: Timestamp,
-    /// The last status's id, where it is known.
+    /// The id of the last status, if it is known.
     pub(super) id: Option<String>,
 }
 
-/// What is not known of a server's timeline at the start of a session.
+/// The part of a server's timeline that is not known at the start of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Gap {
-    /// Where it begins; none where nothing was known and so nothing is missing.
-    pub(super) since: Option<Cursor>,
-    /// Statuses from before it that may have been edited or deleted within.
+    /// Where it starts; `None` if nothing was known, so nothing is missing.
+    pub(super) since: Option<Position>,
+    /// Earlier statuses that may have been edited or deleted during the gap.
     pub(super) check: Vec<String>,
 }
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
-    /// It was told to.
-    #[error("it was told to stop")]
+pub(super) enum SessionEnd {
+    /// The source stops.
+    #[error("stopped")]
     Stopped,
-    /// The server cannot be read until somebody changes something.
+    /// The server cannot be read until someone changes its settings or ours.
     #[error("{0}")]
-    Refused(String),
+    Rejected(String),
     /// The server asks to wait.
-    #[error("asked to wait {} s", .0.as_secs())]
-    Limited(Duration),
+    #[error("rate limited: server asks to wait {} s", .0.as_secs())]
+    RateLimited(Duration),
     /// A request failed.
-    #[error("a request failed")]
+    #[error("request to the server failed")]
     Api(#[source] ApiError),
     /// The connection failed.
-    #[error("the connection failed")]
+    #[error("connection to the server failed")]
     Socket(#[source] Box<tokio_tungstenite::tungstenite::Error>),
     /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
-    /// Nothing came for too long.
+    /// Nothing arrived for too long.
     #[error("{0}")]
     Silent(&'static str),
 }
 
-impl From<ApiError> for Ended {
+impl From<ApiError> for SessionEnd {
     fn from(error: ApiError) -> Self {
-        match (error.refusal(), error) {
-            (Some(why), _) => Self::Refused(why.to_owned()),
-            (None, ApiError::Limited(wait)) => Self::Limited(wait),
+        match (error.permanent_reason(), error) {
+            (Some(why), _) => Self::Rejected(why.to_owned()),
+            (None, ApiError::RateLimited(wait)) => Self::RateLimited(wait),
             (None, error) => Self::Api(error),
         }
     }
 }
 
-/// Where a session says what it has to say, and what it has learned by it.
+/// Where a session sends its events, and how far it got.
 pub(super) struct Out {
-    said: mpsc::Sender<Said>,
-    /// Up to where the timeline is known.
-    pub(super) cursor: Option<Cursor>,
-    /// How much was told.
-    pub(super) told: u64,
+    events: mpsc::Sender<SessionEvent>,
+    /// The point up to which the timeline is known.
+    pub(super) position: Option<Position>,
+    /// How many updates were forwarded.
+    pub(super) forwarded: u64,
 }
 
 impl Out {
-    /// Begins where an earlier session ended.
-    pub(super) fn new(said: mpsc::Sender<Said>, cursor: Option<Cursor>) -> Self {
-        Self { said, cursor, told: 0 }
+    /// Starts where an earlier session ended.
+    pub(super) fn new(events: mpsc::Sender<SessionEvent>, position: Option<Position>) -> Self {
+        Self { events, position, forwarded: 0 }
     }
 
-    /// Passes on what the server told.
+    /// Forwards an update of the server.
     ///
     /// # Errors
     ///
-    /// [`Ended::Stopped`] when nobody listens.
-    pub(super) async fn told(&mut self, told: Told) -> Result<(), Ended> {
-        let id = match &told {
-            Told::Post(status) => Some(status.id().into_owned()),
-            Told::Edit(_) | Told::Delete(_) => None,
+    /// [`SessionEnd::Stopped`] when the receiver is gone.
+    pub(super) async fn forward(&mut self, update: Update) -> Result<(), SessionEnd> {
+        let id = match &update {
+            Update::Post(status) => Some(status.id().into_owned()),
+            Update::Edit(_) | Update::Delete(_) => None,
         };
-        self.say(Said::Told(told)).await?;
-        self.told += 1;
-        // Only now is it past us.
-        let id = id.or_else(|| self.cursor.take()?.id);
-        self.cursor = Some(Cursor { at: Timestamp::now(), id });
+        self.send(SessionEvent::Update(update)).await?;
+        self.forwarded += 1;
+        // The position moves only after the update was sent.
+        let id = id.or_else(|| self.position.take()?.id);
+        self.position = Some(Position { at: Timestamp::now(), id });
         Ok(())
     }
 
-    /// Says something else.
+    /// Sends an event that is not an update.
     ///
     /// # Errors
     ///
-    /// [`Ended::Stopped`] when nobody listens.
-    pub(super) async fn say(&self, said: Said) -> Result<(), Ended> {
-        self.said.send(said).await.map_err(|_| Ended::Stopped)
+    /// [`SessionEnd::Stopped`] when the receiver is gone.
+    pub(super) async fn send(&self, event: SessionEvent) -> Result<(), SessionEnd> {
+        self.events.send(event).await.map_err(|_| SessionEnd::Stopped)
     }
 }

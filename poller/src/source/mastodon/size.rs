@@ -1,4 +1,4 @@
-//! Keeps every event within the size that a message can have.
+//! Keeps every event within the largest size of a message.
 
 use bytes::Bytes;
 use domain::{
@@ -8,10 +8,10 @@ use domain::{
 
 use super::html;
 
-/// How much text, in bytes, a post keeps that is too large whole; the last is sure to fit.
+/// How many bytes of text a post keeps if it is too large; the last one always fits.
 const TEXT_BYTES: [usize; 2] = [16 * 1024, 4 * 1024];
 
-/// Returns the JSON of an event; a post too large loses the end of its text.
+/// Returns the JSON of an event. A post that is too large loses the end of its text.
 pub(super) fn fit(mut event: PostEvent) -> Bytes {
     let mut json = to_json(&event);
     for (attempt, bytes) in TEXT_BYTES.into_iter().enumerate() {
@@ -33,10 +33,10 @@ pub(super) fn fit(mut event: PostEvent) -> Bytes {
 }
 
 fn to_json(event: &PostEvent) -> Bytes {
-    serde_json::to_vec(event).expect("a post has no map with keys that are no texts").into()
+    serde_json::to_vec(event).expect("every map in a post has texts as keys").into()
 }
 
-/// Gives up what only a post made to be large has more of than fits.
+/// Drops the parts that only take much space in a post that was made to be large.
 fn drop_the_rest(post: &mut Post) {
     post.media.clear();
     post.emojis.clear();

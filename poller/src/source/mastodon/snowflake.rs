@@ -1,6 +1,7 @@
-//! Mastodon's status ids, which hold a time: milliseconds since 1970, then 16 bits to tell apart.
+//! Mastodon's status ids, which contain a time: milliseconds since 1970, then 16 bits to make them
+//! unique.
 //!
-//! Other software has other ids, also numeric ones, so a time is believed only where it can be one.
+//! Other software has other ids, some of them numeric, so a time is used only if it is plausible.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use jiff::Timestamp;
 /// Mastodon's first public year, in milliseconds since 1970: ids before that are mere counters.
 const FIRST_MS: i64 = 1_451_606_400_000;
 
-/// When a status was written by its id; `None` where the id does not tell.
+/// Returns when a status was written, if its id contains a time.
 pub(super) fn time(id: &str, now: Timestamp) -> Option<Timestamp> {
     let ms = i64::try_from(id.parse::<u64>().ok()? >> 16).ok()?;
     let last = now + Duration::from_hours(24);
@@ -19,7 +20,7 @@ pub(super) fn time(id: &str, now: Timestamp) -> Option<Timestamp> {
         .flatten()
 }
 
-/// The least id of a status written at `at`.
+/// Returns the lowest id of a status that was written at `at`.
 pub(super) fn id(at: Timestamp) -> String {
     (u64::try_from(at.as_millisecond()).unwrap_or(0) << 16).to_string()
 }

@@ -1,36 +1,26 @@
 //! A server to test against, on a port of its own.
 
-use std::sync::{Arc, Mutex};
-
 use axum::{
     body::Body,
-    http::{HeaderMap, Response, Uri},
+    http::{HeaderMap, Response, StatusCode, request::Parts},
+    response::IntoResponse as _,
 };
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-};
-use tokio_tungstenite::{
-    WebSocketStream, accept_hdr_async,
-    tungstenite::{
-        Message,
-        handshake::server::{ErrorResponse, Request, Response as Upgraded},
-    },
-};
+use simulator::script::{Io, ScriptedServer};
+use tokio::sync::mpsc;
+use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 use url::Url;
 
 use super::{
     api::Api,
-    session::{Out, Said},
+    session::{Out, SessionEvent},
 };
 
 /// A server's REST interface.
 pub(super) struct Rest {
     pub(super) base: Url,
-    /// The requests that came: path and query.
-    pub(super) requests: Arc<Mutex<Vec<String>>>,
+    server: ScriptedServer,
 }
 
 impl Rest {
@@ -39,17 +29,13 @@ impl Rest {
     where
         F: Fn(&str, &HeaderMap) -> Response<Body> + Clone + Send + Sync + 'static,
     {
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let noted = requests.clone();
-        let router = axum::Router::new().fallback(move |uri: Uri, headers: HeaderMap| async move {
-            let asked = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-            noted.lock().expect("not poisoned").push(asked.clone());
-            answer(&asked, &headers)
-        });
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let base = format!("http://{}", listener.local_addr().expect("an address"));
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { base: base.parse().expect("a URL"), requests }
+        let respond = move |request: &Parts| {
+            let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+            answer(target, &request.headers)
+        };
+        let server = ScriptedServer::start(respond).await.expect("a port");
+        let base = format!("http://{}", server.address());
+        Self { base: base.parse().expect("a URL"), server }
     }
 
     /// A client of it.
@@ -60,7 +46,7 @@ impl Rest {
 
     /// What was asked.
     pub(super) fn asked(&self) -> Vec<String> {
-        self.requests.lock().expect("not poisoned").clone()
+        self.server.requests()
     }
 }
 
@@ -99,61 +85,46 @@ pub(super) fn timeline(statuses: &[Value], asked: &str) -> Value {
 }
 
 /// Where a session says what it has to say, and what hears it.
-pub(super) fn out() -> (Out, mpsc::Receiver<Said>) {
-    let (said, heard) = mpsc::channel(10_000);
-    (Out::new(said, None), heard)
+pub(super) fn out() -> (Out, mpsc::Receiver<SessionEvent>) {
+    let (said, received) = mpsc::channel(10_000);
+    (Out::new(said, None), received)
 }
 
 /// A server's streaming interface.
 pub(super) struct Streaming {
-    listener: TcpListener,
+    server: ScriptedServer,
     pub(super) url: Url,
 }
 
 impl Streaming {
     pub(super) async fn bind() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("ws://{}/api/v1/streaming", listener.local_addr().expect("an address"));
-        Self { listener, url: url.parse().expect("a URL") }
+        let respond = |_: &Parts| StatusCode::NOT_FOUND.into_response();
+        let server = ScriptedServer::start(respond).await.expect("a port");
+        let url = format!("ws://{}/api/v1/streaming", server.address());
+        Self { server, url: url.parse().expect("a URL") }
     }
 
     /// Accepts a client, and returns the headers it came with.
-    #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
     pub(super) async fn accept(&self) -> (Client, Vec<(String, String)>) {
-        let (stream, _) = self.listener.accept().await.expect("a client");
-        let mut headers = Vec::new();
-        let note = |request: &Request, response: Upgraded| {
-            headers = request
-                .headers()
-                .iter()
-                .map(|(name, value)| {
-                    (name.to_string(), value.to_str().unwrap_or_default().to_owned())
-                })
-                .collect();
-            Ok(response)
-        };
-        let socket = accept_hdr_async(stream, note).await.expect("a WebSocket");
-        (Client { socket }, headers)
+        let handshake = self.server.handshake().await;
+        let headers = handshake
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()));
+        let headers = headers.collect();
+        (Client { socket: handshake.accept().await }, headers)
     }
 
-    /// Refuses a client.
-    #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
+    /// Rejects a client.
     pub(super) async fn refuse(&self, status: u16) {
-        let (stream, _) = self.listener.accept().await.expect("a client");
-        let refuse = |_: &Request, _: Upgraded| -> Result<Upgraded, ErrorResponse> {
-            Err(tokio_tungstenite::tungstenite::http::Response::builder()
-                .status(status)
-                .header("x-error-message", "Invalid access token")
-                .body(None)
-                .expect("an answer"))
-        };
-        accept_hdr_async(stream, refuse).await.expect_err("refused");
+        let handshake = self.server.handshake().await;
+        handshake.reject(status, &[("x-error-message", "Invalid access token")]);
     }
 }
 
 /// A client of a streaming interface.
 pub(super) struct Client {
-    pub(super) socket: WebSocketStream<TcpStream>,
+    pub(super) socket: WebSocketStream<Io>,
 }
 
 impl Client {

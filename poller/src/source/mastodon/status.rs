@@ -1,12 +1,12 @@
-//! What a server says, read leniently: absent keys, nulls and wrong types are no value, never an
-//! error, because every server software and version leaves out or adds something.
+//! The messages of a server, parsed leniently: a missing key, a null or a wrong type is no value and
+//! never an error, because every software and version omits or adds something.
 
 use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-/// Longest status id that is taken, in bytes. Known servers use up to 26.
+/// Longest status id that is accepted, in bytes. Known servers use up to 26.
 const MAX_ID_BYTES: usize = 128;
 
 /// A JSON value whose members are read leniently.
@@ -14,37 +14,37 @@ const MAX_ID_BYTES: usize = 128;
 pub(super) struct Loose<'a>(&'a Value);
 
 impl<'a> Loose<'a> {
-    /// The value itself.
+    /// Wraps a value.
     pub(super) fn new(value: &'a Value) -> Self {
         Self(value)
     }
 
-    /// The member `key`; nothing to read where there is none.
+    /// Returns the member `key`, or null.
     pub(super) fn get(self, key: &str) -> Self {
         Self(self.0.get(key).unwrap_or(&Value::Null))
     }
 
-    /// Whether it is an object.
+    /// Returns whether it is an object.
     pub(super) fn is_object(self) -> bool {
         self.0.is_object()
     }
 
-    /// The text `key`; none where it is empty.
+    /// Returns the text `key`, if it is not empty.
     pub(super) fn text(self, key: &str) -> Option<&'a str> {
         self.0.get(key)?.as_str().filter(|text| !text.is_empty())
     }
 
-    /// The id `key`, which is an opaque text; some software sends numbers.
+    /// Returns the id `key`, which is an opaque text; some software sends numbers.
     pub(super) fn id(self, key: &str) -> Option<Cow<'a, str>> {
         id(self.0.get(key)?)
     }
 
-    /// Whether `key` is true.
+    /// Returns whether `key` is true.
     pub(super) fn flag(self, key: &str) -> bool {
         self.0.get(key).is_some_and(|value| value == true || value == "true")
     }
 
-    /// The number `key`, which some software sends as text; none where it is negative.
+    /// Returns the number `key`, which some software sends as text, if it is not negative.
     pub(super) fn count(self, key: &str) -> Option<u64> {
         match self.0.get(key)? {
             Value::Number(number) => number.as_u64(),
@@ -53,13 +53,13 @@ impl<'a> Loose<'a> {
         }
     }
 
-    /// The time `key`, with or without a fraction; one without an offset is taken as UTC.
+    /// Returns the time `key`, with or without a fraction. Without an offset it is UTC.
     pub(super) fn time(self, key: &str) -> Option<Timestamp> {
         let text = self.text(key)?;
         text.parse().or_else(|_| format!("{text}Z").parse()).ok()
     }
 
-    /// The members of the list `key`.
+    /// Returns the elements of the list `key`.
     pub(super) fn list(self, key: &str) -> impl Iterator<Item = Loose<'a>> + use<'a> {
         self.0.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice).iter().map(Loose)
     }
@@ -79,69 +79,69 @@ fn id(value: &Value) -> Option<Cow<'_, str>> {
 pub struct Status(Value);
 
 impl Status {
-    /// Takes what a server sent as a status; `None` where it is none: it has no id or no URI.
+    /// Checks a status. Returns `None` if it has no id or no URI.
     pub fn new(json: Value) -> Option<Self> {
         let status = Self(json);
         (status.fields().id("id").is_some() && status.checked_uri().is_some()).then_some(status)
     }
 
-    /// Its members.
+    /// Returns its members.
     pub(super) fn fields(&self) -> Loose<'_> {
         Loose(&self.0)
     }
 
-    /// Its id on the server that sent it.
+    /// Returns its id on the server that sent it.
     pub fn id(&self) -> Cow<'_, str> {
         self.fields().id("id").unwrap_or_default()
     }
 
-    /// Its `ActivityPub` URI, which is its name on every server.
+    /// Returns its `ActivityPub` URI, which is the same on every server.
     pub fn uri(&self) -> &str {
         self.checked_uri().unwrap_or_default()
     }
 
-    /// When it was written, as its origin claims.
+    /// Returns when it was written, according to its server.
     pub fn created_at(&self) -> Option<Timestamp> {
         self.fields().time("created_at")
     }
 
-    /// When it was last edited.
+    /// Returns when it was last edited.
     pub fn edited_at(&self) -> Option<Timestamp> {
         self.fields().time("edited_at")
     }
 
     fn checked_uri(&self) -> Option<&str> {
-        // The log keys posts by it, and DynamoDB bounds keys.
+        // The URI is part of a key in DynamoDB, whose length is limited.
         self.fields().text("uri").filter(|uri| uri.len() <= 1024 && !uri.contains(char::is_control))
     }
 }
 
-/// What a server tells of its timeline.
+/// A change of a server's timeline.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Told {
-    /// A status is there: it was published, or the server was asked for what it has.
+pub enum Update {
+    /// A status exists: it was published, or the server returned it on request.
     Post(Status),
-    /// A status of any age was changed; it may be one nobody was told of.
+    /// A status of any age was changed; it may not have been published here.
     Edit(Status),
-    /// The status with this id is gone; it may be one nobody was told of.
+    /// The status with this id is gone; it may not have been published here.
     Delete(String),
 }
 
 /// A message of the streaming interface.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Envelope {
-    /// Something about the timeline.
-    Told(Told),
-    /// The server refuses a request on the open socket, with an HTTP status where it gives one.
+    /// A change of the timeline.
+    Update(Update),
+    /// The server rejected a request on the open connection, with an HTTP status if it sent one.
     Error(Option<u64>),
-    /// An event that says nothing about public posts.
+    /// An event that is not about public posts.
     Other,
-    /// Not what the interface describes.
+    /// A message that does not match the interface.
     Malformed,
 }
 
 impl Envelope {
-    /// Reads a text message.
+    /// Parses a text message.
     pub(super) fn parse(text: &str) -> Self {
         let Ok(json) = serde_json::from_str::<Value>(text) else { return Self::Malformed };
         let message = Loose(&json);
@@ -151,18 +151,18 @@ impl Envelope {
                 None => Self::Malformed,
             };
         };
-        let told = match event {
-            "update" => status(message.get("payload")).map(Told::Post),
-            "status.update" => status(message.get("payload")).map(Told::Edit),
+        let update = match event {
+            "update" => status(message.get("payload")).map(Update::Post),
+            "status.update" => status(message.get("payload")).map(Update::Edit),
             // The payload is the bare id, not JSON.
-            "delete" => message.id("payload").map(|id| Told::Delete(id.into_owned())),
+            "delete" => message.id("payload").map(|id| Update::Delete(id.into_owned())),
             _ => return Self::Other,
         };
-        told.map_or(Self::Malformed, Self::Told)
+        update.map_or(Self::Malformed, Self::Update)
     }
 }
 
-/// The payload is JSON in a string; some software nests it as it is.
+/// Parses a payload, which is JSON in a string; some software sends it as an object.
 fn status(payload: Loose<'_>) -> Option<Status> {
     match payload.0 {
         Value::String(text) => Status::new(serde_json::from_str(text).ok()?),
@@ -215,22 +215,22 @@ mod tests {
         let payload = r#"{"id":"1","uri":"https://a.example/1"}"#;
         let status =
             || Status::new(serde_json::from_str(payload).expect("JSON")).expect("a status");
-        let delete = |id: &str| Envelope::Told(Told::Delete(id.to_owned()));
+        let delete = |id: &str| Envelope::Update(Update::Delete(id.to_owned()));
         let cases = [
             (
                 "update",
                 json!({"stream":["public"],"event":"update","payload":payload}),
-                Envelope::Told(Told::Post(status())),
+                Envelope::Update(Update::Post(status())),
             ),
             (
                 "edit",
                 json!({"event":"status.update","payload":payload}),
-                Envelope::Told(Told::Edit(status())),
+                Envelope::Update(Update::Edit(status())),
             ),
             (
                 "nested",
                 json!({"event":"update","payload":{"id":"1","uri":"https://a.example/1"}}),
-                Envelope::Told(Told::Post(status())),
+                Envelope::Update(Update::Post(status())),
             ),
             (
                 "delete",
@@ -275,16 +275,19 @@ mod tests {
 
     #[test]
     fn recorded_messages_are_read() {
-        for line in fixtures::lines("ws-public-derived.jsonl") {
+        for line in fixtures::lines("stream.jsonl", "ws-public-derived.jsonl") {
             let raw = line["raw"].as_str().expect("a frame");
-            assert!(matches!(Envelope::parse(raw), Envelope::Told(_)), "frame: {raw:.200}");
+            assert!(matches!(Envelope::parse(raw), Envelope::Update(_)), "frame: {raw:.200}");
         }
-        let told = fixtures::lines("ws-malformed-and-errors.jsonl");
-        let told = told.iter().filter(|line| {
-            matches!(Envelope::parse(line["raw"].as_str().expect("a frame")), Envelope::Told(_))
-        });
-        let notes: Vec<&str> = told.filter_map(|line| line["note"].as_str()).collect();
-        if !notes.is_empty() {
+        for capture in fixtures::captures("malformed.jsonl", "ws-malformed-and-errors.jsonl") {
+            let lines = fixtures::lines_of(&capture);
+            let update = lines.iter().filter(|line| {
+                matches!(
+                    Envelope::parse(line["raw"].as_str().expect("a frame")),
+                    Envelope::Update(_)
+                )
+            });
+            let notes: Vec<&str> = update.filter_map(|line| line["note"].as_str()).collect();
             assert_eq!(
                 notes,
                 [
@@ -293,7 +296,9 @@ mod tests {
                     "stream is a string not array (some servers)",
                     "stream missing (pre-3.3 servers)",
                     "duplicate keys",
-                ]
+                ],
+                "{}",
+                capture.name
             );
         }
     }
@@ -303,7 +308,7 @@ mod tests {
         fn no_envelope_panics(
             text in "\\{(\"(event|payload|error|status|stream)\":(\"(update|delete|status.update|\\{.{0,9}\\}|[0-9]{0,20})\"|[0-9]{1,20}|\\{\"id\":1\\}|null|\\[\\]),?){0,4}\\}|\\PC{0,60}",
         ) {
-            if let Envelope::Told(Told::Post(status) | Told::Edit(status)) = Envelope::parse(&text) {
+            if let Envelope::Update(Update::Post(status) | Update::Edit(status)) = Envelope::parse(&text) {
                 let _ = (status.uri().len(), status.created_at(), status.edited_at());
             }
         }

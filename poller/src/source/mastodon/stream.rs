@@ -1,8 +1,8 @@
 //! A session over the streaming interface: one socket, subscribed to the public timeline.
 
+use domain::source::State;
 use std::{collections::VecDeque, pin::pin, time::Duration};
 
-use aws::control::State;
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
@@ -26,27 +26,29 @@ use super::{
     api::Api,
     fill,
     instance::Part,
-    session::{Ended, Gap, Out, Said, Stray},
+    session::{Gap, Out, SessionEnd, SessionEvent, Unexpected},
     status::Envelope,
 };
+use crate::source::http::retry_after;
 
-/// Longest that connecting takes.
+/// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(20);
-/// Silence, of pings too, that means a dead connection: servers ping every 30 s.
+/// Time without any message, including pings, after which a connection is dead: servers ping every
+/// 30 s.
 const DEAD: Duration = Duration::from_secs(75);
-/// How often the server is pinged.
+/// How often a ping is sent.
 const PING: Duration = Duration::from_secs(30);
-/// A stream without an event for so long is compared with the timeline: servers have been known to
-/// answer pings on sockets that they no longer feed.
+/// Time without an event after which the stream is compared with the timeline: some servers answer
+/// pings on connections on which they no longer send events.
 const QUIET: Duration = Duration::from_mins(10);
-/// Largest message, in bytes: the largest known are a few hundred KB.
+/// Largest message, in bytes: the largest known ones have a few hundred KB.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Events that wait for a gap to be filled before they go out ahead of it.
-const MAX_WAITING: usize = 10_000;
+/// Most events that are held until a gap is filled; later ones are forwarded before it.
+const MAX_HELD: usize = 10_000;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Listens until something ends it.
+/// Reads the stream until the session ends.
 pub(super) async fn session(
     api: &Api,
     url: &Url,
@@ -54,11 +56,11 @@ pub(super) async fn session(
     gap: &Gap,
     out: &mut Out,
     shutdown: &CancellationToken,
-) -> Ended {
+) -> SessionEnd {
     let connected = Box::pin(time::timeout(CONNECT, connect(api, url, user_agent)));
     let mut socket = match shutdown.run_until_cancelled(connected).await {
-        None => return Ended::Stopped,
-        Some(Err(_)) => return Ended::Silent("the server did not answer"),
+        None => return SessionEnd::Stopped,
+        Some(Err(_)) => return SessionEnd::Silent("the server did not answer"),
         Some(Ok(Err(ended))) => return ended,
         Some(Ok(Ok(socket))) => socket,
     };
@@ -66,13 +68,13 @@ pub(super) async fn session(
         Ok(never) => match never {},
         Err(ended) => ended,
     };
-    // The server learns of it at once, where it still listens.
+    // Tells the server, if it still reads.
     let _ = time::timeout(Duration::from_secs(1), socket.close(None)).await;
     ended
 }
 
-async fn connect(api: &Api, url: &Url, user_agent: &str) -> Result<Socket, Ended> {
-    let socket = |error| Ended::Socket(Box::new(error));
+async fn connect(api: &Api, url: &Url, user_agent: &str) -> Result<Socket, SessionEnd> {
+    let socket = |error| SessionEnd::Socket(Box::new(error));
     let mut request = url.as_str().into_client_request().map_err(socket)?;
     let headers = request.headers_mut();
     if let Ok(agent) = HeaderValue::from_str(user_agent) {
@@ -81,7 +83,9 @@ async fn connect(api: &Api, url: &Url, user_agent: &str) -> Result<Socket, Ended
     if let Some(token) = api.token() {
         let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
         else {
-            return Err(Ended::Refused("its token has characters that no token has".to_owned()));
+            return Err(SessionEnd::Rejected(
+                "the token has characters that are not allowed in a token".to_owned(),
+            ));
         };
         value.set_sensitive(true);
         headers.insert(header::AUTHORIZATION, value);
@@ -91,25 +95,24 @@ async fn connect(api: &Api, url: &Url, user_agent: &str) -> Result<Socket, Ended
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
     match connect_async_with_config(request, Some(config), true).await {
         Ok((socket, _)) => Ok(socket),
-        Err(Error::Http(response)) => Err(refused(&response)),
+        Err(Error::Http(response)) => Err(rejected(&response)),
         Err(error) => Err(socket(error)),
     }
 }
 
-/// What an HTTP answer to the upgrade means.
-fn refused(response: &Response<Option<Vec<u8>>>) -> Ended {
-    let wait = response.headers().get(header::RETRY_AFTER);
-    let wait = wait.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+/// Returns what an HTTP response to the upgrade means.
+fn rejected(response: &Response<Option<Vec<u8>>>) -> SessionEnd {
+    let wait = retry_after(response.headers(), Timestamp::now());
     match (response.status().as_u16(), wait) {
-        (401, _) => Ended::Refused(
-            "it refuses the token: missing, revoked, not a user's, or without read:statuses (401)"
+        (401, _) => SessionEnd::Rejected(
+            "the server rejects the token: missing, revoked, not a user's, or without read:statuses (401)"
                 .to_owned(),
         ),
-        (403, _) => Ended::Refused("it forbids us to stream (403)".to_owned()),
-        (429, wait) => Ended::Limited(wait.unwrap_or(Duration::from_mins(1))),
-        (_, Some(wait)) => Ended::Limited(wait),
-        // Also 301 and 404: it may stream from elsewhere by now, which the next session asks.
-        (_, None) => Ended::Closed,
+        (403, _) => SessionEnd::Rejected("the server forbids streaming (403)".to_owned()),
+        (429, wait) => SessionEnd::RateLimited(wait.unwrap_or(Duration::from_mins(1))),
+        (_, Some(wait)) => SessionEnd::RateLimited(wait),
+        // Including 301 and 404: the streaming URL may have changed, which the next session finds out.
+        (_, None) => SessionEnd::Closed,
     }
 }
 
@@ -119,44 +122,44 @@ async fn listen(
     socket: &mut Socket,
     out: &mut Out,
     shutdown: &CancellationToken,
-) -> Result<std::convert::Infallible, Ended> {
-    // The order matters: what is published while the gap is filled must arrive as well.
+) -> Result<std::convert::Infallible, SessionEnd> {
+    // Subscribes first, so that posts which are published while the gap is filled arrive as well.
     let subscribe = Message::text(r#"{"type":"subscribe","stream":"public"}"#);
-    socket.send(subscribe).await.map_err(|error| Ended::Socket(Box::new(error)))?;
-    out.say(Said::State(State::Live, String::new())).await?;
+    socket.send(subscribe).await.map_err(|error| SessionEnd::Socket(Box::new(error)))?;
+    out.send(SessionEvent::State(State::Live, String::new())).await?;
 
     let mut fill = pin!(fill::run(api, Part::Whole, gap, Timestamp::now()));
     let mut filling = true;
-    let mut waiting = VecDeque::new();
+    let mut held = VecDeque::new();
     let mut ping = time::interval_at(Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_frame = Instant::now();
     let mut last_event = Instant::now();
     loop {
         tokio::select! {
-            () = shutdown.cancelled() => return Err(Ended::Stopped),
+            () = shutdown.cancelled() => return Err(SessionEnd::Stopped),
             filled = &mut fill, if filling => {
                 filling = false;
-                for told in filled.told {
-                    out.told(told).await?;
+                for update in filled.updates {
+                    out.forward(update).await?;
                 }
-                for told in waiting.drain(..) {
-                    out.told(told).await?;
+                for update in held.drain(..) {
+                    out.forward(update).await?;
                 }
                 if !filled.missing.is_empty() {
-                    out.say(Said::State(State::Live, filled.missing.to_owned())).await?;
+                    out.send(SessionEvent::State(State::Live, filled.missing.to_owned())).await?;
                 }
             }
             _ = ping.tick() => {
                 let sent = socket.send(Message::Ping(bytes::Bytes::new())).await;
-                sent.map_err(|error| Ended::Socket(Box::new(error)))?;
+                sent.map_err(|error| SessionEnd::Socket(Box::new(error)))?;
             }
             () = time::sleep_until(last_frame + DEAD) => {
-                return Err(Ended::Silent("the server fell silent"));
+                return Err(SessionEnd::Silent("the server stopped sending"));
             }
             () = time::sleep_until(last_event + QUIET) => {
                 if is_stale(api, Timestamp::now()).await {
-                    return Err(Ended::Silent("the stream stopped while the timeline goes on"));
+                    return Err(SessionEnd::Silent("the stream stopped, but the timeline has new posts"));
                 }
                 last_event = Instant::now();
             }
@@ -164,36 +167,36 @@ async fn listen(
                 last_frame = Instant::now();
                 let text = match message {
                     Some(Ok(Message::Text(text))) => text,
-                    Some(Ok(Message::Close(_))) | None => return Err(Ended::Closed),
+                    Some(Ok(Message::Close(_))) | None => return Err(SessionEnd::Closed),
                     Some(Ok(_)) => continue,
-                    Some(Err(error)) => return Err(Ended::Socket(Box::new(error))),
+                    Some(Err(error)) => return Err(SessionEnd::Socket(Box::new(error))),
                 };
                 match Envelope::parse(text.as_str()) {
-                    Envelope::Told(told) => {
+                    Envelope::Update(update) => {
                         last_event = Instant::now();
-                        if filling && waiting.len() < MAX_WAITING {
-                            waiting.push_back(told);
+                        if filling && held.len() < MAX_HELD {
+                            held.push_back(update);
                         } else {
-                            out.told(told).await?;
+                            out.forward(update).await?;
                         }
                     }
                     // The only request on this socket is to subscribe to the public timeline.
                     Envelope::Error(Some(401 | 403)) => {
-                        return Err(Ended::Refused("its token lacks read:statuses (401)".to_owned()));
+                        return Err(SessionEnd::Rejected("the token lacks read:statuses (401)".to_owned()));
                     }
                     Envelope::Error(Some(500..)) => {
-                        return Err(Ended::Silent("the server could not subscribe us"));
+                        return Err(SessionEnd::Silent("the server could not subscribe to the timeline"));
                     }
-                    Envelope::Error(_) => out.say(Said::Stray(Stray::Error)).await?,
-                    Envelope::Other => out.say(Said::Stray(Stray::Other)).await?,
-                    Envelope::Malformed => out.say(Said::Stray(Stray::Malformed)).await?,
+                    Envelope::Error(_) => out.send(SessionEvent::Unexpected(Unexpected::Error)).await?,
+                    Envelope::Other => out.send(SessionEvent::Unexpected(Unexpected::Other)).await?,
+                    Envelope::Malformed => out.send(SessionEvent::Unexpected(Unexpected::Malformed)).await?,
                 }
             }
         }
     }
 }
 
-/// Whether the timeline has posts that a stream, quiet for so long, has not told of.
+/// Returns whether the timeline has recent posts that did not arrive on a quiet stream.
 async fn is_stale(api: &Api, now: Timestamp) -> bool {
     let Ok(page) = api.page(Part::Whole, None).await else { return false };
     let fresh = (now - QUIET)..(now - Duration::from_mins(1));

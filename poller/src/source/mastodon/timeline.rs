@@ -1,15 +1,16 @@
-//! What of all that the servers tell is an event, and of which topics: a state machine without I/O
-//! or a clock, shared by all servers.
+//! The timeline: decides which updates of the servers become events, and on which topics. A state
+//! machine without I/O and without a clock, shared by all servers.
 //!
-//! A post is known by its `ActivityPub` URI, so the same post from two servers is one. A server
-//! names it by an id of its own; a delete says nothing but that id and may overtake its post.
+//! A post is identified by its `ActivityPub` URI, so the same post from two servers is one post. Each
+//! server also has an id of its own for it. A delete has only that id, and can arrive before its post.
 //!
-//! A delete from any server removes the post, also where it was another's: a server that has taken
-//! a post down, for whatever reason, must not find it here. So does an edit that makes a post
-//! something that may not be forwarded.
+//! A delete from any server removes the post, even if another server sent it: a server that has taken
+//! a post down, for whatever reason, must not find it here. An edit after which a post must not be
+//! forwarded does the same.
 //!
-//! What was published before this process began, or so much earlier that it is forgotten, is asked
-//! for: then [`Timeline::take`] returns a [`Question`], whose answer goes to [`Timeline::recall`].
+//! Posts that were published before this process started, or that no longer fit into memory, have to
+//! be looked up. Then [`Timeline::take`] returns a [`Lookup`], whose result goes to
+//! [`Timeline::recall`].
 
 use std::{
     collections::BTreeSet,
@@ -27,45 +28,48 @@ use jiff::Timestamp;
 use lru::LruCache;
 
 use super::{
-    normalise::{self, Origin, Refusal},
+    normalise::{self, Exclusion, ServerName},
     size, snowflake,
-    status::{Status, Told},
+    status::{Status, Update},
 };
-use crate::feed::{Outgoing, Role, Wanted};
+use crate::{
+    outgoing::{Outgoing, Role},
+    wanted::Wanted,
+};
 
-/// How many posts are held, and how many ids and tombstones: a day of two posts a second.
+/// Most posts, ids and tombstones in memory: two posts a second for a day.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(200_000).expect("not zero");
-/// How far the clocks of two servers are trusted to agree.
+/// Largest expected difference between the clocks of two servers.
 const SKEW: Duration = Duration::from_mins(10);
-/// How late a server still passes on what another published.
+/// Longest expected time until a server passes on a post of another server.
 const LATE: Duration = Duration::from_hours(6);
 
-/// Something that a server told.
+/// An update from a server.
 #[derive(Clone, Debug)]
-pub struct Heard {
-    /// Which server.
-    pub origin: Arc<Origin>,
-    /// When it was heard.
+pub struct ServerUpdate {
+    /// The server.
+    pub server: Arc<ServerName>,
+    /// When it arrived.
     pub at: Timestamp,
-    /// What it told.
-    pub told: Told,
+    /// The update.
+    pub update: Update,
 }
 
-/// What follows from something heard.
+/// The result of an update.
 #[derive(Debug)]
 pub enum Outcome {
-    /// This does.
+    /// These effects.
     Done(Effects),
-    /// That depends on what happened before this process began.
-    Ask(Question),
+    /// It depends on what happened before this process started.
+    Ask(Lookup),
 }
 
-/// What to do about something heard.
+/// The effects of an update.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Events for their topics, in order.
+    /// Events and their topics, in order.
     pub publish: Vec<(Topic, Outgoing)>,
-    /// What has to be known later even if this process ends.
+    /// What has to be stored, so that a later process knows it.
     pub remember: Option<Remember>,
     /// Why there is nothing to publish.
     pub ignored: Option<Ignored>,
@@ -76,7 +80,7 @@ pub struct Effects {
 pub struct Remember {
     /// Host of the server.
     pub server: Arc<str>,
-    /// The status's id there.
+    /// The id of the status there.
     pub id: String,
     /// The post's URI.
     pub uri: Arc<str>,
@@ -84,53 +88,53 @@ pub struct Remember {
     pub topics: BTreeSet<Topic>,
 }
 
-/// What an earlier process may have published.
+/// A post that an earlier process may have published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct Lookup {
     /// Host of the server.
     pub server: Arc<str>,
-    /// The status's id there.
+    /// The id of the status there.
     pub id: String,
-    /// The post's URI, where it is known.
+    /// The URI of the post, if it is known.
     pub uri: Option<Arc<str>>,
-    /// Topics that the post may be on by way of another server.
+    /// Topics on which the post may be because of another server.
     pub topics: BTreeSet<Topic>,
 }
 
-/// The answer to a [`Question`].
+/// The result of a [`Lookup`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// The post's URI, if it was published.
+pub struct Found {
+    /// The URI of the post, if it was published.
     pub uri: Option<Arc<str>>,
-    /// Where it is.
+    /// The topics it is on.
     pub topics: BTreeSet<Topic>,
 }
 
-/// Why nothing follows from something heard.
+/// Why an update has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ignored {
-    /// It is known.
+    /// It is known already.
     Known,
-    /// Nobody wants its topics.
+    /// None of its topics is wanted.
     Unwanted,
     /// The post is deleted.
     Deleted,
-    /// An edit or delete of something that was not published.
+    /// An edit or delete of a post that was not published.
     Unpublished,
-    /// It may not be forwarded.
-    Refused(Refusal),
+    /// It must not be forwarded.
+    Refused(Exclusion),
 }
 
-/// What is held of a post.
+/// What is known of a post.
 struct Held {
     topics: BTreeSet<Topic>,
-    /// Which edit of it is published; unknown where an earlier process published it.
+    /// The published revision; `None` if an earlier process published it.
     revision: Option<Revision>,
     deleted: bool,
     seen: Timestamp,
 }
 
-/// One state of a post's content.
+/// One revision of a post's content.
 #[derive(Clone, PartialEq, Eq)]
 struct Revision {
     edited_at: Option<Timestamp>,
@@ -138,22 +142,22 @@ struct Revision {
     content: u64,
 }
 
-/// A server and its id of a status.
+/// A server, and its id of a status.
 type Key = (Arc<str>, Box<str>);
 
-/// What was published of the servers' timelines.
+/// What was published of the timelines of all servers.
 pub struct Timeline {
     posts: LruCache<Arc<str>, Held>,
     ids: LruCache<Key, Arc<str>>,
-    /// Deletes of what is not there, which may be about to come.
+    /// Deletes of unknown posts, which can still arrive.
     tombstones: LruCache<Key, ()>,
-    /// What was published later than this is held.
+    /// Everything that was published later than this is in memory.
     horizon: Timestamp,
     remembered_for: Duration,
 }
 
 impl Timeline {
-    /// A timeline that begins `now`; what is published has to be remembered for a while.
+    /// Makes a timeline that starts `now`. Published posts have to be remembered for `remembered_for`.
     pub fn new(now: Timestamp, remembered_for: Duration) -> Self {
         Self {
             posts: LruCache::new(CAPACITY),
@@ -164,43 +168,43 @@ impl Timeline {
         }
     }
 
-    /// Says that until `now` another process may have published what a server told.
+    /// Notes that another process may have published posts until `now`.
     pub fn begin(&mut self, now: Timestamp) {
         self.horizon = self.horizon.max(now);
     }
 
-    /// How long what was published has to be remembered.
+    /// Returns how long published posts have to be remembered.
     pub fn remembered_for(&self) -> Duration {
         self.remembered_for
     }
 
-    /// Takes in what a server told.
-    pub fn take(&mut self, heard: &Heard, wanted: &Wanted) -> Outcome {
-        self.hear(heard, wanted, true).map_or_else(Outcome::Ask, Outcome::Done)
+    /// Handles an update.
+    pub fn take(&mut self, received: &ServerUpdate, wanted: &Wanted) -> Outcome {
+        self.handle(received, wanted, true).map_or_else(Outcome::Ask, Outcome::Done)
     }
 
-    /// Takes in what a server told, given what an earlier process knew of it.
-    pub fn recall(&mut self, heard: &Heard, answer: Answer, wanted: &Wanted) -> Effects {
-        if let Some(uri) = answer.uri.filter(|_| !answer.topics.is_empty()) {
-            let id = match &heard.told {
-                Told::Post(status) | Told::Edit(status) => status.id().into(),
-                Told::Delete(id) => id.as_str().into(),
+    /// Handles an update, given what an earlier process stored.
+    pub fn recall(&mut self, received: &ServerUpdate, found: Found, wanted: &Wanted) -> Effects {
+        if let Some(uri) = found.uri.filter(|_| !found.topics.is_empty()) {
+            let id = match &received.update {
+                Update::Post(status) | Update::Edit(status) => status.id().into(),
+                Update::Delete(id) => id.as_str().into(),
             };
-            self.know((heard.origin.host.clone(), id), &uri);
+            self.know((received.server.host.clone(), id), &uri);
             if !self.posts.contains(&uri) {
-                self.hold(uri, answer.topics, None, heard.at);
+                self.hold(uri, found.topics, None, received.at);
             }
         }
-        self.hear(heard, wanted, false).unwrap_or_default()
+        self.handle(received, wanted, false).unwrap_or_default()
     }
 
-    /// Whether a server's status was published and is not deleted.
+    /// Returns whether a server's status was published and is not deleted.
     pub fn is_published(&self, server: &str, id: &str) -> bool {
         let uri = self.ids.peek(&(server.into(), id.into()));
         uri.and_then(|uri| self.posts.peek(uri)).is_some_and(|held| !held.deleted)
     }
 
-    /// Ids of the newest posts of a server that were published since a time, newest first.
+    /// Returns the ids of a server's posts that were published since a time, newest first.
     pub fn recent(&self, server: &str, since: Timestamp, limit: usize) -> Vec<String> {
         let seen = |uri| self.posts.peek(uri).filter(|held: &&Held| held.seen >= since);
         self.ids
@@ -213,42 +217,49 @@ impl Timeline {
             .collect()
     }
 
-    fn hear(&mut self, heard: &Heard, wanted: &Wanted, may_ask: bool) -> Result<Effects, Question> {
-        match &heard.told {
-            Told::Post(status) => self.post(heard, status, wanted, may_ask),
-            Told::Edit(status) => self.edit(heard, status, wanted, may_ask),
-            Told::Delete(id) => self.delete(heard, id, may_ask),
+    fn handle(
+        &mut self,
+        received: &ServerUpdate,
+        wanted: &Wanted,
+        may_ask: bool,
+    ) -> Result<Effects, Lookup> {
+        match &received.update {
+            Update::Post(status) => self.post(received, status, wanted, may_ask),
+            Update::Edit(status) => self.edit(received, status, wanted, may_ask),
+            Update::Delete(id) => self.delete(received, id, may_ask),
         }
     }
 
     fn post(
         &mut self,
-        heard: &Heard,
+        received: &ServerUpdate,
         status: &Status,
         wanted: &Wanted,
         may_ask: bool,
-    ) -> Result<Effects, Question> {
-        if let Err(effects) = self.check(heard, status) {
+    ) -> Result<Effects, Lookup> {
+        if let Err(effects) = self.check(received, status) {
             return Ok(effects);
         }
         let uri: Arc<str> = status.uri().into();
-        let topics = topics(status, &heard.origin, wanted);
+        let topics = topics(status, &received.server, wanted);
         let held = self.posts.peek(&uri);
         if held.is_none() && topics.is_empty() {
             return Ok(Effects::ignored(Ignored::Unwanted));
         }
-        if held.is_none() && may_ask && self.may_be_remembered(status.created_at(), heard.at) {
-            return Err(question(heard, status, topics));
+        if held.is_none() && may_ask && self.may_be_remembered(status.created_at(), received.at) {
+            return Err(lookup(received, status, topics));
         }
-        // Another server may pass on what became wanted only after the first did.
+        // A topic may have become wanted after the post arrived from the first server.
         let fresh = held.map_or_else(|| topics.clone(), |held| &topics - &held.topics);
         let edited_at = |held: &Held| held.revision.as_ref().and_then(|known| known.edited_at);
         let mut effects = match held {
-            Some(held) if status.edited_at() > edited_at(held) => self.publish_edit(heard, status),
+            Some(held) if status.edited_at() > edited_at(held) => {
+                self.publish_edit(received, status)
+            }
             _ => Effects::default(),
         };
         if !fresh.is_empty() {
-            let post = normalise::post(status, &heard.origin, heard.at);
+            let post = normalise::post(status, &received.server, received.at);
             let json = size::fit(PostEvent::Post(Box::new(post)));
             let role = Role::Posted(uri.clone());
             effects.publish.extend(
@@ -259,14 +270,14 @@ impl Timeline {
             if let Some(held) = self.posts.peek_mut(&uri) {
                 held.topics.extend(fresh.iter().cloned());
             } else {
-                let revision = Some(Revision::of(status, &heard.origin));
-                self.hold(uri.clone(), fresh.clone(), revision, heard.at);
+                let revision = Some(Revision::of(status, &received.server));
+                self.hold(uri.clone(), fresh.clone(), revision, received.at);
             }
         }
-        let key: Key = (heard.origin.host.clone(), status.id().into());
+        let key: Key = (received.server.host.clone(), status.id().into());
         if !self.ids.contains(&key) || !fresh.is_empty() {
             self.know(key, &uri);
-            effects.remember = self.remember(heard, status, &uri);
+            effects.remember = self.remember(received, status, &uri);
         }
         if effects.publish.is_empty() {
             effects.ignored = Some(Ignored::Known);
@@ -276,72 +287,79 @@ impl Timeline {
 
     fn edit(
         &mut self,
-        heard: &Heard,
+        received: &ServerUpdate,
         status: &Status,
         wanted: &Wanted,
         may_ask: bool,
-    ) -> Result<Effects, Question> {
-        if let Err(effects) = self.check(heard, status) {
+    ) -> Result<Effects, Lookup> {
+        if let Err(effects) = self.check(received, status) {
             return Ok(effects);
         }
         let Some(held) = self.posts.peek(status.uri()) else {
-            if may_ask && self.may_be_remembered(status.created_at(), heard.at) {
-                let topics = topics(status, &heard.origin, wanted);
-                return Err(question(heard, status, topics));
+            if may_ask && self.may_be_remembered(status.created_at(), received.at) {
+                let topics = topics(status, &received.server, wanted);
+                return Err(lookup(received, status, topics));
             }
             return Ok(Effects::ignored(Ignored::Unpublished));
         };
-        let revision = Revision::of(status, &heard.origin);
-        if !revision.outdoes(held.revision.as_ref()) {
+        let revision = Revision::of(status, &received.server);
+        if !revision.is_newer_than(held.revision.as_ref()) {
             return Ok(Effects::ignored(Ignored::Known));
         }
-        let mut effects = self.publish_edit(heard, status);
-        let key: Key = (heard.origin.host.clone(), status.id().into());
+        let mut effects = self.publish_edit(received, status);
+        let key: Key = (received.server.host.clone(), status.id().into());
         if !self.ids.contains(&key) {
             let uri: Arc<str> = status.uri().into();
             self.know(key, &uri);
-            effects.remember = self.remember(heard, status, &uri);
+            effects.remember = self.remember(received, status, &uri);
         }
         Ok(effects)
     }
 
-    fn delete(&mut self, heard: &Heard, id: &str, may_ask: bool) -> Result<Effects, Question> {
-        let server = heard.origin.host.clone();
+    fn delete(
+        &mut self,
+        received: &ServerUpdate,
+        id: &str,
+        may_ask: bool,
+    ) -> Result<Effects, Lookup> {
+        let server = received.server.host.clone();
         let key: Key = (server.clone(), id.into());
         if let Some(uri) = self.ids.peek(&key).cloned() {
-            return Ok(self.retract(heard, &uri));
+            return Ok(self.retract(received, &uri));
         }
-        if may_ask && self.may_be_remembered(snowflake::time(id, heard.at), heard.at) {
+        if may_ask && self.may_be_remembered(snowflake::time(id, received.at), received.at) {
             let (id, topics) = (id.to_owned(), BTreeSet::new());
-            return Err(Question { server, id, uri: None, topics });
+            return Err(Lookup { server, id, uri: None, topics });
         }
         self.tombstones.put(key, ());
         Ok(Effects::ignored(Ignored::Unpublished))
     }
 
-    /// Returns what follows where a status is not to be published, however new it is.
-    fn check(&mut self, heard: &Heard, status: &Status) -> Result<(), Effects> {
+    /// Returns the effects if a status must not be published.
+    fn check(&mut self, received: &ServerUpdate, status: &Status) -> Result<(), Effects> {
         let uri = status.uri();
-        let key: Key = (heard.origin.host.clone(), status.id().into());
+        let key: Key = (received.server.host.clone(), status.id().into());
         if self.tombstones.contains(&key) {
-            return Err(self.retract(heard, uri));
+            return Err(self.retract(received, uri));
         }
         let deleted = self.posts.peek(uri).map(|held| held.deleted);
         if deleted == Some(true) {
             self.know(key, &uri.into());
             return Err(Effects::ignored(Ignored::Deleted));
         }
-        normalise::admit(status).map_err(|refusal| match refusal {
-            Refusal::NotPublic | Refusal::OptedOut if deleted.is_some() => self.retract(heard, uri),
-            refusal => Effects::ignored(Ignored::Refused(refusal)),
+        normalise::admit(status).map_err(|exclusion| match exclusion {
+            Exclusion::NotPublic | Exclusion::OptedOut if deleted.is_some() => {
+                self.retract(received, uri)
+            }
+            exclusion => Effects::ignored(Ignored::Refused(exclusion)),
         })
     }
 
-    /// Publishes an edit wherever the post is.
-    fn publish_edit(&mut self, heard: &Heard, status: &Status) -> Effects {
+    /// Publishes an edit on all topics of the post.
+    fn publish_edit(&mut self, received: &ServerUpdate, status: &Status) -> Effects {
         let Some(held) = self.posts.peek_mut(status.uri()) else { return Effects::default() };
-        held.revision = Some(Revision::of(status, &heard.origin));
-        let post = normalise::post(status, &heard.origin, heard.at);
+        held.revision = Some(Revision::of(status, &received.server));
+        let post = normalise::post(status, &received.server, received.at);
         let json = size::fit(PostEvent::PostEdited(Box::new(post)));
         let role = Role::Edited(status.uri().into());
         let event =
@@ -349,11 +367,11 @@ impl Timeline {
         Effects { publish: held.topics.iter().map(event).collect(), ..Effects::default() }
     }
 
-    /// Publishes the end of a post wherever it is, and sees to it that it never returns.
-    fn retract(&mut self, heard: &Heard, uri: &str) -> Effects {
+    /// Publishes the delete of a post on all its topics, and remembers that it is deleted.
+    fn retract(&mut self, received: &ServerUpdate, uri: &str) -> Effects {
         let uri: Arc<str> = uri.into();
         let Some(held) = self.posts.peek_mut(&uri) else {
-            self.hold(uri.clone(), BTreeSet::new(), None, heard.at);
+            self.hold(uri.clone(), BTreeSet::new(), None, received.at);
             if let Some(held) = self.posts.peek_mut(&uri) {
                 held.deleted = true;
             }
@@ -366,8 +384,8 @@ impl Timeline {
         let topics = std::mem::take(&mut held.topics);
         let json = size::fit(PostEvent::PostDeleted(PostDeleted {
             id: uri.to_string(),
-            server: heard.origin.host.to_string(),
-            at: heard.at,
+            server: received.server.host.to_string(),
+            at: received.at,
         }));
         let event =
             |topic| (topic, Outgoing { json: json.clone(), role: Role::Deleted(uri.clone()) });
@@ -398,16 +416,21 @@ impl Timeline {
         }
     }
 
-    fn remember(&self, heard: &Heard, status: &Status, uri: &Arc<str>) -> Option<Remember> {
+    fn remember(
+        &self,
+        received: &ServerUpdate,
+        status: &Status,
+        uri: &Arc<str>,
+    ) -> Option<Remember> {
         Some(Remember {
-            server: heard.origin.host.clone(),
+            server: received.server.host.clone(),
             id: status.id().into_owned(),
             uri: uri.clone(),
             topics: self.posts.peek(uri)?.topics.clone(),
         })
     }
 
-    /// Whether something written then can have been published and is no longer, or never was, held.
+    /// Returns whether a post that was written then may have been published without being in memory.
     fn may_be_remembered(&self, written: Option<Timestamp>, now: Timestamp) -> bool {
         written.is_none_or(|written| {
             written <= self.horizon + SKEW && written >= now - self.remembered_for - LATE
@@ -422,26 +445,26 @@ impl Effects {
 }
 
 impl Revision {
-    fn of(status: &Status, origin: &Origin) -> Self {
+    fn of(status: &Status, server: &ServerName) -> Self {
         Self {
             edited_at: status.edited_at(),
-            server: origin.host.clone(),
+            server: server.host.clone(),
             content: content(status),
         }
     }
 
-    /// Whether this is a later content. Servers send edits for much else, such as a poll's votes.
-    fn outdoes(&self, known: Option<&Self>) -> bool {
+    /// Returns whether the content is newer. Servers also send edits for other changes, such as votes.
+    fn is_newer_than(&self, known: Option<&Self>) -> bool {
         let Some(known) = known else { return self.edited_at.is_some() };
         self.edited_at > known.edited_at
             || (self.edited_at == known.edited_at
-                // Two servers write the same content differently.
+                // Two servers format the same content differently.
                 && self.server == known.server
                 && self.content != known.content)
     }
 }
 
-/// A digest of what an author can edit.
+/// Returns a digest of everything that an author can edit.
 fn content(status: &Status) -> u64 {
     let fields = status.fields();
     let mut hasher = DefaultHasher::new();
@@ -457,12 +480,12 @@ fn content(status: &Status) -> u64 {
     hasher.finish()
 }
 
-/// The wanted topics that a status belongs to.
-fn topics(status: &Status, origin: &Origin, wanted: &Wanted) -> BTreeSet<Topic> {
+/// Returns the wanted topics that a status belongs to.
+fn topics(status: &Status, server: &ServerName, wanted: &Wanted) -> BTreeSet<Topic> {
     let language = normalise::language(status);
     let main = language.and_then(|code| code.split('-').next());
     let tags = normalise::tags(status);
-    [Some(Topic::mastodon_public()), Topic::mastodon_server(&origin.host)]
+    [Some(Topic::mastodon_public()), Topic::mastodon_server(&server.host)]
         .into_iter()
         .chain([main, language].map(|code| Topic::mastodon_lang(code?)))
         .chain(tags.iter().map(|tag| Topic::mastodon_tag(tag)))
@@ -471,9 +494,9 @@ fn topics(status: &Status, origin: &Origin, wanted: &Wanted) -> BTreeSet<Topic> 
         .collect()
 }
 
-fn question(heard: &Heard, status: &Status, topics: BTreeSet<Topic>) -> Question {
-    Question {
-        server: heard.origin.host.clone(),
+fn lookup(received: &ServerUpdate, status: &Status, topics: BTreeSet<Topic>) -> Lookup {
+    Lookup {
+        server: received.server.host.clone(),
         id: status.id().into_owned(),
         uri: Some(status.uri().into()),
         topics,

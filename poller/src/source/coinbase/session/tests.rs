@@ -128,13 +128,13 @@ fn what_is_wanted_is_subscribed_and_published_as_it_came() {
     bench.get(&update(A, "buy", "1"));
     bench.get(&snapshot(A));
     bench.get(&json!({"type": "ticker", "product_id": "C-D"}));
-    assert!(bench.out.is_empty(), "nobody wants those");
+    assert!(bench.out.is_empty(), "those are not wanted");
     bench.want(&["mastodon/public"]);
     let expected =
         r#"{"type":"unsubscribe","product_ids":["A-B"],"channels":["heartbeat","ticker"]}"#;
     assert_eq!(bench.requests(), [expected]);
     bench.take(text).expect("fine");
-    assert!(bench.out.is_empty(), "nobody wants it any more");
+    assert!(bench.out.is_empty(), "it is not wanted any more");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn our_snapshots_are_marked_and_come_every_half_minute() {
 }
 
 #[test]
-fn nothing_is_told_of_a_book_without_its_connection() {
+fn no_snapshot_is_published_without_a_connection() {
     let mut bench = Bench::new(&["coinbase/level2/A-B"]);
     bench.get(&snapshot(A));
     bench.get(&update(A, "buy", "1.2"));
@@ -246,7 +246,7 @@ fn the_log_is_asked_once_where_trades_stand() {
     assert_eq!(bench.session.take_chores(), [Chore::Fill { product: A.into(), ids: ids.clone() }]);
     bench.want(&[]);
     bench.fill(A, &ids, vec![(10, Bytes::from_static(b"{}"))]);
-    assert_eq!(bench.out.len(), 1, "nobody wants them any more");
+    assert_eq!(bench.out.len(), 1, "they are not wanted any more");
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn missing_heartbeats_lead_to_a_renewal_and_then_to_a_new_connection() {
     let expected =
         r#"{"type":"unsubscribe","product_ids":["A-B"],"channels":["heartbeat","ticker"]}"#;
     assert_eq!(bench.requests(), [expected]);
-    assert_eq!(bench.session.detail(bench.now), "A-B refused: no heartbeat");
+    assert_eq!(bench.session.detail(bench.now), "A-B rejected: heartbeats stopped");
 }
 
 #[test]
@@ -336,11 +336,11 @@ fn odd_messages_are_counted_and_end_nothing() {
     assert!(bench.out.is_empty());
     let slow = json!({"type": "error", "message": "ErrSlowConsume", "reason": "too slow"});
     let ended = bench.take(&slow.to_string());
-    assert!(matches!(ended, Err(SessionError::Refused(_))), "{ended:?}");
+    assert!(matches!(ended, Err(SessionError::Rejected(_))), "{ended:?}");
 }
 
 #[test]
-fn a_refused_product_is_named_and_the_others_stream() {
+fn a_rejected_product_is_named_and_the_others_stream() {
     let mut bench = Bench::new(&["coinbase/ticker/A-B", "coinbase/ticker/C-D"]);
     let error = json!({"type": "error", "message": "Failed to subscribe",
         "reason": "C-D is not a valid product"});
@@ -348,7 +348,7 @@ fn a_refused_product_is_named_and_the_others_stream() {
     let expected =
         r#"{"type":"subscribe","product_ids":["A-B"],"channels":["heartbeat","ticker"]}"#;
     assert_eq!(bench.requests(), [expected]);
-    assert_eq!(bench.session.detail(bench.now), "C-D refused: C-D is not a valid product");
+    assert_eq!(bench.session.detail(bench.now), "C-D rejected: C-D is not a valid product");
     bench.want(&["coinbase/ticker/C-D"]);
     assert!(bench.session.is_idle());
 }

@@ -2,16 +2,12 @@
 
 use axum::Router;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
-    task::JoinHandle,
-};
+use simulator::script::ExchangePeer;
+use tokio::{io::DuplexStream, task::JoinHandle};
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::*;
-use crate::source::coinbase::stand_in::{
-    Exchange, Peer, Recorder, Records, serve, soon, trades_up_to,
-};
+use crate::source::coinbase::stand_in::{Exchange, Recorder, Records, serve, soon, trades_up_to};
 
 /// A source at work.
 struct Running {
@@ -57,7 +53,7 @@ fn snapshot() -> Value {
 }
 
 #[tokio::test]
-async fn wishes_reach_the_exchange_and_its_messages_the_topics() {
+async fn wanted_topics_are_subscribed_and_messages_are_published() {
     let exchange = Exchange::open().await;
     let mut running = Running::start(&exchange, Router::new(), &[]).await;
     running.records.state(State::Live, "idle").await;
@@ -94,7 +90,7 @@ async fn after_a_lost_connection_books_start_over_and_no_trade_is_missing() {
     assert_eq!(running.records.event().await["trade_id"], 1);
     drop(peer);
 
-    running.records.state(State::Connecting, "trying again").await;
+    running.records.state(State::Connecting, "reconnecting").await;
     let mut peer = exchange.accept().await;
     assert_eq!(peer.agree().await, "subscribe A-B heartbeat,level2_batch,matches");
     let update = json!({"type": "l2update", "product_id": "A-B", "changes": []});
@@ -136,32 +132,28 @@ async fn one_bad_product_does_not_keep_the_others_from_streaming() {
     let mut running = Running::start(&exchange, Router::new(), &topics).await;
     let mut peer = exchange.accept().await;
     assert_eq!(peer.request().await, "subscribe A-B,X-Y heartbeat,ticker");
-    peer.sent.clear();
+    peer.subscriptions.clear();
     let reason = "X-Y is not a valid product";
     let error = json!({"type": "error", "message": "Failed to subscribe", "reason": reason});
     peer.send(&error).await;
     assert_eq!(peer.agree().await, "subscribe A-B heartbeat,ticker");
     peer.send(&ticker()).await;
     assert_eq!(running.records.event().await, ticker());
-    running.records.state(State::Live, "X-Y refused: X-Y is not a valid product").await;
+    running.records.state(State::Live, "X-Y rejected: X-Y is not a valid product").await;
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_refused_handshake_is_told_and_its_wish_to_be_left_alone_is_heeded() {
+async fn a_rejected_handshake_is_reported_and_its_retry_after_is_respected() {
     let exchange = Exchange::open().await;
     let mut running = Running::start(&exchange, Router::new(), &["coinbase/ticker/A-B"]).await;
-    let mut socket = exchange.accept_raw().await;
-    let mut request = [0; 4_096];
-    let read = socket.read(&mut request).await.expect("a request");
-    let request = String::from_utf8_lossy(&request[..read]).to_lowercase();
-    assert!(request.contains("user-agent: headwater/test"), "{request}");
-    let answer = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
-    socket.write_all(answer.as_bytes()).await.expect("sent");
+    let handshake = exchange.handshake().await;
+    assert_eq!(handshake.headers["user-agent"], "headwater/test");
+    handshake.reject(429, &[("retry-after", "1")]);
     running.records.state(State::Down, "429").await;
-    let told = std::time::Instant::now();
+    let reported_at = std::time::Instant::now();
     let mut peer = exchange.accept().await;
-    assert!(told.elapsed() > Duration::from_millis(900), "{:?}", told.elapsed());
+    assert!(reported_at.elapsed() > Duration::from_millis(900), "{:?}", reported_at.elapsed());
     peer.agree().await;
     running.records.state(State::Live, "").await;
     running.stop().await;
@@ -196,10 +188,7 @@ async fn shutdown_closes_the_connection() {
 async fn a_server_without_tls_is_an_error_and_no_panic() {
     let exchange = Exchange::open().await;
     let (upstream, _) = upstream(&format!("wss://{}", exchange.address()), Router::new()).await;
-    let (connected, ()) = tokio::join!(upstream.connect(), async {
-        let mut socket = exchange.accept_raw().await;
-        socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("sent");
-    });
+    let connected = soon(upstream.connect()).await;
     assert!(matches!(connected, Err(UpstreamError::Socket(_))));
 }
 
@@ -207,7 +196,7 @@ async fn a_server_without_tls_is_an_error_and_no_panic() {
 struct Within {
     upstream: Upstream<Recorder>,
     socket: WebSocketStream<DuplexStream>,
-    peer: Peer<WebSocketStream<DuplexStream>>,
+    peer: ExchangePeer<DuplexStream>,
     records: Records,
 }
 
@@ -219,8 +208,7 @@ impl Within {
         upstream.session.connect(Instant::now());
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
-        let theirs = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-        let peer = Peer { socket: theirs, sent: std::collections::BTreeMap::new() };
+        let peer = ExchangePeer::over(theirs).await;
         Self { upstream, socket, peer, records }
     }
 
@@ -228,7 +216,7 @@ impl Within {
     /// it ended.
     async fn pump<F>(mut self, exchange: F) -> (Result<(), UpstreamError>, Duration)
     where
-        F: AsyncFnOnce(&mut Peer<WebSocketStream<DuplexStream>>),
+        F: AsyncFnOnce(&mut ExchangePeer<DuplexStream>),
     {
         let (start, shutdown) = (Instant::now(), CancellationToken::new());
         let ended = tokio::select! {
@@ -315,7 +303,7 @@ async fn garbage_does_not_end_a_connection() {
 }
 
 #[tokio::test]
-async fn the_catalogue_is_told_once_it_can_be_fetched() {
+async fn the_catalogue_is_passed_on_once_it_can_be_fetched() {
     use axum::{Json, http::StatusCode, response::IntoResponse as _, routing::get};
 
     let listed = json!([
@@ -337,10 +325,10 @@ async fn the_catalogue_is_told_once_it_can_be_fetched() {
     let (recorder, mut records) = Recorder::new();
     let (online, mut products) = watch::channel(Arc::default());
     let task = tokio::spawn(keep_catalogue(serve(router).await, recorder, online));
-    let told = soon(records.products.wait_for(|told| !told.is_empty())).await.expect("told");
-    let told: Vec<(&str, bool)> = told.iter().map(|it| (it.id.as_str(), it.online)).collect();
-    assert_eq!(told, [("A-B", true), ("C-D", false), ("E-F", false)]);
-    let online = soon(products.wait_for(|ids| !ids.is_empty())).await.expect("told");
+    let listed = soon(records.products.wait_for(|it| !it.is_empty())).await.expect("products");
+    let listed: Vec<(&str, bool)> = listed.iter().map(|it| (it.id.as_str(), it.online)).collect();
+    assert_eq!(listed, [("A-B", true), ("C-D", false), ("E-F", false)]);
+    let online = soon(products.wait_for(|ids| !ids.is_empty())).await.expect("products");
     assert_eq!(**online, HashSet::from(["A-B".to_owned()]));
     task.abort();
 }

@@ -97,11 +97,11 @@ async fn an_answer_without_end_is_refused() {
 }
 
 #[tokio::test]
-async fn errors_are_told_apart() {
+async fn errors_are_distinguished() {
     for (status, refused) in [(401, true), (403, true), (422, true), (404, false), (500, false)] {
         let server = Rest::serve(move |_, _| answer(status, &json!({"error": "nein"}))).await;
         let error = server.api().page(Part::Whole, None).await.expect_err("refused");
-        assert_eq!(error.refusal().is_some(), refused, "status {status}");
+        assert_eq!(error.permanent_reason().is_some(), refused, "status {status}");
     }
     let server = Rest::serve(|_, _| {
         let answer = Response::builder().status(429).header("retry-after", "7");
@@ -109,7 +109,7 @@ async fn errors_are_told_apart() {
     })
     .await;
     let error = server.api().page(Part::Whole, None).await.expect_err("limited");
-    assert!(matches!(error, ApiError::Limited(wait) if wait == Duration::from_secs(7)));
+    assert!(matches!(error, ApiError::RateLimited(wait) if wait == Duration::from_secs(7)));
 }
 
 #[test]
@@ -124,14 +124,14 @@ fn a_budget_is_spread_over_its_time() {
         ("far", 0, "2026-12-22T11:00:00Z", 900.0),
     ];
     for (name, remaining, reset, expected) in cases {
-        let pause = Budget { remaining, reset: at(reset) }.pause(now);
+        let pause = RateLimit { remaining, reset: at(reset) }.pause(now);
         assert!((pause.as_secs_f64() - expected).abs() < 0.01, "case: {name}: {pause:?}");
     }
 }
 
 #[tokio::test]
 async fn recorded_pages_are_read() {
-    for line in fixtures::lines("rest-hashtag-paging.jsonl") {
+    for line in fixtures::lines("pages.jsonl", "rest-hashtag-paging.jsonl") {
         let link = line["link"].as_str().unwrap_or_default();
         let statuses = line["body"].as_array().expect("a page").clone();
         let newest =
@@ -143,13 +143,13 @@ async fn recorded_pages_are_read() {
             assert!(newer.contains(&format!("min_id={newest}")), "{newer}");
         }
     }
-    for line in fixtures::lines("http-errors.jsonl") {
+    for line in fixtures::lines("errors.jsonl", "http-errors.jsonl") {
         if !line["at"].as_str().is_some_and(|at| at.contains("/timelines/public")) {
             continue;
         }
         let status = line["status"].as_u64().and_then(|s| u16::try_from(s).ok()).expect("a status");
         let server = Rest::serve(move |_, _| answer(status, &json!({}))).await;
         let error = server.api().page(Part::Whole, None).await.expect_err("refused");
-        assert!(error.refusal().is_some(), "{line}");
+        assert!(error.permanent_reason().is_some(), "{line}");
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::source::mastodon::{
-    session::Cursor,
+    session::Position,
     stand_in::{Rest, answer, status, timeline},
 };
 
@@ -35,16 +35,16 @@ async fn serve(statuses: Vec<Value>) -> Rest {
 }
 
 fn gap(at: Timestamp) -> Gap {
-    Gap { since: Some(Cursor { at, id: None }), check: vec![] }
+    Gap { since: Some(Position { at, id: None }), check: vec![] }
 }
 
 fn ids(filled: &Filled) -> Vec<String> {
-    let id = |told: &Told| match told {
-        Told::Post(status) => status.id().into_owned(),
-        Told::Edit(status) => format!("edit {}", status.id()),
-        Told::Delete(id) => format!("delete {id}"),
+    let id = |update: &Update| match update {
+        Update::Post(status) => status.id().into_owned(),
+        Update::Edit(status) => format!("edit {}", status.id()),
+        Update::Delete(id) => format!("delete {id}"),
     };
-    filled.told.iter().map(id).collect()
+    filled.updates.iter().map(id).collect()
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn at_first_the_newest_of_the_last_hour_are_a_beginning() {
 }
 
 #[tokio::test]
-async fn effort_is_bounded_and_what_is_missing_is_told() {
+async fn effort_is_bounded_and_missing_posts_are_reported() {
     let now = now();
     let server = serve(statuses(now, 4_000, Duration::from_millis(500))).await;
     let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_mins(20)), now).await;
@@ -91,7 +91,7 @@ async fn effort_is_bounded_and_what_is_missing_is_told() {
 
     let server = serve(statuses(now, 100, Duration::from_mins(1))).await;
     let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_hours(9)), now).await;
-    assert_eq!(filled.missing, "a gap is too long ago to be filled whole");
+    assert_eq!(filled.missing, "a gap started too long ago to be filled completely");
 
     let server = Rest::serve(|_, _| answer(500, &json!({}))).await;
     let filled = run(&server.api(), Part::Whole, &gap(now), now).await;
@@ -110,12 +110,12 @@ async fn ids_without_a_time_are_followed_from_the_last_known() {
         .collect();
     let server = serve(all).await;
     let at = now - Duration::from_mins(1);
-    let known = Gap { since: Some(Cursor { at, id: Some("01KDZ120".into()) }), check: vec![] };
+    let known = Gap { since: Some(Position { at, id: Some("01KDZ120".into()) }), check: vec![] };
     let filled = run(&server.api(), Part::Whole, &known, now).await;
     assert_eq!((ids(&filled).len(), filled.missing), (79, ""));
     let filled = run(&server.api(), Part::Whole, &gap(at), now).await;
     assert_eq!(ids(&filled).len(), 40, "the newest page");
-    assert_eq!(filled.missing, "a gap cannot be filled: the server's ids tell no time");
+    assert_eq!(filled.missing, "a gap cannot be filled: the server's ids contain no time");
 }
 
 #[tokio::test]
@@ -142,12 +142,15 @@ async fn a_server_that_cannot_be_asked_for_several_is_asked_singly() {
             _ => answer(404, &json!({})),
         })
         .await;
-        let told = check(&server.api(), &[id.clone(), "9".into()]).await.expect("an answer");
+        let update = check(&server.api(), &[id.clone(), "9".into()]).await.expect("an answer");
         assert!(
-            matches!(&told[..], [Told::Edit(_), Told::Delete(gone)] if gone == "9"),
-            "{told:?}"
+            matches!(&update[..], [Update::Edit(_), Update::Delete(gone)] if gone == "9"),
+            "{update:?}"
         );
     }
     let server = Rest::serve(|_, _| answer(401, &json!({}))).await;
-    assert!(check(&server.api(), &["9".into()]).await.is_err(), "a refusal deletes nothing");
+    assert!(
+        check(&server.api(), &["9".into()]).await.is_err(),
+        "a rejected request deletes nothing"
+    );
 }

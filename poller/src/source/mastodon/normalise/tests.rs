@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::source::mastodon::{fixtures, size};
 
-fn origin() -> Origin {
-    Origin { host: "social.example".into(), domain: "example.org".into() }
+fn origin() -> ServerName {
+    ServerName { host: "social.example".into(), domain: "example.org".into() }
 }
 
 fn now() -> Timestamp {
@@ -126,21 +126,21 @@ fn texts_and_lists_are_bounded() {
 fn only_public_posts_of_those_who_did_not_opt_out_are_admitted() {
     let cases = [
         ("public", json!({"visibility": "public"}), Ok(())),
-        ("unlisted", json!({"visibility": "unlisted"}), Err(Refusal::NotPublic)),
-        ("private", json!({"visibility": "private"}), Err(Refusal::NotPublic)),
-        ("direct", json!({"visibility": "direct"}), Err(Refusal::NotPublic)),
-        ("unknown", json!({"visibility": "followers_and_friends"}), Err(Refusal::NotPublic)),
-        ("absent", json!({}), Err(Refusal::NotPublic)),
+        ("unlisted", json!({"visibility": "unlisted"}), Err(Exclusion::NotPublic)),
+        ("private", json!({"visibility": "private"}), Err(Exclusion::NotPublic)),
+        ("direct", json!({"visibility": "direct"}), Err(Exclusion::NotPublic)),
+        ("unknown", json!({"visibility": "followers_and_friends"}), Err(Exclusion::NotPublic)),
+        ("absent", json!({}), Err(Exclusion::NotPublic)),
         (
             "local only",
             json!({"visibility": "public", "local_only": true}),
-            Err(Refusal::NotPublic),
+            Err(Exclusion::NotPublic),
         ),
-        ("boost", json!({"visibility": "public", "reblog": {"id": "2"}}), Err(Refusal::Boost)),
+        ("boost", json!({"visibility": "public", "reblog": {"id": "2"}}), Err(Exclusion::Boost)),
         (
             "opted out",
             json!({"visibility": "public", "account": {"noindex": true}}),
-            Err(Refusal::OptedOut),
+            Err(Exclusion::OptedOut),
         ),
     ];
     for (name, mut json, expected) in cases {
@@ -153,7 +153,7 @@ fn only_public_posts_of_those_who_did_not_opt_out_are_admitted() {
 
 #[test]
 fn recorded_statuses_become_posts_that_fit() {
-    for line in fixtures::lines("statuses-real.jsonl") {
+    for line in fixtures::lines("statuses.jsonl", "statuses-real.jsonl") {
         let Some(status) = Status::new(line["status"].clone()) else {
             panic!("not read: {line:.300}");
         };

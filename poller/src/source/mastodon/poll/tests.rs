@@ -1,14 +1,15 @@
 //! Polling, against a stand-in.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::source::mastodon::stand_in::{Rest, answer, out, status, timeline};
 
 #[test]
-fn a_busy_server_is_asked_more_often() {
+fn a_busy_server_is_polled_more_often() {
     let seconds = |interval: Duration| interval.as_secs_f64();
     let (least, most) = (seconds(INTERVAL.0), seconds(INTERVAL.1));
     let cases = [(5.0, 0, 7.5), (5.0, 3, 5.0), (5.0, 30, 2.5), (2.0, 40, least), (29.0, 0, most)];
@@ -19,7 +20,7 @@ fn a_busy_server_is_asked_more_often() {
 }
 
 #[test]
-fn a_page_is_told_once_even_where_it_overlaps() {
+fn an_overlapping_page_returns_only_new_posts() {
     let page = |ids: &[u32]| Page {
         statuses: ids
             .iter()
@@ -32,33 +33,33 @@ fn a_page_is_told_once_even_where_it_overlaps() {
         statuses.iter().map(|status| status.id().into_owned()).collect()
     };
     let mut newest = Newest::default();
-    assert_eq!(newest.cursor(), None);
+    assert_eq!(newest.min_id(), None);
     assert_eq!(ids(newest.add(page(&[100, 99, 8]))), ["8", "99", "100"]);
-    assert_eq!(newest.cursor(), Some("8"), "a number with fewer digits is less");
-    assert_eq!(ids(newest.add(page(&[101, 100, 50, 8]))), ["50", "101"], "50 came late");
+    assert_eq!(newest.min_id(), Some("8"), "a number with fewer digits is less");
+    assert_eq!(ids(newest.add(page(&[101, 100, 50, 8]))), ["50", "101"], "50 arrived late");
     let many: Vec<u32> = (200..240).rev().collect();
     assert_eq!(newest.add(page(&many)).len(), 40);
-    assert_eq!(newest.cursor(), Some("220"));
+    assert_eq!(newest.min_id(), Some("220"));
 }
 
 #[tokio::test]
-async fn a_refusal_ends_the_session_with_its_reason() {
+async fn a_rejected_request_ends_the_session_with_its_reason() {
     let server = Rest::serve(|_, _| answer(422, &json!({"error": "nein"}))).await;
-    let (mut out, _heard) = out();
+    let (mut out, _received) = out();
     let stop = CancellationToken::new();
     let gap = Gap::default();
     let ended = session(&server.api(), Part::Whole, &gap, &mut out, &stop, |_| true).await;
-    assert!(matches!(&ended, Ended::Refused(why) if why.contains("422")), "{ended}");
+    assert!(matches!(&ended, SessionEnd::Rejected(why) if why.contains("422")), "{ended}");
 }
 
 #[tokio::test]
-async fn fresh_posts_are_told_and_gone_ones_are_noticed() {
+async fn new_posts_are_forwarded_and_deleted_ones_are_noticed() {
     let now = Timestamp::now();
     let first = status(now - Duration::from_secs(20), &json!({}));
     let posts = Arc::new(Mutex::new(vec![first.clone()]));
     let shared = posts.clone();
     let rest = Rest::serve(move |asked, _| {
-        let posts: Vec<Value> = shared.lock().expect("not poisoned").clone();
+        let posts: Vec<Value> = shared.lock().clone();
         match asked {
             _ if asked.starts_with("/api/v1/timelines/public") => {
                 answer(200, &timeline(&posts, asked))
@@ -78,28 +79,28 @@ async fn fresh_posts_are_told_and_gone_ones_are_noticed() {
     let polling = tokio::spawn(async move {
         session(&api, Part::Whole, &Gap::default(), &mut out, &listening, |_| true).await
     });
-    assert!(matches!(said.recv().await, Some(Said::State(State::Live, _))));
-    let id = |told: Option<Said>| match told {
-        Some(Said::Told(Told::Post(status))) => status.id().into_owned(),
-        Some(Said::Told(Told::Delete(id))) => format!("delete {id}"),
-        Some(Said::Told(Told::Edit(status))) => format!("edit {}", status.id()),
+    assert!(matches!(said.recv().await, Some(SessionEvent::State(State::Live, _))));
+    let id = |update: Option<SessionEvent>| match update {
+        Some(SessionEvent::Update(Update::Post(status))) => status.id().into_owned(),
+        Some(SessionEvent::Update(Update::Delete(id))) => format!("delete {id}"),
+        Some(SessionEvent::Update(Update::Edit(status))) => format!("edit {}", status.id()),
         other => panic!("unexpected {other:?}"),
     };
     assert_eq!(id(said.recv().await), first["id"]);
 
-    // From here on nothing but the poller waits, so its clock runs ahead.
+    // From here on only the poller waits, so its clock runs ahead.
     tokio::time::pause();
     let second = status(now, &json!({}));
-    posts.lock().expect("not poisoned").insert(0, second.clone());
+    posts.lock().insert(0, second.clone());
     assert_eq!(id(said.recv().await), second["id"]);
-    posts.lock().expect("not poisoned").retain(|post| post["id"] != first["id"]);
-    // Each look at what is there says so; the first that was gone is told as a delete.
+    posts.lock().retain(|post| post["id"] != first["id"]);
+    // A check of an existing post is an edit; the deleted post is a delete.
     let gone = format!("delete {}", first["id"].as_str().expect("an id"));
-    let mut looks = 0;
+    let mut checks = 0;
     while id(said.recv().await) != gone {
-        looks += 1;
-        assert!(looks < 10, "a post is not asked for endlessly");
+        checks += 1;
+        assert!(checks < 10, "a post is not checked endlessly");
     }
     stop.cancel();
-    assert!(matches!(polling.await, Ok(Ended::Stopped)));
+    assert!(matches!(polling.await, Ok(SessionEnd::Stopped)));
 }

@@ -6,16 +6,16 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::source::mastodon::{
     stand_in::{Client, Rest, Streaming, answer, out, status},
-    status::Told,
+    status::Update,
 };
 
 /// A server with one post on its timeline, and a session that has it.
 struct Stage {
     client: Client,
     headers: Vec<(String, String)>,
-    heard: mpsc::Receiver<Said>,
+    received: mpsc::Receiver<SessionEvent>,
     stop: CancellationToken,
-    session: tokio::task::JoinHandle<(Ended, Out)>,
+    session: tokio::task::JoinHandle<(SessionEnd, Out)>,
 }
 
 async fn stage() -> Stage {
@@ -33,7 +33,7 @@ async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'stati
     let streaming = Streaming::bind().await;
     let token = Some(secrecy::SecretString::from("secret"));
     let api = Api::new(rest.base.clone(), token, "Headwater/test").expect("a client");
-    let (mut out, mut heard) = out();
+    let (mut out, mut received) = out();
     let stop = CancellationToken::new();
     let (url, listening) = (streaming.url.clone(), stop.clone());
     let session = tokio::spawn(async move {
@@ -42,10 +42,10 @@ async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'stati
     });
     let (mut client, headers) = streaming.accept().await;
     assert_eq!(client.next().await, Message::text(r#"{"type":"subscribe","stream":"public"}"#));
-    assert_eq!(heard.recv().await, Some(Said::State(State::Live, String::new())));
+    assert_eq!(received.recv().await, Some(SessionEvent::State(State::Live, String::new())));
     // The gap is filled once this is there.
-    assert!(matches!(heard.recv().await, Some(Said::Told(Told::Post(_)))));
-    Stage { client, headers, heard, stop, session }
+    assert!(matches!(received.recv().await, Some(SessionEvent::Update(Update::Post(_)))));
+    Stage { client, headers, received, stop, session }
 }
 
 fn update(id: &str) -> Value {
@@ -53,7 +53,7 @@ fn update(id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn events_are_told_in_order_and_the_rest_is_counted() {
+async fn events_are_forwarded_in_order_and_the_rest_is_counted() {
     let mut stage = stage().await;
     let header = |name: &str| {
         stage.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -69,36 +69,43 @@ async fn events_are_told_in_order_and_the_rest_is_counted() {
     for text in ["nonsense", r#"{"error":"Unknown stream type","status":400}"#] {
         stage.client.socket.send(Message::text(text)).await.expect("sent");
     }
-    let said = async |stage: &mut Stage| stage.heard.recv().await.expect("something said");
-    assert!(matches!(said(&mut stage).await, Said::Told(Told::Post(s)) if s.id() == "1"));
-    assert!(matches!(said(&mut stage).await, Said::Told(Told::Edit(s)) if s.id() == "1"));
-    assert_eq!(said(&mut stage).await, Said::Told(Told::Delete("1".into())));
-    assert_eq!(said(&mut stage).await, Said::Stray(Stray::Other));
-    assert_eq!(said(&mut stage).await, Said::Stray(Stray::Malformed));
-    assert_eq!(said(&mut stage).await, Said::Stray(Stray::Error));
+    let said = async |stage: &mut Stage| stage.received.recv().await.expect("something said");
+    assert!(
+        matches!(said(&mut stage).await, SessionEvent::Update(Update::Post(s)) if s.id() == "1")
+    );
+    assert!(
+        matches!(said(&mut stage).await, SessionEvent::Update(Update::Edit(s)) if s.id() == "1")
+    );
+    assert_eq!(said(&mut stage).await, SessionEvent::Update(Update::Delete("1".into())));
+    assert_eq!(said(&mut stage).await, SessionEvent::Unexpected(Unexpected::Other));
+    assert_eq!(said(&mut stage).await, SessionEvent::Unexpected(Unexpected::Malformed));
+    assert_eq!(said(&mut stage).await, SessionEvent::Unexpected(Unexpected::Error));
 
     stage.stop.cancel();
-    assert!(matches!(stage.client.next().await, Message::Close(_)), "it says goodbye");
+    assert!(
+        matches!(stage.client.next().await, Message::Close(_)),
+        "the client closes the connection"
+    );
     let (ended, out) = stage.session.await.expect("no panic");
-    assert!(matches!(ended, Ended::Stopped));
-    assert_eq!(out.told, 4);
-    assert_eq!(out.cursor.and_then(|cursor| cursor.id).as_deref(), Some("1"));
+    assert!(matches!(ended, SessionEnd::Stopped));
+    assert_eq!(out.forwarded, 4);
+    assert_eq!(out.position.and_then(|position| position.id).as_deref(), Some("1"));
 }
 
 #[tokio::test]
 async fn the_end_of_the_connection_ends_the_session() {
     let mut stage1 = stage().await;
     stage1.client.socket.close(None).await.expect("closed");
-    assert!(matches!(stage1.session.await.expect("no panic").0, Ended::Closed));
+    assert!(matches!(stage1.session.await.expect("no panic").0, SessionEnd::Closed));
 
     let stage2 = stage().await;
     drop(stage2.client);
     let ended = stage2.session.await.expect("no panic").0;
-    assert!(matches!(ended, Ended::Closed | Ended::Socket(_)), "{ended}");
+    assert!(matches!(ended, SessionEnd::Closed | SessionEnd::Socket(_)), "{ended}");
 }
 
 #[tokio::test]
-async fn a_silent_server_is_given_up() {
+async fn a_silent_server_ends_the_session() {
     let stage = stage().await;
     let (ended, before) = {
         // Nobody answers pings, and nothing else happens, so the clock runs ahead.
@@ -106,37 +113,37 @@ async fn a_silent_server_is_given_up() {
         let before = Instant::now();
         (stage.session.await.expect("no panic").0, before)
     };
-    assert!(matches!(ended, Ended::Silent("the server fell silent")), "{ended}");
+    assert!(matches!(ended, SessionEnd::Silent("the server stopped sending")), "{ended}");
     let waited = before.elapsed();
     assert!(waited <= DEAD + Duration::from_secs(1), "{waited:?}");
     drop(stage.client);
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_suffice_is_a_refusal() {
+async fn an_insufficient_token_is_a_rejection() {
     let mut stage = stage().await;
     let text = r#"{"error":"Access token does not have the required scopes","status":401}"#;
     stage.client.socket.send(Message::text(text)).await.expect("sent");
-    assert!(matches!(stage.session.await.expect("no panic").0, Ended::Refused(_)));
+    assert!(matches!(stage.session.await.expect("no panic").0, SessionEnd::Rejected(_)));
 }
 
 #[tokio::test]
-async fn refused_upgrades_are_told_apart() {
+async fn rejected_upgrades_are_distinguished() {
     let rest = Rest::serve(|_, _| answer(200, &json!([]))).await;
     for (status, expected) in
         [(401, "refused"), (403, "refused"), (429, "limited"), (404, "closed")]
     {
         let streaming = Streaming::bind().await;
-        let (mut out, _heard) = out();
+        let (mut out, _received) = out();
         let (api, stop, gap) = (rest.api(), CancellationToken::new(), Gap::default());
         let (ended, ()) = tokio::join!(
             session(&api, &streaming.url, "Headwater/test", &gap, &mut out, &stop),
             streaming.refuse(status),
         );
         let kind = match ended {
-            Ended::Refused(_) => "refused",
-            Ended::Limited(_) => "limited",
-            Ended::Closed => "closed",
+            SessionEnd::Rejected(_) => "refused",
+            SessionEnd::RateLimited(_) => "limited",
+            SessionEnd::Closed => "closed",
             other => panic!("unexpected {other}"),
         };
         assert_eq!(kind, expected, "status {status}");
@@ -144,7 +151,7 @@ async fn refused_upgrades_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_while_a_gap_is_filled_comes_after_it() {
+async fn events_that_arrive_while_a_gap_is_filled_are_forwarded_after_it() {
     let (asked, mut was_asked) = mpsc::unbounded_channel();
     let (go, gate) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
@@ -156,7 +163,7 @@ async fn what_comes_while_a_gap_is_filled_comes_after_it() {
         answer(200, &json!([post]))
     });
     let (rest, streaming) = tokio::join!(rest, Streaming::bind());
-    let (mut out, mut heard) = out();
+    let (mut out, mut received) = out();
     let (api, url) = (rest.api(), streaming.url.clone());
     let stop = CancellationToken::new();
     let listening = stop.clone();
@@ -168,24 +175,28 @@ async fn what_comes_while_a_gap_is_filled_comes_after_it() {
     client.send("update", &update("2").to_string()).await;
     client.send("delete", &old).await;
     client.socket.send(Message::text("nonsense")).await.expect("sent");
-    assert!(matches!(heard.recv().await, Some(Said::State(State::Live, _))));
-    assert_eq!(heard.recv().await, Some(Said::Stray(Stray::Malformed)), "all was read");
+    assert!(matches!(received.recv().await, Some(SessionEvent::State(State::Live, _))));
+    assert_eq!(
+        received.recv().await,
+        Some(SessionEvent::Unexpected(Unexpected::Malformed)),
+        "all was read"
+    );
     go.send(()).expect("the server waits");
     let mut order = Vec::new();
     for _ in 0..3 {
-        order.push(match heard.recv().await {
-            Some(Said::Told(Told::Post(status))) => status.id().into_owned(),
-            Some(Said::Told(Told::Delete(id))) => format!("delete {id}"),
+        order.push(match received.recv().await {
+            Some(SessionEvent::Update(Update::Post(status))) => status.id().into_owned(),
+            Some(SessionEvent::Update(Update::Delete(id))) => format!("delete {id}"),
             other => panic!("unexpected {other:?}"),
         });
     }
     assert_eq!(order, [old.clone(), "2".to_owned(), format!("delete {old}")]);
     stop.cancel();
-    assert!(matches!(session.await.expect("no panic"), Ended::Stopped));
+    assert!(matches!(session.await.expect("no panic"), SessionEnd::Stopped));
 }
 
 #[tokio::test]
-async fn a_stream_that_stops_while_the_timeline_goes_on_is_given_up() {
+async fn a_stream_that_stops_while_the_timeline_has_new_posts_ends_the_session() {
     let at = |minutes| Timestamp::now() - Duration::from_mins(minutes);
     let mut stage = stage_with(move |asked| {
         // At first the last post is long ago, and then there is one that was not streamed.
@@ -207,7 +218,7 @@ async fn a_stream_that_stops_while_the_timeline_goes_on_is_given_up() {
         ended = stage.session => ended.expect("no panic").0,
         () = pinging => unreachable!("it does not end"),
     };
-    assert!(matches!(ended, Ended::Silent(why) if why.contains("timeline")), "{ended}");
+    assert!(matches!(ended, SessionEnd::Silent(why) if why.contains("timeline")), "{ended}");
     let minutes = began.elapsed().as_secs() / 60;
     assert!((19..=20).contains(&minutes), "the second look found it, after {minutes} minutes");
 }

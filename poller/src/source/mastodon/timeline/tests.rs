@@ -1,4 +1,4 @@
-//! What is told, and what follows.
+//! Updates and their effects.
 
 use serde_json::{Value, json};
 
@@ -20,8 +20,8 @@ fn wanted(topics: &[&str]) -> Wanted {
     topics.iter().map(|topic| topic.parse().expect("a topic")).collect()
 }
 
-fn origin(host: &str) -> Arc<Origin> {
-    Arc::new(Origin { host: host.into(), domain: host.into() })
+fn server(host: &str) -> Arc<ServerName> {
+    Arc::new(ServerName { host: host.into(), domain: host.into() })
 }
 
 /// A post that was written at noon.
@@ -43,9 +43,9 @@ fn status(id: &str, changes: &Value) -> Status {
 }
 
 /// Takes in what a server tells, which depends on nothing earlier, and returns it as short texts.
-fn take(timeline: &mut Timeline, host: &str, told: Told, wanted: &Wanted) -> Vec<String> {
-    let heard = Heard { origin: origin(host), at: now(), told };
-    match timeline.take(&heard, wanted) {
+fn take(timeline: &mut Timeline, host: &str, update: Update, wanted: &Wanted) -> Vec<String> {
+    let received = ServerUpdate { server: server(host), at: now(), update };
+    match timeline.take(&received, wanted) {
         Outcome::Done(effects) => summary(&effects),
         Outcome::Ask(question) => vec![format!("ask {}", question.id)],
     }
@@ -68,19 +68,19 @@ fn summary(effects: &Effects) -> Vec<String> {
 }
 
 /// Which server tells what, and what follows.
-type Step = (&'static str, Told, &'static [&'static str]);
+type Step = (&'static str, Update, &'static [&'static str]);
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "it is a table")]
-fn each_told_thing_has_its_consequence() {
-    use Told::{Delete, Edit, Post};
+fn each_update_has_its_effects() {
+    use Update::{Delete, Edit, Post};
     let everything = ["mastodon/public", "mastodon/server/a.example", "mastodon/server/b.example"];
     let edit = |at: &str| json!({"content": "<p>Hullo</p>", "edited_at": at});
     let post = || Post(status("1", &json!({})));
     let delete = || Delete("1".into());
     let cases: Vec<(&str, Vec<Step>)> = vec![
         (
-            "a post, told twice, and by two servers",
+            "a post, sent twice, and by two servers",
             vec![
                 ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
                 ("a.example", post(), &["Known"]),
@@ -117,7 +117,7 @@ fn each_told_thing_has_its_consequence() {
             ],
         ),
         (
-            "a delete overtakes its post that another server told of",
+            "a delete arrives before its post, which another server sent",
             vec![
                 ("b.example", post(), &["post mastodon/public", "post mastodon/server/b.example"]),
                 ("a.example", delete(), &["Unpublished"]),
@@ -233,7 +233,7 @@ fn each_told_thing_has_its_consequence() {
             ],
         ),
         (
-            "a mass delete of what nobody was told of",
+            "a mass delete of posts that were not published",
             (100..400)
                 .map(|id| ("a.example", Delete(id.to_string()), &["Unpublished"][..]))
                 .collect(),
@@ -243,11 +243,11 @@ fn each_told_thing_has_its_consequence() {
     for (name, steps) in cases {
         // Ids that hold no time may always be remembered; this table is about one process.
         let mut timeline = timeline();
-        for (step, (host, told, expected)) in steps.into_iter().enumerate() {
-            let heard = Heard { origin: origin(host), at: now(), told };
-            let effects = match timeline.take(&heard, &wanted) {
+        for (step, (host, update, expected)) in steps.into_iter().enumerate() {
+            let received = ServerUpdate { server: server(host), at: now(), update };
+            let effects = match timeline.take(&received, &wanted) {
                 Outcome::Done(effects) => effects,
-                Outcome::Ask(_) => timeline.recall(&heard, Answer::default(), &wanted),
+                Outcome::Ask(_) => timeline.recall(&received, Found::default(), &wanted),
             };
             assert_eq!(summary(&effects), expected, "case: {name}, step {step}");
         }
@@ -272,7 +272,7 @@ fn a_post_goes_to_each_of_its_topics_that_is_wanted() {
         &json!({"language": "pt-BR", "tags": [{"name": "Rust"}, {"name": "日本"}, {"name": "rust"}]}),
     );
     assert_eq!(
-        take(&mut timeline(), "a.example", Told::Post(post.clone()), &all),
+        take(&mut timeline(), "a.example", Update::Post(post.clone()), &all),
         [
             "post mastodon/lang/pt",
             "post mastodon/lang/pt-br",
@@ -282,12 +282,12 @@ fn a_post_goes_to_each_of_its_topics_that_is_wanted() {
             "post mastodon/tag/rust",
         ]
     );
-    let told = Told::Post(post.clone());
+    let update = Update::Post(post.clone());
     let lang = wanted(&["mastodon/lang/pt"]);
-    assert_eq!(take(&mut timeline(), "a.example", told, &lang), ["post mastodon/lang/pt"]);
-    let told = Told::Post(post);
+    assert_eq!(take(&mut timeline(), "a.example", update, &lang), ["post mastodon/lang/pt"]);
+    let update = Update::Post(post);
     assert_eq!(
-        take(&mut timeline(), "a.example", told, &wanted(&["mastodon/tag/go"])),
+        take(&mut timeline(), "a.example", update, &wanted(&["mastodon/tag/go"])),
         ["Unwanted"]
     );
 }
@@ -295,16 +295,16 @@ fn a_post_goes_to_each_of_its_topics_that_is_wanted() {
 #[test]
 fn what_became_wanted_later_gets_the_post_from_the_next_server() {
     let mut timeline = timeline();
-    let told = || Told::Post(status("1", &json!({})));
+    let update = || Update::Post(status("1", &json!({})));
     let (before, after) =
         (wanted(&["mastodon/public"]), wanted(&["mastodon/public", "mastodon/tag/rust"]));
-    assert_eq!(take(&mut timeline, "a.example", told(), &before), ["post mastodon/public"]);
-    assert_eq!(take(&mut timeline, "b.example", told(), &after), ["post mastodon/tag/rust"]);
+    assert_eq!(take(&mut timeline, "a.example", update(), &before), ["post mastodon/public"]);
+    assert_eq!(take(&mut timeline, "b.example", update(), &after), ["post mastodon/tag/rust"]);
     // An id without a time may be an earlier process's, so both are known here.
     assert_eq!(
-        take(&mut timeline, "a.example", Told::Delete("1".into()), &Wanted::new()),
+        take(&mut timeline, "a.example", Update::Delete("1".into()), &Wanted::new()),
         ["post.deleted mastodon/public", "post.deleted mastodon/tag/rust"],
-        "a delete goes out whether or not somebody still wants the topic"
+        "a delete is published even if the topic is not wanted any more"
     );
 }
 
@@ -313,9 +313,9 @@ fn what_was_published_is_remembered() {
     let mut timeline = timeline();
     let wanted = wanted(&["mastodon/public", "mastodon/server/b.example"]);
     let mut remember = |host: &str| {
-        let told = Told::Post(status("1", &json!({})));
-        let heard = Heard { origin: origin(host), at: now(), told };
-        let Outcome::Done(effects) = timeline.take(&heard, &wanted) else { panic!("asks") };
+        let update = Update::Post(status("1", &json!({})));
+        let received = ServerUpdate { server: server(host), at: now(), update };
+        let Outcome::Done(effects) = timeline.take(&received, &wanted) else { panic!("asks") };
         effects.remember.map(|r| (r.server.to_string(), r.topics.len()))
     };
     assert_eq!(remember("a.example"), Some(("a.example".into(), 1)));
@@ -329,10 +329,10 @@ fn successor() -> Timeline {
     Timeline::new(now(), DAY)
 }
 
-fn ask(timeline: &mut Timeline, told: Told, wanted: &Wanted) -> (Heard, Question) {
-    let heard = Heard { origin: origin("a.example"), at: now(), told };
-    match timeline.take(&heard, wanted) {
-        Outcome::Ask(question) => (heard, question),
+fn ask(timeline: &mut Timeline, update: Update, wanted: &Wanted) -> (ServerUpdate, Lookup) {
+    let received = ServerUpdate { server: server("a.example"), at: now(), update };
+    match timeline.take(&received, wanted) {
+        Outcome::Ask(question) => (received, question),
         Outcome::Done(effects) => panic!("does not ask: {effects:?}"),
     }
 }
@@ -341,19 +341,19 @@ fn ask(timeline: &mut Timeline, told: Told, wanted: &Wanted) -> (Heard, Question
 fn what_an_earlier_process_published_is_asked_for() {
     let wanted = wanted(&["mastodon/public", "mastodon/tag/rust", "mastodon/lang/en"]);
     let old = || json!({"created_at": "2026-11-22T11:59:00Z"});
-    let answer = || Answer {
+    let answer = || Found {
         uri: Some("https://origin.example/1".into()),
         topics: ["mastodon/public", "mastodon/tag/old"].map(|t| t.parse().expect("a topic")).into(),
     };
 
     let mut timeline = successor();
-    let (heard, question) = ask(&mut timeline, Told::Post(status("1", &old())), &wanted);
+    let (received, question) = ask(&mut timeline, Update::Post(status("1", &old())), &wanted);
     assert_eq!(question.uri.as_deref(), Some("https://origin.example/1"));
     assert_eq!(question.topics, wanted);
-    let effects = timeline.recall(&heard, answer(), &wanted);
+    let effects = timeline.recall(&received, answer(), &wanted);
     assert_eq!(summary(&effects), ["post mastodon/lang/en", "post mastodon/tag/rust"]);
     assert_eq!(
-        take(&mut timeline, "a.example", Told::Delete("1".into()), &wanted),
+        take(&mut timeline, "a.example", Update::Delete("1".into()), &wanted),
         [
             "post.deleted mastodon/lang/en",
             "post.deleted mastodon/public",
@@ -363,28 +363,28 @@ fn what_an_earlier_process_published_is_asked_for() {
     );
 
     let mut timeline = successor();
-    let (heard, _) = ask(&mut timeline, Told::Post(status("1", &old())), &wanted);
-    let effects = timeline.recall(&heard, Answer::default(), &wanted);
+    let (received, _) = ask(&mut timeline, Update::Post(status("1", &old())), &wanted);
+    let effects = timeline.recall(&received, Found::default(), &wanted);
     assert_eq!(effects.publish.len(), 3, "it was not published before");
 
     let mut timeline = successor();
-    let (heard, question) = ask(&mut timeline, Told::Delete("1".into()), &wanted);
+    let (received, question) = ask(&mut timeline, Update::Delete("1".into()), &wanted);
     assert_eq!((&*question.id, question.uri.as_deref()), ("1", None));
-    let effects = timeline.recall(&heard, answer(), &wanted);
+    let effects = timeline.recall(&received, answer(), &wanted);
     let expected = ["post.deleted mastodon/public", "post.deleted mastodon/tag/old"];
     assert_eq!(summary(&effects), expected);
 
     let mut timeline = successor();
     let mut edit = old();
     edit["edited_at"] = json!("2026-11-22T11:59:30Z");
-    let (heard, _) = ask(&mut timeline, Told::Edit(status("1", &edit)), &wanted);
-    let effects = timeline.recall(&heard, answer(), &wanted);
+    let (received, _) = ask(&mut timeline, Update::Edit(status("1", &edit)), &wanted);
+    let effects = timeline.recall(&received, answer(), &wanted);
     let expected = ["post.edited mastodon/public", "post.edited mastodon/tag/old"];
     assert_eq!(summary(&effects), expected);
 
     let mut timeline = successor();
-    let (heard, _) = ask(&mut timeline, Told::Edit(status("1", &edit)), &wanted);
-    let effects = timeline.recall(&heard, Answer::default(), &wanted);
+    let (received, _) = ask(&mut timeline, Update::Edit(status("1", &edit)), &wanted);
+    let effects = timeline.recall(&received, Found::default(), &wanted);
     assert_eq!(summary(&effects), ["Unpublished"]);
 }
 
@@ -400,9 +400,9 @@ fn only_what_can_be_remembered_is_asked_for() {
         ("no time in it", "AzK3q9TmR0cV1xYw2E".to_owned(), true),
     ];
     for (name, id, asks) in cases {
-        let told = Told::Delete(id);
-        let heard = Heard { origin: origin("a.example"), at: now(), told };
-        let outcome = successor().take(&heard, &Wanted::new());
+        let update = Update::Delete(id);
+        let received = ServerUpdate { server: server("a.example"), at: now(), update };
+        let outcome = successor().take(&received, &Wanted::new());
         assert_eq!(matches!(outcome, Outcome::Ask(_)), asks, "case: {name}");
     }
 }
@@ -412,10 +412,10 @@ fn the_newest_posts_of_a_server_can_be_listed() {
     let mut timeline = timeline();
     let wanted = wanted(&["mastodon/public"]);
     for id in ["1", "2", "3"] {
-        let _ = take(&mut timeline, "a.example", Told::Post(status(id, &json!({}))), &wanted);
+        let _ = take(&mut timeline, "a.example", Update::Post(status(id, &json!({}))), &wanted);
     }
-    let _ = take(&mut timeline, "b.example", Told::Post(status("4", &json!({}))), &wanted);
-    let _ = take(&mut timeline, "a.example", Told::Delete("2".into()), &wanted);
+    let _ = take(&mut timeline, "b.example", Update::Post(status("4", &json!({}))), &wanted);
+    let _ = take(&mut timeline, "a.example", Update::Delete("2".into()), &wanted);
     let since = now() - DAY;
     assert_eq!(timeline.recent("a.example", since, 10), ["3", "1"]);
     assert_eq!(timeline.recent("a.example", since, 1), ["3"]);
@@ -424,40 +424,39 @@ fn the_newest_posts_of_a_server_can_be_listed() {
 
 #[test]
 fn a_made_up_stream_has_its_consequences() {
-    let lines = fixtures::lines("ws-public-synthetic.jsonl");
-    if lines.is_empty() {
-        return;
-    }
-    let mut timeline = timeline();
-    let wanted = wanted(&["mastodon/public"]);
-    let mut counts = std::collections::BTreeMap::new();
-    for line in lines {
-        let Envelope::Told(told) = Envelope::parse(line["raw"].as_str().expect("a frame")) else {
-            continue;
-        };
-        let heard = Heard { origin: origin("social.example"), at: now(), told };
-        let effects = match timeline.take(&heard, &wanted) {
-            Outcome::Done(effects) => effects,
-            Outcome::Ask(_) => timeline.recall(&heard, Answer::default(), &wanted),
-        };
-        for (_, outgoing) in &effects.publish {
-            assert!(outgoing.json.len() <= domain::frame::MAX_EVENT_BYTES);
+    for capture in fixtures::captures("stream-events.jsonl", "ws-public-synthetic.jsonl") {
+        let mut timeline = timeline();
+        let wanted = wanted(&["mastodon/public"]);
+        let mut counts = std::collections::BTreeMap::new();
+        for line in fixtures::lines_of(&capture) {
+            let Envelope::Update(update) = Envelope::parse(line["raw"].as_str().expect("a frame"))
+            else {
+                continue;
+            };
+            let received = ServerUpdate { server: server("social.example"), at: now(), update };
+            let effects = match timeline.take(&received, &wanted) {
+                Outcome::Done(effects) => effects,
+                Outcome::Ask(_) => timeline.recall(&received, Found::default(), &wanted),
+            };
+            for (_, outgoing) in &effects.publish {
+                assert!(outgoing.json.len() <= domain::frame::MAX_EVENT_BYTES);
+            }
+            let what = summary(&effects).join(", ");
+            *counts.entry(what).or_insert(0) += 1;
+            match line["note"].as_str().expect("a note") {
+                "edit of a post seen earlier" => {
+                    assert_eq!(summary(&effects), ["post.edited mastodon/public"]);
+                }
+                "quote policy changed" => assert_eq!(summary(&effects), ["Known"]),
+                note if note.starts_with("edit of a 90-day-old") => {
+                    assert_eq!(summary(&effects), ["Unpublished"]);
+                }
+                note if note.starts_with("… then the update") => {
+                    assert_eq!(summary(&effects), ["Deleted"]);
+                }
+                _ => {}
+            }
         }
-        let what = summary(&effects).join(", ");
-        *counts.entry(what).or_insert(0) += 1;
-        match line["note"].as_str().expect("a note") {
-            "edit of a post seen earlier" => {
-                assert_eq!(summary(&effects), ["post.edited mastodon/public"]);
-            }
-            "quote policy changed" => assert_eq!(summary(&effects), ["Known"]),
-            note if note.starts_with("edit of a 90-day-old") => {
-                assert_eq!(summary(&effects), ["Unpublished"]);
-            }
-            note if note.starts_with("… then the update") => {
-                assert_eq!(summary(&effects), ["Deleted"]);
-            }
-            _ => {}
-        }
+        insta::assert_json_snapshot!(capture.name, counts);
     }
-    insta::assert_json_snapshot!(counts);
 }

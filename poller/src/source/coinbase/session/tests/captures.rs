@@ -1,4 +1,4 @@
-//! Recorded minutes of the exchange. Without the recordings these tests say so and pass.
+//! Whole sessions of the exchange, from captures.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,6 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::source::coinbase::fixtures;
-
-/// What is known of a recording.
-fn expected(name: &str) -> Option<Value> {
-    let all: Value = serde_json::from_str(&fixtures::read("EXPECTED.json")?).expect("JSON");
-    Some(all[name].clone())
-}
 
 fn topics(products: &[&str], channels: &[&str]) -> Vec<String> {
     let all = products.iter().flat_map(|product| {
@@ -52,22 +46,25 @@ fn assert_counts(out: &[(Topic, Outgoing)], expected: &Value) {
 fn assert_top(bench: &mut Bench, product: &str, expected: &Value) {
     let now = bench.now;
     let level2 = &mut bench.session.products.get_mut(product).expect("a product").level2;
-    let told = level2.snapshot(product, now).expect("a sound book");
-    let told: Value = serde_json::from_slice(&told).expect("JSON");
+    let json = level2.snapshot(product, now).expect("a sound book");
+    let json: Value = serde_json::from_slice(&json).expect("JSON");
     for (side, name) in [("asks", "ask"), ("bids", "bid")] {
         let (price, amount) = (format!("best_{name}"), format!("best_{name}_size"));
         let best = json!([expected[price], expected[amount]]);
-        assert_eq!(told[side][0], best, "{side} of {product}");
+        assert_eq!(json[side][0], best, "{side} of {product}");
         let depth = expected[format!("{name}_levels")].as_u64().map(|depth| depth.min(200));
-        let shown = told[side].as_array().map(|shown| shown.len() as u64);
+        let shown = json[side].as_array().map(|shown| shown.len() as u64);
         assert_eq!(shown, depth, "{side} of {product}");
     }
 }
 
 #[test]
 fn a_minute_of_two_products_is_passed_on_whole() {
-    for name in ["exchange-2026-07-07-btc-eth.jsonl", "exchange-2026-07-07-btc-eth.trimmed.jsonl"] {
-        let Some((text, expected)) = fixtures::read(name).zip(expected(name)) else { return };
+    let recorded =
+        ["exchange-2026-07-07-btc-eth.jsonl", "exchange-2026-07-07-btc-eth.trimmed.jsonl"];
+    for capture in fixtures::captures("two-products.jsonl", &recorded) {
+        let expected = fixtures::expected(&capture);
+        let text = &capture.text;
         let products = ["BTC-USD", "ETH-USD"];
         let mut bench = bench(&products, &["matches", "level2"]);
         for line in text.lines() {
@@ -92,7 +89,7 @@ fn a_minute_of_two_products_is_passed_on_whole() {
 }
 
 #[test]
-fn ten_thin_products_are_passed_on_whole() {
+fn thin_products_are_passed_on_whole() {
     #[derive(serde::Deserialize)]
     struct Line<'a> {
         dir: String,
@@ -100,80 +97,96 @@ fn ten_thin_products_are_passed_on_whole() {
         msg: Option<&'a RawValue>,
     }
 
-    let name = "exchange-2021-04-17-level2-ticker-matches.jsonl";
-    let Some((text, expected)) = fixtures::read(name).zip(expected(name)) else { return };
-    let books = expected["final_book"].as_object().expect("an object");
-    let products: Vec<&str> = books.keys().map(String::as_str).collect();
-    let wanted = topics(&products, &["ticker", "matches", "level2"]);
-    let wanted = wanted.iter().map(|topic| Topic::parse(topic).expect("a topic")).collect();
-    let now = Instant::now();
-    // Without requests, since it was another client's that were answered.
-    let mut bench = Bench { session: Session::connected(&wanted, now), now, out: Vec::new() };
-    for line in text.lines() {
-        let line: Line<'_> = serde_json::from_str(line).expect("a line");
-        if line.dir == "server" {
-            bench.take(line.msg.expect("a message").get()).expect("the connection is of use");
+    let recorded = ["exchange-2021-04-17-level2-ticker-matches.jsonl"];
+    for capture in fixtures::captures("thin-products.jsonl", &recorded) {
+        let expected = fixtures::expected(&capture);
+        let text = &capture.text;
+        let books = expected["final_book"].as_object().expect("an object");
+        let products: Vec<&str> = books.keys().map(String::as_str).collect();
+        let wanted = topics(&products, &["ticker", "matches", "level2"]);
+        let wanted = wanted.iter().map(|topic| Topic::parse(topic).expect("a topic")).collect();
+        let now = Instant::now();
+        // Without requests, since it was another client's that were answered.
+        let mut bench = Bench { session: Session::connected(&wanted, now), now, out: Vec::new() };
+        for line in text.lines() {
+            let line: Line<'_> = serde_json::from_str(line).expect("a line");
+            if line.dir == "server" {
+                bench.take(line.msg.expect("a message").get()).expect("the connection is of use");
+            }
         }
-    }
-    assert_counts(&bench.out, &expected);
-    for (product, book) in books {
-        assert_top(&mut bench, product, book);
+        assert_counts(&bench.out, &expected);
+        for (product, book) in books {
+            assert_top(&mut bench, product, book);
+        }
     }
 }
 
 #[test]
 fn faults_in_a_minute_are_made_good() {
-    let name = "exchange-2026-07-07-derived-faults.jsonl";
-    let Some((text, expected)) = fixtures::read(name).zip(expected(name)) else { return };
-    let rest = fixtures::read("rest-trades-btc-usd-derived.json").expect("the page beside it");
-    let rest: Value = serde_json::from_str(&rest).expect("JSON");
+    let recorded = ["exchange-2026-07-07-derived-faults.jsonl"];
+    for capture in fixtures::captures("faults.jsonl", &recorded) {
+        let expected = fixtures::expected(&capture);
+        let text = &capture.text;
+        let rest =
+            fixtures::beside(&capture, "faults-trades.json", "rest-trades-btc-usd-derived.json");
+        let rest: Value = serde_json::from_str(&rest).expect("JSON");
+        // A recording has the page within a whole response.
+        let rest = rest.get("body").unwrap_or(&rest).as_array().expect("an array");
+        // The recording is of trades from this one to that one, of which its list is silent.
+        let trade_ids = match &expected["trade_ids"] {
+            Value::Null => [1_052_119_288, 1_052_119_632],
+            ids => serde_json::from_value(ids.clone()).expect("two ids"),
+        };
 
-    let mut bench = bench(&["BTC-USD", "ETH-USD"], &["matches", "level2"]);
-    let mut renewals = 0;
-    let mut ended = Ok(());
-    for line in text.lines() {
-        ended = bench.take(line);
-        bench.tick(Duration::from_millis(24)).expect("the connection is of use");
-        renewals += bench.requests().len() / 2;
-        for chore in bench.session.take_chores() {
-            let Chore::Fill { product, ids } = chore else { panic!("{chore:?}") };
-            assert_eq!(&*product, "BTC-USD");
-            let found = rest["body"].as_array().expect("an array").iter();
-            let found = found.map(|it| (it["trade_id"].as_u64().expect("an id"), it.to_string()));
-            let found = found.filter(|(id, _)| ids.contains(id));
-            bench.fill(&product, &ids, found.map(|(id, text)| (id, text.into())).collect());
+        let mut bench = bench(&["BTC-USD", "ETH-USD"], &["matches", "level2"]);
+        let mut renewals = 0;
+        let mut ended = Ok(());
+        for line in text.lines() {
+            ended = bench.take(line);
+            bench.tick(Duration::from_millis(24)).expect("the connection is of use");
+            renewals += bench.requests().len() / 2;
+            for chore in bench.session.take_chores() {
+                let Chore::Fill { product, ids } = chore else { panic!("{chore:?}") };
+                assert_eq!(&*product, "BTC-USD");
+                let found =
+                    rest.iter().map(|it| (it["trade_id"].as_u64().expect("an id"), it.to_string()));
+                let found = found.filter(|(id, _)| ids.contains(id));
+                bench.fill(&product, &ids, found.map(|(id, text)| (id, text.into())).collect());
+            }
         }
-    }
-    assert!(matches!(ended, Err(SessionError::Refused(_))), "the last is an error: {ended:?}");
-    assert!(renewals >= 1, "the book of BTC-USD is in doubt");
+        assert!(matches!(ended, Err(SessionError::Rejected(_))), "the last is an error: {ended:?}");
+        assert!(renewals >= 1, "the book of BTC-USD is in doubt");
 
-    let mut live: BTreeMap<u64, &str> = BTreeMap::new();
-    for line in text.lines().filter(|line| line.contains(r#"match""#)) {
-        let json: Value = serde_json::from_str(line).expect("JSON");
-        if json["product_id"] == "BTC-USD" {
-            live.insert(json["trade_id"].as_u64().expect("an id"), line);
+        let mut live: BTreeMap<u64, &str> = BTreeMap::new();
+        for line in text.lines().filter(|line| line.contains(r#"match""#)) {
+            let json: Value = serde_json::from_str(line).expect("JSON");
+            if json["product_id"] == "BTC-USD" {
+                live.insert(json["trade_id"].as_u64().expect("an id"), line);
+            }
         }
-    }
-    let trades = bench.out.iter().filter(|(topic, _)| topic.as_str() == "coinbase/matches/BTC-USD");
-    let mut dropped = Vec::new();
-    for ((_, event), expected) in trades.clone().zip(1_052_119_288..) {
-        let json: Value = serde_json::from_slice(&event.json).expect("JSON");
-        let id = json["trade_id"].as_u64().expect("an id");
-        assert_eq!(id, expected, "in order, each once");
-        match live.get(&id) {
-            Some(text) => assert_eq!(event.json, text.as_bytes(), "live texts are kept"),
-            None => dropped.push(id),
+        let trades =
+            bench.out.iter().filter(|(topic, _)| topic.as_str() == "coinbase/matches/BTC-USD");
+        let mut dropped = Vec::new();
+        for ((_, event), expected) in trades.clone().zip(trade_ids[0]..) {
+            let json: Value = serde_json::from_slice(&event.json).expect("JSON");
+            let id = json["trade_id"].as_u64().expect("an id");
+            assert_eq!(id, expected, "in order, each once");
+            match live.get(&id) {
+                Some(text) => assert_eq!(event.json, text.as_bytes(), "live texts are kept"),
+                None => dropped.push(id),
+            }
         }
+        assert_eq!(trades.count() as u64, trade_ids[1] - trade_ids[0] + 1);
+        assert_eq!(json!(dropped), expected["dropped_trade_ids"]);
     }
-    assert_eq!(trades.count(), 345);
-    assert_eq!(json!(dropped), expected["dropped_trade_ids"]);
 }
 
 #[test]
 fn frames_of_every_kind_are_taken() {
-    let Some(single) = fixtures::read("exchange-single-frames.jsonl") else { return };
-    let synthetic = fixtures::read("exchange-synthetic-frames.jsonl").unwrap_or_default();
-    let texts = single.lines().chain(synthetic.lines()).map(|line| {
+    let recorded = ["exchange-single-frames.jsonl", "exchange-synthetic-frames.jsonl"];
+    let captures = fixtures::captures("frames.jsonl", &recorded);
+    let lines = captures.iter().flat_map(|capture| capture.text.lines());
+    let texts = lines.map(|line| {
         let line: Value = serde_json::from_str(line).expect("a line");
         line["raw"].as_str().map_or_else(|| line["frame"].to_string(), str::to_owned)
     });

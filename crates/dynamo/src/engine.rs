@@ -1,0 +1,134 @@
+//! The HTTP connector that hands the SDK's requests to the database.
+
+use std::{path::Path, sync::mpsc, thread};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+use aws_smithy_runtime_api::{
+    client::{
+        http::{
+            HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings,
+            SharedHttpConnector,
+        },
+        orchestrator::{HttpRequest, HttpResponse},
+        result::ConnectorError,
+        runtime_components::RuntimeComponents,
+    },
+    http::StatusCode,
+};
+use aws_smithy_types::body::SdkBody;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    operation,
+    storage::{OpenError, Storage},
+};
+
+/// A DynamoDB in this process.
+///
+/// The database does its work on the calling thread, so it runs on a thread of its own. The thread
+/// ends when the last clone of the engine is dropped.
+#[derive(Clone)]
+pub struct Engine {
+    calls: mpsc::Sender<Call>,
+    storage: Storage,
+}
+
+/// One request of the SDK.
+struct Call {
+    operation: String,
+    body: Vec<u8>,
+    response: oneshot::Sender<Response>,
+}
+
+/// An HTTP status and a JSON body.
+struct Response {
+    status: u16,
+    json: String,
+}
+
+impl Engine {
+    /// Opens the database in `folder`, or creates one in memory. Creates a missing folder.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when the folder cannot be used or another process has it open.
+    pub fn open(folder: Option<&Path>) -> Result<Self, OpenError> {
+        let storage = Storage::open(folder)?;
+        let worker = storage.clone();
+        let (calls, queue) = mpsc::channel();
+        thread::Builder::new()
+            .name("database".to_owned())
+            .spawn(move || {
+                while let Ok(call) = queue.recv() {
+                    serve(&worker, call);
+                }
+            })
+            .map_err(OpenError::StartThread)?;
+        Ok(Self { calls, storage })
+    }
+
+    /// Returns an SDK configuration whose requests this engine answers.
+    pub fn sdk_config(&self) -> SdkConfig {
+        // The SDK signs every request, and the engine does not check the signature.
+        let credentials = Credentials::new("embedded", "embedded", None, None, "embedded");
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("local"))
+            .endpoint_url("http://embedded.invalid")
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .http_client(self.clone())
+            .build()
+    }
+
+    /// Deletes expired items once a minute until `shutdown`.
+    pub async fn delete_expired(self, shutdown: CancellationToken) {
+        let Self { calls, storage } = self;
+        drop(calls);
+        storage.delete_expired(shutdown).await;
+    }
+}
+
+fn serve(storage: &Storage, call: Call) {
+    let response = match operation::run(&storage.database, &call.operation, &call.body) {
+        Ok(json) => Response { status: 200, json },
+        Err(error) => Response { status: error.status_code(), json: error.to_json() },
+    };
+    // The caller may have stopped waiting.
+    let _ = call.response.send(response);
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+impl HttpClient for Engine {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+impl HttpConnector for Engine {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+        let body = request.body().bytes().unwrap_or_default().to_vec();
+        let (response, receiver) = oneshot::channel();
+        let sent = self.calls.send(Call { operation, body, response });
+        HttpConnectorFuture::new(async move {
+            let ended = || ConnectorError::other("the database thread has ended".into(), None);
+            sent.map_err(|_| ended())?;
+            let Response { status, json } = receiver.await.map_err(|_| ended())?;
+            let status = StatusCode::try_from(status)
+                .map_err(|error| ConnectorError::other(error.into(), None))?;
+            Ok(HttpResponse::new(status, SdkBody::from(json)))
+        })
+    }
+}

@@ -1,0 +1,15 @@
+//! An embedded DynamoDB.
+//!
+//! [`Engine`] answers the requests of `aws-sdk-dynamodb` inside this process: it takes the place of the
+//! SDK's HTTP connector. [`Server`] serves the same database over HTTP.
+
+mod engine;
+mod operation;
+mod server;
+mod storage;
+
+pub use self::{
+    engine::Engine,
+    server::{ServeError, Server},
+    storage::{OpenError, Storage},
+};

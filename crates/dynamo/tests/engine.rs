@@ -1,0 +1,116 @@
+//! The engine and the server, as the AWS SDK sees them.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use aws_sdk_dynamodb::{
+    Client,
+    config::{BehaviorVersion, Credentials, Region},
+    types::{
+        AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
+        ScalarAttributeType,
+    },
+};
+use dynamo::{Engine, OpenError, Server, Storage};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test]
+async fn the_sdk_reads_what_it_wrote() {
+    let engine = Engine::open(None).unwrap();
+    let client = Client::new(&engine.sdk_config());
+    create_table(&client).await;
+    put(&client, "a").await;
+    assert!(has(&client, "a").await);
+    assert!(!has(&client, "b").await);
+}
+
+#[tokio::test]
+async fn an_error_has_the_type_that_the_sdk_knows() {
+    let engine = Engine::open(None).unwrap();
+    let client = Client::new(&engine.sdk_config());
+    let request = client.get_item().table_name("items").key("pk", text("a"));
+    let error = request.send().await.unwrap_err().into_service_error();
+    assert!(error.is_resource_not_found_exception(), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_unsupported_operation_is_named() {
+    let engine = Engine::open(None).unwrap();
+    let client = Client::new(&engine.sdk_config());
+    let error = client.list_backups().send().await.unwrap_err().into_service_error();
+    assert!(error.meta().message().unwrap().contains("ListBackups"), "{error:?}");
+}
+
+#[tokio::test]
+async fn one_process_uses_a_data_folder_at_a_time_and_the_data_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let engine = Engine::open(Some(folder.path())).unwrap();
+        let second = Engine::open(Some(folder.path())).err();
+        assert!(matches!(second, Some(OpenError::InUse { .. })), "{second:?}");
+        let client = Client::new(&engine.sdk_config());
+        create_table(&client).await;
+        put(&client, "a").await;
+    }
+    // The thread unlocks the folder shortly after the last handle is dropped; `open` retries.
+    let engine = Engine::open(Some(folder.path())).unwrap();
+    assert!(has(&Client::new(&engine.sdk_config()), "a").await);
+}
+
+#[tokio::test]
+async fn a_file_is_not_a_data_folder() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = Engine::open(Some(file.path())).err();
+    let Some(OpenError::CreateFolder { folder, .. }) = error else { panic!("{error:?}") };
+    assert_eq!(folder, file.path());
+}
+
+#[tokio::test]
+async fn the_server_serves_the_database_over_http() {
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let shutdown = CancellationToken::new();
+    let storage = Storage::open(None).unwrap();
+    let server = Server::start(listen, storage, shutdown.clone()).await.unwrap();
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::from_static("us-east-1"))
+        .endpoint_url(format!("http://{}", server.address()))
+        .credentials_provider(Credentials::new("local", "local", None, None, "local"))
+        .build();
+    let client = Client::from_conf(config);
+    create_table(&client).await;
+    put(&client, "a").await;
+    assert!(has(&client, "a").await);
+    drop(client);
+    shutdown.cancel();
+    server.stopped().await.unwrap();
+}
+
+async fn create_table(client: &Client) {
+    let key = KeySchemaElement::builder().attribute_name("pk").key_type(KeyType::Hash);
+    let attribute =
+        AttributeDefinition::builder().attribute_name("pk").attribute_type(ScalarAttributeType::S);
+    client
+        .create_table()
+        .table_name("items")
+        .billing_mode(BillingMode::PayPerRequest)
+        .key_schema(key.build().unwrap())
+        .attribute_definitions(attribute.build().unwrap())
+        .send()
+        .await
+        .unwrap();
+}
+
+async fn put(client: &Client, key: &str) {
+    client.put_item().table_name("items").item("pk", text(key)).send().await.unwrap();
+}
+
+async fn has(client: &Client, key: &str) -> bool {
+    let request = client.get_item().table_name("items").key("pk", text(key));
+    request.send().await.unwrap().item.is_some()
+}
+
+fn text(value: &str) -> AttributeValue {
+    AttributeValue::S(value.to_owned())
+}

@@ -1,0 +1,111 @@
+//! The configuration of a gateway.
+
+use std::net::SocketAddr;
+
+use tokio::sync::watch;
+
+use crate::{
+    authorizer::Authorizer,
+    http_api::routes::HttpRoutes,
+    web_socket::routes::{Routes, Selection},
+};
+
+/// What a gateway serves, and at which address.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The listen address. Port 0 takes a free port.
+    pub listen: SocketAddr,
+    /// The identity of the API in events and policies.
+    pub api: ApiIdentity,
+    /// The function for each route of the WebSocket API. Events without a route are skipped: without
+    /// `$connect`, every handshake is accepted.
+    pub routes: Routes,
+    /// The expression that selects the route of a message.
+    pub selection: Selection,
+    /// The authorizer of handshakes. `None` admits every client to `$connect`.
+    pub authorizer: Option<Authorizer>,
+    /// The routes of the HTTP API. A path without a route gets 404.
+    pub http: HttpRoutes,
+    /// The gateway's host in events, where it differs from the host that clients use. Behind a load
+    /// balancer, this is the address at which this gateway receives calls to the management API.
+    pub domain: Option<String>,
+    /// Whether to trust proxies on this machine: the last entry of `X-Forwarded-For` then names the
+    /// source of a request.
+    pub trusts_proxies: bool,
+    /// Who may call the management API.
+    pub callbacks: Callbacks,
+    /// Whether the functions behind the gateway are ready. Until then, `/healthz` answers 503.
+    pub ready: watch::Receiver<bool>,
+}
+
+impl Config {
+    /// Creates the configuration of a gateway at `listen` that is ready, accepts every client, and
+    /// has no routes.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            api: ApiIdentity::default(),
+            routes: Routes::default(),
+            selection: Selection::default(),
+            authorizer: None,
+            http: HttpRoutes::default(),
+            domain: None,
+            trusts_proxies: false,
+            callbacks: Callbacks::default(),
+            // A receiver keeps the last value after its sender is dropped.
+            ready: watch::channel(true).1,
+        }
+    }
+}
+
+/// The identity of an API on AWS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiIdentity {
+    /// The API's id.
+    pub id: String,
+    /// The stage of the WebSocket API, which is also its path: clients connect to `/{stage}`.
+    pub stage: String,
+    /// The region in ARNs.
+    pub region: String,
+    /// The account in ARNs.
+    pub account: String,
+}
+
+impl Default for ApiIdentity {
+    fn default() -> Self {
+        Self {
+            id: "local".to_owned(),
+            stage: "live".to_owned(),
+            region: "us-east-1".to_owned(),
+            account: "123456789012".to_owned(),
+        }
+    }
+}
+
+impl ApiIdentity {
+    /// Returns the `methodArn` of a handshake.
+    pub(crate) fn connect_arn(&self) -> String {
+        let Self { id, stage, region, account } = self;
+        format!("arn:aws:execute-api:{region}:{account}:{id}/{stage}/$connect")
+    }
+
+    /// Returns the `routeArn` of an HTTP request.
+    pub(crate) fn http_arn(&self, method: &str, path: &str) -> String {
+        let Self { id, region, account, .. } = self;
+        format!("arn:aws:execute-api:{region}:{account}:{id}/$default/{method}{path}")
+    }
+}
+
+/// Who may call the management API. On AWS, IAM decides and every call is signed. This gateway
+/// verifies no signatures, so it decides by the source address of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Callbacks {
+    /// Nobody: every call gets 403. Functions in the same process post through
+    /// [`Sockets`](crate::Sockets).
+    Off,
+    /// Callers on this machine, unless a proxy forwards their call.
+    #[default]
+    Loopback,
+    /// Every caller that reaches the listen address.
+    Everyone,
+}

@@ -1,0 +1,233 @@
+//! The listening socket and the HTTP connections that come in by it.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
+use socket2::{Domain, Protocol, Type};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::OwnedSemaphorePermit,
+    time,
+};
+use tracing::{debug, warn};
+
+use crate::{
+    clock,
+    fault_rates::strikes,
+    http_api::handler,
+    http_server::request::HttpRequest,
+    http_server::response::{self, HttpResponse},
+    http_server::spelling::{Head, Recorder},
+    management,
+    sockets::socket::{End, Socket},
+    state::GatewayState,
+    web_socket::connection,
+    web_socket::handshake::{self, Accepted},
+};
+
+/// Handshakes that may wait for the accept loop.
+const BACKLOG: i32 = 4_096;
+
+/// The buffer of an HTTP connection. A WebSocket has none.
+const HTTP_BUFFER_BYTES: usize = 16 * 1_024;
+
+/// How long the accept loop waits when the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens the listening socket. Its options pass on to the connections.
+pub(crate) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    // The kernel doubles what it is asked for, to have room for its own bookkeeping.
+    socket.set_send_buffer_size(send_buffer_bytes / 2)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts connections until the gateway is told to stop.
+pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
+    let mut stopped = pin!(state.shutdown.cancelled());
+    let mut is_full = false;
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stopped => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match state.connections.clone().try_acquire_owned() {
+                Ok(place) => {
+                    state.tasks.spawn(serve(state.clone(), stream, peer, place));
+                }
+                // Whoever is connected goes on, and so do the upstreams.
+                Err(_) => {
+                    if !std::mem::replace(&mut is_full, true) {
+                        warn!("connections are refused: there are as many as there may be");
+                    }
+                    continue;
+                }
+            },
+            Err(error) => {
+                warn!(%error, "connection was not accepted");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        is_full = false;
+    }
+}
+
+/// Serves HTTP requests until one of them becomes a WebSocket.
+async fn serve(
+    state: Arc<GatewayState>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+) {
+    let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
+    let head = Head::default();
+    let accepted: Arc<Mutex<Option<Accepted>>> = Arc::default();
+    let service = {
+        let (state, head, accepted) = (state.clone(), head.clone(), accepted.clone());
+        service_fn(move |request: http::Request<Incoming>| {
+            let (parts, body) = request.into_parts();
+            let now = clock::now();
+            let mut request = HttpRequest::new(parts, head.take(), peer, local, now);
+            if let Some(domain) = &state.config.domain {
+                request.host.clone_from(domain);
+            }
+            if state.config.trusts_proxies && request.source_ip.is_loopback() {
+                request.source_ip = request.behind_proxy().unwrap_or(request.source_ip);
+            }
+            let (state, accepted) = (state.clone(), accepted.clone());
+            Box::pin(async move {
+                Ok::<_, std::convert::Infallible>(respond(&state, request, body, &accepted).await)
+            })
+        })
+    };
+    let mut http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(state.sockets.limits().http_read)
+        .max_buf_size(HTTP_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(Recorder::new(stream, head)), service);
+    let served = {
+        let mut stopped = pin!(state.shutdown.cancelled());
+        let mut is_stopping = false;
+        poll_fn(|cx| {
+            if !is_stopping && stopped.as_mut().poll(cx).is_ready() {
+                is_stopping = true;
+                Pin::new(&mut http).graceful_shutdown();
+            }
+            http.poll_without_shutdown(cx)
+        })
+        .await
+    };
+    let parts = http.into_parts();
+    let mut stream = parts.io.into_inner().into_inner();
+    let accepted = accepted.lock().take();
+    match (accepted, served) {
+        (None, Ok(())) => {
+            // An error means that the client was faster.
+            let _ = stream.shutdown().await;
+        }
+        (None, Err(error)) => debug!(%error, "HTTP connection failed"),
+        (Some(accepted), Err(_)) => {
+            connection::disconnect(&state, &accepted.client, &End::LOST).await;
+        }
+        (Some(accepted), Ok(())) => {
+            // The task that spoke HTTP is large: the WebSocket gets its own.
+            let is_half_open = strikes(state.sockets.faults().half_open);
+            let pace = state.sockets.limits().messages;
+            let socket = Arc::new(Socket::new(accepted.client, stream, is_half_open, pace));
+            state.sockets.insert(&socket);
+            let early = parts.read_buf.to_vec();
+            state.tasks.clone().spawn(async move {
+                connection::run(state, socket, early).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Where a request goes.
+enum Target {
+    WebSocket,
+    Connection(String),
+    Http,
+    Forbidden,
+}
+
+fn target(state: &GatewayState, request: &HttpRequest) -> Target {
+    let path = percent_decode_str(&request.path).decode_utf8_lossy();
+    let stage = &state.config.api.stage;
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match segments[..] {
+        [first] | [first, ""] if first == stage => Target::WebSocket,
+        [first, "@connections", id] if first == stage => Target::Connection(id.to_owned()),
+        [_, "@connections", ..] | ["@connections", ..] => Target::Forbidden,
+        _ if handshake::is_upgrade(request) => Target::Forbidden,
+        _ => Target::Http,
+    }
+}
+
+async fn respond(
+    state: &Arc<GatewayState>,
+    request: HttpRequest,
+    body: Incoming,
+    accepted: &Mutex<Option<Accepted>>,
+) -> HttpResponse {
+    let limits = state.sockets.limits();
+    match target(state, &request) {
+        Target::WebSocket => match handshake::accept(state.clone(), request).await {
+            Ok((client, response)) => {
+                *accepted.lock() = Some(client);
+                response
+            }
+            Err(status) => response::refused_handshake(status),
+        },
+        Target::Connection(id) => match read(body, limits.message_bytes, limits.http_read).await {
+            Ok(body) => management::handle(state, &request, &id, body.as_ref()),
+            Err(response) => response,
+        },
+        Target::Http if request.head_bytes() > limits.http_head_bytes => {
+            response::error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+        }
+        Target::Http => match read(body, limits.http_body_bytes, limits.http_read).await {
+            Ok(body) => handler::handle(state, &request, body).await,
+            Err(response) => response,
+        },
+        Target::Forbidden => management::forbidden(),
+    }
+}
+
+/// Reads a body; none if it is larger than `limit`.
+async fn read(body: Incoming, limit: usize, wait: Duration) -> Result<Option<Bytes>, HttpResponse> {
+    if body.size_hint().lower() > limit as u64 {
+        return Ok(None);
+    }
+    match time::timeout(wait, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(Some(body.to_bytes())),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Ok(None),
+        Ok(Err(_)) => Err(response::error(StatusCode::BAD_REQUEST)),
+        Err(_) => Err(response::error(StatusCode::REQUEST_TIMEOUT)),
+    }
+}

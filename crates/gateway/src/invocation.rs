@@ -1,0 +1,46 @@
+//! One call of a function under a time limit.
+
+use std::{error::Error, fmt::Write, time::Duration};
+
+use bytes::Bytes;
+use tokio::time;
+use tracing::warn;
+
+use crate::functions::{FunctionError, Functions};
+
+/// Why a call gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvocationError {
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    #[error("function did not answer within the integration timeout")]
+    TimedOut,
+}
+
+/// Invokes a function, and logs it if there is no answer.
+pub(crate) async fn invoke(
+    functions: &dyn Functions,
+    function: &str,
+    event: Bytes,
+    limit: Duration,
+) -> Result<Bytes, InvocationError> {
+    let result = match time::timeout(limit, functions.invoke(function, event)).await {
+        Ok(answer) => answer.map_err(InvocationError::from),
+        Err(_) => Err(InvocationError::TimedOut),
+    };
+    if let Err(error) = &result {
+        warn!(function.name = function, error = chain(error), "invocation failed");
+    }
+    result
+}
+
+/// An error with its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let _ = write!(text, ": {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,129 @@
+//! The gateway's limits, by default the quotas of AWS, and the token bucket that enforces rates.
+
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::rate::Rate;
+
+/// Files that are left to upstreams, the database and whatever else has some open.
+const OTHER_FILES: usize = 128;
+
+/// Sizes, times and rates the gateway enforces.
+///
+/// The default is what AWS enforces ("API Gateway quotas for WebSocket APIs"), without the account's
+/// rates: those cap a gateway that has a machine of its own, so [`GatewayLimits::aws`] turns them on.
+#[derive(Clone, Debug)]
+pub struct GatewayLimits {
+    /// Longest time without a message in either direction (quota: 10 minutes).
+    pub idle: Duration,
+    /// Longest life of a connection (quota: 2 hours).
+    pub lifetime: Duration,
+    /// Largest frame in either direction (quota: 32 KB).
+    pub frame_bytes: usize,
+    /// Largest message in either direction (quota: 128 KB).
+    pub message_bytes: usize,
+    /// Longest URL of a handshake (quota: 4,096 characters).
+    pub url_bytes: usize,
+    /// Largest body of an HTTP API request (quota: 10 MB).
+    pub http_body_bytes: usize,
+    /// Largest request line with headers (HTTP API quota: 10,240 bytes).
+    pub http_head_bytes: usize,
+    /// Longest wait for a function (quota: 29 seconds for WebSocket APIs).
+    pub integration: Duration,
+    /// Longest wait for an authorizer.
+    pub authorizer: Duration,
+    /// Requests of every kind: handshakes, messages, HTTP requests, posts (quota: 10,000/s, bucket
+    /// of 5,000, an account's APIs together). None means no limit.
+    pub requests: Option<Rate>,
+    /// Handshakes (quota: 500/s). None means no limit.
+    pub connects: Option<Rate>,
+    /// What may wait for a client beyond the kernel's buffer. A post that does not fit is refused.
+    pub send_buffer_bytes: usize,
+    /// The kernel's send buffer of a connection (`SO_SNDBUF`).
+    pub socket_buffer_bytes: usize,
+    /// Messages of one connection that functions work on at the same time. Beyond it the gateway
+    /// stops reading from that connection.
+    pub in_flight: u32,
+    /// Handshakes that functions work on at the same time. More wait for their turn.
+    pub handshakes: usize,
+    /// Messages of one connection, past which the gateway reads on slowly. API Gateway has no such
+    /// limit, and bills each message instead. None means no limit.
+    pub messages: Option<Rate>,
+    /// TCP connections at the same time. More are closed at once.
+    pub connections: usize,
+    /// Longest wait for a request's head, and for its body.
+    pub http_read: Duration,
+    /// How long a closed connection may take to drain, and a stopping gateway to finish.
+    pub grace: Duration,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_mins(10),
+            lifetime: Duration::from_hours(2),
+            frame_bytes: 32_768,
+            message_bytes: 131_072,
+            url_bytes: 4_096,
+            http_body_bytes: 10 * 1_024 * 1_024,
+            http_head_bytes: 10_240,
+            integration: Duration::from_secs(29),
+            authorizer: Duration::from_secs(29),
+            requests: None,
+            connects: None,
+            send_buffer_bytes: 64 * 1_024,
+            socket_buffer_bytes: 256 * 1_024,
+            in_flight: 16,
+            handshakes: 64,
+            messages: None,
+            connections: Semaphore::MAX_PERMITS,
+            http_read: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl GatewayLimits {
+    /// What a program needs that is reached by strangers, and serves no large requests: one that
+    /// floods or dawdles costs itself, and leaves files and memory to the others.
+    pub fn guarded() -> Self {
+        Self {
+            http_body_bytes: 1_024 * 1_024,
+            http_read: Duration::from_secs(10),
+            messages: Some(Rate { per_second: 200, burst: 1_000 }),
+            connections: open_files().map_or(Semaphore::MAX_PERMITS, |files| {
+                files.saturating_sub(OTHER_FILES).max(OTHER_FILES)
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// The default with the rates of an AWS account.
+    pub fn aws() -> Self {
+        Self {
+            requests: Some(Rate { per_second: 10_000, burst: 5_000 }),
+            connects: Some(Rate { per_second: 500, burst: 500 }),
+            ..Self::default()
+        }
+    }
+}
+
+/// How many files the process may have open (Linux); `None` where that cannot be told.
+fn open_files() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_leaves_itself_some_files() {
+        let files = open_files().expect("Linux tells");
+        let connections = GatewayLimits::guarded().connections;
+        assert!(connections < files || files < 2 * OTHER_FILES, "{connections} of {files}");
+    }
+}

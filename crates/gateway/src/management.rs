@@ -1,0 +1,104 @@
+//! The management API: `POST`, `GET` and `DELETE` on `/{stage}/@connections/{id}`.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use crate::{
+    clock,
+    config::Callbacks,
+    http_server::request::HttpRequest,
+    http_server::response::{self, HttpResponse, with_error_type},
+    ids,
+    post_error::PostError,
+    sockets::socket::End,
+    state::GatewayState,
+};
+
+/// Answers a call about the connection `id`. The body is none if it was too large to read.
+pub(crate) fn handle(
+    state: &GatewayState,
+    request: &HttpRequest,
+    id: &str,
+    body: Option<&Bytes>,
+) -> HttpResponse {
+    let is_permitted = match state.config.callbacks {
+        Callbacks::Off => false,
+        Callbacks::Loopback => {
+            request.source_ip.is_loopback() && request.header("x-forwarded-for").is_none()
+        }
+        Callbacks::Everyone => true,
+    };
+    if !is_permitted {
+        return forbidden();
+    }
+    if !state.sockets.admits_request() {
+        return busy();
+    }
+    if !ids::is_well_formed(id) {
+        return bad_request(&format!("Invalid connectionId: {id}"));
+    }
+    match request.method {
+        Method::POST => post(state, id, body),
+        Method::GET => describe(state, id),
+        Method::DELETE => delete(state, id),
+        _ => forbidden(),
+    }
+}
+
+/// The answer to a path with another stage, or to a call that is not permitted.
+pub(crate) fn forbidden() -> HttpResponse {
+    with_error_type(response::error(StatusCode::FORBIDDEN), "ForbiddenException")
+}
+
+fn post(state: &GatewayState, id: &str, body: Option<&Bytes>) -> HttpResponse {
+    let result = body.map_or(Err(PostError::TooLarge), |body| state.sockets.post_to(id, body));
+    match result {
+        Ok(()) => response::plain(StatusCode::OK, Bytes::new()),
+        Err(PostError::Gone) => gone(),
+        Err(PostError::Busy) => busy(),
+        Err(PostError::TooLarge) => with_error_type(
+            response::message(StatusCode::PAYLOAD_TOO_LARGE, "Message too long"),
+            "PayloadTooLargeException",
+        ),
+        Err(PostError::Injected) => {
+            response::message(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
+        }
+        Err(PostError::NotText) => bad_request("Message is not UTF-8 text"),
+    }
+}
+
+fn describe(state: &GatewayState, id: &str) -> HttpResponse {
+    let Some(socket) = state.sockets.find(id) else { return gone() };
+    let body = json!({
+        "connectedAt": clock::iso_8601(socket.client.connected_at),
+        "identity": {
+            "sourceIp": socket.client.source_ip.to_string(),
+            "userAgent": socket.client.user_agent,
+        },
+        "lastActiveAt": clock::iso_8601(socket.last_active()),
+    });
+    response::json(StatusCode::OK, body.to_string())
+}
+
+fn delete(state: &GatewayState, id: &str) -> HttpResponse {
+    let Some(socket) = state.sockets.remove(id) else { return gone() };
+    socket.close(Some(End::DELETED.code), End::DELETED);
+    response::plain(StatusCode::NO_CONTENT, Bytes::new())
+}
+
+/// AWS SDKs find the type only in the header, and only if the body is empty or JSON.
+fn gone() -> HttpResponse {
+    with_error_type(response::plain(StatusCode::GONE, Bytes::new()), "GoneException")
+}
+
+fn busy() -> HttpResponse {
+    with_error_type(
+        response::plain(StatusCode::TOO_MANY_REQUESTS, Bytes::new()),
+        "LimitExceededException",
+    )
+}
+
+fn bad_request(message: &str) -> HttpResponse {
+    with_error_type(response::message(StatusCode::BAD_REQUEST, message), "BadRequestException")
+}

@@ -1,0 +1,288 @@
+//! Handshakes: their statuses, their events, the subprotocol, the authorizer.
+
+use tokio::sync::Notify;
+
+use super::*;
+
+fn policy(effect: &str, resource: &str) -> Value {
+    json!({
+        "principalId": "user-42",
+        "policyDocument": {"Version": "2012-10-17", "Statement": [
+            {"Action": "execute-api:Invoke", "Effect": effect, "Resource": resource}]},
+        "context": {"tenant": "t1"},
+    })
+}
+
+fn with_authorizer(identity_sources: Vec<IdentitySource>) -> Fixture {
+    let authorizer = Authorizer { function: "authorize".to_owned(), identity_sources };
+    let change = |config: &mut Config| config.authorizer = Some(authorizer);
+    let limits =
+        GatewayLimits { authorizer: Duration::from_millis(100), ..GatewayLimits::default() };
+    let fixture = Fixture::with(change, limits);
+    fixture.fake.on("authorize", |event| {
+        answer(policy("Allow", event["methodArn"].as_str().expect("text")))
+    });
+    fixture
+}
+
+#[tokio::test]
+async fn the_status_is_what_connect_answers() {
+    let limits =
+        GatewayLimits { integration: Duration::from_millis(100), ..GatewayLimits::default() };
+    let fixture = Fixture::with_limits(limits);
+    let cases: [(&str, Handler, u16); 11] = [
+        ("201", say(json!({"statusCode": 201})), 101),
+        ("301", say(json!({"statusCode": 301})), 301),
+        ("401", say(json!({"statusCode": 401, "body": "no"})), 401),
+        ("403 as text", say(json!({"statusCode": "403"})), 403),
+        ("501", say(json!({"statusCode": 501})), 501),
+        ("no status", say(json!({})), 502),
+        ("null", say(Value::Null), 502),
+        ("an unknown key", say(json!({"statusCode": 200, "a": 1})), 502),
+        ("an error", Arc::new(|_| std::future::ready(failure("broken")).boxed()), 502),
+        (
+            "the function's timeout",
+            Arc::new(|_| std::future::ready(Err(FunctionError::Timeout)).boxed()),
+            502,
+        ),
+        ("the integration timeout", Arc::new(|_| std::future::pending().boxed()), 504),
+    ];
+    for (name, handler, expected) in cases {
+        fixture.fake.handlers.lock().insert("connect".to_owned(), handler);
+        let (status, _) = fixture.raw(&upgrade("/live", "")).await;
+        assert_eq!(status, expected, "case: {name}");
+    }
+    fixture.fake.on("connect", |_| Err(FunctionError::Unavailable("no permission".into())));
+    assert_eq!(refusal(fixture.url()).await, 500);
+}
+
+fn say(value: Value) -> Handler {
+    Arc::new(move |_| std::future::ready(answer(value.clone())).boxed())
+}
+
+#[tokio::test]
+async fn malformed_handshakes_are_refused() {
+    let fixture = Fixture::new();
+    let plain = "GET /live HTTP/1.1\r\nHost: a\r\n\r\n".to_owned();
+    let long = upgrade(&format!("/live?{}", "x".repeat(4_091)), "");
+    let cases = [
+        ("no upgrade", plain, 426),
+        ("an old version", upgrade("/live", "").replace("Version: 13", "Version: 8"), 426),
+        ("POST", upgrade("/live", "").replace("GET", "POST"), 426),
+        ("no key", upgrade("/live", "").replace("Sec-WebSocket-Key", "Key"), 400),
+        ("a long URL", long, 414),
+        ("another stage", upgrade("/test", ""), 403),
+        ("no stage", upgrade("/", ""), 403),
+        ("a slash at the end", upgrade("/live/", ""), 101),
+        ("the longest URL", upgrade(&format!("/live?{}", "x".repeat(4_090)), ""), 101),
+    ];
+    for (name, request, expected) in cases {
+        let (status, _) = fixture.raw(&request).await;
+        assert_eq!(status, expected, "case: {name}");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_waits_for_connect() {
+    let fixture = Fixture::new();
+    let go = Arc::new(Notify::new());
+    let waiting = go.clone();
+    fixture.fake.on_async("connect", move |_| {
+        let go = waiting.clone();
+        async move {
+            go.notified().await;
+            answer(json!({"statusCode": 200}))
+        }
+        .boxed()
+    });
+    let mut connecting = Box::pin(connect_async(fixture.url()));
+    let id = tokio::select! {
+        _ = &mut connecting => panic!("the answer came before $connect"),
+        event = fixture.fake.event("connect", 1) => field(&event, "connectionId"),
+    };
+    let sockets = fixture.gateway.sockets();
+    assert!(matches!(sockets.post_to(&id, b"early"), Err(PostError::Gone)));
+    go.notify_one();
+    connecting.await.expect("101");
+    fixture.registered(&id).await;
+    sockets.post_to(&id, b"in time").expect("posted");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_connect_is_disconnected() {
+    let fixture = Fixture::new();
+    let go = Arc::new(Notify::new());
+    let waiting = go.clone();
+    fixture.fake.on_async("connect", move |_| {
+        let go = waiting.clone();
+        async move {
+            go.notified().await;
+            answer(json!({"statusCode": 200}))
+        }
+        .boxed()
+    });
+    let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
+    stream.write_all(upgrade("/live", "").as_bytes()).await.expect("written");
+    let connected = fixture.fake.event("connect", 1).await;
+    drop(stream);
+    go.notify_one();
+    let disconnected = fixture.fake.event("disconnect", 1).await;
+    assert_eq!(field(&connected, "connectionId"), field(&disconnected, "connectionId"));
+    assert_eq!(field(&disconnected, "disconnectStatusCode"), "1006");
+}
+
+#[tokio::test]
+async fn the_subprotocol_is_what_connect_chooses() {
+    let fixture = Fixture::new();
+    let offer = upgrade(
+        "/live",
+        "Sec-WebSocket-Protocol: a, b\r\nSec-WebSocket-Extensions: permessage-deflate\r\n",
+    );
+    let (_, head) = fixture.raw(&offer).await;
+    assert!(!head.contains("sec-websocket-protocol"), "{head}");
+    assert!(!head.contains("sec-websocket-extensions"), "{head}");
+    assert!(head.contains("sec-websocket-accept: "), "{head}");
+    fixture.fake.on("connect", |_| {
+        answer(
+            json!({"statusCode": 200, "headers": {"sec-websocket-protocol": "b", "X-Other": "c"}}),
+        )
+    });
+    let (status, head) = fixture.raw(&offer).await;
+    assert_eq!(status, 101);
+    assert!(head.contains("sec-websocket-protocol: b\r\n"), "{head}");
+    assert!(!head.contains("x-other"), "{head}");
+}
+
+#[tokio::test]
+async fn without_a_connect_route_everyone_is_accepted() {
+    let fixture =
+        Fixture::with(|config| config.routes = Routes::default(), GatewayLimits::default());
+    let mut client = fixture.connect().await;
+    send(&mut client, "hello").await;
+    assert!(next_text(&mut client).await.starts_with(r#"{"message": "Forbidden", "#));
+}
+
+#[tokio::test]
+async fn the_connect_event_is_api_gateways() {
+    let fixture = Fixture::new();
+    let headers = "Origin: https://app.example\r\nUser-Agent: Mozilla/5.0\r\nX-ApiKey: k\r\nx-list: 1\r\nx-list: 2\r\n";
+    fixture.raw(&upgrade("/live?token=a%20b&x=1&x=2", headers)).await;
+    let event = fixture.fake.event("connect", 1).await;
+    let expected = concat!(
+        r#"{"headers":{"Host":"example.com","Origin":"https://app.example","Sec-WebSocket-Key":"DM+9PqsQtaZrN+IMZbWTzg==","#,
+        r#""Sec-WebSocket-Version":"13","User-Agent":"Mozilla/5.0","X-Amzn-Trace-Id":*,"X-ApiKey":"k","#,
+        r#""X-Forwarded-For":"127.0.0.1","X-Forwarded-Port":*,"X-Forwarded-Proto":"http","x-list":"2"},"#,
+        r#""multiValueHeaders":{"Host":["example.com"],"Origin":["https://app.example"],"Sec-WebSocket-Key":["DM+9PqsQtaZrN+IMZbWTzg=="],"#,
+        r#""Sec-WebSocket-Version":["13"],"User-Agent":["Mozilla/5.0"],"X-Amzn-Trace-Id":[*],"X-ApiKey":["k"],"#,
+        r#""X-Forwarded-For":["127.0.0.1"],"X-Forwarded-Port":[*],"X-Forwarded-Proto":["http"],"x-list":["1","2"]},"#,
+        r#""queryStringParameters":{"token":"a b","x":"2"},"multiValueQueryStringParameters":{"token":["a b"],"x":["1","2"]},"#,
+        r#""requestContext":{"routeKey":"$connect","eventType":"CONNECT","extendedRequestId":*,"requestTime":*,"#,
+        r#""messageDirection":"IN","stage":"live","connectedAt":*,"requestTimeEpoch":*,"#,
+        r#""identity":{"userAgent":"Mozilla/5.0","sourceIp":"127.0.0.1"},"requestId":*,"domainName":"example.com","#,
+        r#""connectionId":*,"apiId":"local"},"isBase64Encoded":false}"#,
+    );
+    assert_eq!(redact(&event), expected);
+    assert_eq!(field(&event, "requestId"), field(&event, "extendedRequestId"));
+    let request: aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest =
+        serde_json::from_str(&event).expect("the crate reads it");
+    assert!(request.request_context.connected_at <= request.request_context.request_time_epoch);
+}
+
+#[tokio::test]
+async fn an_event_without_query_has_no_query_fields() {
+    let fixture = Fixture::new();
+    fixture.raw(&upgrade("/live", "")).await;
+    let event = fixture.fake.event("connect", 1).await;
+    assert!(!event.to_lowercase().contains("querystringparameters"), "{event}");
+    assert!(event.contains(r#""identity":{"sourceIp":"127.0.0.1"}"#), "{event}");
+}
+
+#[tokio::test]
+async fn a_handshake_may_follow_another_request_on_its_connection() {
+    let fixture = Fixture::new();
+    let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
+    stream.write_all(b"GET /x HTTP/1.1\r\nHOST: a\r\n\r\n").await.expect("written");
+    assert_eq!(read_response(&mut stream).await.0, 404);
+    stream.write_all(upgrade("/live", "").as_bytes()).await.expect("written");
+    assert_eq!(read_response(&mut stream).await.0, 101);
+    let event = fixture.fake.event("connect", 1).await;
+    assert!(event.starts_with(r#"{"headers":{"Host":"example.com","#), "{event}");
+}
+
+#[tokio::test]
+async fn the_authorizer_decides() {
+    let fixture = with_authorizer(vec![IdentitySource::Query("token".to_owned())]);
+    let with_token = || format!("{}?token=t", fixture.url());
+    assert_eq!(refusal(fixture.url()).await, 401, "no token");
+    assert_eq!(refusal(format!("{}?token=", fixture.url())).await, 401, "an empty token");
+    assert_eq!(fixture.fake.seen("authorize").len(), 0);
+
+    let _open = connect_async(with_token()).await.expect("101");
+    let cases: [(&str, Handler, u16); 6] = [
+        ("a deny", say(policy("Deny", "*")), 403),
+        ("an allow for something else", say(policy("Allow", "arn:aws:other")), 403),
+        ("an error", Arc::new(|_| std::future::ready(failure("broken")).boxed()), 500),
+        (
+            "the error Unauthorized",
+            Arc::new(|_| std::future::ready(failure("Unauthorized")).boxed()),
+            401,
+        ),
+        ("a malformed answer", say(json!({"isAuthorized": true})), 500),
+        ("a timeout", Arc::new(|_| std::future::pending().boxed()), 500),
+    ];
+    for (name, handler, expected) in cases {
+        fixture.fake.handlers.lock().insert("authorize".to_owned(), handler);
+        assert_eq!(refusal(with_token()).await, expected, "case: {name}");
+    }
+    assert_eq!(fixture.fake.seen("connect").len(), 1, "$connect ran for the accepted one only");
+    assert_eq!(fixture.fake.seen("disconnect").len(), 0);
+}
+
+#[tokio::test]
+async fn the_authorizer_event_is_api_gateways() {
+    let fixture = with_authorizer(Vec::new());
+    fixture.raw(&upgrade("/live?token=abc", "HeaderAuth1: v\r\nUser-Agent: ua\r\n")).await;
+    let event = fixture.fake.event("authorize", 1).await;
+    let expected = concat!(
+        r#"{"type":"REQUEST","methodArn":"arn:aws:execute-api:us-east-1:123456789012:local/live/$connect","#,
+        r#""headers":{"Connection":"keep-alive, Upgrade","HeaderAuth1":"v","Host":"example.com","#,
+        r#""Sec-WebSocket-Key":"DM+9PqsQtaZrN+IMZbWTzg==","Sec-WebSocket-Version":"13","Upgrade":"websocket","#,
+        r#""User-Agent":"ua","X-Amzn-Trace-Id":*,"X-Forwarded-For":"127.0.0.1","X-Forwarded-Port":*,"#,
+        r#""X-Forwarded-Proto":"http","content-length":"0"},"multiValueHeaders":"#,
+    );
+    let redacted = redact(&event);
+    assert!(redacted.starts_with(expected), "{redacted}");
+    let expected = concat!(
+        r#""queryStringParameters":{"token":"abc"},"multiValueQueryStringParameters":{"token":["abc"]},"stageVariables":{},"#,
+        r#""requestContext":{"routeKey":"$connect","eventType":"CONNECT","extendedRequestId":*,"requestTime":*,"#,
+        r#""messageDirection":"IN","stage":"live","connectedAt":*,"requestTimeEpoch":*,"#,
+        r#""identity":{"sourceIp":"127.0.0.1","userAgent":"ua"},"requestId":*,"domainName":"example.com","#,
+        r#""connectionId":*,"apiId":"local"}}"#,
+    );
+    assert!(redacted.ends_with(expected), "{redacted}");
+}
+
+#[tokio::test]
+async fn every_event_carries_what_the_authorizer_said() {
+    let fixture = with_authorizer(Vec::new());
+    let mut client = fixture.connect().await;
+    send(&mut client, "hello").await;
+    let block = r#""authorizer":{"principalId":"user-42","tenant":"t1","integrationLatency":*}}"#;
+    for function in ["connect", "default"] {
+        let event = redact(&fixture.fake.event(function, 1).await);
+        assert!(event.contains(block), "{function}: {event}");
+    }
+    client.close(None).await.expect("closed");
+    let event = redact(&fixture.fake.event("disconnect", 1).await);
+    assert!(event.contains(block), "{event}");
+}
+
+#[tokio::test]
+async fn connects_are_limited() {
+    let rate = Rate { per_second: 0, burst: 2 };
+    let limits = GatewayLimits { connects: Some(rate), ..GatewayLimits::default() };
+    let fixture = Fixture::with_limits(limits);
+    let _first = fixture.connect().await;
+    let _second = fixture.connect().await;
+    assert_eq!(refusal(fixture.url()).await, 429);
+}

@@ -1,0 +1,153 @@
+//! The task of one WebSocket: reads what the client sends, writes what is waiting, tells
+//! `$disconnect` at the end.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    net::Shutdown,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{join, time};
+use tracing::debug;
+
+use crate::{
+    clock,
+    fault_rates::strikes,
+    frames::decode::{Decoder, Incoming},
+    frames::encode,
+    ids,
+    invocation::invoke,
+    sockets::socket::{Client, End, Socket},
+    state::GatewayState,
+    web_socket::events::EventBuilder,
+    web_socket::messages,
+};
+
+/// Read in one go. All connections of a thread share the buffer, so that an idle one has none.
+const READ_BYTES: usize = 16 * 1_024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// Serves an open WebSocket to its end. `early` is what the client sent right after its handshake.
+pub(crate) async fn run(state: Arc<GatewayState>, socket: Arc<Socket>, early: Vec<u8>) {
+    let end = {
+        let mut reader =
+            Reader { state: &state, socket: &socket, decoder: Decoder::default(), unread: early };
+        poll_fn(|cx| reader.poll(cx)).await
+    };
+    // An open connection should not pay for the size of what is needed once, at its end.
+    Box::pin(finish(&state, &socket, &end)).await;
+}
+
+async fn finish(state: &GatewayState, socket: &Socket, end: &End) {
+    let id = &socket.client.id;
+    debug!(connection.id = %id, code = end.code, "connection ended");
+    state.sockets.remove(id);
+    let drained = async {
+        // Past the grace period the client is not worth waiting for.
+        let _ = time::timeout(state.sockets.limits().grace, drain(socket)).await;
+        socket.shut_down(Shutdown::Both);
+    };
+    join!(drained, disconnect(state, &socket.client, end));
+}
+
+/// Tells `$disconnect` that a connection ended. Its answer is of no interest.
+pub(crate) async fn disconnect(state: &GatewayState, client: &Client, end: &End) {
+    let Some(route) = state.config.routes.disconnect() else { return };
+    let faults = state.sockets.faults();
+    if strikes(faults.lost_disconnect) {
+        return;
+    }
+    if !faults.disconnect_delay.is_zero() {
+        time::sleep(faults.disconnect_delay).await;
+    }
+    let at = clock::now();
+    let request_id = ids::request(at);
+    let builder = EventBuilder { api: &state.config.api, client, request_id: &request_id, at };
+    let limit = state.sockets.limits().integration;
+    let _ = invoke(&*state.functions, &route.function, builder.disconnect(end), limit).await;
+}
+
+/// Writes what is waiting, the close frame last, and reads on until the client has closed too: a
+/// connection closed with unread data is reset, and the client may never see why.
+async fn drain(socket: &Socket) {
+    if poll_fn(|cx| socket.poll_flush(cx)).await.is_err() {
+        return;
+    }
+    socket.shut_down(Shutdown::Write);
+    let mut discarded = [0; 512];
+    while let Ok(1..) = poll_fn(|cx| socket.poll_read(cx, &mut discarded)).await {}
+}
+
+struct Reader<'a> {
+    state: &'a Arc<GatewayState>,
+    socket: &'a Arc<Socket>,
+    decoder: Decoder,
+    /// Read but not decoded, because functions were busy with as many messages as they may.
+    unread: Vec<u8>,
+}
+
+impl Reader<'_> {
+    /// Reads and writes until the connection has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.socket.register(cx.waker());
+        loop {
+            if let Poll::Ready(Err(_)) = self.socket.poll_flush(cx) {
+                self.socket.lose();
+            }
+            if let Some(end) = self.socket.end() {
+                return Poll::Ready(end);
+            }
+            if self.socket.is_busy(self.state.sockets.limits().in_flight) {
+                return Poll::Pending;
+            }
+            if !self.unread.is_empty() {
+                let unread = std::mem::take(&mut self.unread);
+                self.take_in(&unread);
+                continue;
+            }
+            ready!(self.poll_read(cx));
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        BUFFER.with_borrow_mut(|buffer| {
+            match ready!(self.socket.poll_read(cx, buffer)) {
+                Ok(0) | Err(_) => self.socket.lose(),
+                Ok(read) => self.take_in(&buffer[..read]),
+            }
+            Poll::Ready(())
+        })
+    }
+
+    fn take_in(&mut self, mut input: &[u8]) {
+        let limits = self.state.sockets.limits();
+        loop {
+            if self.socket.is_busy(limits.in_flight) {
+                self.unread = input.to_vec();
+                return;
+            }
+            match self.decoder.decode(&mut input, limits) {
+                Ok(None) => return,
+                Ok(Some(Incoming::Text(text))) => messages::receive(self.state, self.socket, text),
+                Ok(Some(Incoming::Ping(payload))) => {
+                    // A client that asks and does not read gets no more answers.
+                    let _ = self.socket.send(&encode::pong(&payload), limits.send_buffer_bytes);
+                }
+                Ok(Some(Incoming::Pong)) => {}
+                Ok(Some(Incoming::Close(None))) => return self.socket.close(None, End::NO_STATUS),
+                Ok(Some(Incoming::Close(Some((code, reason))))) => {
+                    return self.socket.close(Some(code), End { code, reason: reason.into() });
+                }
+                Err(violation) => {
+                    let end = End { code: violation.code(), reason: violation.to_string().into() };
+                    return self.socket.close(Some(end.code), end);
+                }
+            }
+        }
+    }
+}

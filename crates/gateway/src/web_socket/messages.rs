@@ -1,0 +1,107 @@
+//! Messages from clients: one invocation each, and the frames API Gateway itself answers with.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time;
+
+use crate::{
+    clock,
+    fault_rates::strikes,
+    frames::encode,
+    functions::FunctionError,
+    ids,
+    invocation::{InvocationError, invoke},
+    sockets::socket::Socket,
+    state::GatewayState,
+    web_socket::events::EventBuilder,
+    web_socket::response::ProxyResponse,
+};
+
+/// How long a message waits of a client that sends too fast.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Starts the invocation for a message.
+pub(crate) fn receive(state: &Arc<GatewayState>, socket: &Arc<Socket>, body: String) {
+    let at = clock::now();
+    socket.touch(at);
+    if !state.sockets.admits_request() {
+        return send_error(state, socket, "Too Many Requests", &ids::request(at));
+    }
+    let in_flight = InFlight::begin(state.clone(), socket.clone());
+    let keeps_pace = socket.keeps_pace();
+    state.tasks.spawn(async move {
+        if !keeps_pace {
+            // Its places are taken meanwhile, so nothing more is read from it.
+            time::sleep(PAUSE).await;
+        }
+        route(&in_flight.state, &in_flight.socket, &body, at).await;
+    });
+}
+
+/// A message that a function works on. Also a function that panics gives its place back.
+struct InFlight {
+    state: Arc<GatewayState>,
+    socket: Arc<Socket>,
+}
+
+impl InFlight {
+    fn begin(state: Arc<GatewayState>, socket: Arc<Socket>) -> Self {
+        socket.begin_message();
+        Self { state, socket }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.socket.finish_message(self.state.sockets.limits().in_flight);
+    }
+}
+
+async fn route(state: &GatewayState, socket: &Socket, body: &str, at: u64) {
+    let config = &state.config;
+    let request_id = ids::request(at);
+    let Some((key, route)) = config.routes.select(&config.selection, body) else {
+        return send_error(state, socket, "Forbidden", &request_id);
+    };
+    let builder =
+        EventBuilder { api: &config.api, client: &socket.client, request_id: &request_id, at };
+    let event = builder.message(key, body);
+    let limit = state.sockets.limits().integration;
+    if strikes(state.sockets.faults().duplicated_message) {
+        let _ = invoke(&*state.functions, &route.function, event.clone(), limit).await;
+    }
+    match invoke(&*state.functions, &route.function, event, limit).await {
+        Ok(answer) => match ProxyResponse::parse(&answer) {
+            Some(answer) if route.is_two_way => {
+                if let Some(message) = answer.into_message() {
+                    send(state, socket, &message);
+                }
+            }
+            Some(_) => {}
+            None => send_error(state, socket, "Internal server error", &request_id),
+        },
+        Err(InvocationError::TimedOut) => {
+            send_error(state, socket, "Endpoint request timed out", &request_id);
+        }
+        Err(InvocationError::Function(
+            FunctionError::Handled { .. } | FunctionError::Timeout | FunctionError::Unavailable(_),
+        )) => send_error(state, socket, "Internal server error", &request_id),
+    }
+}
+
+/// Sends one of API Gateway's own frames, spaced as API Gateway spaces it.
+fn send_error(state: &GatewayState, socket: &Socket, message: &str, request_id: &str) {
+    let id = &socket.client.id;
+    let frame =
+        format!(r#"{{"message": "{message}", "connectionId":"{id}", "requestId":"{request_id}"}}"#);
+    send(state, socket, &frame);
+}
+
+/// Sends an answer. There is nobody to tell if the client does not take it.
+fn send(state: &GatewayState, socket: &Socket, message: &str) {
+    let limits = state.sockets.limits();
+    let frames = encode::text(message.as_bytes(), limits.frame_bytes);
+    if socket.send(&frames, limits.send_buffer_bytes).is_ok() {
+        socket.touch(clock::now());
+    }
+}

@@ -1,0 +1,49 @@
+//! `headwater database`: the embedded DynamoDB, served over HTTP.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::Context as _;
+use aws::clients::{Clients, TableOptions};
+use dynamo::{Server, Storage};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// Run a DynamoDB server with Headwater's tables.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// Listen on this address.
+    #[arg(
+        long,
+        env = "HEADWATER_DATABASE_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8000"
+    )]
+    pub listen: SocketAddr,
+
+    /// Keep the database in this folder. By default, the data is lost when the program ends.
+    #[arg(long, env = "HEADWATER_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+
+    /// The tables. Missing tables are created.
+    #[command(flatten)]
+    pub tables: TableOptions,
+}
+
+/// Serves a database with Headwater's tables until `shutdown`.
+///
+/// # Errors
+///
+/// When the address cannot be bound, or the data folder cannot be used.
+pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let storage = Storage::open(options.data_dir.as_deref())?;
+    let server = Server::start(options.listen, storage, shutdown)
+        .await
+        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    let address = server.address();
+    let clients = Clients::of_stand_in(&format!("http://{address}")).await;
+    let tables = clients.tables(&options.tables);
+    tables.create_missing().await.context("cannot create the tables")?;
+    info!(%address, prefix = options.tables.table_prefix, "database is up");
+    Ok(server.stopped().await?)
+}

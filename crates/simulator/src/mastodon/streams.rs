@@ -1,0 +1,84 @@
+//! The streams of a Mastodon server by name, and which posts they carry.
+
+use serde_json::json;
+
+use crate::timeline::Toot;
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Origin {
+    Anywhere,
+    Local,
+    Remote,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Kind {
+    Public {
+        origin: Origin,
+        media: bool,
+    },
+    Hashtag {
+        tag: String,
+        local: bool,
+    },
+    /// A stream about the account itself, on which nothing ever happens here.
+    Quiet,
+}
+
+/// A stream that a client has subscribed to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Stream {
+    kind: Kind,
+    /// The name it is counted under.
+    pub(super) name: String,
+    /// The `stream` of its envelopes, as JSON text.
+    pub(super) label: String,
+}
+
+/// Why there is no such stream: the text and the status that say so.
+pub(super) type Unknown = (&'static str, u16);
+
+impl Stream {
+    /// Looks up a stream by the name used on a socket.
+    pub(super) fn named(name: &str, tag: Option<&str>) -> Result<Self, Unknown> {
+        let public = |origin, media| Kind::Public { origin, media };
+        let kind = match name {
+            "public" => public(Origin::Anywhere, false),
+            "public:media" => public(Origin::Anywhere, true),
+            "public:local" => public(Origin::Local, false),
+            "public:local:media" => public(Origin::Local, true),
+            "public:remote" => public(Origin::Remote, false),
+            "public:remote:media" => public(Origin::Remote, true),
+            "hashtag" | "hashtag:local" => {
+                let Some(tag) = tag.filter(|tag| !tag.is_empty()) else {
+                    return Err(("Missing tag name parameter", 400));
+                };
+                let (label, local) = (json!([name, tag]).to_string(), name == "hashtag:local");
+                let kind = Kind::Hashtag { tag: tag.to_lowercase(), local };
+                return Ok(Self { kind, name: format!("{name}/{tag}"), label });
+            }
+            "user" | "user:notification" | "direct" => Kind::Quiet,
+            "list" => return Err(("Not authorized to stream this list", 401)),
+            _ => return Err(("Unknown stream type", 400)),
+        };
+        Ok(Self { kind, name: name.to_owned(), label: json!([name]).to_string() })
+    }
+
+    /// Returns whether the stream carries a post.
+    pub(super) fn carries(&self, post: &Toot) -> bool {
+        match &self.kind {
+            Kind::Quiet => false,
+            Kind::Hashtag { tag, local } => {
+                (post.local || !local) && post.tags.iter().any(|name| name == tag)
+            }
+            Kind::Public { origin, media } => {
+                let from_there = match origin {
+                    Origin::Anywhere => true,
+                    Origin::Local => post.local,
+                    Origin::Remote => !post.local,
+                };
+                post.listed && from_there && (post.media || !media)
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Sending a message to a connection, at the speed at which the connection accepts it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::{
+    connection::Recipient,
+    outlet::{Outlet, PostError},
+};
+use tokio::time::{self, Instant};
+
+/// How long to retry while a connection is busy. API Gateway ends an invocation after 29 s.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The first wait before a retry.
+const MIN_WAIT: Duration = Duration::from_millis(5);
+
+/// The longest wait before a retry.
+const MAX_WAIT: Duration = Duration::from_millis(250);
+
+/// Why a message was not sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    /// The connection is closed.
+    #[error("connection is closed")]
+    Closed,
+    /// The connection stayed busy until the timeout.
+    #[error("connection is busy")]
+    Busy,
+    /// The gateway failed.
+    #[error("could not post the message")]
+    Post(#[source] PostError),
+}
+
+/// Posts one message, and retries while the connection is busy.
+pub(super) async fn send(
+    outlet: &dyn Outlet,
+    recipient: &Recipient,
+    message: Bytes,
+) -> Result<(), SendError> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    let mut wait = MIN_WAIT;
+    loop {
+        let errors = outlet.post(std::slice::from_ref(recipient), message.clone()).await;
+        match errors.into_iter().next() {
+            None => return Ok(()),
+            Some((_, PostError::Gone)) => return Err(SendError::Closed),
+            Some((_, PostError::Busy)) if Instant::now() + wait > deadline => {
+                return Err(SendError::Busy);
+            }
+            Some((_, PostError::Busy)) => {
+                time::sleep(wait).await;
+                wait = (wait * 2).min(MAX_WAIT);
+            }
+            Some((_, error @ (PostError::TooLarge | PostError::Failed(_)))) => {
+                return Err(SendError::Post(error));
+            }
+        }
+    }
+}

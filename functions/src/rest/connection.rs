@@ -1,0 +1,173 @@
+//! The caller's own WebSocket connection, which two headers identify.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::{
+    Json,
+    extract::FromRequestParts,
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use domain::{access::Right, connection::ConnectionId, topic::Topic};
+use serde::Serialize;
+use utoipa::{IntoParams, IntoResponses, ToSchema};
+
+use super::{problem::Problem, state::RestState};
+use crate::subscription::Start;
+
+/// The headers that identify the caller's connection.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes the headers in the OpenAPI document")]
+pub(super) struct ConnectionHeaders {
+    /// The `connectionId` of the `welcome` message.
+    #[param(rename = "X-Connection-Id")]
+    connection_id: String,
+    /// The `connectionToken` of the `welcome` message.
+    #[param(rename = "X-Connection-Token")]
+    connection_token: String,
+}
+
+/// The errors of every call that acts on the caller's connection.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes responses in the OpenAPI document")]
+pub(super) enum ConnectionProblems {
+    /// The headers that identify a connection are missing
+    #[response(status = 401)]
+    Unidentified(Problem),
+    /// The token does not belong to the connection, or the connection does not have permission
+    #[response(status = 403)]
+    Forbidden(Problem),
+    /// The connection is closed
+    #[response(status = 410)]
+    Closed(Problem),
+}
+
+/// The responses of a call that adds a subscription.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes responses in the OpenAPI document")]
+pub(super) enum SubscribeResponses {
+    /// The connection is now subscribed
+    #[response(status = 201)]
+    Created(Subscription),
+    /// The connection was already subscribed
+    #[response(status = 200)]
+    Existing(Subscription),
+    /// The pair or the topic does not exist
+    #[response(status = 404)]
+    Unknown(Problem),
+    /// The connection has reached its topic limit
+    #[response(status = 409)]
+    TooManyTopics(Problem),
+    /// The pair, the channel or the topic is malformed
+    #[response(status = 422)]
+    Malformed(Problem),
+}
+
+/// The responses of a call that removes a subscription.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes responses in the OpenAPI document")]
+pub(super) enum UnsubscribeResponses {
+    /// The subscription is removed
+    #[response(status = 204)]
+    Removed,
+    /// The connection was not subscribed, or the topic does not exist
+    #[response(status = 404)]
+    NotSubscribed(Problem),
+    /// The pair, the channel or the topic is malformed
+    #[response(status = 422)]
+    Malformed(Problem),
+}
+
+/// A subscription of the caller's connection.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Subscription {
+    /// The topic, in canonical spelling.
+    #[schema(example = "coinbase/ticker/BTC-USD")]
+    topic: String,
+    /// The connection that receives the events.
+    connection_id: String,
+    /// The topic's newest sequence number at the time of the call; 0 if it has no events.
+    seq: u64,
+}
+
+/// A connection that the caller has proved to own.
+pub(super) struct OwnConnection(pub ConnectionId);
+
+impl FromRequestParts<RestState> for OwnConnection {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &RestState) -> Result<Self, Problem> {
+        let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let (Some(id), Some(token)) = (header("x-connection-id"), header("x-connection-token"))
+        else {
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "X-Connection-Id and X-Connection-Token are required; \
+                 the welcome message contains both",
+            ));
+        };
+        let id = ConnectionId::new(id);
+        if !state.app.connection_tokens.check(&id, token) {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "X-Connection-Token does not belong to this connection",
+            ));
+        }
+        Ok(Self(id))
+    }
+}
+
+impl OwnConnection {
+    /// Subscribes the connection to a topic, from its newest event on.
+    pub(super) async fn subscribe(
+        &self,
+        state: &RestState,
+        topic: &Topic,
+    ) -> Result<Response, Problem> {
+        let Self(id) = self;
+        let now = state.now();
+        let tables = &state.app.tables;
+        let shard = state.app.shard_of(id).await?;
+        let connection =
+            tables.connections.get(shard, id).await?.ok_or_else(Problem::connection_closed)?;
+        if connection.has_expired(now) {
+            let detail = "the token of the connection has expired; the connection is closing";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
+        state.permit(&connection.principal, Right::Subscribe(topic)).await?;
+        state.check_pair(topic, now).await?;
+        let subscription = |seq| {
+            Json(Subscription { topic: topic.to_string(), connection_id: id.to_string(), seq })
+        };
+        if connection.topics.contains_key(topic) {
+            let newest = tables.log.newest(topic).await?;
+            let seq = newest.map_or(0, |newest| newest.entry.last());
+            return Ok((StatusCode::OK, subscription(seq)).into_response());
+        }
+        let starts = BTreeMap::from([(topic.clone(), Start::Newest)]);
+        let joined = state.app.subscribe(&connection, &starts, now).await?;
+        let seq = joined.topics.first().map_or(0, |subscribed| subscribed.seq);
+        let status = if joined.added.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
+        Ok((status, subscription(seq)).into_response())
+    }
+
+    /// Removes the connection's subscription to a topic.
+    pub(super) async fn unsubscribe(
+        &self,
+        state: &RestState,
+        topic: Topic,
+    ) -> Result<StatusCode, Problem> {
+        let Self(id) = self;
+        let shard = state.app.shard_of(id).await?;
+        let topics = BTreeSet::from([topic]);
+        let removed = state.app.tables.connections.leave(shard, id, &topics, state.now()).await?;
+        if removed.is_empty() {
+            let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+            let detail = format!("the connection is not subscribed to {}", names.join(", "));
+            return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+        }
+        Ok(StatusCode::NO_CONTENT)
+    }
+}

@@ -1,0 +1,8 @@
+//! The set of topics that a source has to fetch.
+
+use std::collections::BTreeSet;
+
+use domain::topic::Topic;
+
+/// The topics of one source that have a subscriber or are configured to be recorded.
+pub type Wanted = BTreeSet<Topic>;
