@@ -16,8 +16,8 @@ mod accounts;
 mod content;
 mod phrases;
 
-/// The domain of the simulated server, in handles and links.
-pub(super) const DOMAIN: &str = "social.simulated.example";
+pub(super) use self::accounts::DOMAIN;
+
 /// Posts kept for REST.
 const HISTORY: usize = 10_000;
 /// Posts that are young enough to be edited, deleted or answered.

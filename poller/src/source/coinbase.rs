@@ -32,13 +32,11 @@ use url::Url;
 
 pub use self::session::{Session, SessionError};
 use self::{
+    downstream::NAME,
     rest::Rest,
     upstream::{Upstream, keep_catalogue},
 };
 use crate::{feed::Feed, source::Source};
-
-/// The name of the source.
-const NAME: &str = "coinbase";
 
 /// The Coinbase Exchange.
 pub struct Coinbase {

@@ -13,7 +13,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Exchange, messages};
+use super::{messages, trading::Exchange};
 use crate::{
     faults::Fault,
     market::{Market, PRODUCTS, Product, Trade},

@@ -12,7 +12,13 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Event, Exchange, messages, router, subscriber, subscriber::Channel};
+use super::{
+    channel::Channel,
+    messages,
+    router::router,
+    subscriber,
+    trading::{Event, Exchange},
+};
 use crate::{faults::Switch, host::Host, market::PRODUCTS, serve::serve};
 
 /// A running exchange on which only its script trades.

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Mastodon,
+    instance::Mastodon,
     query::Query,
     streams::{Stream, Unknown},
 };

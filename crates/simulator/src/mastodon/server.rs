@@ -10,7 +10,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Mastodon, router};
+use super::{instance::Mastodon, router::router};
 use crate::{faults::Switch, host::Host, serve::serve, timeline::Change};
 
 /// The token that the server accepts.

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::timeline::Toot;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Origin {
+enum Scope {
     Anywhere,
     Local,
     Remote,
@@ -14,7 +14,7 @@ enum Origin {
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Kind {
     Public {
-        origin: Origin,
+        origin: Scope,
         media: bool,
     },
     Hashtag {
@@ -43,12 +43,12 @@ impl Stream {
     pub(super) fn named(name: &str, tag: Option<&str>) -> Result<Self, Unknown> {
         let public = |origin, media| Kind::Public { origin, media };
         let kind = match name {
-            "public" => public(Origin::Anywhere, false),
-            "public:media" => public(Origin::Anywhere, true),
-            "public:local" => public(Origin::Local, false),
-            "public:local:media" => public(Origin::Local, true),
-            "public:remote" => public(Origin::Remote, false),
-            "public:remote:media" => public(Origin::Remote, true),
+            "public" => public(Scope::Anywhere, false),
+            "public:media" => public(Scope::Anywhere, true),
+            "public:local" => public(Scope::Local, false),
+            "public:local:media" => public(Scope::Local, true),
+            "public:remote" => public(Scope::Remote, false),
+            "public:remote:media" => public(Scope::Remote, true),
             "hashtag" | "hashtag:local" => {
                 let Some(tag) = tag.filter(|tag| !tag.is_empty()) else {
                     return Err(("Missing tag name parameter", 400));
@@ -73,9 +73,9 @@ impl Stream {
             }
             Kind::Public { origin, media } => {
                 let from_there = match origin {
-                    Origin::Anywhere => true,
-                    Origin::Local => post.local,
-                    Origin::Remote => !post.local,
+                    Scope::Anywhere => true,
+                    Scope::Local => post.local,
+                    Scope::Remote => !post.local,
                 };
                 post.listed && from_there && (post.media || !media)
             }

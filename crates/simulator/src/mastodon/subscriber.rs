@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Event, Mastodon, query::Query, streams::Stream};
+use super::{
+    instance::{Event, Mastodon},
+    query::Query,
+    streams::Stream,
+};
 use crate::{
     faults::{Active, Fault},
     mangler::Frame,

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use rand::{RngExt, rngs::StdRng};
 use serde_json::{Value, json};
 
-use super::{
-    DOMAIN,
-    phrases::{LANGUAGES, Language},
-};
+use super::phrases::{LANGUAGES, Language};
+
+/// The domain of the simulated server, in handles and links.
+pub(crate) const DOMAIN: &str = "social.simulated.example";
 
 /// Servers that the simulated one federates with.
 const REMOTES: [&str; 5] = [

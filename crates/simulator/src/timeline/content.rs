@@ -7,8 +7,7 @@ use rand::{RngExt, rngs::StdRng};
 use serde_json::{Value, json};
 
 use super::{
-    DOMAIN,
-    accounts::{Account, emoji},
+    accounts::{Account, DOMAIN, emoji},
     phrases::HOSTILE,
 };
 

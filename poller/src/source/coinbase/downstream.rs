@@ -8,6 +8,9 @@ use tokio::sync::watch;
 
 use crate::{feed::Feed, outgoing::Outgoing, wanted::Wanted};
 
+/// The name of the source.
+pub(super) const NAME: &str = "coinbase";
+
 /// The part of the feed that a connection to the exchange needs.
 pub(super) trait Downstream: Clone + Send + Sync + 'static {
     fn wanted(&self) -> watch::Receiver<Arc<Wanted>>;
@@ -45,6 +48,6 @@ impl Downstream for Feed {
     }
 
     async fn put_products(&self, products: &[Product]) -> Result<(), StoreError> {
-        self.control().put_products(super::NAME, products).await
+        self.control().put_products(NAME, products).await
     }
 }

@@ -135,7 +135,7 @@ impl<D: Downstream> Upstream<D> {
     }
 
     /// Connects whenever a topic is wanted, until `shutdown`.
-    #[instrument(name = "upstream", skip_all, fields(upstream.name = super::NAME))]
+    #[instrument(name = "upstream", skip_all, fields(upstream.name = super::downstream::NAME))]
     pub(super) async fn run(mut self, shutdown: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
         let mut failures = 0;

@@ -1,0 +1,54 @@
+//! The routes of the Mastodon server: streaming and REST side by side.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{RawQuery, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+use super::{
+    instance::{Denied, Mastodon},
+    query::Query,
+    rest,
+    subscriber::Subscriber,
+};
+use crate::{host, upgrade::Upgrade};
+
+/// Returns everything the server serves.
+pub(crate) fn router(server: &Arc<Mastodon>) -> Router {
+    let streaming =
+        Router::new().route("/api/v1/streaming", get(connect)).with_state(Arc::clone(server));
+    rest::router(Arc::clone(server))
+        .merge(streaming)
+        .merge(host::controls(Arc::clone(&server.host)))
+}
+
+async fn connect(
+    State(server): State<Arc<Mastodon>>,
+    RawQuery(raw): RawQuery,
+    mut request: Request,
+) -> Response {
+    let query = Query::parse(raw.as_deref());
+    if let Err(Denied(message)) = server.authorize(request.headers(), &query) {
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/plain")),
+            (HeaderName::from_static("x-error-message"), HeaderValue::from_static(message)),
+        ];
+        return (StatusCode::UNAUTHORIZED, headers).into_response();
+    }
+    let offered = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL).cloned();
+    let Some((upgrade, mut answer)) = Upgrade::accept(&mut request) else {
+        return StatusCode::UPGRADE_REQUIRED.into_response();
+    };
+    if let Some(protocol) = offered {
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    let events = server.events.subscribe();
+    let (host, timing) = (Arc::clone(&server.host), server.timing);
+    host.serve(upgrade, Subscriber::new(server, query), events, timing);
+    answer
+}
