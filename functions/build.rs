@@ -1,6 +1,6 @@
-//! Has the crate compiled anew when the page in `web/app/dist` has been built anew.
+//! Rebuilds the crate when the web page in `web/app/dist` has been rebuilt.
 
 fn main() {
-    // Not `dist` itself: Cargo takes a folder that is not there for one that has changed.
+    // Not `dist` itself: Cargo treats a folder that does not exist as one that has changed.
     println!("cargo::rerun-if-changed=../web/app");
 }

@@ -41,7 +41,7 @@ impl FromStr for Callback {
         if bare.contains(['{', '}']) {
             return Err(format!("the placeholders are {}", PLACEHOLDERS.join(", ")));
         }
-        match url::Url::parse(&bare) {
+        match reqwest::Url::parse(&bare) {
             Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => {
                 Ok(Self(text.trim_end_matches('/').into()))
             }

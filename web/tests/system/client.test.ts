@@ -11,7 +11,7 @@ const TOPICS = ["coinbase/ticker/BTC-USD", "coinbase/matches/BTC-USD", "mastodon
 let shared: HeadwaterServer;
 
 beforeAll(async () => {
-  shared = await HeadwaterServer.start({ rate: 200 });
+  shared = await HeadwaterServer.start({ rate: 100 });
 });
 
 afterAll(() => shared.stop());
@@ -65,7 +65,12 @@ function record(client: Headwater, topics: readonly string[] = TOPICS) {
   /** Waits until every topic has `count` more events. */
   const more = async (count: number) => {
     const goals = topics.map((topic) => [topic, (seqs.get(topic)?.length ?? 0) + count] as const);
-    await until(() => goals.every(([topic, goal]) => (seqs.get(topic)?.length ?? 0) >= goal));
+    await until(() => goals.every(([topic, goal]) => (seqs.get(topic)?.length ?? 0) >= goal)).catch(
+      (error: unknown) => {
+        const found = JSON.stringify({ state: client.state, seqs: [...seqs], goals, gaps });
+        throw new Error(`events are missing: ${found}`, { cause: error });
+      },
+    );
   };
   return { seqs, gaps, more };
 }
@@ -124,7 +129,7 @@ describe.concurrent("the client and the server", () => {
   });
 
   test("the client catches up after the server was killed and restarted", async ({ lab }) => {
-    const server = await lab.startServer({ durable: true, rate: 200 });
+    const server = await lab.startServer({ durable: true, rate: 100 });
     const { seqs, gaps, more } = record(lab.connect(server.socketUrl));
     await more(3);
     await server.kill();
@@ -213,7 +218,7 @@ describe.concurrent("the client and the server", () => {
   });
 
   test("a token changes the class at once and no event is missed", async ({ lab }) => {
-    const guarded = await lab.startServer({ rate: 200, tokens: true });
+    const guarded = await lab.startServer({ rate: 100, tokens: true });
     let token: string | undefined;
     const client = lab.connect(guarded.socketUrl, { token: () => token });
     // Topics that an anonymous client may read.
