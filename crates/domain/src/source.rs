@@ -176,11 +176,6 @@ impl TopicKind {
     pub fn has_snapshots(self) -> bool {
         self.channel().content == Content::Book
     }
-
-    /// Returns whether the events are posts, which can be edited and deleted.
-    pub fn has_posts(self) -> bool {
-        self.channel().content == Content::Posts
-    }
 }
 
 /// What a source is doing.
@@ -231,17 +226,16 @@ mod tests {
     #[test]
     fn channels_differ_in_how_their_events_are_treated() {
         let cases = [
-            (TopicKind::Ticker, true, false, false),
-            (TopicKind::Matches, false, false, false),
-            (TopicKind::Level2, false, true, false),
-            (TopicKind::Public, false, false, true),
-            (TopicKind::Tag, false, false, true),
-            (TopicKind::System, false, false, false),
+            (TopicKind::Ticker, true, false),
+            (TopicKind::Matches, false, false),
+            (TopicKind::Level2, false, true),
+            (TopicKind::Public, false, false),
+            (TopicKind::Tag, false, false),
+            (TopicKind::System, false, false),
         ];
-        for (kind, conflates, snapshots, posts) in cases {
+        for (kind, conflates, snapshots) in cases {
             assert_eq!(kind.conflates(), conflates, "case: {kind:?}");
             assert_eq!(kind.has_snapshots(), snapshots, "case: {kind:?}");
-            assert_eq!(kind.has_posts(), posts, "case: {kind:?}");
         }
     }
 }

@@ -65,10 +65,9 @@ pub(super) async fn topics(
     let control = &state.app.tables.control;
     let live = control.wanted().await?;
     let mut all: BTreeSet<Topic> = live.clone();
-    all.extend([Topic::mastodon_public(), Topic::system_sources()]);
+    all.extend(Topic::without_key());
     for product in state.app.catalog.products(state.now()).await?.iter().filter(|it| it.online) {
-        let channels = Family::Coinbase.channels();
-        all.extend(channels.filter_map(|it| Topic::coinbase(it.name, &product.id).ok()));
+        all.extend(Topic::of_product(&product.id));
     }
     for source in control.sources().await? {
         if Family::of_source(&source.source) == Family::Mastodon {
@@ -86,7 +85,7 @@ pub(super) async fn topics(
         .by_ref()
         .take(MAX_TOPICS)
         .map(|topic| TopicInfo {
-            live: live.contains(topic) || topic.source() == Family::System.name(),
+            live: live.contains(topic) || topic.family() == Family::System,
             topic: topic.to_string(),
         })
         .collect();
