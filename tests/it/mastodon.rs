@@ -202,7 +202,7 @@ async fn a_post_from_two_servers_is_published_once() {
     two.post(&sequel);
     let next = client.event(PUBLIC).await;
     assert_eq!((next.seq, &next.json()["id"]), (2, &sequel["uri"]));
-    // Whoever removes it, it is removed everywhere.
+    // A delete from any server removes the post from all topics.
     one.delete(&original);
     for topic in [PUBLIC, &of_one, &of_two] {
         let events =

@@ -1,4 +1,4 @@
-//! Lambda authorizers of both APIs: what they are asked about and what their answers mean.
+//! The Lambda authorizers of both APIs, and the evaluation of their responses.
 
 use std::time::Duration;
 
@@ -19,18 +19,18 @@ const RESULT_BYTES: usize = 8 * 1_024;
 pub struct Authorizer {
     /// The function that decides.
     pub function: String,
-    /// What a request must carry. Without it the answer is 401 and the function is not invoked.
+    /// The values that a request must carry. Without them it gets 401, and the function is not invoked.
     pub identity_sources: Vec<IdentitySource>,
 }
 
 impl Authorizer {
-    /// An authorizer that is asked about every request.
+    /// Creates an authorizer that is invoked for every request.
     pub fn new(function: impl Into<String>) -> Self {
         Self { function: function.into(), identity_sources: Vec::new() }
     }
 }
 
-/// Where the identity of a caller stands in a request.
+/// The place of a caller's identity in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentitySource {
     /// `route.request.header.NAME`, in an HTTP API `$request.header.NAME`.
@@ -39,7 +39,7 @@ pub enum IdentitySource {
     Query(String),
 }
 
-/// Why a request does not pass.
+/// Why a request is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
     /// No identity, or the function failed with the text `Unauthorized`.
@@ -73,7 +73,7 @@ impl From<InvocationError> for Denied {
     }
 }
 
-/// What the authorizer said about a caller who passes.
+/// The authorizer's response for a caller that is permitted.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Permit {
     principal: Option<String>,
@@ -123,7 +123,7 @@ struct SimpleAnswer {
     context: Option<Map<String, Value>>,
 }
 
-/// Returns the identity a request carries, or none if a part of it is missing or empty.
+/// Returns the identity in a request, or `None` if a part of it is missing or empty.
 pub(crate) fn identity(sources: &[IdentitySource], request: &HttpRequest) -> Option<Vec<String>> {
     let find = |source: &IdentitySource| match source {
         IdentitySource::Header(name) => request.header(name.as_str()).map(str::to_owned),
@@ -132,7 +132,7 @@ pub(crate) fn identity(sources: &[IdentitySource], request: &HttpRequest) -> Opt
     sources.iter().map(|source| find(source).filter(|value| !value.is_empty())).collect()
 }
 
-/// Judges the answer of a WebSocket API's authorizer: an IAM policy.
+/// Evaluates the response of a WebSocket API's authorizer: an IAM policy.
 pub(crate) fn judge(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
     if answer.len() > RESULT_BYTES {
         return Err(Denied::Failed);
@@ -149,7 +149,7 @@ pub(crate) fn judge(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
     Ok(Permit { principal: Some(answer.principal_id), context })
 }
 
-/// Judges the answer of an HTTP API's authorizer: a simple response or an IAM policy.
+/// Evaluates the response of an HTTP API's authorizer: a simple response or an IAM policy.
 pub(crate) fn judge_http(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
     if answer.len() > RESULT_BYTES {
         return Err(Denied::Failed);

@@ -1,4 +1,4 @@
-//! Time as events tell it: milliseconds since 1970.
+//! The wall clock, in the formats of events: milliseconds since 1970.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How often the gateway misbehaves, as probabilities from 0 to 1. The default is never.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FaultRates {
-    /// A connection ends and `$disconnect` is not told, which on AWS is best effort.
+    /// `$disconnect` is not invoked for a connection that ended. On AWS its delivery is best effort.
     pub lost_disconnect: f64,
     /// How much later than the end of its connection `$disconnect` runs.
     pub disconnect_delay: Duration,
@@ -13,11 +13,11 @@ pub struct FaultRates {
     pub duplicated_message: f64,
     /// A post fails with status 500.
     pub failed_post: f64,
-    /// A connection looks open and takes posts, but its client gets nothing.
+    /// A connection looks open and accepts posts, but its client receives nothing.
     pub half_open: f64,
 }
 
-/// Whether something of this probability happens.
+/// Decides at random, with this probability.
 pub(crate) fn strikes(probability: f64) -> bool {
     probability > 0.0 && rand::random::<f64>() < probability
 }

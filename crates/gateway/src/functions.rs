@@ -1,4 +1,4 @@
-//! What the gateway needs from the functions behind it.
+//! The interface to the functions behind the gateway.
 
 use std::error::Error;
 
@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 /// The functions behind the gateway.
 pub trait Functions: Send + Sync + 'static {
-    /// Invokes `function` with a JSON event and returns its JSON answer.
+    /// Invokes `function` with a JSON event and returns its JSON response.
     ///
     /// The gateway drops the future when the integration timeout passes.
     fn invoke<'a>(
@@ -17,10 +17,10 @@ pub trait Functions: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Bytes, FunctionError>>;
 }
 
-/// Why a function gave no answer.
+/// Why a function returned no response.
 #[derive(Debug, thiserror::Error)]
 pub enum FunctionError {
-    /// The function itself failed, as Lambda tells by the header `X-Amz-Function-Error`.
+    /// The function itself failed, which Lambda reports with the header `X-Amz-Function-Error`.
     #[error("function failed with {error_type}: {message}")]
     Handled {
         /// `errorType` of the function's error.
@@ -28,10 +28,10 @@ pub enum FunctionError {
         /// `errorMessage` of the function's error.
         message: String,
     },
-    /// The function ran into its own time limit.
+    /// The function exceeded its own time limit.
     #[error("function timed out")]
     Timeout,
-    /// The function could not be invoked: missing, not permitted or not reachable.
+    /// The function could not be invoked: it is missing, not permitted, or not reachable.
     #[error("function is not available")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
 }

@@ -1,4 +1,4 @@
-//! One call of a function under a time limit.
+//! One invocation of a function, with a time limit.
 
 use std::{error::Error, fmt::Write, time::Duration};
 
@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::functions::{FunctionError, Functions};
 
-/// Why a call gave no answer.
+/// Why an invocation returned no response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvocationError {
     #[error(transparent)]
@@ -17,7 +17,7 @@ pub(crate) enum InvocationError {
     TimedOut,
 }
 
-/// Invokes a function, and logs it if there is no answer.
+/// Invokes a function, and logs a failure.
 pub(crate) async fn invoke(
     functions: &dyn Functions,
     function: &str,

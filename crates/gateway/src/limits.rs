@@ -6,13 +6,13 @@ use tokio::sync::Semaphore;
 
 use crate::rate::Rate;
 
-/// Files that are left to upstreams, the database and whatever else has some open.
+/// File descriptors that are reserved for everything but connections.
 const OTHER_FILES: usize = 128;
 
 /// Sizes, times and rates the gateway enforces.
 ///
 /// The default is what AWS enforces ("API Gateway quotas for WebSocket APIs"), without the account's
-/// rates: those cap a gateway that has a machine of its own, so [`GatewayLimits::aws`] turns them on.
+/// rate limits, which would cap a gateway that has a machine of its own. [`GatewayLimits::aws`] adds them.
 #[derive(Clone, Debug)]
 pub struct GatewayLimits {
     /// Longest time without a message in either direction (quota: 10 minutes).
@@ -38,17 +38,17 @@ pub struct GatewayLimits {
     pub requests: Option<Rate>,
     /// Handshakes (quota: 500/s). None means no limit.
     pub connects: Option<Rate>,
-    /// What may wait for a client beyond the kernel's buffer. A post that does not fit is refused.
+    /// Pending bytes per client beyond the kernel's buffer. A post that does not fit is rejected.
     pub send_buffer_bytes: usize,
     /// The kernel's send buffer of a connection (`SO_SNDBUF`).
     pub socket_buffer_bytes: usize,
     /// Messages of one connection that functions work on at the same time. Beyond it the gateway
     /// stops reading from that connection.
     pub in_flight: u32,
-    /// Handshakes that functions work on at the same time. More wait for their turn.
+    /// Handshakes that functions work on at the same time. Further handshakes wait.
     pub handshakes: usize,
-    /// Messages of one connection, past which the gateway reads on slowly. API Gateway has no such
-    /// limit, and bills each message instead. None means no limit.
+    /// Messages of one connection. Above this rate the gateway reads more slowly. API Gateway has no
+    /// such limit; it bills each message. None means no limit.
     pub messages: Option<Rate>,
     /// TCP connections at the same time. More are closed at once.
     pub connections: usize,
@@ -85,8 +85,8 @@ impl Default for GatewayLimits {
 }
 
 impl GatewayLimits {
-    /// What a program needs that is reached by strangers, and serves no large requests: one that
-    /// floods or dawdles costs itself, and leaves files and memory to the others.
+    /// Returns limits for a gateway that is open to the public and serves no large requests: clients
+    /// that flood the gateway or are slow do not take file descriptors and memory from the others.
     pub fn guarded() -> Self {
         Self {
             http_body_bytes: 1_024 * 1_024,
@@ -99,7 +99,7 @@ impl GatewayLimits {
         }
     }
 
-    /// The default with the rates of an AWS account.
+    /// Returns the default limits with the rate limits of an AWS account.
     pub fn aws() -> Self {
         Self {
             requests: Some(Rate { per_second: 10_000, burst: 5_000 }),
@@ -109,7 +109,7 @@ impl GatewayLimits {
     }
 }
 
-/// How many files the process may have open (Linux); `None` where that cannot be told.
+/// How many files the process may have open (Linux); `None` where it is unknown.
 fn open_files() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_program_leaves_itself_some_files() {
-        let files = open_files().expect("Linux tells");
+        let files = open_files().expect("Linux reports it");
         let connections = GatewayLimits::guarded().connections;
         assert!(connections < files || files < 2 * OTHER_FILES, "{connections} of {files}");
     }

@@ -15,7 +15,7 @@ use crate::{
     state::GatewayState,
 };
 
-/// Answers a call about the connection `id`. The body is none if it was too large to read.
+/// Handles a call about the connection `id`. The body is `None` if it exceeded the size limit.
 pub(crate) fn handle(
     state: &GatewayState,
     request: &HttpRequest,
@@ -46,7 +46,7 @@ pub(crate) fn handle(
     }
 }
 
-/// The answer to a path with another stage, or to a call that is not permitted.
+/// Returns the response to a path with another stage, or to a call that is not permitted.
 pub(crate) fn forbidden() -> HttpResponse {
     with_error_type(response::error(StatusCode::FORBIDDEN), "ForbiddenException")
 }

@@ -85,7 +85,7 @@ struct Http<'a> {
     user_agent: &'a str,
 }
 
-/// A function's answer in format 2.0.
+/// A function's response in format 2.0.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct FunctionResponse {
@@ -102,7 +102,7 @@ struct FunctionResponse {
     is_base64_encoded: Option<bool>,
 }
 
-/// Answers a request with the function's answer. The body is none if it was too large to read.
+/// Handles a request by invoking its function. The body is `None` if it exceeded the size limit.
 pub(crate) async fn handle(
     state: &GatewayState,
     request: &HttpRequest,
@@ -183,7 +183,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Asks the authorizer, if there is one, and returns the context it gave.
+    /// Invokes the authorizer, if there is one, and returns its context.
     async fn authorize(&self) -> Result<Option<Map<String, Value>>, Denied> {
         let Some(authorizer) = &self.matched.route.authorizer else { return Ok(None) };
         let identity = authorizer::identity(&authorizer.identity_sources, self.request);
@@ -253,7 +253,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Whether API Gateway hands a body of this type over as text.
+/// Whether API Gateway passes a body of this type as text.
 fn is_text(content_type: Option<&str>) -> bool {
     let Some(content_type) = content_type else { return true };
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -266,11 +266,11 @@ fn is_text(content_type: Option<&str>) -> bool {
         )
 }
 
-/// Returns the HTTP response a function's answer stands for, or none if it stands for none.
+/// Converts a function's response to an HTTP response. Returns `None` if it is malformed.
 fn to_response(answer: &[u8]) -> Option<HttpResponse> {
     let answer: Value = serde_json::from_slice(answer).ok()?;
     if answer.get("statusCode").is_none() {
-        // What is no response object is the body of one.
+        // A value that is not a response object is the body of a response.
         let body = match answer {
             Value::String(text) => text,
             other => other.to_string(),

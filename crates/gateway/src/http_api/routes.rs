@@ -1,4 +1,4 @@
-//! Which function gets an HTTP request: the routes of an HTTP API.
+//! The routes of an HTTP API.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ pub struct HttpRoutes(Vec<HttpRoute>);
 /// A route of an HTTP API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRoute {
-    /// Which requests it is for.
+    /// The requests that the route matches.
     pub key: RouteKey,
-    /// The function that gets them.
+    /// The function that receives them.
     pub function: String,
-    /// Who decides about them. None admits everyone.
+    /// Their authorizer. `None` admits every client.
     pub authorizer: Option<Authorizer>,
 }
 
@@ -62,7 +62,7 @@ impl HttpRoutes {
         Self(vec![HttpRoute { key, function: function.into(), authorizer }])
     }
 
-    /// Adds a route; the first of several that are equally good counts.
+    /// Adds a route. Of several equally specific routes, the first is used.
     pub fn push(&mut self, route: HttpRoute) {
         self.0.push(route);
     }
@@ -89,7 +89,7 @@ impl HttpRoutes {
 }
 
 impl RouteKey {
-    /// The key of what no other route takes.
+    /// Returns the key that matches the requests that no other route matches.
     pub fn default_route() -> Self {
         Self { text: "$default".to_owned(), method: None, path: None }
     }
@@ -98,7 +98,7 @@ impl RouteKey {
     ///
     /// # Errors
     ///
-    /// [`RouteKeyError`] when it is none.
+    /// [`RouteKeyError`] when the text is not a route key.
     pub fn parse(text: &str) -> Result<Self, RouteKeyError> {
         if text == "$default" {
             return Ok(Self::default_route());
@@ -154,7 +154,7 @@ impl RouteKey {
         rest.is_none().then_some(variables)
     }
 
-    /// What is smaller is preferred.
+    /// Returns the rank of the key. A lower rank is preferred.
     fn rank(&self) -> (bool, Vec<u8>, bool) {
         let kinds = self.path.iter().flatten().map(|segment| match segment {
             Segment::Literal(_) => 0,
@@ -213,9 +213,10 @@ mod tests {
         for (method, path, key, variables) in cases {
             let method = method.parse().expect("a method");
             let found = routes.select(&method, path).expect("a route");
-            let told: Vec<_> = found.variables.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            let told = (found.route.key.as_str(), told.join(" "));
-            assert_eq!(told, (key, variables.to_owned()), "case: {method} {path}");
+            let variables_found: Vec<_> =
+                found.variables.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let matched = (found.route.key.as_str(), variables_found.join(" "));
+            assert_eq!(matched, (key, variables.to_owned()), "case: {method} {path}");
         }
     }
 

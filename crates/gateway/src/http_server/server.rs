@@ -1,4 +1,4 @@
-//! The listening socket and the HTTP connections that come in by it.
+//! The listening socket, and the HTTP connections that it accepts.
 
 use std::{
     future::{Future, poll_fn},
@@ -43,7 +43,7 @@ use crate::{
     web_socket::handshake::{self, Accepted},
 };
 
-/// Handshakes that may wait for the accept loop.
+/// TCP connections that the kernel queues for the accept loop.
 const BACKLOG: i32 = 4_096;
 
 /// The buffer of an HTTP connection. A WebSocket has none.
@@ -52,20 +52,20 @@ const HTTP_BUFFER_BYTES: usize = 16 * 1_024;
 /// How long the accept loop waits when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Opens the listening socket. Its options pass on to the connections.
+/// Opens the listening socket. Connections inherit its options.
 pub(crate) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Result<TcpListener> {
     let domain = Domain::for_address(address);
     let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // The kernel doubles what it is asked for, to have room for its own bookkeeping.
+    // The kernel doubles the requested size to have room for its own bookkeeping.
     socket.set_send_buffer_size(send_buffer_bytes / 2)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts connections until the gateway is told to stop.
+/// Accepts connections until the gateway shuts down.
 pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
     let mut stopped = pin!(state.shutdown.cancelled());
     let mut is_full = false;
@@ -79,16 +79,16 @@ pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
                 Ok(place) => {
                     state.tasks.spawn(serve(state.clone(), stream, peer, place));
                 }
-                // Whoever is connected goes on, and so do the upstreams.
+                // Open connections are not affected.
                 Err(_) => {
                     if !std::mem::replace(&mut is_full, true) {
-                        warn!("connections are refused: there are as many as there may be");
+                        warn!("rejecting connections: connection limit reached");
                     }
                     continue;
                 }
             },
             Err(error) => {
-                warn!(%error, "connection was not accepted");
+                warn!(%error, "could not accept a connection");
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -168,7 +168,7 @@ async fn serve(
     }
 }
 
-/// Where a request goes.
+/// The part of the gateway that handles a request.
 enum Target {
     WebSocket,
     Connection(String),
@@ -219,7 +219,7 @@ async fn respond(
     }
 }
 
-/// Reads a body; none if it is larger than `limit`.
+/// Reads a body. Returns `None` if it is larger than `limit`.
 async fn read(body: Incoming, limit: usize, wait: Duration) -> Result<Option<Bytes>, HttpResponse> {
     if body.size_hint().lower() > limit as u64 {
         return Ok(None);

@@ -1,8 +1,8 @@
-//! One open WebSocket: what is waiting to go out, and when it was last used.
+//! One open WebSocket: its pending output, and the time of its last activity.
 //!
-//! Whoever sends writes to the kernel directly, from the sending task. Only what the kernel does
-//! not take is queued, and then the connection's own task writes it when there is room again. So a
-//! delivery costs one `send` and a client that stopped reading costs its sender nothing.
+//! The sending task writes to the kernel directly. Only the bytes that the kernel does not accept
+//! are queued, and the connection's own task writes them when there is room again. A delivery
+//! therefore costs one `send`, and a client that stops reading does not delay the sender.
 
 use std::{
     borrow::Cow,
@@ -29,7 +29,7 @@ use crate::{
 /// Pieces handed to the kernel in one call.
 const PIECES: usize = 16;
 
-/// The client at the other end, as events tell of it.
+/// The client at the other end, as events describe it.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) id: Box<str>,
@@ -39,7 +39,7 @@ pub(crate) struct Client {
     pub(crate) user_agent: Option<Box<str>>,
     /// The host the client asked for.
     pub(crate) domain_name: Box<str>,
-    /// What the authorizer said, ready for `requestContext.authorizer`.
+    /// The authorizer's context, serialized for `requestContext.authorizer`.
     pub(crate) authorizer: Option<Box<RawValue>>,
 }
 
@@ -64,7 +64,7 @@ impl End {
         Self { code: 1006, reason: Cow::Borrowed("Connection closed abnormally") };
 }
 
-/// Why a socket did not take a message.
+/// Why a socket did not accept a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SendError {
     Ended,
@@ -110,7 +110,7 @@ impl Socket {
         }
     }
 
-    /// Sends whole frames, or nothing if more than `bound` bytes would wait for the client.
+    /// Sends whole frames, or nothing if more than `bound` bytes would be pending.
     pub(crate) fn send(&self, frames: &Bytes, bound: usize) -> Result<(), SendError> {
         let mut outbound = self.outbound.lock();
         if outbound.end.is_some() {
@@ -134,7 +134,7 @@ impl Socket {
         if is_lost { Err(SendError::Ended) } else { Ok(()) }
     }
 
-    /// Sends a close frame after what is waiting, unless the connection has ended already.
+    /// Sends a close frame after the pending output, unless the connection has already ended.
     /// Without a code on the wire the frame is empty.
     pub(crate) fn close(&self, wire_code: Option<u16>, end: End) {
         let mut outbound = self.outbound.lock();
@@ -146,7 +146,7 @@ impl Socket {
         }
     }
 
-    /// Gives up on a connection that broke, unless it has ended already.
+    /// Marks a connection as lost and drops its pending output, unless it has already ended.
     pub(crate) fn lose(&self) {
         let mut outbound = self.outbound.lock();
         outbound.queue.clear();
@@ -157,7 +157,7 @@ impl Socket {
         self.outbound.lock().end.clone()
     }
 
-    /// Notes a message in either direction at `now`, milliseconds since 1970.
+    /// Records a message in either direction at `now`, milliseconds since 1970.
     pub(crate) fn touch(&self, now: u64) {
         self.last_active.store(now, Ordering::Relaxed);
     }
@@ -166,12 +166,12 @@ impl Socket {
         self.last_active.load(Ordering::Relaxed)
     }
 
-    /// Whether the client sends no faster than it should.
+    /// Whether the client stays within its rate limit.
     pub(crate) fn keeps_pace(&self) -> bool {
         self.messages.take()
     }
 
-    /// Whether `limit` messages of this connection are with functions.
+    /// Whether functions are working on `limit` messages of this connection.
     pub(crate) fn is_busy(&self, limit: u32) -> bool {
         self.in_flight.load(Ordering::Acquire) >= limit
     }
@@ -187,7 +187,7 @@ impl Socket {
         }
     }
 
-    /// Makes `task` the one that is woken when there is something to do.
+    /// Registers the task to wake when there is something to do.
     pub(crate) fn register(&self, task: &Waker) {
         self.task.register(task);
     }
@@ -207,7 +207,7 @@ impl Socket {
         }
     }
 
-    /// Writes what is waiting; ready when nothing is.
+    /// Writes the pending output; ready when none is left.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.outbound.lock().queue.is_empty() {
@@ -269,7 +269,7 @@ impl Outbound {
     }
 }
 
-/// What a piece counts for in the queue: small frames cost more memory than their bytes.
+/// The size of a piece in the queue: small frames take more memory than their bytes.
 fn cost(piece: &Bytes) -> usize {
     piece.len() + size_of::<Bytes>()
 }

@@ -1,4 +1,4 @@
-//! The table of open connections, which posts messages to them.
+//! The table of open connections, through which messages are posted.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use crate::{
     sockets::socket::{End, SendError, Socket},
 };
 
-/// Recipients served between two looks at what else the runtime has to do.
+/// Recipients served before the task yields to the runtime.
 const BATCH: usize = 64;
 
 /// The open connections of a gateway.
@@ -53,7 +53,7 @@ impl Key {
     }
 }
 
-/// Folds an id into a hash. The gateway chooses the ids, so nobody can choose ones that collide.
+/// Folds an id into a hash. The gateway chooses the ids, so clients cannot choose ids that collide.
 #[derive(Debug, Default)]
 struct KeyHasher(u64);
 
@@ -170,7 +170,7 @@ impl Sockets {
         self.table.read().sockets.get(&Key::new(id)?).cloned()
     }
 
-    /// Makes a connection known, unless the gateway is stopping.
+    /// Adds a connection, unless the gateway is shutting down.
     pub(crate) fn insert(&self, socket: &Arc<Socket>) {
         let mut table = self.table.write();
         if table.is_closed {

@@ -1,5 +1,5 @@
-//! The task of one WebSocket: reads what the client sends, writes what is waiting, tells
-//! `$disconnect` at the end.
+//! The task of one WebSocket: it reads messages, writes pending output, and invokes `$disconnect`
+//! at the end.
 
 use std::{
     cell::RefCell,
@@ -25,21 +25,21 @@ use crate::{
     web_socket::messages,
 };
 
-/// Read in one go. All connections of a thread share the buffer, so that an idle one has none.
+/// The size of one read. All connections of a thread share the buffer, so an idle one has none.
 const READ_BYTES: usize = 16 * 1_024;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// Serves an open WebSocket to its end. `early` is what the client sent right after its handshake.
+/// Serves an open WebSocket to its end. `early` holds the bytes that the client sent right after its handshake.
 pub(crate) async fn run(state: Arc<GatewayState>, socket: Arc<Socket>, early: Vec<u8>) {
     let end = {
         let mut reader =
             Reader { state: &state, socket: &socket, decoder: Decoder::default(), unread: early };
         poll_fn(|cx| reader.poll(cx)).await
     };
-    // An open connection should not pay for the size of what is needed once, at its end.
+    // Boxed, so that the task of an open connection does not hold the memory needed at its end.
     Box::pin(finish(&state, &socket, &end)).await;
 }
 
@@ -48,14 +48,14 @@ async fn finish(state: &GatewayState, socket: &Socket, end: &End) {
     debug!(connection.id = %id, code = end.code, "connection ended");
     state.sockets.remove(id);
     let drained = async {
-        // Past the grace period the client is not worth waiting for.
+        // After the grace period the connection is closed in any case.
         let _ = time::timeout(state.sockets.limits().grace, drain(socket)).await;
         socket.shut_down(Shutdown::Both);
     };
     join!(drained, disconnect(state, &socket.client, end));
 }
 
-/// Tells `$disconnect` that a connection ended. Its answer is of no interest.
+/// Invokes `$disconnect` for a connection that ended, and ignores the response.
 pub(crate) async fn disconnect(state: &GatewayState, client: &Client, end: &End) {
     let Some(route) = state.config.routes.disconnect() else { return };
     let faults = state.sockets.faults();
@@ -72,8 +72,8 @@ pub(crate) async fn disconnect(state: &GatewayState, client: &Client, end: &End)
     let _ = invoke(&*state.functions, &route.function, builder.disconnect(end), limit).await;
 }
 
-/// Writes what is waiting, the close frame last, and reads on until the client has closed too: a
-/// connection closed with unread data is reset, and the client may never see why.
+/// Writes the pending output, the close frame last, and reads until the client has closed too: a
+/// connection closed with unread data is reset, and the client may not receive the close code.
 async fn drain(socket: &Socket) {
     if poll_fn(|cx| socket.poll_flush(cx)).await.is_err() {
         return;
@@ -87,7 +87,7 @@ struct Reader<'a> {
     state: &'a Arc<GatewayState>,
     socket: &'a Arc<Socket>,
     decoder: Decoder,
-    /// Read but not decoded, because functions were busy with as many messages as they may.
+    /// Bytes read but not decoded, because the limit of messages in flight was reached.
     unread: Vec<u8>,
 }
 
@@ -135,7 +135,7 @@ impl Reader<'_> {
                 Ok(None) => return,
                 Ok(Some(Incoming::Text(text))) => messages::receive(self.state, self.socket, text),
                 Ok(Some(Incoming::Ping(payload))) => {
-                    // A client that asks and does not read gets no more answers.
+                    // If the client does not read, the pong is dropped.
                     let _ = self.socket.send(&encode::pong(&payload), limits.send_buffer_bytes);
                 }
                 Ok(Some(Incoming::Pong)) => {}

@@ -1,4 +1,4 @@
-//! The WebSocket handshake, held until the authorizer and `$connect` have answered.
+//! The WebSocket handshake, held until the authorizer and `$connect` have responded.
 
 use std::{sync::Arc, time::Instant};
 
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) client: Client,
-    /// What `$connect` chose from the offered subprotocols.
+    /// The subprotocol that `$connect` chose.
     pub(crate) subprotocol: Option<HeaderValue>,
 }
 
@@ -35,17 +35,17 @@ pub(crate) fn is_upgrade(request: &HttpRequest) -> bool {
     request.header_has(header::UPGRADE, "websocket")
 }
 
-/// Takes a handshake as far as the answer. The status of an error is the one API Gateway gives.
+/// Handles a handshake up to the response. The status of an error is that of API Gateway.
 pub(crate) async fn accept(
     state: Arc<GatewayState>,
     request: HttpRequest,
 ) -> Result<(Accepted, HttpResponse), StatusCode> {
     let key = check(&state, &request)?;
-    // A crowd that connects at once waits here, where it costs little, and not in the functions.
+    // When many clients connect at once they wait here, where that is cheap, and not in the functions.
     let turn = state.handshakes.clone().acquire_owned().await;
     let turn = turn.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     let (answer, answered) = oneshot::channel();
-    // What has begun is finished: `$connect` may have stored the connection before the client left.
+    // Runs to its end even if the client leaves: `$connect` may have stored the connection by then.
     state.tasks.clone().spawn(async move {
         let decided = decide(&state, &request).await;
         drop(turn);
@@ -58,7 +58,7 @@ pub(crate) async fn accept(
     Ok((accepted, response))
 }
 
-/// Checks what needs no function, and returns the key of the answer.
+/// Checks a handshake before any function is invoked, and returns the key of the response.
 fn check(state: &GatewayState, request: &HttpRequest) -> Result<String, StatusCode> {
     let limits = state.sockets.limits();
     if request.path.len() + 1 + request.query.len() > limits.url_bytes {
@@ -114,7 +114,7 @@ async fn authorize(
     Ok(Some(permit.to_block(started.elapsed())))
 }
 
-/// Asks `$connect`, and returns the subprotocol it chose.
+/// Invokes `$connect`, and returns the subprotocol that it chose.
 async fn connect(
     state: &GatewayState,
     request: &HttpRequest,

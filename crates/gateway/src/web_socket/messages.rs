@@ -1,4 +1,4 @@
-//! Messages from clients: one invocation each, and the frames API Gateway itself answers with.
+//! Messages from clients: one invocation each, and the error frames of API Gateway itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     web_socket::response::ProxyResponse,
 };
 
-/// How long a message waits of a client that sends too fast.
+/// The delay of a message from a client that exceeds its rate limit.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts the invocation for a message.
@@ -31,14 +31,14 @@ pub(crate) fn receive(state: &Arc<GatewayState>, socket: &Arc<Socket>, body: Str
     let keeps_pace = socket.keeps_pace();
     state.tasks.spawn(async move {
         if !keeps_pace {
-            // Its places are taken meanwhile, so nothing more is read from it.
+            // The message holds its slot meanwhile, so the gateway stops reading when all are taken.
             time::sleep(PAUSE).await;
         }
         route(&in_flight.state, &in_flight.socket, &body, at).await;
     });
 }
 
-/// A message that a function works on. Also a function that panics gives its place back.
+/// A message that a function works on. Dropping it frees its slot, even if the function panics.
 struct InFlight {
     state: Arc<GatewayState>,
     socket: Arc<Socket>,
@@ -97,7 +97,7 @@ fn send_error(state: &GatewayState, socket: &Socket, message: &str, request_id: 
     send(state, socket, &frame);
 }
 
-/// Sends an answer. There is nobody to tell if the client does not take it.
+/// Sends a message to the client. If the client does not accept it, the message is dropped.
 fn send(state: &GatewayState, socket: &Socket, message: &str) {
     let limits = state.sockets.limits();
     let frames = encode::text(message.as_bytes(), limits.frame_bytes);

@@ -1,4 +1,4 @@
-//! What a function of the WebSocket API may answer (Lambda proxy integration, format 1.0).
+//! The response of a function of the WebSocket API (Lambda proxy integration, format 1.0).
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A function's answer. API Gateway takes no other fields, and with one more it calls the whole
-/// malformed.
+/// A function's response. API Gateway rejects a response with any other field as malformed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ProxyResponse {
@@ -20,7 +19,7 @@ pub(crate) struct ProxyResponse {
 }
 
 impl ProxyResponse {
-    /// Parses an answer; none if it is malformed.
+    /// Parses a response. Returns `None` if it is malformed.
     pub(crate) fn parse(json: &[u8]) -> Option<Self> {
         serde_json::from_slice(json).ok()
     }

@@ -1,4 +1,4 @@
-//! Which function gets a message: the route selection expression and the route table.
+//! The routes of the WebSocket API, and the expression that selects one for a message.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default)]
 pub struct Routes(BTreeMap<String, Route>);
 
-/// Where a route's events go.
+/// The target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The function that gets the events.
@@ -40,7 +40,7 @@ impl Routes {
         self.0.insert(key.into(), route);
     }
 
-    /// The routes by key.
+    /// Returns the routes by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Route)> {
         self.0.iter().map(|(key, route)| (key.as_str(), route))
     }
@@ -54,7 +54,7 @@ impl Routes {
     }
 
     /// Returns the route of a message with its key. Keys with `$` are reserved, so no message can
-    /// name one; what matches nothing goes to `$default` if there is one.
+    /// select one. A message that matches no key goes to `$default`, if there is one.
     pub(crate) fn select(&self, selection: &Selection, body: &str) -> Option<(&str, &Route)> {
         let key = selection.evaluate(body).filter(|key| !key.starts_with('$'));
         let route = key.and_then(|key| self.0.get_key_value(&key));
@@ -126,7 +126,7 @@ impl Selection {
         Ok(Self(parts))
     }
 
-    /// Returns what the expression says of a message, or none if the message is no JSON object.
+    /// Evaluates the expression for a message. Returns `None` if the message is not a JSON object.
     fn evaluate(&self, body: &str) -> Option<String> {
         let body: Value = serde_json::from_str(body)
             .or_else(|_| serde_json::from_str(&quote_bare_keys(body)))

@@ -179,9 +179,9 @@ impl Records {
 
     /// Waits for a state with words in its detail.
     pub(super) async fn state(&mut self, state: State, words: &str) {
-        let is_it = |told: &(State, String)| told.0 == state && told.1.contains(words);
-        let told = time::timeout(PATIENCE, self.states.wait_for(is_it)).await.is_ok();
-        assert!(told, "expected {state:?} {words:?}, got {:?}", self.states.borrow());
+        let is_it = |reported: &(State, String)| reported.0 == state && reported.1.contains(words);
+        let is_reported = time::timeout(PATIENCE, self.states.wait_for(is_it)).await.is_ok();
+        assert!(is_reported, "expected {state:?} {words:?}, got {:?}", self.states.borrow());
     }
 }
 
@@ -196,9 +196,9 @@ impl Downstream for Recorder {
     }
 
     fn report(&self, state: State, detail: String) {
-        self.states.send_if_modified(|told| {
-            let is_new = *told != (state, detail.clone());
-            *told = (state, detail);
+        self.states.send_if_modified(|reported| {
+            let is_new = *reported != (state, detail.clone());
+            *reported = (state, detail);
             is_new
         });
     }
