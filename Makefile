@@ -27,7 +27,7 @@ up: headwater ## Run everything on this machine, with the live upstreams
 
 .PHONY: headwater
 headwater: tools web
-	@test -x $(BUILD)/debug/headwater || echo 'Building Headwater. The first build compiles about 450 crates: 3 to 8 minutes on two cores.'
+	@test -x $(BUILD)/debug/headwater || echo 'Building Headwater. The first build compiles about 450 crates, which takes about four minutes on two cores.'
 	$(CARGO) build --bin headwater
 
 .PHONY: test
