@@ -43,7 +43,7 @@ impl Start {
     }
 }
 
-/// A connection that has joined topics. `push` sends their events after [`App::go_live`].
+/// A connection that has joined topics. `push` sends their events after `App::go_live`.
 #[derive(Clone, Debug)]
 pub struct Joined {
     /// The newest sequence number of each topic.
