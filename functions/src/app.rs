@@ -6,7 +6,7 @@ use aws::{error::StoreError, tables::Tables};
 use domain::{
     connection::ConnectionId,
     outlet::Outlet,
-    rules::Policies,
+    rules::RuleSet,
     shard::{Shard, Shards},
 };
 use secrecy::SecretString;
@@ -58,7 +58,7 @@ impl App {
         tables: Tables,
         outlet: Arc<dyn Outlet>,
         options: Options,
-        preset: Policies,
+        preset: RuleSet,
         connection_secret: SecretString,
     ) -> Self {
         let lists = options.identity.jwt_secret.iter().chain([&connection_secret]);

@@ -7,7 +7,7 @@ use std::{
 
 use aws::clients::TableOptions;
 use domain::{
-    rules::{InvalidSet, Policies, SetText},
+    rules::{InvalidSet, RuleSet, SetText},
     shard::Shards,
 };
 use secrecy::SecretString;
@@ -121,7 +121,7 @@ impl Options {
     /// # Errors
     ///
     /// [`PresetError`] when a file cannot be read or is not valid.
-    pub fn preset(&self, open: SetText) -> Result<Policies, PresetError> {
+    pub fn preset(&self, open: SetText) -> Result<RuleSet, PresetError> {
         let read = |path: &Path| {
             std::fs::read_to_string(path).map_err(|error| PresetError::Read(path.to_owned(), error))
         };
@@ -134,7 +134,7 @@ impl Options {
         if let Some(path) = &self.limits {
             text.limits = read(path)?;
         }
-        Ok(Policies::read(text)?)
+        Ok(RuleSet::read(text)?)
     }
 
     /// Returns the limits that override those of the rules.

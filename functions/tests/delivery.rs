@@ -15,7 +15,7 @@ use domain::{
     connection::{Connection, ConnectionId, Recipient},
     entry::Entry,
     frame::Frame,
-    outlet::{Outlet, PostError},
+    outlet::{Outlet, OutletError},
     push::{Job, Lost, Report},
     rules::SetText,
     topic::Topic,
@@ -41,16 +41,16 @@ impl Outlet for Gateway {
         &'a self,
         recipients: &'a [Recipient],
         message: Bytes,
-    ) -> BoxFuture<'a, Vec<(usize, PostError)>> {
+    ) -> BoxFuture<'a, Vec<(usize, OutletError)>> {
         let errors = recipients
             .iter()
             .enumerate()
             .filter_map(|(index, Recipient { id, .. })| {
                 if self.closed.lock().contains(id) {
-                    return Some((index, PostError::Gone));
+                    return Some((index, OutletError::Gone));
                 }
                 if self.busy.lock().contains(id) {
-                    return Some((index, PostError::Busy));
+                    return Some((index, OutletError::Busy));
                 }
                 self.accepted.lock().push((id.clone(), message.clone()));
                 None
@@ -59,7 +59,7 @@ impl Outlet for Gateway {
         Box::pin(async { errors })
     }
 
-    fn close<'a>(&'a self, _: &'a Recipient) -> BoxFuture<'a, Result<(), PostError>> {
+    fn close<'a>(&'a self, _: &'a Recipient) -> BoxFuture<'a, Result<(), OutletError>> {
         Box::pin(async { Ok(()) })
     }
 }

@@ -54,7 +54,7 @@ pub struct Poller {
 ///
 /// When they hold data of the other kind, or cannot be read.
 pub async fn claim(tables: &Tables, ours: Provenance) -> anyhow::Result<()> {
-    let theirs = tables.control.claim_origin(ours).await?;
+    let theirs = tables.control.claim_provenance(ours).await?;
     if theirs != ours {
         let (theirs, ours) = (name(theirs), name(ours));
         bail!("the tables hold {theirs} data, but the sources are {ours}; use other tables");
@@ -191,7 +191,7 @@ impl Health {
         let mut timer = time::interval(LOOK_EVERY);
         loop {
             timer.tick().await;
-            let database = self.control.origin().await.is_ok();
+            let database = self.control.provenance().await.is_ok();
             let leads = self.numbering.leases().into_iter().map(|lease| lease.source);
             looks.send_replace(Some(Look {
                 leads: leads.collect(),

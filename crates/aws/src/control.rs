@@ -166,8 +166,8 @@ impl Control {
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn claim_origin(&self, ours: Provenance) -> Result<Provenance, StoreError> {
-        if let Some(recorded) = self.origin().await? {
+    pub async fn claim_provenance(&self, ours: Provenance) -> Result<Provenance, StoreError> {
+        if let Some(recorded) = self.provenance().await? {
             return Ok(recorded);
         }
         self.put("log", "origin", &ours, None).await?;
@@ -179,7 +179,7 @@ impl Control {
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn origin(&self) -> Result<Option<Provenance>, StoreError> {
+    pub async fn provenance(&self) -> Result<Option<Provenance>, StoreError> {
         self.get("log", "origin").await
     }
 

@@ -29,7 +29,7 @@ pub enum StoreError {
     /// The request was rejected, and would be again: the table or a permission is missing, or the request
     /// is invalid.
     #[error("dynamodb {operation} was rejected")]
-    Refused {
+    Rejected {
         /// The operation, such as `PutItem`.
         operation: &'static str,
         /// The error of the SDK.
@@ -52,7 +52,7 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Throttled { .. } | Self::Unavailable { .. } => true,
-            Self::Refused { .. } | Self::Corrupt { .. } => false,
+            Self::Rejected { .. } | Self::Corrupt { .. } => false,
         }
     }
 
@@ -78,7 +78,7 @@ impl StoreError {
         if throttled {
             Self::Throttled { operation, source }
         } else if answered && !inside {
-            Self::Refused { operation, source }
+            Self::Rejected { operation, source }
         } else {
             Self::Unavailable { operation, source }
         }

@@ -12,7 +12,7 @@ use aws_sdk_apigatewaymanagement::{
 use bytes::Bytes;
 use domain::{
     connection::Recipient,
-    outlet::{Outlet, PostError},
+    outlet::{Outlet, OutletError},
     pace::TokenBucket,
 };
 use futures_util::{StreamExt, future::BoxFuture, stream};
@@ -84,7 +84,7 @@ impl Management {
         gateway.clone()
     }
 
-    async fn post_one(&self, recipient: &Recipient, message: Bytes) -> Result<(), PostError> {
+    async fn post_one(&self, recipient: &Recipient, message: Bytes) -> Result<(), OutletError> {
         let gateway = self.gateway(&recipient.endpoint);
         gateway.check(Instant::now())?;
         self.wait_for_token().await;
@@ -109,7 +109,7 @@ impl Management {
 
 impl Gateway {
     /// Fails if the gateway refused a connection a moment ago.
-    fn check(&self, now: Instant) -> Result<(), PostError> {
+    fn check(&self, now: Instant) -> Result<(), OutletError> {
         match *self.outage.lock() {
             Some(outage) if now - outage.seen < RETRY_AFTER => Err(outage.error()),
             Some(_) | None => Ok(()),
@@ -118,11 +118,11 @@ impl Gateway {
 
     /// Notes whether something listens at the gateway's address, and returns the result. A refused
     /// connection becomes the error that says what the outage means for the recipient.
-    fn note(&self, endpoint: &str, result: Result<(), PostError>) -> Result<(), PostError> {
+    fn note(&self, endpoint: &str, result: Result<(), OutletError>) -> Result<(), OutletError> {
         let now = Instant::now();
         let mut outage = self.outage.lock();
         match result {
-            Err(PostError::Failed(error)) if is_refused(error.as_ref()) => {
+            Err(OutletError::Failed(error)) if is_refused(error.as_ref()) => {
                 if outage.is_none() {
                     warn!(endpoint, "gateway refuses connections");
                 }
@@ -141,8 +141,8 @@ impl Gateway {
 
 impl Outage {
     /// Returns the error of a post during the outage.
-    fn error(&self) -> PostError {
-        if self.seen - self.since < DEAD_AFTER { PostError::Busy } else { PostError::Gone }
+    fn error(&self) -> OutletError {
+        if self.seen - self.since < DEAD_AFTER { OutletError::Busy } else { OutletError::Gone }
     }
 }
 
@@ -158,7 +158,7 @@ impl Outlet for Management {
         &'a self,
         recipients: &'a [Recipient],
         message: Bytes,
-    ) -> BoxFuture<'a, Vec<(usize, PostError)>> {
+    ) -> BoxFuture<'a, Vec<(usize, OutletError)>> {
         let posts = recipients.iter().enumerate().map(move |(index, recipient)| {
             let message = message.clone();
             async move { (index, self.post_one(recipient, message).await) }
@@ -171,7 +171,7 @@ impl Outlet for Management {
         )
     }
 
-    fn close<'a>(&'a self, recipient: &'a Recipient) -> BoxFuture<'a, Result<(), PostError>> {
+    fn close<'a>(&'a self, recipient: &'a Recipient) -> BoxFuture<'a, Result<(), OutletError>> {
         Box::pin(async move {
             let gateway = self.gateway(&recipient.endpoint);
             gateway.check(Instant::now())?;
@@ -185,15 +185,15 @@ impl Outlet for Management {
 /// Classifies an error by the HTTP status, because not every emulated gateway sends the error's type.
 fn classify<E>(
     error: SdkError<E, aws_sdk_apigatewaymanagement::config::http::HttpResponse>,
-) -> PostError
+) -> OutletError
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     match error.raw_response().map(|response| response.status().as_u16()) {
-        Some(410) => PostError::Gone,
-        Some(413) => PostError::TooLarge,
-        Some(429) => PostError::Busy,
-        _ => PostError::Failed(Box::new(error)),
+        Some(410) => OutletError::Gone,
+        Some(413) => OutletError::TooLarge,
+        Some(429) => OutletError::Busy,
+        _ => OutletError::Failed(Box::new(error)),
     }
 }
 
@@ -222,20 +222,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connections_are_gone_after_their_gateway_refused_for_long_enough() {
         let gateway = management(1).gateway(&"http://127.0.0.1:9".into());
-        let refused =
-            || Err(PostError::Failed(Box::new(io::Error::from(io::ErrorKind::ConnectionRefused))));
+        let refused = || {
+            Err(OutletError::Failed(Box::new(io::Error::from(io::ErrorKind::ConnectionRefused))))
+        };
         let start = Instant::now();
-        assert!(matches!(gateway.note("gateway", refused()), Err(PostError::Busy)));
-        assert!(matches!(gateway.check(start), Err(PostError::Busy)), "no retry at once");
+        assert!(matches!(gateway.note("gateway", refused()), Err(OutletError::Busy)));
+        assert!(matches!(gateway.check(start), Err(OutletError::Busy)), "no retry at once");
         assert!(gateway.check(start + RETRY_AFTER).is_ok(), "a retry after a while");
 
         time::advance(DEAD_AFTER).await;
-        assert!(matches!(gateway.note("gateway", refused()), Err(PostError::Gone)));
-        assert!(matches!(gateway.check(Instant::now()), Err(PostError::Gone)));
+        assert!(matches!(gateway.note("gateway", refused()), Err(OutletError::Gone)));
+        assert!(matches!(gateway.check(Instant::now()), Err(OutletError::Gone)));
 
         let reset = io::Error::from(io::ErrorKind::ConnectionReset);
-        let broken = gateway.note("gateway", Err(PostError::Failed(Box::new(reset))));
-        assert!(matches!(broken, Err(PostError::Failed(_))), "the gateway is reachable");
+        let broken = gateway.note("gateway", Err(OutletError::Failed(Box::new(reset))));
+        assert!(matches!(broken, Err(OutletError::Failed(_))), "the gateway is reachable");
         assert!(gateway.check(Instant::now()).is_ok());
     }
 }

@@ -145,7 +145,7 @@ impl Tables {
             let table = table.to_owned();
             |source| TableError { table, source }
         };
-        self.control.origin().await.map_err(read(self.control.table()))?;
+        self.control.provenance().await.map_err(read(self.control.table()))?;
         self.log.newest(&Topic::system_sources()).await.map_err(read(self.log.table()))?;
         self.connections.get(0, &no_connection).await.map_err(read(self.connections.table()))?;
         Ok(())

@@ -168,8 +168,11 @@ async fn a_lease_has_one_owner_until_it_expires() {
 async fn control_returns_what_was_stored() {
     let control = tables().await.control;
     let t = topic("mastodon/public");
-    assert_eq!(control.claim_origin(Provenance::Simulated).await.unwrap(), Provenance::Simulated);
-    assert_eq!(control.claim_origin(Provenance::Live).await.unwrap(), Provenance::Simulated);
+    assert_eq!(
+        control.claim_provenance(Provenance::Simulated).await.unwrap(),
+        Provenance::Simulated
+    );
+    assert_eq!(control.claim_provenance(Provenance::Live).await.unwrap(), Provenance::Simulated);
     assert_eq!(control.reserved(&t).await.unwrap(), None);
     control.reserve(&t, 7).await.unwrap();
     assert_eq!(control.reserved(&t).await.unwrap(), Some(7));

@@ -7,7 +7,7 @@ use crate::{chain::BoxError, connection::Recipient};
 
 /// Why a gateway did not accept a message for a connection.
 #[derive(Debug, thiserror::Error)]
-pub enum PostError {
+pub enum OutletError {
     /// The connection is closed or was never open (HTTP 410).
     #[error("connection is gone")]
     Gone,
@@ -35,8 +35,8 @@ pub trait Outlet: Send + Sync + 'static {
         &'a self,
         recipients: &'a [Recipient],
         message: Bytes,
-    ) -> BoxFuture<'a, Vec<(usize, PostError)>>;
+    ) -> BoxFuture<'a, Vec<(usize, OutletError)>>;
 
     /// Closes a connection. The client sees code 1000.
-    fn close<'a>(&'a self, recipient: &'a Recipient) -> BoxFuture<'a, Result<(), PostError>>;
+    fn close<'a>(&'a self, recipient: &'a Recipient) -> BoxFuture<'a, Result<(), OutletError>>;
 }

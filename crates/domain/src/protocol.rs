@@ -79,17 +79,19 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A rejected message, and why it was rejected.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// An error as it is reported to a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{message}")]
-pub struct Refused {
+pub struct ErrorReply {
     /// The request's `id`, if it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// The kind of error.
     pub code: ErrorCode,
     /// A sentence for the developer of the client.
     pub message: String,
     /// The topic that caused the error, as spelled by the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
 }
 
@@ -128,26 +130,26 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// [`Refused`] with a code and a sentence, and with the request's `id` if it could be read.
-    pub fn parse(text: &str) -> Result<Self, Refused> {
-        let refused = |id: &Option<String>, code, message: String| Refused {
+    /// [`ErrorReply`] with a code and a sentence, and with the request's `id` if it could be read.
+    pub fn parse(text: &str) -> Result<Self, ErrorReply> {
+        let error = |id: &Option<String>, code, message: String| ErrorReply {
             id: id.clone(),
             code,
             message,
             topic: None,
         };
         let fields: Map<String, Value> = serde_json::from_str(text).map_err(|_| {
-            refused(&None, ErrorCode::BadRequest, "the message is not a JSON object".into())
+            error(&None, ErrorCode::BadRequest, "the message is not a JSON object".into())
         })?;
         let id = match fields.get("id") {
             None | Some(Value::Null) => None,
             Some(Value::String(id)) if id.len() <= MAX_ID_BYTES => Some(id.clone()),
             Some(_) => {
                 let message = format!("id must be a string of at most {MAX_ID_BYTES} bytes");
-                return Err(refused(&None, ErrorCode::BadRequest, message));
+                return Err(error(&None, ErrorCode::BadRequest, message));
             }
         };
-        let bad = |message: String| refused(&id, ErrorCode::BadRequest, message);
+        let bad = |message: String| error(&id, ErrorCode::BadRequest, message);
         let action = match fields.get("action") {
             Some(Value::String(action)) => action.as_str(),
             _ => return Err(bad("action must be a string".into())),
@@ -165,8 +167,8 @@ impl Request {
                 let Some(Value::String(topic)) = fields.get("topic") else {
                     return Err(bad("topic must be a string".into()));
                 };
-                let (from, to) =
-                    (number(&fields, "from").map_err(bad)?, number(&fields, "to").map_err(bad)?);
+                let from = number(&fields, "from").map_err(bad)?;
+                let to = number(&fields, "to").map_err(bad)?;
                 if from == 0 || to < from {
                     return Err(bad("from must be at least 1, and not greater than to".into()));
                 }
@@ -183,7 +185,7 @@ impl Request {
                     "there is no action {name:?}; the actions are hello, subscribe, unsubscribe, list, \
                      replay, ping and authenticate"
                 );
-                return Err(refused(&id, ErrorCode::UnknownAction, message));
+                return Err(error(&id, ErrorCode::UnknownAction, message));
             }
         };
         Ok(Self { id, action })
@@ -311,18 +313,7 @@ pub enum Reply {
         at: Timestamp,
     },
     /// Reports an error.
-    Error {
-        /// The request's `id`.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        id: Option<String>,
-        /// The kind of error.
-        code: ErrorCode,
-        /// A sentence for the developer of the client.
-        message: String,
-        /// The topic that caused the error.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        topic: Option<String>,
-    },
+    Error(ErrorReply),
 }
 
 /// A topic in a `subscribed` message.
@@ -351,13 +342,6 @@ impl Reply {
     /// Returns the wire form.
     pub fn to_json(&self) -> Bytes {
         serde_json::to_vec(self).expect("a reply is JSON").into()
-    }
-}
-
-impl From<Refused> for Reply {
-    fn from(refused: Refused) -> Self {
-        let Refused { id, code, message, topic } = refused;
-        Self::Error { id, code, message, topic }
     }
 }
 
@@ -429,10 +413,10 @@ mod tests {
             (r#"{"action":"authenticate","token":["x"]}"#, None, ErrorCode::BadRequest),
         ];
         for (text, id, code) in cases {
-            let refused = Request::parse(text).expect_err(text);
-            assert_eq!(refused.id.as_deref(), id, "case: {text}");
-            assert_eq!(refused.code, code, "case: {text}");
-            assert!(!refused.message.is_empty(), "case: {text}");
+            let error = Request::parse(text).expect_err(text);
+            assert_eq!(error.id.as_deref(), id, "case: {text}");
+            assert_eq!(error.code, code, "case: {text}");
+            assert!(!error.message.is_empty(), "case: {text}");
         }
     }
 
@@ -477,12 +461,12 @@ mod tests {
                 limits,
                 token_expires_at: at,
             },
-            Reply::Error {
+            Reply::Error(ErrorReply {
                 id,
                 code: ErrorCode::TooManyTopics,
                 message: "m".into(),
                 topic: Some("t".into()),
-            },
+            }),
         ];
         let lines: Vec<String> = replies
             .iter()

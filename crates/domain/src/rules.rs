@@ -87,7 +87,7 @@ impl SetText {
 
 /// A valid set.
 #[derive(Debug)]
-pub struct Policies {
+pub struct RuleSet {
     text: SetText,
     set: PolicySet,
     limits: BTreeMap<String, Limits>,
@@ -141,7 +141,7 @@ impl fmt::Display for Defect {
     }
 }
 
-impl Policies {
+impl RuleSet {
     /// Parses and validates a set.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use aws::invoke::{InvokeError, Lambda};
 use bytes::Bytes;
 use domain::{
     connection::Recipient,
-    outlet::{Outlet, PostError},
+    outlet::{Outlet, OutletError},
 };
 use futures_util::future::BoxFuture;
 use gateway::{FunctionError, Functions, Sockets};
@@ -20,26 +20,26 @@ impl Outlet for SocketTable {
         &'a self,
         recipients: &'a [Recipient],
         message: Bytes,
-    ) -> BoxFuture<'a, Vec<(usize, PostError)>> {
+    ) -> BoxFuture<'a, Vec<(usize, OutletError)>> {
         Box::pin(async move {
             let ids: Vec<&str> = recipients.iter().map(|to| to.id.as_str()).collect();
             let rejected = self.0.post(&ids, message).await;
-            rejected.into_iter().map(|(index, error)| (index, post_error(error))).collect()
+            rejected.into_iter().map(|(index, error)| (index, outlet_error(error))).collect()
         })
     }
 
-    fn close<'a>(&'a self, recipient: &'a Recipient) -> BoxFuture<'a, Result<(), PostError>> {
-        Box::pin(async move { self.0.close(recipient.id.as_str()).map_err(post_error) })
+    fn close<'a>(&'a self, recipient: &'a Recipient) -> BoxFuture<'a, Result<(), OutletError>> {
+        Box::pin(async move { self.0.close(recipient.id.as_str()).map_err(outlet_error) })
     }
 }
 
-fn post_error(error: gateway::PostError) -> PostError {
+fn outlet_error(error: gateway::PostError) -> OutletError {
     match error {
-        gateway::PostError::Gone => PostError::Gone,
-        gateway::PostError::Busy => PostError::Busy,
-        gateway::PostError::TooLarge => PostError::TooLarge,
+        gateway::PostError::Gone => OutletError::Gone,
+        gateway::PostError::Busy => OutletError::Busy,
+        gateway::PostError::TooLarge => OutletError::TooLarge,
         gateway::PostError::NotText | gateway::PostError::Injected => {
-            PostError::Failed(error.into())
+            OutletError::Failed(error.into())
         }
     }
 }

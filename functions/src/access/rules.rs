@@ -7,7 +7,7 @@ use aws::{control::Control, error::StoreError};
 use domain::{
     access::{Limits, Principal, Right},
     chain::Chain,
-    rules::{InvalidSet, Policies},
+    rules::{InvalidSet, RuleSet},
 };
 use parking_lot::RwLock;
 use tokio::{sync::Mutex, time::Instant};
@@ -38,7 +38,7 @@ pub enum RulesError {
 pub struct InForce {
     /// Increases by one each time rules are put in force; 0 for the initial rules.
     pub version: u64,
-    policies: Arc<Policies>,
+    set: Arc<RuleSet>,
     overrides: Overrides,
 }
 
@@ -72,12 +72,12 @@ struct State {
 impl InForce {
     /// Returns whether a principal has a right.
     pub fn allows(&self, principal: &Principal, right: Right<'_>) -> bool {
-        self.policies.allows(principal, right)
+        self.set.allows(principal, right)
     }
 
     /// Returns the limits of a principal.
     pub fn limits_of(&self, principal: &Principal) -> Limits {
-        let limits = self.policies.limits_of(principal);
+        let limits = self.set.limits_of(principal);
         Limits {
             topics: self.overrides.topics.unwrap_or(limits.topics),
             messages_per_second: self
@@ -89,15 +89,15 @@ impl InForce {
     }
 
     /// Returns the rules themselves.
-    pub fn policies(&self) -> &Policies {
-        &self.policies
+    pub fn set(&self) -> &RuleSet {
+        &self.set
     }
 }
 
 impl Rules {
     /// Returns rules that are `preset` until others are put in force.
-    pub fn new(control: Control, preset: Policies, overrides: Overrides) -> Self {
-        let preset = InForce { version: 0, policies: Arc::new(preset), overrides };
+    pub fn new(control: Control, preset: RuleSet, overrides: Overrides) -> Self {
+        let preset = InForce { version: 0, set: Arc::new(preset), overrides };
         Self { control, preset, state: RwLock::default(), loading: Mutex::new(()) }
     }
 
@@ -177,10 +177,9 @@ impl Rules {
         }
         let text = self.control.rules(&current).await?;
         let version = current.version;
-        let policies =
-            Policies::read(text).map_err(|source| RulesError::Invalid { version, source })?;
+        let set = RuleSet::read(text).map_err(|source| RulesError::Invalid { version, source })?;
         info!(version, at = %current.at, "loaded the rules in force");
         let overrides = self.preset.overrides;
-        Ok((InForce { version, policies: Arc::new(policies), overrides }, version))
+        Ok((InForce { version, set: Arc::new(set), overrides }, version))
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use domain::{
     access::{Limits, Principal, Right},
     connection::{Connection, Recipient},
-    protocol::{ErrorCode, Reply},
+    protocol::{ErrorCode, ErrorReply, Reply},
 };
 use jiff::Timestamp;
 
@@ -52,7 +52,7 @@ impl Client<'_> {
         topic: &str,
     ) -> Result<(), SendError> {
         let topic = Some(shortened(topic));
-        self.reply(&Reply::Error { id: id.cloned(), code, message, topic }).await
+        self.reply(&Reply::Error(ErrorReply { id: id.cloned(), code, message, topic })).await
     }
 
     /// Loads the connection. Its class can have changed since the handshake.

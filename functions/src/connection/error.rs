@@ -3,7 +3,7 @@
 use aws::{connections::ConnectionError, error::StoreError};
 use domain::{
     chain::Chain,
-    protocol::{ErrorCode, Refused},
+    protocol::{ErrorCode, ErrorReply},
     topic::Topic,
 };
 use tracing::{debug, warn};
@@ -16,7 +16,7 @@ use crate::{access::rules::RulesError, subscription::SubscribeError};
 pub(super) enum RequestError {
     /// The request is rejected, with what the client is sent.
     #[error(transparent)]
-    Rejected(Refused),
+    Rejected(ErrorReply),
     /// A message could not be sent.
     #[error(transparent)]
     Send(#[from] SendError),
@@ -51,13 +51,13 @@ impl RequestError {
         message: impl Into<String>,
         topic: Option<String>,
     ) -> Self {
-        Self::Rejected(Refused { id: None, code, message: message.into(), topic })
+        Self::Rejected(ErrorReply { id: None, code, message: message.into(), topic })
     }
 
     /// Returns what the client is sent, and logs the cause.
-    pub(super) fn into_reply(self) -> Refused {
+    pub(super) fn into_reply(self) -> ErrorReply {
         let (code, message, topic) = match &self {
-            Self::Rejected(rejection) => return rejection.clone(),
+            Self::Rejected(reply) => return reply.clone(),
             Self::Store(_) | Self::Rules(_) | Self::Connection(ConnectionError::Store(_)) => {
                 (ErrorCode::Unavailable, "the database is unavailable; try again", None)
             }
@@ -76,6 +76,6 @@ impl RequestError {
         } else {
             warn!(error = %Chain(&self), "request failed");
         }
-        Refused { id: None, code, message: message.to_owned(), topic }
+        ErrorReply { id: None, code, message: message.to_owned(), topic }
     }
 }

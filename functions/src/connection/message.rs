@@ -6,7 +6,7 @@ use domain::{
     access::Right,
     chain::Chain,
     connection::LIFETIME,
-    protocol::{Action, ErrorCode, Refused, Reply, Request},
+    protocol::{Action, ErrorCode, ErrorReply, Reply, Request},
     topic::Topic,
 };
 use tracing::debug;
@@ -27,18 +27,18 @@ const ITEM_MARGIN: std::time::Duration = std::time::Duration::from_mins(10);
 
 /// Handles a message. Errors are sent to the client and never end the connection.
 pub(super) async fn handle(client: &Client<'_>, body: &str) {
-    if let Err(rejection) = try_handle(client, body).await
-        && let Err(error) = client.reply(&Reply::from(rejection)).await
+    if let Err(reply) = try_handle(client, body).await
+        && let Err(error) = client.reply(&Reply::Error(reply)).await
     {
         debug!(error = %Chain(&error), "could not send an error to the client");
     }
 }
 
-async fn try_handle(client: &Client<'_>, body: &str) -> Result<(), Refused> {
+async fn try_handle(client: &Client<'_>, body: &str) -> Result<(), ErrorReply> {
     admit(client).await.map_err(RequestError::into_reply)?;
     let request = Request::parse(body)?;
     let id = request.id.clone();
-    act(client, request).await.map_err(|error| Refused { id, ..error.into_reply() })
+    act(client, request).await.map_err(|error| ErrorReply { id, ..error.into_reply() })
 }
 
 /// Checks the message rate of the connection, which its class at the handshake determines.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domain::{
     connection::Recipient,
-    outlet::{Outlet, PostError},
+    outlet::{Outlet, OutletError},
 };
 use tokio::time::{self, Instant};
 
@@ -29,7 +29,7 @@ pub(super) enum SendError {
     Busy,
     /// The gateway failed.
     #[error("could not post the message")]
-    Post(#[source] PostError),
+    Post(#[source] OutletError),
 }
 
 /// Posts one message, and retries while the connection is busy.
@@ -44,15 +44,15 @@ pub(super) async fn send(
         let errors = outlet.post(std::slice::from_ref(recipient), message.clone()).await;
         match errors.into_iter().next() {
             None => return Ok(()),
-            Some((_, PostError::Gone)) => return Err(SendError::Closed),
-            Some((_, PostError::Busy)) if Instant::now() + wait > deadline => {
+            Some((_, OutletError::Gone)) => return Err(SendError::Closed),
+            Some((_, OutletError::Busy)) if Instant::now() + wait > deadline => {
                 return Err(SendError::Busy);
             }
-            Some((_, PostError::Busy)) => {
+            Some((_, OutletError::Busy)) => {
                 time::sleep(wait).await;
                 wait = (wait * 2).min(MAX_WAIT);
             }
-            Some((_, error @ (PostError::TooLarge | PostError::Failed(_)))) => {
+            Some((_, error @ (OutletError::TooLarge | OutletError::Failed(_)))) => {
                 return Err(SendError::Post(error));
             }
         }

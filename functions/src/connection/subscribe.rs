@@ -6,7 +6,7 @@ use aws::connections::ConnectionError;
 use domain::{
     access::Right,
     connection::Connection,
-    protocol::{ErrorCode, Refused, Reply},
+    protocol::{ErrorCode, ErrorReply, Reply},
     topic::Topic,
 };
 
@@ -42,9 +42,9 @@ pub(super) async fn subscribe(
             Ok(()) => {
                 starts.insert(topic, start);
             }
-            Err(RequestError::Rejected(rejection)) => {
-                let rejection = Refused { id: id.clone(), ..rejection };
-                client.reply(&Reply::from(rejection)).await?;
+            Err(RequestError::Rejected(reply)) => {
+                let reply = ErrorReply { id: id.clone(), ..reply };
+                client.reply(&Reply::Error(reply)).await?;
             }
             Err(error) => return Err(error),
         }

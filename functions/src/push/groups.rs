@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use domain::{
     connection::Recipient,
     frame::Frame,
-    outlet::PostError,
+    outlet::OutletError,
     push::{Job, Report},
     topic::Topic,
 };
@@ -18,9 +18,9 @@ use super::{message::Messages, pusher::Pusher, view::View};
 const CONCURRENCY: usize = 64;
 
 /// A message that a connection of a group did not accept.
-pub(super) struct Rejected {
+pub(super) struct FailedPost {
     recipient: Recipient,
-    error: PostError,
+    error: OutletError,
     /// The index of the message's first frame among the frames for the group.
     from: usize,
 }
@@ -32,7 +32,7 @@ impl Pusher {
         view: &View,
         job: &Job,
         report: &mut Report,
-    ) -> Vec<Rejected> {
+    ) -> Vec<FailedPost> {
         let topics =
             job.frames.iter().map(Frame::topic).chain(job.lost.iter().map(|lost| &lost.topic));
         let groups = view.groups_for(topics);
@@ -50,10 +50,10 @@ impl Pusher {
             };
             posts.push(self.post_to_group(&group.members, messages));
         }
-        let done: Vec<(u64, Vec<Rejected>)> =
+        let done: Vec<(u64, Vec<FailedPost>)> =
             stream::iter(posts).buffer_unordered(CONCURRENCY).collect().await;
         report.delivered += done.iter().map(|(delivered, _)| delivered).sum::<u64>();
-        done.into_iter().flat_map(|(_, rejected)| rejected).collect()
+        done.into_iter().flat_map(|(_, failed)| failed).collect()
     }
 
     /// Posts messages to a group. Returns how many were accepted, and which were not.
@@ -61,9 +61,9 @@ impl Pusher {
         &self,
         members: &[Recipient],
         messages: Arc<Messages>,
-    ) -> (u64, Vec<Rejected>) {
+    ) -> (u64, Vec<FailedPost>) {
         let mut delivered = 0;
-        let mut rejected = Vec::new();
+        let mut failed = Vec::new();
         let mut remaining: Option<Vec<Recipient>> = None;
         let gaps = messages.gaps.iter().map(|gap| (0, gap));
         let events = messages.events.iter().map(|(from, message)| (*from, message));
@@ -77,12 +77,12 @@ impl Pusher {
             let mut kept: Vec<Option<Recipient>> = recipients.iter().cloned().map(Some).collect();
             for (index, error) in errors {
                 if let Some(recipient) = kept[index].take() {
-                    rejected.push(Rejected { recipient, error, from });
+                    failed.push(FailedPost { recipient, error, from });
                 }
             }
             remaining = Some(kept.into_iter().flatten().collect());
         }
-        (delivered, rejected)
+        (delivered, failed)
     }
 
     /// Takes the connections that did not accept a message out of their groups, and keeps the frames and
@@ -91,12 +91,12 @@ impl Pusher {
         &self,
         view: &mut View,
         job: &Job,
-        rejected: Vec<Rejected>,
+        failed: Vec<FailedPost>,
         report: &mut Report,
         now: Timestamp,
     ) {
         let mut frames_by_topics: HashMap<Arc<[Topic]>, Vec<Frame>> = HashMap::new();
-        for Rejected { recipient, error, from } in rejected {
+        for FailedPost { recipient, error, from } in failed {
             if self.is_final(view, job.shard, &recipient, &error, report, now).await {
                 continue;
             }
@@ -107,7 +107,7 @@ impl Pusher {
             });
             let backlog = &mut view.make_straggler(&recipient.id).backlog;
             if from == 0 {
-                // Gaps are sent first, so the rejected message may be one. A client can receive a gap twice.
+                // Gaps are sent first, so the failed message may be one. A client can receive a gap twice.
                 for lost in job.lost.iter().filter(|it| is_subscribed(&it.topic)) {
                     backlog.push_lost(lost.topic.clone(), lost.from..=lost.to);
                 }

@@ -28,10 +28,10 @@ impl Pusher {
 
         let mut report = Report::default();
         let unfinished = self.revoke(&mut view, job.shard, &mut report, now).await;
-        let rejected = self.post_to_groups(&view, &job, &mut report).await;
+        let failed = self.post_to_groups(&view, &job, &mut report).await;
         // Connections that reject a message now are not tried again within this job.
         let stragglers = view.stragglers();
-        self.add_stragglers(&mut view, &job, rejected, &mut report, now).await;
+        self.add_stragglers(&mut view, &job, failed, &mut report, now).await;
         let mut cache = MissedCache::new();
         for (recipient, topics) in stragglers {
             self.serve(&mut view, &job, &recipient, &topics, &mut cache, &mut report, now).await;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use domain::{
     chain::Chain,
     connection::Recipient,
-    outlet::{Outlet, PostError},
+    outlet::{Outlet, OutletError},
     push::Report,
     shard::Shard,
 };
@@ -70,7 +70,7 @@ impl Pusher {
         &self,
         recipient: &Recipient,
         message: Bytes,
-    ) -> Result<(), PostError> {
+    ) -> Result<(), OutletError> {
         let errors = self.outlet.post(std::slice::from_ref(recipient), message).await;
         errors.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
@@ -82,12 +82,12 @@ impl Pusher {
         view: &mut View,
         shard: Shard,
         recipient: &Recipient,
-        error: &PostError,
+        error: &OutletError,
         report: &mut Report,
         now: Timestamp,
     ) -> bool {
         match error {
-            PostError::Gone => {
+            OutletError::Gone => {
                 report.gone += 1;
                 view.remove(&recipient.id);
                 if let Err(error) = self.connections.close(shard, &recipient.id, now).await {
@@ -95,15 +95,15 @@ impl Pusher {
                 }
                 true
             }
-            PostError::TooLarge => {
+            OutletError::TooLarge => {
                 warn!(
                     connection.id = %recipient.id,
                     "dropped a message that is too large; the client sees a gap"
                 );
                 true
             }
-            PostError::Busy => false,
-            PostError::Failed(error) => {
+            OutletError::Busy => false,
+            OutletError::Failed(error) => {
                 warn!(
                     connection.id = %recipient.id,
                     error = %Chain(error.as_ref()),

@@ -7,8 +7,8 @@ use aws::connections::ConnectionError;
 use domain::{
     chain::Chain,
     connection::Recipient,
-    outlet::PostError,
-    protocol::{ErrorCode, Reply},
+    outlet::OutletError,
+    protocol::{ErrorCode, ErrorReply, Reply},
     push::Report,
     shard::Shard,
     topic::Topic,
@@ -127,7 +127,7 @@ impl Pusher {
         };
         self.notify(recipient, code, message, None).await;
         match self.outlet.close(recipient).await {
-            Ok(()) | Err(PostError::Gone) => {}
+            Ok(()) | Err(OutletError::Gone) => {}
             Err(error) => {
                 warn!(
                     connection.id = %recipient.id,
@@ -154,8 +154,8 @@ impl Pusher {
         topic: Option<&Topic>,
     ) {
         let topic = topic.map(Topic::to_string);
-        let reply = Reply::Error { id: None, code, message: message.to_owned(), topic };
-        if let Err(error) = self.post(recipient, reply.to_json()).await {
+        let reply = ErrorReply { id: None, code, message: message.to_owned(), topic };
+        if let Err(error) = self.post(recipient, Reply::Error(reply).to_json()).await {
             debug!(
                 connection.id = %recipient.id,
                 error = %Chain(&error),

@@ -7,7 +7,7 @@ use domain::{
     chain::Chain,
     connection::Recipient,
     entry::Entry,
-    outlet::PostError,
+    outlet::OutletError,
     push::{Job, Report},
     topic::Topic,
 };
@@ -106,7 +106,7 @@ impl Pusher {
         mut entries: Vec<Entry>,
         straggler: &mut Straggler,
         report: &mut Report,
-    ) -> Result<(), PostError> {
+    ) -> Result<(), OutletError> {
         while let Some((count, message)) = next_message(&entries) {
             if let Err(error) = self.post(recipient, message).await {
                 for entry in entries {
@@ -126,7 +126,7 @@ impl Pusher {
         recipient: &Recipient,
         straggler: &mut Straggler,
         report: &mut Report,
-    ) -> Result<(), PostError> {
+    ) -> Result<(), OutletError> {
         while let Some(message) = straggler.backlog.next_message() {
             self.post(recipient, message).await?;
             report.delivered += 1;

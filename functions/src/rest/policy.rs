@@ -4,7 +4,7 @@ use aws::rules::Current;
 use axum::{Extension, Json, Router, body::Bytes, extract::State, http::StatusCode, routing::get};
 use domain::{
     access::Right,
-    rules::{Policies, SetText},
+    rules::{RuleSet, SetText},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ pub(super) async fn show(
     let control = &state.app.tables.control;
     let rules = match control.current_rules().await? {
         Some(current) => RulesInForce::new(Some(&current), control.rules(&current).await?),
-        None => RulesInForce::new(None, state.app.rules.current().await?.policies().text().clone()),
+        None => RulesInForce::new(None, state.app.rules.current().await?.set().text().clone()),
     };
     Ok(Json(rules))
 }
@@ -91,18 +91,18 @@ pub(super) async fn put(
     })?;
     let limits = match new.limits {
         Some(limits) => limits,
-        None => state.app.rules.current().await?.policies().text().limits.clone(),
+        None => state.app.rules.current().await?.set().text().limits.clone(),
     };
-    let policies = Policies::read(SetText { policies: new.policies, limits })?;
-    if !policies.allows(&caller.principal, Right::Admin) {
+    let set = RuleSet::read(SetText { policies: new.policies, limits })?;
+    if !set.allows(&caller.principal, Right::Admin) {
         let detail = "these rules would not permit you to replace them";
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     let control = &state.app.tables.control;
-    let current = control.put_rules(policies.text(), &caller.principal.id, state.now()).await?;
+    let current = control.put_rules(set.text(), &caller.principal.id, state.now()).await?;
     info!(version = current.version, "put new rules in force");
     state.app.rules.at_least(current.version).await?;
-    Ok(Json(RulesInForce::new(Some(&current), policies.text().clone())))
+    Ok(Json(RulesInForce::new(Some(&current), set.text().clone())))
 }
 
 impl RulesInForce {

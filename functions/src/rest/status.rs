@@ -79,7 +79,7 @@ pub(super) async fn status(State(state): State<RestState>) -> Result<Json<Status
     }
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
-        data: control.origin().await?,
+        data: control.provenance().await?,
         sources,
         topics: wanted.len(),
         connections,

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn set(policies: &str) -> Result<Policies, InvalidSet> {
-    Policies::read(SetText { policies: policies.to_owned(), ..SetText::preset() })
+fn set(policies: &str) -> Result<RuleSet, InvalidSet> {
+    RuleSet::read(SetText { policies: policies.to_owned(), ..SetText::preset() })
 }
 
 fn principal(class: &str) -> Principal {
@@ -25,7 +25,7 @@ fn the_default_set_gives_each_class_its_rights() {
     const MATCHES: &str = "coinbase/matches/BTC-USD";
     const LEVEL2: &str = "coinbase/level2/BTC-USD";
     const POSTS: &str = "mastodon/tag/rust";
-    let set = Policies::read(SetText::preset()).expect("a valid set");
+    let set = RuleSet::read(SetText::preset()).expect("a valid set");
     // Class, may connect, may read public topics, matches, level2, may administer.
     let cases = [
         ("anonymous", true, true, false, false, false),
@@ -64,7 +64,7 @@ fn the_default_set_gives_each_class_its_rights() {
 
 #[test]
 fn the_open_set_permits_everything_except_administration() {
-    let set = Policies::read(SetText::open()).expect("a valid set");
+    let set = RuleSet::read(SetText::open()).expect("a valid set");
     let anybody = Principal::anonymous();
     let level2 = topic("coinbase/level2/BTC-USD");
     assert!(set.allows(&anybody, Right::Connect));
@@ -102,7 +102,7 @@ fn a_policy_can_name_a_principal_a_topic_and_a_pattern() {
 
 #[test]
 fn a_class_without_limits_has_those_of_anonymous() {
-    let set = Policies::read(SetText::preset()).expect("a valid set");
+    let set = RuleSet::read(SetText::preset()).expect("a valid set");
     let anonymous = set.limits_of(&Principal::anonymous());
     assert_eq!((anonymous.topics, anonymous.messages_per_second), (50, 10));
     assert_eq!(set.limits_of(&principal("stranger")), anonymous);
@@ -147,7 +147,7 @@ fn defects_of_limits_have_their_place() {
     ];
     for (limits, line, column, message) in cases {
         let text = SetText { limits: limits.to_owned(), ..SetText::preset() };
-        let Err(InvalidSet(defects)) = Policies::read(text) else {
+        let Err(InvalidSet(defects)) = RuleSet::read(text) else {
             panic!("case: {limits} is valid")
         };
         let defect = &defects[0];
@@ -159,7 +159,7 @@ fn defects_of_limits_have_their_place() {
 
 #[test]
 fn the_cache_of_decisions_is_bounded() {
-    let set = Policies::read(SetText::preset()).expect("a valid set");
+    let set = RuleSet::read(SetText::preset()).expect("a valid set");
     let mut cache = Decisions::default();
     for n in 0..100_000 {
         cache.insert(n.to_string(), true);
@@ -181,8 +181,8 @@ proptest! {
 
     #[test]
     fn every_spelling_of_a_topic_gets_the_same_decision(text in "(coinbase|mastodon)/[a-z0-9%]{1,8}(/[A-Za-z0-9%-]{1,10})?") {
-        static PRESET: LazyLock<Policies> =
-            LazyLock::new(|| Policies::read(SetText::preset()).expect("a valid set"));
+        static PRESET: LazyLock<RuleSet> =
+            LazyLock::new(|| RuleSet::read(SetText::preset()).expect("a valid set"));
         if let Ok(topic) = Topic::parse(&text) {
             let expected = topic.source() != "coinbase" || topic.channel() == "ticker";
             let allowed = PRESET.allows(&Principal::anonymous(), Right::Subscribe(&topic));

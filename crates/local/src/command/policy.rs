@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use aws::clients::{Clients, TableOptions};
-use domain::rules::{Defect, InvalidSet, Part, Policies, SetText};
+use domain::rules::{Defect, InvalidSet, Part, RuleSet, SetText};
 use jiff::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -144,9 +144,9 @@ impl Files {
         Ok(SetText { policies: read_file(&self.file)?, limits })
     }
 
-    fn check(&self, text: SetText) -> anyhow::Result<Policies> {
-        match Policies::read(text) {
-            Ok(policies) => Ok(policies),
+    fn check(&self, text: SetText) -> anyhow::Result<RuleSet> {
+        match RuleSet::read(text) {
+            Ok(set) => Ok(set),
             Err(InvalidSet(defects)) => {
                 let mut lines = String::new();
                 for Defect { part, line, column, message } in &defects {
