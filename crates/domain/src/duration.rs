@@ -23,13 +23,14 @@ mod tests {
 
     #[test]
     fn a_duration_has_a_unit() {
-        let hours = |hours: u64| Some(Duration::from_secs(hours * 3_600));
+        let hours = |hours: u64| Some(Duration::from_hours(hours));
         let cases = [
             ("500ms", Some(Duration::from_millis(500))),
             ("30s", Some(Duration::from_secs(30))),
             ("1min", Some(Duration::from_mins(1))),
             ("5m", Some(Duration::from_mins(5))),
             ("1h 30m", Some(Duration::from_mins(90))),
+            ("1h30min", Some(Duration::from_mins(90))),
             ("1hour", hours(1)),
             ("24h", hours(24)),
             ("7d", hours(7 * 24)),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ::functions::access::{identity, secrets::parse_secrets};
 use anyhow::Context as _;
-use domain::access::Principal;
-use jiff::{Span, SpanRelativeTo, Timestamp};
+use domain::{access::Principal, duration::parse_duration};
+use jiff::Timestamp;
 use secrecy::SecretString;
 
 use crate::output::print;
@@ -71,37 +71,4 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     )?;
     print(&format!("{token}\n"));
     Ok(())
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let span: Span = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    span.to_duration(SpanRelativeTo::days_are_24_hours())
-        .and_then(Duration::try_from)
-        .map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_in_all_their_spellings() {
-        let hour = Duration::from_hours(1);
-        let cases = [
-            ("12h", Some(12 * hour)),
-            ("1h 30m", Some(hour + hour / 2)),
-            ("1h30min", Some(hour + hour / 2)),
-            ("1min", Some(hour / 60)),
-            ("365days", Some(365 * 24 * hour)),
-            ("30s", Some(Duration::from_secs(30))),
-            ("500ms", Some(Duration::from_millis(500))),
-            ("12", None),
-            ("-12h", None),
-            ("soon", None),
-            ("", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(parse_duration(text).ok(), expected, "case: {text:?}");
-        }
-    }
 }
