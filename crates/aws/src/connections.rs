@@ -7,21 +7,26 @@ use std::{
 };
 
 use aws_sdk_dynamodb::{
-    Client, operation::query::builders::QueryFluentBuilder, types::AttributeValue,
+    Client,
+    operation::{query::builders::QueryFluentBuilder, update_item::UpdateItemOutput},
+    types::AttributeValue,
 };
 use domain::{
     access::Principal,
-    connection::{Connection, ConnectionId},
+    connection::{Connection, ConnectionId, Subscription},
     shard::Shard,
     topic::Topic,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-pub(crate) use self::counted::{Counted, CountedConnections};
 use self::{
     change::Change,
     item::{key, read, write},
+};
+pub(crate) use self::{
+    counted::{Counted, CountedConnections},
+    item::item_key,
 };
 use crate::{
     error::StoreError,
@@ -136,8 +141,11 @@ impl Connections {
             .remove("topics, joining, cursors, counted_as")
             .value(":true", AttributeValue::Bool(true))
             .value(":expires", number((now + GONE_FOR).as_second()));
-        let closed = close.returning_old().send().await;
-        let closed = closed.map_err(|error| StoreError::from_sdk("UpdateItem", error))?;
+        let closed = close
+            .returning_old()
+            .send()
+            .await
+            .map_err(|error| StoreError::from_sdk("UpdateItem", error))?;
         self.wrote();
         // The attributes are read one by one: of an item that was closed before, some are missing.
         let Some(old) = closed.attributes() else { return Ok(()) };
@@ -256,8 +264,7 @@ impl Connections {
             return Ok(None);
         };
         self.wrote();
-        let had = joined.attributes.map(read).transpose()?.map(|old| old.topics);
-        let had = had.unwrap_or_default();
+        let had = topics_before(joined)?;
         let added = topics.iter().filter(|topic| !had.contains_key(*topic));
         Ok(Some(added.cloned().collect()))
     }
@@ -309,10 +316,8 @@ impl Connections {
             .delete("topics :topics")
             .only_if(IS_OPEN)
             .value(":topics", string_set(topics));
-        let left = if_met("UpdateItem", leave.returning_old().send().await)?;
-        let left = self.changed(id, left)?;
-        let had = left.attributes.map(read).transpose()?.map(|old| old.topics);
-        let had = had.unwrap_or_default();
+        let updated = if_met("UpdateItem", leave.returning_old().send().await)?;
+        let had = topics_before(self.changed(id, updated)?)?;
         Ok(topics.iter().filter(|topic| had.contains_key(*topic)).cloned().collect())
     }
 
@@ -374,6 +379,12 @@ async fn read_pages(query: QueryFluentBuilder) -> Result<Vec<Connection>, StoreE
         connections.push(read(item.map_err(|error| StoreError::from_sdk("Query", error))?)?);
     }
     Ok(connections)
+}
+
+/// Returns the subscriptions that a connection had before an update.
+fn topics_before(updated: UpdateItemOutput) -> Result<BTreeMap<Topic, Subscription>, StoreError> {
+    let old = updated.attributes.map(read).transpose()?;
+    Ok(old.map(|old| old.topics).unwrap_or_default())
 }
 
 fn by_name(topics: &BTreeSet<Topic>) -> impl Iterator<Item = (&Topic, ())> {

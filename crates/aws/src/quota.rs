@@ -10,9 +10,9 @@ use domain::{connection::ConnectionId, shard::Shards};
 use jiff::Timestamp;
 
 use crate::{
-    connections::{Connections, Counted},
+    connections::{Connections, Counted, item_key},
     error::StoreError,
-    item::{Attributes, if_met, number, text},
+    item::{if_met, number},
 };
 
 /// The partition of the items that count requests.
@@ -132,7 +132,7 @@ impl Quotas {
                 .client
                 .update_item()
                 .table_name(self.connections.table())
-                .set_key(Some(key(who)))
+                .set_key(Some(item_key(RATE, who)))
                 .expression_attribute_values(":now", number(now.as_microsecond()))
                 .expression_attribute_values(":expires", number((now + RATE_FOR).as_second()));
             let update = if is_full {
@@ -179,10 +179,6 @@ impl Charge {
     }
 }
 
-fn key(who: &str) -> Attributes {
-    [("shard".to_owned(), text(RATE)), ("connection_id".to_owned(), text(who))].into()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -190,11 +186,6 @@ mod tests {
     use super::*;
 
     proptest! {
-        #[test]
-        fn no_principal_has_the_key_of_another(one in "\\PC{1,40}", other in "\\PC{1,40}") {
-            prop_assert_eq!(key(&one) == key(&other), one == other);
-        }
-
         #[test]
         fn a_full_quota_covers_exactly_its_burst(
             count in 0..1_000_u32, per_second in 0..1_000_u32, at in 0..4_000_000_000_i64,

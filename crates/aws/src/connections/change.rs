@@ -97,14 +97,17 @@ impl Change {
 
     /// Returns the request.
     pub(super) fn request(self) -> UpdateItemFluentBuilder {
-        let clauses = [
+        let actions = [
             ("SET", self.set),
             ("ADD", self.add),
             ("REMOVE", self.remove),
             ("DELETE", self.delete),
         ];
-        let clauses = clauses.iter().filter(|(_, actions)| !actions.is_empty());
-        let clauses = clauses.map(|(verb, actions)| format!("{verb} {}", actions.join(", ")));
-        self.request.update_expression(clauses.collect::<Vec<_>>().join(" "))
+        let clauses: Vec<String> = actions
+            .iter()
+            .filter(|(_, actions)| !actions.is_empty())
+            .map(|(verb, actions)| format!("{verb} {}", actions.join(", ")))
+            .collect();
+        self.request.update_expression(clauses.join(" "))
     }
 }

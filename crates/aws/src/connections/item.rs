@@ -66,8 +66,12 @@ struct LiveFrom {
 
 /// Returns the primary key of a connection's item.
 pub(super) fn key(shard: Shard, id: &ConnectionId) -> Attributes {
-    [("shard".to_owned(), text(shard.to_string())), ("connection_id".to_owned(), text(id.as_str()))]
-        .into()
+    item_key(&shard.to_string(), id.as_str())
+}
+
+/// Returns the primary key of an item in any partition: a shard, or one that counts what principals use.
+pub(crate) fn item_key(partition: &str, id: &str) -> Attributes {
+    [("shard".to_owned(), text(partition)), ("connection_id".to_owned(), text(id))].into()
 }
 
 /// Encodes a connection as an item.
@@ -191,6 +195,14 @@ mod tests {
             }
             prop_assert_eq!(item.contains_key("topics"), !connection.topics.is_empty());
             prop_assert_eq!(read(item).expect("a connection"), connection);
+        }
+
+        #[test]
+        fn different_partitions_and_ids_have_different_keys(
+            one in ("\\PC{1,20}", "\\PC{1,20}"), other in ("\\PC{1,20}", "\\PC{1,20}"),
+        ) {
+            let keys = [&one, &other].map(|(partition, id)| item_key(partition, id));
+            prop_assert_eq!(keys[0] == keys[1], one == other);
         }
 
         #[test]
