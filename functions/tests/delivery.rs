@@ -89,8 +89,8 @@ impl World {
         let preset = options.preset(SetText::open()).unwrap();
         let secret = SecretString::from("secret");
         let app = App::new(tables.clone(), gateway.clone(), options, preset, secret);
-        let (rules, clock) = (app.rules.clone(), Arc::new(Timestamp::now));
-        let pusher = Pusher::new(&tables, gateway.clone(), rules, clock);
+        let clock = Arc::new(Timestamp::now);
+        let pusher = Pusher::new(&tables, gateway.clone(), app.rules.clone(), clock);
         Self { tables, gateway, app, pusher }
     }
 
@@ -214,7 +214,9 @@ async fn missed_events_are_sent_even_if_no_others_follow() {
 async fn connections_with_equal_topics_share_one_message() {
     let world = World::new().await;
     let t = topic("mastodon/public");
-    let (a, b, c) = (world.connect("a").await, world.connect("b").await, world.connect("c").await);
+    let a = world.connect("a").await;
+    let b = world.connect("b").await;
+    let c = world.connect("c").await;
     for to in [&a, &b] {
         world.subscribe(to, &t).await;
     }
@@ -231,8 +233,10 @@ async fn connections_with_equal_topics_share_one_message() {
 #[tokio::test]
 async fn a_slow_connection_delays_no_other_and_is_sent_what_it_missed() {
     let world = World::new().await;
-    let (lossless, ticker) = (topic("mastodon/public"), topic("coinbase/ticker/BTC-USD"));
-    let (slow, quick) = (world.connect("slow").await, world.connect("quick").await);
+    let lossless = topic("mastodon/public");
+    let ticker = topic("coinbase/ticker/BTC-USD");
+    let slow = world.connect("slow").await;
+    let quick = world.connect("quick").await;
     for to in [&slow, &quick] {
         world.subscribe(to, &lossless).await;
         world.subscribe(to, &ticker).await;
@@ -275,7 +279,8 @@ async fn a_closed_connection_is_removed() {
 async fn unsubscribing_stops_events_and_lost_numbers_are_reported_as_gaps() {
     let world = World::new().await;
     let t = topic("mastodon/public");
-    let (stays, leaves) = (world.connect("stays").await, world.connect("leaves").await);
+    let stays = world.connect("stays").await;
+    let leaves = world.connect("leaves").await;
     for to in [&stays, &leaves] {
         world.subscribe(to, &t).await;
     }

@@ -30,13 +30,15 @@ pub struct TableOptions {
     pub retention: Duration,
 }
 
+const MIN_RETENTION: Duration = Duration::from_mins(1);
+const MAX_RETENTION: Duration = Duration::from_hours(365 * 24);
+
 fn parse_retention(text: &str) -> Result<Duration, String> {
     let retention = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => parse_duration(text)?,
     };
-    let (least, most) = (Duration::from_mins(1), Duration::from_hours(365 * 24));
-    if (least..=most).contains(&retention) {
+    if (MIN_RETENTION..=MAX_RETENTION).contains(&retention) {
         Ok(retention)
     } else {
         Err("retention must be between 1min and 365days".to_owned())

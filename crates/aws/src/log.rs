@@ -124,8 +124,13 @@ impl Log {
     ///
     /// [`StoreError`] when the database fails.
     pub async fn newest(&self, topic: &Topic) -> Result<Option<Newest>, StoreError> {
-        let found = self.query(topic).scan_index_forward(false).limit(1).send().await;
-        let found = found.map_err(|error| StoreError::from_sdk("Query", error))?;
+        let found = self
+            .query(topic)
+            .scan_index_forward(false)
+            .limit(1)
+            .send()
+            .await
+            .map_err(|error| StoreError::from_sdk("Query", error))?;
         let Some(item) = found.items.and_then(|items| items.into_iter().next()) else {
             return Ok(None);
         };
@@ -290,10 +295,11 @@ impl SetItemIf for PutItemFluentBuilder {
 fn read_entry(item: &Attributes) -> Result<Entry, StoreError> {
     let Some(AttributeValue::B(body)) = item.get("body") else {
         let topic = item.get("topic").and_then(|topic| Topic::parse(topic.as_s().ok()?).ok());
-        let topic =
-            topic.ok_or_else(|| StoreError::corrupt("events", "item has no valid topic"))?;
-        let (seq, last) = (read_number(item, "seq")?, read_number(item, "last")?);
-        return Ok(Entry::Lost { topic, seq, last });
+        return Ok(Entry::Lost {
+            topic: topic.ok_or_else(|| StoreError::corrupt("events", "item has no valid topic"))?,
+            seq: read_number(item, "seq")?,
+            last: read_number(item, "last")?,
+        });
     };
     let json = decompress(body.as_ref()).map_err(|error| StoreError::corrupt("events", error))?;
     let frame = Frame::from_json(json).map_err(|error| StoreError::corrupt("events", error))?;

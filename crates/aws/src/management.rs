@@ -127,9 +127,9 @@ impl Gateway {
                     warn!(endpoint, "gateway refuses connections");
                 }
                 let since = outage.map_or(now, |outage| outage.since);
-                let refused = Outage { since, seen: now };
-                *outage = Some(refused);
-                Err(refused.error())
+                let ongoing = Outage { since, seen: now };
+                *outage = Some(ongoing);
+                Err(ongoing.error())
             }
             result => {
                 *outage = None;

@@ -53,8 +53,8 @@ pub async fn read(config: &SdkConfig, id: &str) -> Result<Secrets, SecretError> 
     struct SecretValue {
         secret_string: Option<String>,
     }
-    let timeouts = config.timeout_config().cloned();
-    let timeouts = timeouts.unwrap_or_else(|| TimeoutConfig::builder().build());
+    let timeouts =
+        config.timeout_config().cloned().unwrap_or_else(|| TimeoutConfig::builder().build());
     let call = Call::new(config, GET_SECRET_VALUE, timeouts, config.retry_config());
     let input = Input {
         path: "/".to_owned(),

@@ -94,19 +94,20 @@ impl Tables {
         attributes: Vec<(&str, ScalarAttributeType)>,
         indexes: Option<Vec<GlobalSecondaryIndex>>,
     ) -> Result<(), StoreError> {
-        let attributes = attributes.into_iter().map(|(name, kind)| {
-            AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build()
-        });
-        let attributes: Result<_, _> = attributes.collect();
+        let attributes = attributes
+            .into_iter()
+            .map(|(name, kind)| {
+                AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build()
+            })
+            .collect::<Result<_, _>>()
+            .map_err(|error| StoreError::corrupt("control", error))?;
         let created = self
             .client
             .create_table()
             .table_name(table)
             .billing_mode(BillingMode::PayPerRequest)
             .set_key_schema(Some(keys))
-            .set_attribute_definitions(Some(
-                attributes.map_err(|error| StoreError::corrupt("control", error))?,
-            ))
+            .set_attribute_definitions(Some(attributes))
             .set_global_secondary_indexes(indexes)
             .send()
             .await;
@@ -121,8 +122,11 @@ impl Tables {
             }
             Err(error) => return Err(StoreError::from_sdk("CreateTable", error)),
         }
-        let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name("expires_at");
-        let ttl = ttl.build().map_err(|error| StoreError::corrupt("control", error))?;
+        let ttl = TimeToLiveSpecification::builder()
+            .enabled(true)
+            .attribute_name("expires_at")
+            .build()
+            .map_err(|error| StoreError::corrupt("control", error))?;
         let set = self
             .client
             .update_time_to_live()

@@ -102,7 +102,8 @@ async fn connections_subscribe_go_live_and_leave() {
     let connections = tables().await.connections;
     let id = ConnectionId::new("abc=");
     let recipient = Recipient { endpoint: "http://gateway".into(), id: id.clone() };
-    let (a, b) = (topic("coinbase/ticker/BTC-USD"), topic("mastodon/public"));
+    let a = topic("coinbase/ticker/BTC-USD");
+    let b = topic("mastodon/public");
     let both = BTreeSet::from([a.clone(), b.clone()]);
 
     let early = connections.join(0, &id, &both, 50, now()).await;

@@ -68,9 +68,13 @@ impl Backlog {
     /// Returns the next message to send: first the gaps, then the frames.
     pub fn next_message(&self) -> Option<Bytes> {
         if let Some((topic, range)) = self.lost.first_key_value() {
-            let (topic, from, to) = (topic.clone(), *range.start(), *range.end());
-            let reason = GapReason::Lagging;
-            return Some(Reply::Gap { topic, from, to, reason }.to_json());
+            let gap = Reply::Gap {
+                topic: topic.clone(),
+                from: *range.start(),
+                to: *range.end(),
+                reason: GapReason::Lagging,
+            };
+            return Some(gap.to_json());
         }
         let count = self.next_frames();
         (count > 0).then(|| {
@@ -176,7 +180,8 @@ mod tests {
 
     #[test]
     fn topics_that_are_no_longer_wanted_are_discarded_without_a_gap() {
-        let (keep, drop) = ("coinbase/matches/BTC-USD", "coinbase/matches/ETH-USD");
+        let keep = "coinbase/matches/BTC-USD";
+        let drop = "coinbase/matches/ETH-USD";
         let mut backlog = Backlog::default();
         backlog.push(frame(drop, 1, &["1".into()]));
         backlog.push(frame(keep, 1, &["1".into()]));

@@ -40,7 +40,8 @@ mod tests {
 
     #[test]
     fn delays_grow_to_the_maximum_until_reset() {
-        let (min, max) = (Duration::from_millis(500), Duration::from_mins(1));
+        let min = Duration::from_millis(500);
+        let max = Duration::from_mins(1);
         let mut backoff = Backoff::new(min, max);
         let mut rng = rand::rng();
         for attempt in 0..20_u32 {

@@ -85,7 +85,8 @@ impl Frame {
     pub fn pack<E: AsRef<[u8]>>(topic: &Topic, seq: u64, at: Timestamp, events: &[E]) -> Vec<Self> {
         let head = head_bytes(topic);
         let mut frames = Vec::new();
-        let (mut start, mut size) = (0, head);
+        let mut start = 0;
+        let mut size = head;
         for (index, event) in events.iter().enumerate() {
             let bytes = event.as_ref().len() + 1;
             if index > start && size + bytes > FRAME_BYTES {
@@ -116,9 +117,7 @@ impl Frame {
             return Err(FrameError::Empty);
         }
         let end = wire.seq.checked_add(wire.events.len() as u64).ok_or(FrameError::Empty)?;
-        let last = end - 1;
-        let (topic, seq, at) = (wire.topic, wire.seq, wire.at);
-        Ok(Self { topic, seq, last, at, json })
+        Ok(Self { topic: wire.topic, seq: wire.seq, last: end - 1, at: wire.at, json })
     }
 
     /// Returns the topic of its events.

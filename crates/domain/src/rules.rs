@@ -250,7 +250,8 @@ fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
 
 /// Returns the entities of a topic, its channel and its source.
 fn topic_entities(topic: &Topic) -> Result<Vec<Entity>, Box<dyn std::error::Error>> {
-    let (source, channel) = (topic.source(), format!("{}/{}", topic.source(), topic.channel()));
+    let source = topic.source();
+    let channel = format!("{source}/{}", topic.channel());
     let attributes = |channel: &str, key: Option<&str>| -> HashMap<String, RestrictedExpression> {
         let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
         [("source", Some(text(source))), ("channel", Some(text(channel))), ("key", key.map(text))]
@@ -258,7 +259,8 @@ fn topic_entities(topic: &Topic) -> Result<Vec<Entity>, Box<dyn std::error::Erro
             .filter_map(|(name, value)| Some((name.to_owned(), value?)))
             .collect()
     };
-    let (of_source, of_channel) = (uid(&TYPES.topic, source), uid(&TYPES.topic, &channel));
+    let of_source = uid(&TYPES.topic, source);
+    let of_channel = uid(&TYPES.topic, &channel);
     let mut entities = vec![Entity::new(of_source.clone(), attributes("", None), HashSet::new())?];
     let of_source = HashSet::from([of_source]);
     entities.push(Entity::new(of_channel.clone(), attributes(topic.channel(), None), of_source)?);

@@ -88,8 +88,8 @@ pub(super) async fn list(
     OwnConnection(id): OwnConnection,
 ) -> Result<Json<Subscriptions>, Problem> {
     let shard = state.app.shard_of(&id).await?;
-    let connection = state.app.tables.connections.get(shard, &id).await?;
-    let connection = connection.ok_or_else(Problem::connection_closed)?;
+    let connections = &state.app.tables.connections;
+    let connection = connections.get(shard, &id).await?.ok_or_else(Problem::connection_closed)?;
     let topics = connection.topics.keys().map(Topic::to_string).collect();
     Ok(Json(Subscriptions { connection_id: id.to_string(), topics }))
 }

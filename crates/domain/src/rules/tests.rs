@@ -84,8 +84,8 @@ fn a_policy_can_name_a_principal_a_topic_and_a_pattern() {
             unless { resource has key && resource.key like "*-EUR" };
     "#)
     .expect("a valid set");
-    let (ann, mallory) = (principal("member"), Principal::named("mallory", ["member"]));
-    let mallory = mallory.expect("a principal");
+    let ann = principal("member");
+    let mallory = Principal::named("mallory", ["member"]).expect("a principal");
     // Same class, asked twice: a cached decision about one does not apply to the other.
     for _ in 0..2 {
         assert!(!set.allows(&mallory, Right::Connect));

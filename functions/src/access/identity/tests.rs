@@ -103,7 +103,8 @@ impl Issuer {
         let url = format!("http://{}/keys", listener.local_addr().expect("an address"));
         let published: Arc<Mutex<Option<Value>>> = Arc::default();
         let requests: Arc<AtomicUsize> = Arc::default();
-        let (of_handler, count) = (published.clone(), requests.clone());
+        let of_handler = published.clone();
+        let count = requests.clone();
         let handler = get(async move || {
             count.fetch_add(1, Ordering::SeqCst);
             match of_handler.lock().expect("no panic").clone() {
@@ -274,7 +275,9 @@ async fn a_token_without_a_valid_signature_is_rejected() {
 
 #[tokio::test]
 async fn an_issuers_tokens_are_valid_only_under_its_own_keys() {
-    let (rsa, ec, stranger) = (Signer::rsa("r"), Signer::ec("e"), Signer::ec("e"));
+    let rsa = Signer::rsa("r");
+    let ec = Signer::ec("e");
+    let stranger = Signer::ec("e");
     let issuer = Issuer::start(&[&rsa, &ec]).await;
     let tokens = issuer.tokens(&[]);
     for signer in [&rsa, &ec] {
@@ -321,10 +324,12 @@ async fn a_public_key_is_not_a_shared_secret() {
 
 #[tokio::test]
 async fn keys_can_change_and_the_issuer_can_be_unavailable() {
-    let (old, new) = (Signer::ec("old"), Signer::rsa("new"));
+    let old = Signer::ec("old");
+    let new = Signer::rsa("new");
     let issuer = Issuer::start(&[&old]).await;
     let tokens = issuer.tokens(&[]);
-    let (by_old, by_new) = (old.sign(&ours(json!({}))), new.sign(&ours(json!({}))));
+    let by_old = old.sign(&ours(json!({})));
+    let by_new = new.sign(&ours(json!({})));
     assert!(tokens.check(&by_old, now()).await.is_ok());
     assert!(matches!(tokens.check(&by_new, now()).await, Err(TokenError::UnknownKey)));
     issuer.break_down();
