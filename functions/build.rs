@@ -1,6 +1,6 @@
 //! Rebuilds the crate when the web page in `web/app/dist` has been rebuilt.
 
 fn main() {
-    // Not `dist` itself: Cargo treats a folder that does not exist as one that has changed.
+    // Not `dist` itself: if it does not exist, Cargo would rebuild the crate every time.
     println!("cargo::rerun-if-changed=../web/app");
 }

@@ -1,4 +1,4 @@
-//! Access control: who the caller is, what it has permission to do, and how often.
+//! Access control: who the caller is, and what it may do how often.
 
 pub mod authorize;
 pub mod caller;

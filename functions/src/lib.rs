@@ -1,7 +1,7 @@
 //! The functions behind API Gateway: `authorize`, `connection`, `rest` and `push`.
 //!
 //! A handler decodes an event, calls the stores, and encodes the response. Only the binaries read the
-//! clock and the environment. On one machine the same handlers are called in-process.
+//! clock and the environment. On one machine, the same handlers run in the same process as everything else.
 
 pub mod access;
 pub mod app;

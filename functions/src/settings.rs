@@ -109,14 +109,14 @@ pub enum PresetError {
 }
 
 impl Options {
-    /// Whether everything is permitted until rules are put in force: no tokens are accepted, so that
-    /// all clients are anonymous, and no policies are configured.
+    /// Returns whether everything is permitted until rules are put in force. This is the case if no tokens
+    /// are accepted, so that all clients are anonymous, and if no policies are configured.
     pub fn is_open(&self) -> bool {
         !self.identity.accepts_tokens() && self.policy.is_none()
     }
 
-    /// Returns the rules that apply until others are put in force. Where [`Options::is_open`], they
-    /// start from `open`.
+    /// Returns the rules that apply until others are put in force. They are based on `open` if
+    /// [`Options::is_open`].
     ///
     /// # Errors
     ///

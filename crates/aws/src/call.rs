@@ -1,8 +1,7 @@
-//! Signed calls of single operations, for the AWS services of which Headwater uses one.
+//! Signed calls to AWS services of which Headwater uses only one operation.
 //!
-//! An SDK crate has all operations of its service and takes its share of a build for each of them. These
-//! calls run on the runtime that those crates are made of, so credentials, signatures, timeouts and retries
-//! are the SDK's own.
+//! An SDK crate contains all operations of its service, and each adds to the time of a build. These calls use
+//! the runtime under those crates, so credentials, signatures, timeouts and retries work as in the SDK.
 
 use std::fmt;
 
@@ -32,16 +31,16 @@ use serde::Deserialize;
 /// An operation of a service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
-    /// The service's name in configuration files, such as `Secrets Manager`: its endpoint can be set there
-    /// and in the environment.
+    /// The name under which configuration files and the environment set the service's endpoint, such as
+    /// `Secrets Manager`.
     pub(crate) service: &'static str,
-    /// The first label of the service's host names, which is also what its signatures name.
+    /// The first label of the service's host names, which is also its name in signatures.
     pub(crate) host: &'static str,
     /// The operation, such as `Invoke`.
     pub(crate) operation: &'static str,
 }
 
-/// What an operation is sent.
+/// The request of an operation.
 pub(crate) struct Input {
     /// The path of the request, percent-encoded.
     pub(crate) path: String,
@@ -51,14 +50,14 @@ pub(crate) struct Input {
     pub(crate) body: Vec<u8>,
 }
 
-/// What an operation answers when it succeeds.
+/// The response of a successful operation.
 pub(crate) struct Output {
     response_headers: Vec<(String, String)>,
     /// The body of the response.
     pub(crate) body: Bytes,
 }
 
-/// What a service answers when it does not do what was asked.
+/// The error response of a service.
 #[derive(Debug, thiserror::Error)]
 #[error("HTTP {status}{}{}", code.as_deref().map(|code| format!(", {code}")).unwrap_or_default(),
         message.as_deref().map(|message| format!(": {message}")).unwrap_or_default())]
@@ -102,8 +101,8 @@ impl Output {
 }
 
 impl Call {
-    /// Prepares `target` with the region, credentials and endpoint of `config`. Without `retries` a call is
-    /// tried once.
+    /// Prepares `target` with the region, credentials and endpoint of `config`. Without `retries`, a
+    /// call is attempted once.
     pub(crate) fn new(
         config: &SdkConfig,
         target: Target,
@@ -157,7 +156,7 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// [`CallError`] when the service rejects the call or does not answer.
+    /// [`CallError`] when the service rejects the call or does not respond.
     pub(crate) async fn send(&self, input: Input) -> Result<Output, CallError> {
         self.operation.invoke(input).await
     }
@@ -229,7 +228,7 @@ fn service_error(status: u16, named: Option<&str>, body: Bytes) -> ServiceError 
     ServiceError { status, code, message: read.message, body }
 }
 
-/// A service that gives prepared responses in order, for tests.
+/// A service for tests that returns prepared responses in order.
 #[cfg(test)]
 pub(crate) mod canned {
     use std::sync::Arc;
@@ -268,7 +267,7 @@ pub(crate) mod canned {
             Self { responses, received: Arc::default() }
         }
 
-        /// The configuration under which calls end here.
+        /// Returns a configuration whose calls go to this service.
         pub(crate) fn config(&self) -> SdkConfig {
             let connector = SharedHttpConnector::new(self.clone());
             let credentials = Credentials::new("id", "key", None, None, "test");

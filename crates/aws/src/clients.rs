@@ -123,8 +123,8 @@ impl Clients {
     }
 }
 
-/// Looks for the region in the environment and in the profile. The metadata service is left out: it takes
-/// long to time out elsewhere, and programs on AWS have the variable.
+/// Looks for the region in the environment and in the profile. Does not ask the metadata service, which
+/// takes long to time out outside AWS; on AWS, the environment has the region.
 fn region() -> RegionProviderChain {
     RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new())

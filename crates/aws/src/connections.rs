@@ -53,11 +53,11 @@ pub enum ConnectionError {
     #[error("connection {0} is not open")]
     NotOpen(ConnectionId),
     /// The connection would exceed its limit of topics.
-    #[error("connection has {has} topics and may have {limit}")]
+    #[error("connection has {has} topics; the limit is {limit}")]
     TooManyTopics {
         /// The number of topics it has.
         has: usize,
-        /// The number of topics it may have.
+        /// The maximum number of topics.
         limit: usize,
     },
     /// The database failed.
@@ -88,7 +88,7 @@ impl Connections {
         &self.table
     }
 
-    /// Returns the connections that count as open, by principal.
+    /// Returns the store of the connections that count as open.
     pub(crate) fn counted(&self) -> &CountedConnections {
         &self.counted
     }
@@ -123,7 +123,7 @@ impl Connections {
         Ok(())
     }
 
-    /// Marks a connection as closed. It is fine if it is closed already or has not opened yet.
+    /// Marks a connection as closed. The connection may already be closed, or may not have been opened yet.
     ///
     /// # Errors
     ///
@@ -147,7 +147,7 @@ impl Connections {
             .await
             .map_err(|error| StoreError::from_sdk("UpdateItem", error))?;
         self.wrote();
-        // The attributes are read one by one: of an item that was closed before, some are missing.
+        // The attributes are read one by one, because an item that was closed before lacks some of them.
         let Some(old) = closed.attributes() else { return Ok(()) };
         let counted_as = old.get("counted_as").and_then(|who| who.as_s().ok());
         let opened_at = old.get("connected_at").and_then(|at| at.as_n().ok()?.parse().ok());
@@ -326,7 +326,7 @@ impl Connections {
         Change::new(request.set_key(Some(key(shard, id))), now)
     }
 
-    /// Notes that a change was made, or returns that the connection is not open.
+    /// Announces that a change was made, or returns an error if the connection is not open.
     fn changed<T>(&self, id: &ConnectionId, done: Option<T>) -> Result<T, ConnectionError> {
         let done = done.ok_or_else(|| ConnectionError::NotOpen(id.clone()))?;
         self.wrote();

@@ -1,5 +1,5 @@
-//! The `control` table: leases, source states, catalogues, and the places of posts in the log. It also
-//! has the access rules, which [`crate::rules`] reads and writes.
+//! The `control` table: leases, source states, catalogs, and the positions of posts in the log. It also
+//! holds the access rules, which [`crate::rules`] reads and writes.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -29,9 +29,9 @@ pub struct Control {
 pub struct Lease {
     /// The source.
     pub source: String,
-    /// The poller that has it.
+    /// The poller that holds it.
     pub owner: String,
-    /// Up by one at each change of owner.
+    /// Increases by one each time the lease is acquired.
     pub epoch: u64,
 }
 
@@ -44,12 +44,12 @@ pub struct Remembered {
     pub topics: BTreeSet<Topic>,
 }
 
-/// A product of an exchange, as shown in the catalogue.
+/// A product of an exchange, as listed in the catalog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Product {
-    /// Such as `BTC-USD`.
+    /// Its id, such as `BTC-USD`.
     pub id: String,
-    /// Whether it is traded.
+    /// Whether it is being traded.
     pub online: bool,
 }
 
@@ -144,8 +144,8 @@ impl Control {
         self.client.update_item().table_name(&self.table).set_key(Some(key("lease", source)))
     }
 
-    /// Removes the owners of all leases. Only for an embedded database, whose previous owner has certainly
-    /// exited.
+    /// Removes the owners of all leases. This is safe only for an embedded database: its lock proves that the
+    /// previous owner has exited.
     ///
     /// # Errors
     ///
@@ -161,7 +161,7 @@ impl Control {
         Ok(())
     }
 
-    /// Records the provenance of the data, unless it is recorded already. Returns the one recorded.
+    /// Records the provenance of the data, unless one is already recorded. Returns the recorded provenance.
     ///
     /// # Errors
     ///
@@ -183,8 +183,8 @@ impl Control {
         self.get("log", "origin").await
     }
 
-    /// Returns the highest number that the topic's events may have used. This is needed when all entries
-    /// of the topic have expired.
+    /// Returns the highest number that events of the topic can have. It is needed when all entries of the
+    /// topic have expired.
     ///
     /// # Errors
     ///
@@ -193,7 +193,7 @@ impl Control {
         self.get("reserved", topic.as_str()).await
     }
 
-    /// Reserves the topic's numbers up to `seq`. No event may have a higher one until the next call.
+    /// Reserves the topic's numbers up to `seq`. No event may get a higher number until the next call.
     ///
     /// # Errors
     ///
@@ -261,7 +261,7 @@ impl Control {
         self.get("catalogue", source).await
     }
 
-    /// Stores the places of a post in a topic: every number that it has in the log.
+    /// Stores the places of a post in a topic: all its numbers in the log.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ const INVOKE: Target = Target { service: "Lambda", host: "lambda", operation: "I
 /// Longest wait for a connection to Lambda.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What RFC 3986 calls unreserved stays as it is in a path.
+/// In a path, only the unreserved characters of RFC 3986 are not percent-encoded.
 const PATH_SEGMENT: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -103,7 +103,7 @@ impl Lambda {
             ],
             body: event.into(),
         };
-        let response = self.call.send(input).await.map_err(|error| sort(function, error))?;
+        let response = self.call.send(input).await.map_err(|error| classify(function, error))?;
         // AWS reports a failed function in a header. Its Runtime Interface Emulator does so in the body only.
         let failure = match response.header("x-amz-function-error") {
             Some(kind) => Some(failure_in(&response.body).unwrap_or_else(|| {
@@ -128,16 +128,16 @@ fn failed(function: &str, failure: Failure) -> InvokeError {
     InvokeError::Function { function: function.to_owned(), error_type, message }
 }
 
-fn sort(function: &str, error: CallError) -> InvokeError {
+fn classify(function: &str, error: CallError) -> InvokeError {
     let name = function.to_owned();
-    let Some(refused) = error.as_service_error() else {
+    let Some(service_error) = error.as_service_error() else {
         return InvokeError::Unavailable { function: name, source: error.into() };
     };
-    // `cargo lambda watch` answers 500 with what the function said, where AWS answers 200.
-    if let Some(failure) = failure_in(&refused.body) {
+    // `cargo lambda watch` reports a failed function with status 500, AWS with status 200.
+    if let Some(failure) = failure_in(&service_error.body) {
         return failed(function, failure);
     }
-    match (refused.status, refused.code.as_deref()) {
+    match (service_error.status, service_error.code.as_deref()) {
         (429, _) => InvokeError::Throttled { function: name, source: error.into() },
         (404, _) | (_, Some("ResourceNotFoundException")) => {
             InvokeError::NotFound { function: name }

@@ -70,7 +70,7 @@ impl Log {
         self.retention
     }
 
-    /// Appends an entry, unless its first number is taken. Appending the same entry again is fine.
+    /// Appends an entry, unless its first number is taken. Does nothing if the same entry is already there.
     ///
     /// # Errors
     ///
@@ -231,7 +231,7 @@ impl Log {
         }
     }
 
-    /// Replaces event `seq` by another event. Returns whether the log had that event.
+    /// Replaces event `seq` with another event. Returns whether the log had that event.
     ///
     /// # Errors
     ///
@@ -243,8 +243,8 @@ impl Log {
         event: &Bytes,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        // Frames are changed only here. If the condition fails, another change was made in between, and
-        // this one starts over from the changed frame.
+        // Frames are changed only here. If the condition fails, another change came in between, and this one
+        // starts over with the changed frame.
         loop {
             let entry = self.read(topic, seq, seq, usize::MAX, now).await?.into_iter().next();
             let Some(Entry::Frame(frame)) = entry else { return Ok(false) };

@@ -23,11 +23,11 @@ use tracing::warn;
 /// Maximum number of concurrent posts of one process.
 const CONCURRENCY: usize = 256;
 
-/// How long a gateway that refused a connection is not contacted again.
+/// How long to wait after a gateway refused a connection before contacting it again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a gateway must refuse connections until its clients count as gone. AWS's own gateway is
-/// always reachable. An emulated gateway may have exited, and its clients have reconnected elsewhere.
+/// always reachable. An emulated gateway may have exited; then its clients reconnect elsewhere.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 
 /// The management APIs of all gateways that recipients name.
@@ -116,15 +116,15 @@ impl Gateway {
         }
     }
 
-    /// Notes whether something listens at the gateway's address, and returns the result. A refused
-    /// connection becomes the error that says what the outage means for the recipient.
+    /// Records whether something listens at the gateway's address, and returns the result. For a refused
+    /// connection, returns the error of the outage.
     fn note(&self, endpoint: &str, result: Result<(), OutletError>) -> Result<(), OutletError> {
         let now = Instant::now();
         let mut outage = self.outage.lock();
         match result {
             Err(OutletError::Failed(error)) if is_refused(error.as_ref()) => {
                 if outage.is_none() {
-                    warn!(endpoint, "gateway refuses connections");
+                    warn!(endpoint, "the gateway refuses connections; retrying");
                 }
                 let since = outage.map_or(now, |outage| outage.since);
                 let ongoing = Outage { since, seen: now };

@@ -1,7 +1,7 @@
-//! What principals use, counted in the `connections` table so that it applies across functions and
-//! gateways: open connections and requests a second.
+//! The quotas of principals: open connections, and requests per second. They are counted in the
+//! `connections` table, so that they apply across all functions and gateways.
 //!
-//! Each is one small item for each principal, in partitions beside those of the shards.
+//! Each quota of a principal is one small item, in partitions next to those of the shards.
 
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ impl Quotas {
     /// Counts a connection that opens for `who` at `now`, unless `limit` others are open. Returns
     /// whether it was counted.
     ///
-    /// Closing a connection makes room again. If the limit is reached, connections that ended without
-    /// being closed are found and removed.
+    /// Closing a connection makes room again. At the limit, this also removes connections that have ended
+    /// without being closed.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Quotas {
         Ok(removed)
     }
 
-    /// Removes a connection from the count whose handshake began at `opened_at` and failed.
+    /// Removes a connection from the count, because the handshake that began at `opened_at` has failed.
     ///
     /// # Errors
     ///
@@ -107,11 +107,10 @@ impl Quotas {
         self.connections.counted().remove(who, &Counted::new(id, opened_at)).await
     }
 
-    /// Takes `count` requests from the quota of `who`, which is `per_second` with a burst of two
-    /// seconds' worth. Takes nothing and returns `false` if fewer are left. `idle` says that the quota
-    /// is probably full.
+    /// Takes `count` requests from the quota of `who`: `per_second`, with a burst of two seconds' worth. If
+    /// fewer are left, takes nothing and returns `false`. `idle` means that the quota is probably full.
     ///
-    /// The item has one number, the time at which the quota is full again (the generic cell rate
+    /// The item stores one number: the time at which the quota is full again (the generic cell rate
     /// algorithm).
     ///
     /// # Errors
@@ -155,13 +154,13 @@ impl Quotas {
     }
 }
 
-/// What requests cost, in microseconds of the quota's time.
+/// The cost of requests, in microseconds of the quota's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Charge {
     cost_us: u64,
     /// When a full quota is full again after the requests.
     free_at_us: i128,
-    /// The latest time for a quota to be full again and yet cover the cost.
+    /// The latest time at which a quota may be full again and still cover the cost.
     latest_us: i128,
 }
 

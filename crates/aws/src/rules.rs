@@ -1,7 +1,7 @@
-//! The access rules in the `control` table: each set under its hash, and an item that names the current
-//! one.
+//! The access rules in the `control` table: each set under its hash, and an item with the hash of the
+//! current set.
 //!
-//! A reader polls the small item that names the current set, and reads the set when the name changes.
+//! A reader polls that small item, and reads the set when the hash changes.
 
 use domain::rules::SetText;
 use jiff::Timestamp;
@@ -13,13 +13,13 @@ use crate::{control::Control, error::StoreError};
 /// The partition of all items of this module.
 const RULES: &str = "rules";
 
-/// The sort key of the item that names the current set.
+/// The sort key of the item with the hash of the current set.
 const CURRENT: &str = "current";
 
-/// How often a write is attempted while others write at the same time.
+/// Maximum number of attempts to write while others write at the same time.
 const ATTEMPTS: usize = 5;
 
-/// The name of the current set.
+/// The current set: its version and its hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Current {
     /// The number of the change that made the set current, counted from 1.
@@ -28,12 +28,12 @@ pub struct Current {
     set: String,
     /// When it became current.
     pub at: Timestamp,
-    /// Who made it current, as far as that is known.
+    /// The principal that made it current, if known.
     pub by: String,
 }
 
 impl Control {
-    /// Returns the name of the current set; `None` before there is one.
+    /// Returns the version and the hash of the current set; `None` before there is one.
     ///
     /// # Errors
     ///
@@ -100,13 +100,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_is_read_as_it_was_written(
+        fn the_current_set_is_read_as_it_was_written(
             version: u64, set in "[0-9a-f]{64}", by in "\\PC{0,40}", at in 0..4_000_000_000_i64,
         ) {
             let at = Timestamp::from_second(at).expect("a time");
             let current = Current { version, set, at, by };
             let json = serde_json::to_string(&current).expect("JSON");
-            prop_assert_eq!(serde_json::from_str::<Current>(&json).expect("a name"), current);
+            prop_assert_eq!(serde_json::from_str::<Current>(&json).expect("a version"), current);
         }
 
         #[test]

@@ -47,7 +47,7 @@ pub enum SecretError {
 ///
 /// [`SecretError`]; no part of the secret is in it.
 pub async fn read(config: &SdkConfig, id: &str) -> Result<Secrets, SecretError> {
-    /// The used part of the response.
+    /// The part of the response that is used.
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct SecretValue {

@@ -10,7 +10,7 @@ use clap::{
 /// Returns a message that names the variable and the option of an invalid value and says what is wrong.
 /// It never repeats a secret.
 ///
-/// Returns `None` for any other error, such as an unknown option or `--help`: `clap`'s own text is right
+/// Returns `None` for any other error, such as an unknown option or `--help`: `clap`'s own text is good
 /// for those.
 pub fn explain(command: &Command, error: &Error) -> Option<String> {
     match error.kind() {

@@ -38,7 +38,7 @@ pub struct Tables {
     pub connections: Connections,
     /// The log of frames.
     pub log: Log,
-    /// Leases, states, catalogues and rules.
+    /// Leases, states, catalogs and rules.
     pub control: Control,
     /// The quotas of principals, which are in the table of the connections.
     pub quotas: Quotas,

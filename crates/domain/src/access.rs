@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::topic::Topic;
 
-/// The class, and the subject, of a client without a token.
+/// The class and the subject of a client without a token.
 pub const ANONYMOUS: &str = "anonymous";
 
 /// The separator between the classes of a principal.
@@ -84,7 +84,7 @@ impl Principal {
         }
     }
 
-    /// Returns whether it is a client without a token. All such clients have the same name.
+    /// Returns whether it is a client without a token. All such clients share one principal.
     pub fn is_anonymous(&self) -> bool {
         self.id == ANONYMOUS
     }
@@ -123,13 +123,13 @@ pub struct Limits {
     /// burst of twice that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_second: Option<u32>,
-    /// The number of a topic's newest events that its history has. Older ones are not returned.
+    /// How many of a topic's newest events a client can read from the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<u64>,
 }
 
 impl Limits {
-    /// Maximum number of connections that can be counted, because one item of the database has them all.
+    /// Largest value of `connections`: one database item lists all connections of a principal.
     pub const MAX_CONNECTIONS: u32 = 5_000;
 
     /// Returns the larger value of each limit.

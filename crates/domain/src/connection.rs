@@ -9,12 +9,11 @@ use crate::{access::Principal, shard::Shard, topic::Topic};
 
 pub(crate) mod id;
 
-/// How long the item of a connection is kept: the two hours after which API Gateway closes any
-/// connection, and ten minutes more.
+/// How long the item of a connection is kept: API Gateway closes every connection after two hours, and the
+/// item is kept for ten more minutes.
 pub const LIFETIME: Duration = Duration::from_mins(130);
 
-/// How long a `subscribe` may take to send the events before its start. After that, its topics count
-/// as live.
+/// How long a `subscribe` may take to send the past events. After that, its topics count as live.
 const JOINING_FOR: Duration = Duration::from_secs(30);
 
 /// The destination of a message: a connection and the gateway that holds it.
@@ -31,7 +30,7 @@ pub struct Recipient {
 pub struct Connection {
     /// The connection and its gateway.
     pub recipient: Recipient,
-    /// The shard that has its item.
+    /// The shard that holds its item.
     pub shard: Shard,
     /// Its owner.
     pub principal: Principal,

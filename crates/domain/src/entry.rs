@@ -11,9 +11,9 @@ pub enum Entry {
     Lost {
         /// Their topic.
         topic: Topic,
-        /// The first of them.
+        /// The first number.
         seq: u64,
-        /// The last of them.
+        /// The last number.
         last: u64,
     },
 }

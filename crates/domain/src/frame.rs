@@ -12,8 +12,8 @@ use crate::topic::Topic;
 /// Target size of a message, in bytes. API Gateway bills in steps of 32 KB and splits frames there.
 pub const MESSAGE_BYTES: usize = 32 * 1024;
 
-/// Maximum size of an event, in bytes. API Gateway rejects messages over 128 KB; the difference is for the
-/// frame around the event.
+/// Maximum size of an event, in bytes. API Gateway rejects messages over 128 KB; the rest is for the frame
+/// around the event.
 pub const MAX_EVENT_BYTES: usize = 120 * 1024;
 
 /// The part of an `events` message before its frames.
@@ -41,7 +41,7 @@ pub enum FrameError {
     /// The bytes are not JSON, or do not have the shape of a frame.
     #[error("frame does not have the shape topic, seq, at, events")]
     Shape(#[from] serde_json::Error),
-    /// There is no event, or the numbers do not start at 1 or more, or they overflow.
+    /// The frame has no events, its first number is 0, or its numbers overflow.
     #[error("frame has no events or no valid numbers")]
     Empty,
 }
@@ -79,7 +79,7 @@ impl Frame {
         Self { topic, seq, last: seq + events.len() as u64 - 1, at, json: json.freeze() }
     }
 
-    /// Makes as few frames of `events` as the size of a message allows, numbered from `seq`.
+    /// Numbers `events` from `seq`, and packs them into as few frames as the size of a message allows.
     ///
     /// An event that is too large to share a message gets a frame of its own.
     pub fn pack<E: AsRef<[u8]>>(topic: &Topic, seq: u64, at: Timestamp, events: &[E]) -> Vec<Self> {
@@ -199,14 +199,15 @@ impl<'de> Deserialize<'de> for Frame {
     }
 }
 
-/// Returns the maximum size of what a frame of `topic` has around its events, in bytes.
+/// Returns an upper bound for the size of a frame of `topic` without its events, in bytes.
 fn head_bytes(topic: &Topic) -> usize {
     topic.as_str().len() + 96
 }
 
-/// Splits frames, in order, into as few runs as possible, so that each fits in an `events` message.
+/// Splits frames into runs that each fit in an `events` message. Keeps the order, and makes as few runs as
+/// possible.
 ///
-/// Takes their wire forms. A frame above the target size of a message is a run of its own.
+/// Takes the wire forms of the frames. A frame above the target size of a message is a run of its own.
 pub fn runs<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let mut start = 0;
@@ -238,7 +239,7 @@ pub fn message<F: AsRef<[u8]>>(frames: &[F]) -> Bytes {
     message.freeze()
 }
 
-/// Makes as few `events` messages of frames as their sizes allow, from their wire forms.
+/// Packs frames, given in their wire forms, into as few `events` messages as their sizes allow.
 pub fn messages<F: AsRef<[u8]>>(frames: &[F]) -> Vec<Bytes> {
     runs(frames).into_iter().map(|run| message(&frames[run])).collect()
 }

@@ -29,8 +29,8 @@ pub enum OutletError {
 pub trait Outlet: Send + Sync + 'static {
     /// Sends one message to each recipient and returns the failures, by index.
     ///
-    /// Success means that the gateway has the message in its buffer for the connection, after the
-    /// messages that were posted and awaited before.
+    /// A message counts as sent when the gateway has buffered it for the connection, behind the messages
+    /// that were posted and awaited earlier.
     fn post<'a>(
         &'a self,
         recipients: &'a [Recipient],

@@ -59,7 +59,7 @@ impl<T: Moment> TokenBucket<T> {
         Self::every(Duration::from_secs(1) / rate.max(1), burst)
     }
 
-    /// Changes the rate and the burst. Tokens that were taken stay taken.
+    /// Changes the rate and the burst. Does not return tokens that were taken.
     pub fn set_per_second(&mut self, rate: u32, burst: u32) {
         let full_at = self.full_at;
         *self = Self { full_at, ..Self::per_second(rate, burst) };

@@ -117,7 +117,7 @@ pub enum ErrorCode {
     RateLimited,
     /// The message exceeds the size limit.
     TooLarge,
-    /// A service that is needed for the response is unavailable; the client can retry.
+    /// A service that the response depends on is unavailable; the client can retry.
     Unavailable,
     /// An internal error of Headwater.
     Internal,
@@ -230,7 +230,7 @@ fn number(fields: &Map<String, Value>, name: &str) -> Result<u64, String> {
     number.ok_or_else(|| format!("{name} must be a whole number"))
 }
 
-/// A message to a client, other than `events`, which [`crate::frame::messages`] makes.
+/// A message to a client. Messages of type `events` are made by [`crate::frame::messages`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase")]
 pub enum Reply {

@@ -10,8 +10,8 @@ use crate::{chain::BoxError, connection::ConnectionId, frame::Frame, shard::Shar
 pub struct Job {
     /// The shard whose connections are served.
     pub shard: Shard,
-    /// Connections that the caller did not know before. From this job on, it sends the frames of all their
-    /// topics. Earlier frames are in the log.
+    /// Connections that the caller has just discovered. From this job on, the caller sends the frames of all
+    /// their topics. Earlier frames are in the log.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joined: Vec<ConnectionId>,
     /// Numbers whose events were dropped before they could be written.
@@ -29,9 +29,9 @@ pub struct Job {
 pub struct Lost {
     /// The topic.
     pub topic: Topic,
-    /// The first of them.
+    /// The first number.
     pub from: u64,
-    /// The last of them.
+    /// The last number.
     pub to: u64,
 }
 
@@ -61,6 +61,6 @@ pub enum PushError {
 ///
 /// There are two implementations: Lambda's `Invoke`, and a call in the same process.
 pub trait Push: Send + Sync + 'static {
-    /// Runs a job. A failed job may have been done in part, and can be repeated.
+    /// Runs a job. A failed job may have been done in part; the caller can repeat it.
     fn push(&self, job: Job) -> BoxFuture<'_, Result<Report, PushError>>;
 }

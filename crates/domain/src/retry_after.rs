@@ -7,7 +7,7 @@ use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 /// Returns how long the header asks the client to wait, given its value and the current time.
 ///
 /// The value is a number of seconds or an HTTP date. A date in the past means zero. Returns `None`
-/// for any other value. The caller limits the result: a server can name any time.
+/// for any other value. The caller has to limit the result, because a server can send any value.
 pub fn parse(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {

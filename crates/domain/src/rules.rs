@@ -103,7 +103,7 @@ struct Decisions {
     older: HashMap<Box<str>, bool>,
 }
 
-/// The part of a set that a defect is in.
+/// The part of a set that has a defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
@@ -113,7 +113,7 @@ pub enum Part {
     Limits,
 }
 
-/// An error in a set, and its place.
+/// An error in a set, and its position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Defect {
     /// The part of the set.
@@ -126,7 +126,7 @@ pub struct Defect {
     pub message: String,
 }
 
-/// A set is invalid, for these reasons.
+/// The defects that make a set invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.iter().map(Defect::to_string).collect::<Vec<_>>().join("; "))]
 pub struct InvalidSet(pub Vec<Defect>);
@@ -146,11 +146,12 @@ impl RuleSet {
     ///
     /// # Errors
     ///
-    /// [`InvalidSet`] with each defect and its place.
+    /// [`InvalidSet`] with each defect and its position.
     pub fn read(text: SetText) -> Result<Self, InvalidSet> {
         let mut defects = Vec::new();
         if text.policies.len() + text.limits.len() > MAX_SET_BYTES {
-            let message = format!("a set has at most {MAX_SET_BYTES} bytes");
+            let message =
+                format!("policies and limits together are larger than {MAX_SET_BYTES} bytes");
             defects.push(Defect { part: Part::Policies, line: 1, column: 1, message });
             return Err(InvalidSet(defects));
         }
@@ -226,8 +227,8 @@ impl RuleSet {
         let action = uid(&TYPES.action, verb);
         let entities = Entities::from_entities(entities, Some(&SCHEMA))?;
         let request = Request::new(user, action, resource, Context::empty(), Some(&SCHEMA))?;
-        let answer = Authorizer::new().is_authorized(&request, &self.set, &entities);
-        Ok(answer.decision() == Decision::Allow)
+        let response = Authorizer::new().is_authorized(&request, &self.set, &entities);
+        Ok(response.decision() == Decision::Allow)
     }
 }
 
@@ -276,7 +277,7 @@ fn read_limits(text: &str) -> Result<BTreeMap<String, Limits>, Defect> {
     let defect = |line, column, message| Defect { part: Part::Limits, line, column, message };
     let limits: BTreeMap<String, Limits> = serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
-        // The defect has the place in its own fields.
+        // The defect has fields for the position.
         let message = message.split(" at line ").next().unwrap_or_default().to_owned();
         defect(error.line().max(1), error.column().max(1), message)
     })?;
@@ -334,7 +335,7 @@ fn read_policies(text: &str) -> Result<PolicySet, Vec<Defect>> {
     Err(defects)
 }
 
-/// Returns whether a policy can name it: a topic in canonical spelling, a channel or a source.
+/// Returns whether a policy can name this text: a topic in canonical spelling, a channel or a source.
 fn is_topic_or_part(text: &str) -> bool {
     Family::named(text).is_some()
         || CHANNELS.iter().any(|channel| channel.path() == text)

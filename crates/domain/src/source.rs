@@ -19,7 +19,7 @@ pub enum Family {
     System,
 }
 
-/// What the events of a topic are. One for each row of [`CHANNELS`].
+/// The kind of events on a topic. There is one for each row of [`CHANNELS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TopicKind {
     /// Coinbase `ticker` messages of one product.
@@ -62,9 +62,9 @@ pub struct Channel {
     pub name: &'static str,
     /// The grammar of the key; `None` when the channel is a single topic.
     pub key: Option<Key>,
-    /// What its events are.
+    /// The kind of its events.
     pub kind: TopicKind,
-    /// How its events may be treated.
+    /// What its events mean to a subscriber.
     pub content: Content,
 }
 
@@ -129,7 +129,7 @@ impl Family {
 
     /// Returns the family of a source, given the name that its [`SourceState`] has.
     ///
-    /// A name that is not a family's is the host of a Mastodon server.
+    /// Every name that is not the name of a family is the host of a Mastodon server.
     pub fn of_source(source: &str) -> Self {
         Self::named(source).unwrap_or(Self::Mastodon)
     }
@@ -167,7 +167,7 @@ impl TopicKind {
         channel.expect("the table has every kind")
     }
 
-    /// Returns whether a pending event is worthless once a newer one exists.
+    /// Returns whether a newer event makes a pending one obsolete.
     pub fn conflates(self) -> bool {
         self.channel().content == Content::Values
     }
@@ -199,9 +199,9 @@ pub struct SourceState {
     pub source: String,
     /// What it is doing.
     pub state: State,
-    /// Since when.
+    /// When it entered this state.
     pub since: Timestamp,
-    /// A sentence for people; empty when there is nothing to say.
+    /// A sentence for people, or an empty string.
     pub detail: String,
 }
 
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_no_family_is_a_mastodon_server() {
+    fn an_unknown_source_is_a_mastodon_server() {
         assert_eq!(Family::of_source("coinbase"), Family::Coinbase);
         assert_eq!(Family::of_source("mastodon.social"), Family::Mastodon);
     }

@@ -18,7 +18,7 @@ const ENCODED: &AsciiSet =
 
 /// A topic in canonical spelling, such as `coinbase/ticker/BTC-USD`.
 ///
-/// Its grammar is valid; whether the upstream has it is another question. Each topic has one spelling:
+/// A topic is well-formed, but need not exist at the upstream. Each topic has one canonical spelling:
 /// unnecessary percent-encoding is removed, hashtags are lower-cased and converted to Unicode's NFKC
 /// form, and language codes and server names are lower-cased.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,13 +31,13 @@ pub enum TopicError {
     #[error("topic is longer than {MAX_TOPIC_BYTES} bytes")]
     TooLong,
     /// A part has a character or an encoding that is not allowed.
-    #[error("topic has a part that is not made of A-Z a-z 0-9 . _ : @ - or percent-encoded UTF-8")]
+    #[error("topic has characters other than A-Z a-z 0-9 . _ : @ - and percent-encoded UTF-8")]
     Malformed,
     /// No source has such a channel.
     #[error("there is no such topic; see /api/v1/topics")]
     NoSuchChannel,
-    /// The channel cannot have such a key, for example a pair that is not `BASE-QUOTE`.
-    #[error("topic has a key that its channel cannot have")]
+    /// The key is not valid for the channel, for example a pair that is not `BASE-QUOTE`.
+    #[error("the key of the topic is not valid for its channel")]
     BadKey,
 }
 
@@ -147,7 +147,7 @@ impl Topic {
         self.row().family
     }
 
-    /// Returns what the events of the topic are.
+    /// Returns the kind of the topic's events.
     pub fn kind(&self) -> TopicKind {
         self.row().kind
     }

@@ -1,4 +1,4 @@
-//! The HTTP connector that hands the SDK's requests to the database.
+//! The HTTP connector that passes the SDK's requests to the database.
 
 use std::{path::Path, sync::mpsc, thread};
 
@@ -27,8 +27,8 @@ use crate::{
 
 /// A DynamoDB in this process.
 ///
-/// The database does its work on the calling thread, so it runs on a thread of its own. The thread
-/// ends when the last clone of the engine is dropped.
+/// The database blocks the thread that calls it, so it has a thread of its own. The thread ends when the last
+/// clone of the engine is dropped.
 #[derive(Clone)]
 pub struct Engine {
     calls: mpsc::Sender<Call>,
@@ -69,7 +69,7 @@ impl Engine {
         Ok(Self { calls, storage })
     }
 
-    /// Returns an SDK configuration whose requests this engine answers.
+    /// Returns an SDK configuration whose requests go to this engine.
     pub fn sdk_config(&self) -> SdkConfig {
         // The SDK signs every request, and the engine does not check the signature.
         let credentials = Credentials::new("embedded", "embedded", None, None, "embedded");

@@ -1,7 +1,7 @@
 //! An embedded DynamoDB.
 //!
-//! [`Engine`] answers the requests of `aws-sdk-dynamodb` inside this process: it takes the place of the
-//! SDK's HTTP connector. [`Server`] serves the same database over HTTP.
+//! [`Engine`] handles the requests of `aws-sdk-dynamodb` in this process, in place of the SDK's HTTP
+//! connector. [`Server`] serves the same database over HTTP.
 
 mod engine;
 mod operation;

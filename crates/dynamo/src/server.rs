@@ -18,10 +18,10 @@ pub struct Server {
     expiry: JoinHandle<()>,
 }
 
-/// Why a server ended before its shutdown.
+/// Why a server stopped before its shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The server could not accept connections any more.
+    /// The server could no longer accept connections.
     #[error("the DynamoDB server failed: {0}")]
     Failed(String),
     /// The server panicked.
@@ -61,7 +61,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ServeError`] when the server ended before its shutdown.
+    /// [`ServeError`] when the server stopped before its shutdown.
     pub async fn stopped(self) -> Result<(), ServeError> {
         let result = self.serving.await;
         self.expiry.abort();

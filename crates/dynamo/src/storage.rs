@@ -62,7 +62,7 @@ pub enum OpenError {
         /// The data folder.
         folder: PathBuf,
     },
-    /// The engine takes only paths that are UTF-8.
+    /// The path is not UTF-8, which the engine requires.
     #[error("the path of the data folder {} is not UTF-8", folder.display())]
     NotUtf8 {
         /// The data folder.

@@ -35,7 +35,7 @@ pub enum AuthorizeEvent {
     WebSocket(Box<ApiGatewayCustomAuthorizerRequestTypeRequest>),
 }
 
-/// An event of an HTTP API, which its `routeArn` distinguishes from the other kind.
+/// An event of an HTTP API. Only this kind of event has a `routeArn`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpEvent {
@@ -50,7 +50,7 @@ pub struct HttpEvent {
 /// Why a request is not authorized.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorizeError {
-    /// The token is not valid. API Gateway responds with 401 to exactly this text.
+    /// The token is not valid. For exactly this text, API Gateway responds with 401.
     #[error("Unauthorized")]
     Unauthorized,
     /// The issuer's keys or the rules could not be loaded. API Gateway responds with 500.

@@ -1,9 +1,9 @@
 //! Rate limits that all functions and gateways enforce together.
 //!
-//! The count is kept in the table. A process takes requests from it in batches that grow while a client
-//! keeps sending: a client that sends occasionally costs one write per request, a busy one costs one
-//! write per half second. A client that exceeds its limit within one process is rejected there, without
-//! a write. Of concurrent requests, one asks the table, and the others use what it took.
+//! The count is kept in the table. A process takes requests from it in batches, which grow while a client
+//! keeps sending. So an occasional client costs one write per request, and a busy client costs one write per
+//! half second. A client that exceeds its limit within one process is rejected there, without a write. When
+//! several requests arrive at once, one takes a batch from the table, and the others use it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::warn;
 
-/// Number of clients that a process remembers. API Gateway sends one environment far fewer.
+/// Number of clients that a process remembers. One Lambda environment serves far fewer.
 const MAX_CLIENTS: usize = 100_000;
 
 /// How long a batch stays valid.
@@ -44,7 +44,7 @@ struct Client {
     taken_until: Timestamp,
     /// The size of the last batch.
     batch: u32,
-    /// The table had no requests left until then.
+    /// Until this time, the table has no requests left.
     rejected_until: Timestamp,
 }
 

@@ -15,7 +15,7 @@ pub struct ConnectionTokens {
 }
 
 impl ConnectionTokens {
-    /// Returns a maker of tokens with these secrets, as `parse_secrets` returns them.
+    /// Makes and checks tokens with these secrets, as `parse_secrets` returns them.
     pub fn new(secrets: SecretString) -> Self {
         Self { secrets }
     }

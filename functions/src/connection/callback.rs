@@ -10,7 +10,7 @@ const PLACEHOLDERS: [&str; 3] = ["{domain}", "{api}", "{stage}"];
 pub struct Callback(Arc<str>);
 
 impl Default for Callback {
-    /// The URL that AWS documents: the address that clients connect to, over HTTPS.
+    /// Returns the URL that AWS documents: the address that clients connect to, over HTTPS.
     fn default() -> Self {
         Self("https://{domain}/{stage}".into())
     }

@@ -58,7 +58,7 @@ pub(super) async fn connect(
         }
         return match error {
             ConnectionError::Store(error) => Err(error.into()),
-            // It closed before it opened: the gateway has already dropped it.
+            // `$disconnect` arrived first: the gateway has already dropped the connection.
             ConnectionError::NotOpen(_) | ConnectionError::TooManyTopics { .. } => {
                 Ok(response(410))
             }

@@ -24,7 +24,7 @@ pub enum ConnectionEventError {
     Rules(#[from] RulesError),
 }
 
-/// Returns the caller, as `authorize` identified it at `$connect`. The gateway repeats that in every event.
+/// Returns the caller, as `authorize` identified it at `$connect`. The gateway repeats it in every event.
 pub(super) fn caller(context: &ApiGatewayWebsocketProxyRequestContext) -> Caller {
     Caller::read(&context.authorizer.fields, context.identity.source_ip.as_deref())
 }

@@ -19,8 +19,8 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 /// Sends the events of a range of sequence numbers, and a `gap` for those that are missing or older than
 /// the `oldest` one that the principal can read.
 ///
-/// The `right` to the events is checked before every chunk, because a replay can take long. After an
-/// error, what was sent before is in order.
+/// The `right` to the events is checked before every chunk, because a replay can take long. An error leaves
+/// no hole in what was already sent.
 pub(super) async fn replay(
     client: &Client<'_>,
     principal: &Principal,

@@ -13,7 +13,7 @@ use super::{
 };
 
 impl Pusher {
-    /// Does a job.
+    /// Runs a job.
     ///
     /// # Errors
     ///

@@ -12,7 +12,7 @@ use domain::{
 /// The messages for all connections that have subscribed to the same topics of a job.
 pub(super) struct Messages {
     pub gaps: Vec<Bytes>,
-    /// Each with the index of its first frame among the chosen ones.
+    /// Each message with the index of its first frame among the frames for these connections.
     pub events: Vec<(usize, Bytes)>,
 }
 

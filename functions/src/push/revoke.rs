@@ -95,14 +95,15 @@ impl Pusher {
             }
         };
         for topic in removed {
-            info!(connection.id = %recipient.id, %topic, "the rules ended a subscription");
+            info!(connection.id = %recipient.id, %topic, "removed a subscription that the rules no longer permit");
             let message = "you no longer have permission to receive this topic";
             self.notify(recipient, ErrorCode::Forbidden, message, Some(&topic)).await;
         }
         true
     }
 
-    /// Closes a connection and sends the client the reason, unless it has sent a new token meanwhile.
+    /// Sends the client the reason and closes the connection, unless the client has sent a new token in the
+    /// meantime.
     async fn close(
         &self,
         shard: Shard,

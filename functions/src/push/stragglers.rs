@@ -20,11 +20,11 @@ use super::{
     view::{Straggler, View},
 };
 
-/// Most of the log, in compressed bytes, that is read for a connection that joins.
+/// Maximum amount of the log that is read for a connection that joins, in compressed bytes.
 const CATCH_UP_BYTES: usize = 4 * 1024 * 1024;
 
-/// What connections that join have missed: by topic, the last number that they have and the last number
-/// that they need.
+/// The events that joining connections have missed, by topic, the last number that they have and the last
+/// number that they need.
 pub(super) type MissedCache = HashMap<(Topic, u64, u64), Vec<Entry>>;
 
 impl Pusher {

@@ -55,7 +55,7 @@ pub(super) struct View {
     revocations: Revocations,
 }
 
-/// Permissions that have ended, of which the clients have to be notified.
+/// Withdrawn permissions that the clients have not been notified of yet.
 #[derive(Default)]
 pub(super) struct Revocations {
     /// Subscriptions that are no longer permitted. `push` has stopped serving them.

@@ -92,7 +92,7 @@ pub(super) struct Subscription {
     seq: u64,
 }
 
-/// A connection that the caller has proved to own.
+/// A connection that the caller has proved to be its own.
 pub(super) struct OwnConnection(pub ConnectionId);
 
 impl FromRequestParts<RestState> for OwnConnection {

@@ -15,8 +15,8 @@ use lambda_http::request::RequestContext;
 use super::{problem::Problem, state::RestState};
 use crate::access::caller::Caller;
 
-/// Headers of every response that does not set them itself. No frame, script, cache or other site should
-/// use a response.
+/// Headers that every response gets unless it sets them itself. They keep frames, scripts, caches and other
+/// sites from using a response.
 const HEADERS: [(&str, &str); 7] = [
     ("cache-control", "no-store"),
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -55,7 +55,7 @@ pub(super) async fn guard(
     response
 }
 
-/// Turns the router's own response to a wrong method into a problem document.
+/// Replaces the router's response to an unsupported method with a problem document.
 pub(super) async fn explain_method(request: Request<Body>, next: Next) -> Response {
     let response = next.run(request).await;
     let is_bare = response.headers().get(header::CONTENT_TYPE).is_none();

@@ -16,7 +16,7 @@ const INDEX: &str = "index.html";
 /// Folder of the files with hashed names.
 const ASSETS: &str = "assets/";
 
-/// The response at the paths of the page while the page is not built.
+/// The response at the paths of the page when the page was not built.
 const NOT_BUILT: &str = "This program was built without the web page; `make web` builds the page. \
                          /api/v1/openapi.json describes the REST interface.\n";
 
@@ -97,7 +97,7 @@ impl Page {
     }
 }
 
-/// Returns a file, compressed if the client accepts that; 304 if the client has it.
+/// Returns a file, compressed if the client accepts that, or 304 if the client already has it.
 fn send(name: &str, file: &EmbeddedFile, headers: &HeaderMap) -> Response {
     let etag = etag(file);
     let hashed = name.starts_with(ASSETS);

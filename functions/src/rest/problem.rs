@@ -32,11 +32,11 @@ pub(super) struct Problem {
     #[serde(skip)]
     #[schema(ignore)]
     pub retry_after_s: Option<u64>,
-    /// The errors in rules, and where they are.
+    /// The errors in a set of rules, with their positions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
     pub faults: Vec<Defect>,
-    /// The existing names that are nearest to an unknown one.
+    /// The existing names that are nearest to an unknown name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nearest: Vec<String>,
 }

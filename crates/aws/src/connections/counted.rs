@@ -1,6 +1,6 @@
-//! Which connections are open for each principal whose connections are limited.
+//! The open connections of each principal whose connections are limited.
 //!
-//! There is one item for each principal, in a partition beside those of the shards.
+//! There is one item for each principal, in a partition next to those of the shards.
 
 use aws_sdk_dynamodb::{
     Client,
@@ -83,7 +83,7 @@ impl CountedConnections {
         Ok(if_met("UpdateItem", added)?.is_some())
     }
 
-    /// Removes a connection. Removing one that is not counted is fine.
+    /// Removes a connection. Does nothing if the connection is not counted.
     pub(crate) async fn remove(&self, who: &str, counted: &Counted) -> Result<(), StoreError> {
         let removed = self
             .update(who)
