@@ -41,6 +41,10 @@ test-rust: tools web ## Run the Rust tests
 	$(CARGO) build --workspace --bins
 	$(CARGO) nextest run --workspace -E 'not binary(aws)'
 
+.PHONY: snapshots
+snapshots: tools ## Record the snapshots of the Rust tests anew; review them with git diff
+	INSTA_UPDATE=always INSTA_FORCE_PASS=1 $(CARGO) test --workspace --lib --quiet
+
 .PHONY: test-web
 test-web: tools web chromium ## Run the tests of the page and the client library
 	$(CARGO) build --bin headwater

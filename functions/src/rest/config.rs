@@ -12,7 +12,7 @@ pub(super) fn router() -> Router<RestState> {
     Router::new().route("/api/v1/config", get(config))
 }
 
-/// The configuration of a web page.
+/// The configuration of the web page.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PageConfig {

@@ -86,7 +86,7 @@ pub(super) struct Subscription {
     /// The topic, in canonical spelling.
     #[schema(example = "coinbase/ticker/BTC-USD")]
     topic: String,
-    /// The connection that receives the events.
+    /// The id of the connection that receives the events.
     connection_id: String,
     /// The topic's newest sequence number at the time of the call; 0 if it has no events.
     seq: u64,

@@ -35,7 +35,7 @@ pub(super) fn router() -> Router<RestState> {
 pub(super) struct HistoryQuery {
     /// Return only events with a sequence number above this one.
     after: Option<u64>,
-    /// Return only events with a sequence number below this one; without `after`, the newest of them.
+    /// Return only events with a sequence number below this one. Without `after`, return the newest of them.
     before: Option<u64>,
     /// Maximum number of events, 1 to 1000; 100 by default.
     limit: Option<u64>,
@@ -56,9 +56,9 @@ pub(super) struct History {
 /// An event from the log.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PastEvent {
-    /// Its sequence number.
+    /// The sequence number of the event.
     seq: u64,
-    /// When it was numbered.
+    /// When the event was numbered.
     #[schema(format = DateTime)]
     at: String,
     /// The event itself.

@@ -39,3 +39,19 @@ struct Api;
 async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(Api::openapi())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_document_is_the_recorded_one() {
+        let Json(mut document) = openapi().await;
+        "VERSION".clone_into(&mut document.info.version);
+        let description = "The OpenAPI document has changed. If that is intended, record it with \
+                           `make snapshots` and commit the snapshot.";
+        insta::with_settings!({ description => description, omit_expression => true }, {
+            insta::assert_json_snapshot!("openapi", document);
+        });
+    }
+}

@@ -23,11 +23,11 @@ pub(super) fn router() -> Router<RestState> {
 pub(super) struct RulesInForce {
     /// Increases by one each time rules are put in force; 0 for the initial rules.
     version: u64,
-    /// When they were put in force.
+    /// When the rules were put in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,
-    /// The principal that put them in force.
+    /// The principal that put the rules in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<String>,
     /// The policies, in Cedar.
@@ -41,7 +41,7 @@ pub(super) struct RulesInForce {
 pub(super) struct NewRules {
     /// The policies, in Cedar.
     policies: String,
-    /// Limits by class, in JSON. By default the limits in force stay.
+    /// Limits by class, in JSON. By default, the limits in force are kept.
     limits: Option<String>,
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn show(
     Ok(Json(rules))
 }
 
-/// Puts rules in force. They apply everywhere within five seconds.
+/// Replaces the rules in force. The new rules apply everywhere within five seconds.
 #[utoipa::path(
     put,
     path = "/api/v1/policy",

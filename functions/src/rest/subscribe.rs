@@ -38,9 +38,9 @@ pub(super) struct ChannelQuery {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Subscriptions {
-    /// The connection.
+    /// The id of the connection.
     connection_id: String,
-    /// The topics that it is subscribed to.
+    /// The topics that the connection is subscribed to.
     topics: Vec<String>,
 }
 

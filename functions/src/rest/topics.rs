@@ -25,13 +25,13 @@ pub(super) fn router() -> Router<RestState> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TopicsQuery {
-    /// Return only topics that contain this text, in upper or lower case.
+    /// Return only topics that contain this text. Case is ignored.
     q: Option<String>,
     /// Return only topics of this source: `coinbase`, `mastodon` or `system`.
     source: Option<String>,
 }
 
-/// The catalog.
+/// The catalog of topics.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Topics {
     /// The topics, in alphabetical order. A hashtag or a language is listed while it has subscribers.
@@ -43,9 +43,9 @@ pub(super) struct Topics {
 /// A topic of the catalog.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TopicInfo {
-    /// Its name.
+    /// The topic, in canonical spelling.
     topic: String,
-    /// Whether it is being fetched from its upstream.
+    /// Whether the topic is being fetched from its upstream.
     live: bool,
 }
 
