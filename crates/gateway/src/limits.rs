@@ -92,7 +92,7 @@ impl GatewayLimits {
         Self {
             http_body_bytes: 1_024 * 1_024,
             http_read: Duration::from_secs(10),
-            messages: Some(Rate { per_second: 200, burst: 1_000 }),
+            messages: Some(Rate::new(200, 1_000)),
             connections: open_files().map_or(Semaphore::MAX_PERMITS, |files| {
                 files.saturating_sub(OTHER_FILES).max(OTHER_FILES)
             }),
@@ -103,8 +103,8 @@ impl GatewayLimits {
     /// Returns the default limits with the rate limits of an AWS account.
     pub fn aws() -> Self {
         Self {
-            requests: Some(Rate { per_second: 10_000, burst: 5_000 }),
-            connects: Some(Rate { per_second: 500, burst: 500 }),
+            requests: Some(Rate::new(10_000, 5_000)),
+            connects: Some(Rate::new(500, 500)),
             ..Self::default()
         }
     }

@@ -6,7 +6,7 @@ use super::*;
 async fn messages_above_the_rate_limit_are_read_slowly() {
     let limits = GatewayLimits {
         in_flight: 2,
-        messages: Some(Rate { per_second: 10, burst: 4 }),
+        messages: Some(Rate::new(10, 4)),
         ..GatewayLimits::default()
     };
     let fixture = Fixture::with_limits(limits);

@@ -251,7 +251,7 @@ async fn every_event_has_the_authorizers_context() {
 
 #[tokio::test]
 async fn the_rate_of_handshakes_is_limited() {
-    let rate = Rate { per_second: 0, burst: 2 };
+    let rate = Rate::of_burst(2);
     let limits = GatewayLimits { connects: Some(rate), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let _first = fixture.connect().await;

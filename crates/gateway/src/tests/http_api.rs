@@ -52,7 +52,7 @@ async fn failures_get_the_errors_of_api_gateway() {
     let limits = GatewayLimits {
         integration: Duration::from_millis(100),
         http_body_bytes: 100,
-        requests: Some(Rate { per_second: 0, burst: 4 }),
+        requests: Some(Rate::of_burst(4)),
         ..GatewayLimits::default()
     };
     let fixture = with_http(None, limits);

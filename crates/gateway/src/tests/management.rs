@@ -56,10 +56,7 @@ async fn the_sdk_posts_describes_and_deletes() {
 
 #[tokio::test]
 async fn the_sdk_recognizes_the_errors() {
-    let limits = GatewayLimits {
-        requests: Some(Rate { per_second: 0, burst: 4 }),
-        ..GatewayLimits::default()
-    };
+    let limits = GatewayLimits { requests: Some(Rate::of_burst(4)), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let (mut client, id) = fixture.connect_with_id().await;
     let sdk = sdk(&fixture);

@@ -82,10 +82,7 @@ async fn errors_are_the_messages_of_api_gateway() {
 
 #[tokio::test]
 async fn messages_above_the_rate_limit_get_an_error() {
-    let limits = GatewayLimits {
-        requests: Some(Rate { per_second: 0, burst: 2 }),
-        ..GatewayLimits::default()
-    };
+    let limits = GatewayLimits { requests: Some(Rate::of_burst(2)), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let mut client = fixture.connect().await;
     send(&mut client, "first").await;

@@ -161,10 +161,7 @@ async fn a_flood_of_pings_from_a_client_that_does_not_read_is_bounded() {
 
 #[tokio::test]
 async fn posts_share_the_rate_of_requests() {
-    let limits = GatewayLimits {
-        requests: Some(Rate { per_second: 0, burst: 3 }),
-        ..GatewayLimits::default()
-    };
+    let limits = GatewayLimits { requests: Some(Rate::of_burst(3)), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let (_client, id) = fixture.connect_with_id().await;
     let rejected = fixture.gateway.sockets().post(&[&*id; 3], "x".into()).await;
