@@ -229,8 +229,8 @@ async fn the_template_can_be_deployed_and_works() {
     assert_eq!((&rejected["type"], &rejected["code"]), (&json!("error"), &json!("forbidden")));
     stranger.close().await;
     let variables = [("HEADWATER_JWT_SECRET", JWT_SECRET)];
-    let token = Program::run(&["token", "--class", "trader"], &variables).await.stdout;
-    let token = token.trim();
+    let printed = Program::run(&["token", "--class", "trader"], &variables).await.stdout;
+    let token = printed.trim();
     let mut client =
         Client::try_connect(stand_in.address, &format!("{path}?token={token}"), &[]).await.unwrap();
     let welcome = client.hello().await;
@@ -243,8 +243,9 @@ async fn the_template_can_be_deployed_and_works() {
     // Over REST, on that connection.
     let http = stand_in.route_http(&outputs).await;
     let rest = async |method: Method, path: &str| {
-        let request = stand_in.web.request(method, stand_in.url(&format!("{http}{path}")));
-        let request = request
+        let request = stand_in
+            .web
+            .request(method, stand_in.url(&format!("{http}{path}")))
             .bearer_auth(token)
             .header("x-connection-id", welcome["connectionId"].as_str().unwrap())
             .header("x-connection-token", welcome["connectionToken"].as_str().unwrap());

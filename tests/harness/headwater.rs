@@ -52,8 +52,9 @@ impl Setup {
     /// Reads an exchange.
     #[must_use]
     pub fn exchange(self, exchange: &ExchangeServer) -> Self {
-        let setup = self.option("--coinbase-url", &exchange.url());
-        let setup = setup.option("--coinbase-rest-url", &exchange.rest_url());
+        let setup = self
+            .option("--coinbase-url", &exchange.url())
+            .option("--coinbase-rest-url", &exchange.rest_url());
         Self { has_catalog: true, ..setup }
     }
 

@@ -37,17 +37,18 @@ impl Program {
 
     /// Starts another program of this repository, such as `headwater-poller`.
     pub fn start_other(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = command(name, arguments, variables);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command(name, arguments, variables).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines, log: None }
     }
 
     /// Starts `headwater` as [`Program::start`] does, and keeps its log, which is its standard error.
     pub fn start_with_log(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = command("headwater", arguments, variables);
-        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = command("headwater", arguments, variables)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut stderr = child.stderr.take().unwrap();
         // The program must never wait until its log is read.
@@ -83,10 +84,11 @@ impl Program {
 
     /// Runs another program of this repository to its end.
     pub async fn run_other(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
-        let output = command(name, arguments, variables).stdin(Stdio::null()).output();
-        let output = time::timeout(PATIENCE, output).await;
-        let output = output.unwrap_or_else(|_| panic!("{name} {arguments:?} does not end"));
-        let output = output.unwrap();
+        let run = command(name, arguments, variables).stdin(Stdio::null()).output();
+        let output = time::timeout(PATIENCE, run)
+            .await
+            .unwrap_or_else(|_| panic!("{name} {arguments:?} does not end"))
+            .unwrap();
         Finished {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -96,9 +98,11 @@ impl Program {
 
     /// Waits for the next line of its standard output.
     pub async fn line(&mut self) -> String {
-        let line = time::timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.expect("the program prints a line").unwrap();
-        line.expect("the program prints a line before it ends")
+        time::timeout(PATIENCE, self.lines.next_line())
+            .await
+            .expect("the program prints a line in time")
+            .unwrap()
+            .expect("the program prints a line before it ends")
     }
 
     /// Kills the program.

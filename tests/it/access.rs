@@ -268,9 +268,9 @@ async fn an_invalid_token_is_never_treated_as_anonymous() {
     let part = |json: &str| {
         const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let bits = |chunk: &[u8]| {
-            let all = chunk.iter().fold(0_u32, |all, byte| all << 8 | u32::from(*byte));
-            let all = all << (8 * (3 - chunk.len()));
-            let digit = |n: usize| char::from(DIGITS[(all >> (18 - 6 * n) & 63) as usize]);
+            let bytes = chunk.iter().fold(0_u32, |bytes, byte| bytes << 8 | u32::from(*byte));
+            let padded = bytes << (8 * (3 - chunk.len()));
+            let digit = |n: usize| char::from(DIGITS[(padded >> (18 - 6 * n) & 63) as usize]);
             (0..=chunk.len()).map(digit).collect::<String>()
         };
         json.as_bytes().chunks(3).map(bits).collect::<String>()

@@ -113,9 +113,9 @@ async fn a_book_starts_with_a_snapshot_and_continues_byte_for_byte() {
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&[LEVEL2]).await;
-    let snapshot = client.event(LEVEL2).await;
-    assert_eq!(snapshot.seq, 1);
-    let snapshot = snapshot.json();
+    let event = client.event(LEVEL2).await;
+    assert_eq!(event.seq, 1);
+    let snapshot = event.json();
     assert_eq!(snapshot["type"], "snapshot");
     assert_eq!(snapshot["product_id"], "BTC-USD");
     let levels = |side: &str| snapshot[side].as_array().unwrap().clone();

@@ -171,10 +171,10 @@ async fn rules_are_put_shown_and_checked_from_the_command_line() {
     assert_eq!(shown.code, Some(0), "{shown:?}");
     assert!(shown.stdout.contains("blocked-get-nothing"), "{shown:?}");
 
-    let good = file(&format!(
+    let good_file = file(&format!(
         "{ADMIN}\n@id(\"mine\")\npermit (principal, action == Action::\"connect\", resource);\n"
     ));
-    let good = good.path().to_str().unwrap();
+    let good = good_file.path().to_str().unwrap();
     let checked = Program::run(&["policy", "check", good], &[]).await;
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
     let put = policy(&["put", good, "--url", &url], &admin).await;
@@ -218,8 +218,10 @@ async fn rules_survive_a_restart_and_can_start_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let own =
         file(&format!("{ADMIN}\npermit (principal, action == Action::\"connect\", resource);\n"));
-    let setup = Headwater::setup().folder(folder.path()).with_tokens();
-    let setup = setup.option("--policy", own.path().to_str().unwrap());
+    let setup = Headwater::setup()
+        .folder(folder.path())
+        .with_tokens()
+        .option("--policy", own.path().to_str().unwrap());
     let admin = token(&["--class", "admin"]).await;
     let headwater = setup.start().await;
     let mut client: Client = headwater.client().await;

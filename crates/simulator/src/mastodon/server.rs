@@ -125,8 +125,8 @@ impl MastodonServer {
     ///
     /// When the status has no valid time.
     pub fn later(status: &Value) -> String {
-        let at = status["created_at"].as_str().expect("a status has a time");
-        let at: Timestamp = at.parse().expect("a time");
-        (at + Duration::from_mins(1)).to_string()
+        let text = status["created_at"].as_str().expect("a status has a time");
+        let created_at: Timestamp = text.parse().expect("a valid time");
+        (created_at + Duration::from_mins(1)).to_string()
     }
 }
