@@ -1,9 +1,9 @@
-# Every command for people and CI. `make` alone lists them.
+# All commands for development and CI. `make` without a target lists them.
 
 SHELL := /bin/bash
 CARGO ?= cargo
 BUILD := $(or $(CARGO_TARGET_DIR),target)
-# Programs that `make` installs itself.
+# The programs that `make` installs.
 TOOLS ?= $(BUILD)/tools
 
 .DEFAULT_GOAL := help
@@ -59,7 +59,7 @@ lint: tools web/node_modules/.installed $(TOOLS)/cargo/bin/cargo-machete $(TOOLS
 	$(TOOLS)/cargo/bin/cargo-deny --all-features --log-level error check licenses bans sources
 	cd web && npm run --silent lint
 
-# Without optimization they are built in half the time, and they run for seconds.
+# Without optimization, they build in half the time, and they run only for a few seconds.
 $(TOOLS)/cargo/bin/%:
 	$(CARGO) install --locked --debug --quiet --root $(TOOLS)/cargo $*
 
@@ -78,7 +78,7 @@ node:
 	@node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null \
 		|| { echo 'Install Node.js 20.19 or later first: https://nodejs.org' >&2; exit 1; }
 
-# The browser of the tests: Debian's, or Playwright's own.
+# The browser for the tests, from Debian or from Playwright.
 .PHONY: chromium
 chromium: web/node_modules/.installed
 	@if [ ! -x /usr/bin/chromium ]; then \
@@ -90,7 +90,7 @@ chromium: web/node_modules/.installed
 	fi
 
 .PHONY: fuzz
-fuzz: tools ## Try the parsers with many more made-up inputs than the tests do
+fuzz: tools ## Test the parsers with many more generated inputs
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --workspace --lib
 
 .PHONY: bench
@@ -98,7 +98,7 @@ bench: tools ## Measure speed and memory, with the release build
 	$(CARGO) build --release --bin headwater
 	$(BUILD)/release/headwater bench
 
-# On AWS and on stand-ins for it.
+# AWS, and stand-ins for AWS.
 
 .PHONY: cluster
 cluster: tools web ## Run a cluster of plain processes behind HAProxy, with simulated upstreams
@@ -106,7 +106,7 @@ cluster: tools web ## Run a cluster of plain processes behind HAProxy, with simu
 	$(CARGO) build --bin headwater --bin headwater-poller
 	@infra/cluster
 
-# Programs from PyPI, each group in an environment of its own.
+# Programs from PyPI. Each group has a virtual environment of its own.
 IN_TOOLS = PATH="$(abspath $(TOOLS))/aws/bin:$$PATH" SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1}
 $(TOOLS)/%/.done: infra/tools/%.txt
 	@command -v python3 >/dev/null || { echo 'Install Python 3.9 or newer first' >&2; exit 1; }
@@ -115,7 +115,7 @@ $(TOOLS)/%/.done: infra/tools/%.txt
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-# arm64 is cheaper, and needs Rust's standard library for it: rustup target add aarch64-unknown-linux-gnu
+# arm64 is cheaper on AWS. It requires the target of Rust: rustup target add aarch64-unknown-linux-gnu
 ARCH ?= $(shell test -d "$$(rustc --print sysroot)/lib/rustlib/aarch64-unknown-linux-gnu" && echo arm64 || echo x86_64)
 
 .PHONY: package
@@ -140,7 +140,7 @@ image-poller:
 	@command -v docker >/dev/null || { echo 'Install Docker first: https://docs.docker.com/engine/install' >&2; exit 1; }
 	docker build --file infra/Dockerfile --target poller --tag $(IMAGE) $(IMAGE_FLAGS) .
 
-# More parameters of the template, such as PollerImage=… AlarmEmail=…
+# Further parameters of the template, such as PollerImage=… AlarmEmail=…
 PARAMETERS ?=
 DEPLOY_FLAGS ?=
 
@@ -153,13 +153,13 @@ DEPLOYMENT_TESTS = HEADWATER_TOOLS="$(abspath $(TOOLS))" HEADWATER_PACKAGES="$(a
 	$(CARGO) nextest run --workspace -E 'package(tests) & binary(aws)'
 
 .PHONY: test-deploy
-test-deploy: tools web $(TOOLS)/aws/.done $(TOOLS)/stand-in/.done ## Deploy the development build to a stand-in for AWS, and test what is deployed
+test-deploy: tools web $(TOOLS)/aws/.done $(TOOLS)/stand-in/.done ## Deploy the development build to a stand-in for AWS, and test the deployment
 	$(CARGO) build --workspace --bins
 	@infra/development-packages "$(BUILD)/debug" "$(BUILD)/packages"
 	$(call DEPLOYMENT_TESTS,$(BUILD)/packages)
 
 .PHONY: test-release
-test-release: package $(TOOLS)/stand-in/.done ## Do the same with the release packages, as `sam build` makes them
+test-release: package $(TOOLS)/stand-in/.done ## Deploy the release packages to the stand-in, and test the deployment
 	@test "$(ARCH)" = "$$(uname -m | sed s/aarch64/arm64/)" || { echo 'Packages for another processor cannot run here: add ARCH=x86_64' >&2; exit 1; }
 	$(IN_TOOLS) CARGO_PROFILE_RELEASE_OPT_LEVEL=s sam build --config-env local --parameter-overrides Architecture=$(ARCH)
 	$(CARGO) build --bin headwater --bin headwater-poller

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, process::Stdio};
 
-use harness::{Client, Event, Exchange, Ports, Program, until};
+use harness::{Client, Event, ExchangeServer, Ports, Program, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -32,7 +32,7 @@ impl StandIn {
             .env("BIND_HOST", "127.0.0.1")
             .env("GATEWAY_PORT", address.port().to_string())
             .env("AWS_ENDPOINT_URL", format!("http://{address}"))
-            // These parts would listen on all interfaces.
+            // These parts would otherwise listen on all interfaces.
             .env("IOT_MTLS_ENABLED", "0")
             .env("SFTP_ENABLED", "0")
             .env("DOCKER_HOST", "tcp://127.0.0.1:1")
@@ -41,7 +41,7 @@ impl StandIn {
             .spawn()
             .unwrap();
         let stand_in = Self { address, web: reqwest::Client::new(), _child: child, _ports: ports };
-        until("the stand-in answers", async || {
+        until("the stand-in responds", async || {
             stand_in.web.get(stand_in.url("/_ministack/health")).send().await.ok()
         })
         .await;
@@ -52,7 +52,7 @@ impl StandIn {
         format!("http://{}{path}", self.address)
     }
 
-    /// The settings with which an AWS program finds it.
+    /// Returns the settings with which an AWS program connects to the stand-in.
     fn settings(&self) -> [(&'static str, String); 5] {
         [
             ("AWS_ENDPOINT_URL", self.url("")),
@@ -63,35 +63,39 @@ impl StandIn {
         ]
     }
 
-    /// Asks the API of API Gateway, which is JSON.
+    /// Sends a JSON request to the API of API Gateway.
     async fn api(&self, method: Method, path: &str, body: &Value) -> Value {
         let request = self.web.request(method, self.url(path)).json(body);
-        // It looks for the service in the signature, and does not check that.
+        // The stand-in reads the service from the signature, and does not verify the signature.
         let scope = "AWS4-HMAC-SHA256 Credential=test/20261122/us-east-1/apigateway/aws4_request, \
                      SignedHeaders=host, Signature=x";
         let answer = request.header("authorization", scope).send().await.unwrap();
-        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
         assert!(status.is_success(), "{path}: {status} {text}");
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Asks Secrets Manager, which is JSON too.
+    /// Sends a JSON request to Secrets Manager.
     async fn secrets(&self, operation: &str, body: &Value) -> Value {
         let scope = "AWS4-HMAC-SHA256 Credential=test/20261122/us-east-1/secretsmanager/aws4_request, \
                      SignedHeaders=host, Signature=x";
-        let request = self.web.post(self.url("/")).json(body);
-        let request = request
+        let request = self
+            .web
+            .post(self.url("/"))
+            .json(body)
             .header("content-type", "application/x-amz-json-1.1")
             .header("x-amz-target", format!("secretsmanager.{operation}"))
             .header("authorization", scope);
         let answer = request.send().await.unwrap();
-        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
         assert!(status.is_success(), "{operation}: {status} {text}");
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Adds `jwtSecret` to the deployment's secret, as operators do.
-    async fn take_tokens(&self, outputs: &BTreeMap<String, String>) {
+    /// Adds `jwtSecret` to the deployment's secret, as an operator would.
+    async fn enable_tokens(&self, outputs: &BTreeMap<String, String>) {
         let id = &outputs["SecretArn"];
         let made = self.secrets("GetSecretValue", &json!({"SecretId": id})).await;
         let mut secret: Value =
@@ -110,15 +114,17 @@ impl StandIn {
             .current_dir(root)
             .envs(self.settings())
             .env("SAM_CLI_TELEMETRY", "0")
-            .output();
-        let output = output.await.unwrap();
+            .output()
+            .await
+            .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (reported, warned) = (text(&output.stdout), text(&output.stderr));
+        let reported = text(&output.stdout);
+        let warned = text(&output.stderr);
         assert!(output.status.success(), "sam {arguments:?}: {reported}\n{warned}");
         reported
     }
 
-    /// Deploys the template that `sam build` has made, and returns the outputs of the stack.
+    /// Deploys the output of `sam build`, and returns the outputs of the stack.
     async fn deploy(&self, tools: &Tools) -> BTreeMap<String, String> {
         let bucket = self.web.put(self.url("/headwater-artifacts")).send().await.unwrap();
         assert!(bucket.status().is_success(), "{bucket:?}");
@@ -129,14 +135,16 @@ impl StandIn {
         let list = ["list", "stack-outputs", "--config-env", "local", "--output", "json"];
         let reported = self.sam(tools, &list).await;
         let outputs: Vec<BTreeMap<String, String>> = serde_json::from_str(&reported).unwrap();
-        let outputs = outputs.into_iter().filter_map(|mut output| {
-            Some((output.remove("OutputKey")?, output.remove("OutputValue")?))
-        });
-        outputs.collect()
+        outputs
+            .into_iter()
+            .filter_map(|mut output| {
+                Some((output.remove("OutputKey")?, output.remove("OutputValue")?))
+            })
+            .collect()
     }
 
-    /// The stand-in gives an authorizer without an identity source the header `Authorization` as one, so
-    /// it rejects requests without the header; AWS invokes the function for every request.
+    /// Removes the identity source of the authorizer. The stand-in uses the header `Authorization` by
+    /// default, and rejects requests without it; AWS invokes the function for every request.
     async fn admit_anonymous(&self, outputs: &BTreeMap<String, String>) {
         let path = format!("/v2/apis/{}/authorizers", outputs["WebSocketApiId"]);
         let authorizers = self.api(Method::GET, &path, &json!({})).await;
@@ -144,10 +152,11 @@ impl StandIn {
         self.api(Method::PATCH, &format!("{path}/{id}"), &json!({"identitySource": []})).await;
     }
 
-    /// The stand-in takes the HTTP API of a SAM template without its routes, so they are made here,
-    /// as SAM makes them on AWS. Returns the path of the API.
+    /// Creates the routes of the HTTP API as SAM does on AWS, because the stand-in ignores them in the
+    /// template. Returns the path of the API.
     async fn route_http(&self, outputs: &BTreeMap<String, String>) -> String {
-        let (function, name) = (&outputs["RestFunctionArn"], format!("{STACK}-http-routed"));
+        let function = &outputs["RestFunctionArn"];
+        let name = format!("{STACK}-http-routed");
         let api = self
             .api(Method::POST, "/v2/apis", &json!({"name": name, "protocolType": "HTTP"}))
             .await;
@@ -180,20 +189,21 @@ impl StandIn {
 }
 
 #[tokio::test]
-async fn the_template_deploys_and_what_it_deploys_works() {
+async fn the_template_can_be_deployed_and_works() {
     let Some(tools) = Tools::find() else { return };
     let stand_in = StandIn::start(&tools).await;
     let outputs = stand_in.deploy(&tools).await;
     stand_in.admit_anonymous(&outputs).await;
-    stand_in.take_tokens(&outputs).await;
-    let exchange = Exchange::start().await;
+    stand_in.enable_tokens(&outputs).await;
+    let exchange = ExchangeServer::start().await.unwrap();
     let settings = stand_in.settings();
     let mut variables: Vec<(&str, &str)> =
         settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let prefix = format!("{STACK}-");
     let ports = Ports::reserve(1);
     let health = ports.at(0).to_string();
-    let (feed, exchange_rest) = (exchange.url(), exchange.rest_url());
+    let feed = exchange.url();
+    let exchange_rest = exchange.rest_url();
     variables.extend([
         ("HEADWATER_TABLE_PREFIX", prefix.as_str()),
         ("HEADWATER_PUSH_FUNCTION", outputs["PushFunction"].as_str()),
@@ -205,7 +215,7 @@ async fn the_template_deploys_and_what_it_deploys_works() {
     ]);
     let poller = Program::start_other("headwater-poller", &[], &variables);
     let healthy = format!("http://{health}/healthz");
-    until("the poller works", async || {
+    until("the poller is healthy", async || {
         let answer = reqwest::get(&healthy).await.ok()?;
         answer.status().is_success().then_some(())
     })
@@ -215,26 +225,27 @@ async fn the_template_deploys_and_what_it_deploys_works() {
     let path = format!("/_aws/execute-api/{}/live", outputs["WebSocketApiId"]);
     let mut stranger = Client::try_connect(stand_in.address, &path, &[]).await.unwrap();
     assert_eq!(stranger.hello().await["class"], "anonymous");
-    let refused = stranger.ask(json!({"action": "subscribe", "topics": [MATCHES]})).await;
-    assert_eq!((&refused["type"], &refused["code"]), (&json!("error"), &json!("forbidden")));
+    let rejected = stranger.ask(json!({"action": "subscribe", "topics": [MATCHES]})).await;
+    assert_eq!((&rejected["type"], &rejected["code"]), (&json!("error"), &json!("forbidden")));
     stranger.close().await;
     let variables = [("HEADWATER_JWT_SECRET", JWT_SECRET)];
-    let token = Program::run(&["token", "--class", "trader"], &variables).await.stdout;
-    let token = token.trim();
+    let printed = Program::run(&["token", "--class", "trader"], &variables).await.stdout;
+    let token = printed.trim();
     let mut client =
         Client::try_connect(stand_in.address, &format!("{path}?token={token}"), &[]).await.unwrap();
     let welcome = client.hello().await;
     assert_eq!(welcome["class"], "trader");
     client.subscribe(&["coinbase/ticker/BTC-USD"]).await;
     let forged = format!("{path}?token=a.b.c");
-    let refused = Client::try_connect(stand_in.address, &forged, &[]).await.err();
-    assert!(matches!(refused, Some(401 | 403 | 500)), "{refused:?}");
+    let rejected = Client::try_connect(stand_in.address, &forged, &[]).await.err();
+    assert!(matches!(rejected, Some(401 | 403 | 500)), "{rejected:?}");
 
     // Over REST, on that connection.
     let http = stand_in.route_http(&outputs).await;
     let rest = async |method: Method, path: &str| {
-        let request = stand_in.web.request(method, stand_in.url(&format!("{http}{path}")));
-        let request = request
+        let request = stand_in
+            .web
+            .request(method, stand_in.url(&format!("{http}{path}")))
             .bearer_auth(token)
             .header("x-connection-id", welcome["connectionId"].as_str().unwrap())
             .header("x-connection-token", welcome["connectionToken"].as_str().unwrap());
@@ -261,11 +272,11 @@ async fn the_template_deploys_and_what_it_deploys_works() {
     let reported: Value = serde_json::from_str(&reported).unwrap();
     assert_eq!(reported["events"].as_array().map(Vec::len), Some(3), "{reported}");
 
-    // A disconnect is cleaned up.
+    // A closed connection is removed.
     let (_, reported) = rest(Method::GET, "/api/v1/status").await;
     assert!(reported.contains(r#""connections":1"#), "{reported}");
     client.close().await;
-    until("the connection is forgotten", async || {
+    until("the connection is removed", async || {
         let (_, reported) = rest(Method::GET, "/api/v1/status").await;
         reported.contains(r#""connections":0"#).then_some(())
     })

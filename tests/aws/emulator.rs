@@ -1,4 +1,4 @@
-//! Each package answers one event of each kind under AWS's Runtime Interface Emulator.
+//! The package of each function, under AWS's Runtime Interface Emulator, with one event of each kind.
 
 use std::{path::Path, process::Stdio};
 
@@ -10,7 +10,7 @@ use crate::tools::Tools;
 
 const SECRET: &str = "a secret that is thirty-two bytes long";
 
-/// A package in the emulator.
+/// A function in the emulator.
 struct Function {
     url: String,
     _child: Child,
@@ -37,7 +37,7 @@ impl Function {
             .env("AWS_SECRET_ACCESS_KEY", "x")
             .env("AWS_ENDPOINT_URL_DYNAMODB", database)
             .env("HEADWATER_CONNECTION_SECRET", SECRET)
-            // Nobody is there: that a message cannot be posted is no reason to fail.
+            // No server listens there. A failed post must not fail the invocation.
             .env("HEADWATER_CALLBACK_URL", "http://127.0.0.1:9")
             .stdout(Stdio::null())
             .kill_on_drop(true)
@@ -47,10 +47,10 @@ impl Function {
         Self { url, _child: child, _ports: ports, _folder: folder }
     }
 
-    /// Invokes it; the emulator takes one event at a time.
+    /// Invokes the function. The emulator accepts one event at a time.
     async fn invoke(&self, event: &Value) -> Value {
         let client = reqwest::Client::new();
-        until("the emulator answers", async || {
+        until("the emulator responds", async || {
             let answer = client.post(&self.url).json(event).send().await.ok()?;
             answer.json().await.ok()
         })
@@ -59,13 +59,13 @@ impl Function {
 }
 
 #[tokio::test]
-async fn each_package_answers_each_kind_of_event() {
+async fn each_package_responds_to_each_kind_of_event() {
     let Some(tools) = Tools::find() else { return };
     let ports = Ports::reserve(1);
     let database = ports.at(0).to_string();
     let _database = Program::start(&["database", "--listen", &database], &[]);
     let database = format!("http://{database}");
-    until("the database answers", async || reqwest::get(&database).await.ok()).await;
+    until("the database responds", async || reqwest::get(&database).await.ok()).await;
 
     let authorize = Function::start(&tools, "authorize", &database);
     let arn = "arn:aws:execute-api:us-east-1:123456789012:abc/live/$connect";
@@ -144,7 +144,7 @@ fn http(method: &str, path: &str) -> Value {
 }
 
 fn unzip(package: &Path, folder: &Path) {
-    // Every Python can, and a package is a zip with one program in it.
+    // Python is installed with the tools, and can read the zip.
     let done = std::process::Command::new("python3")
         .args(["-m", "zipfile", "-e"])
         .args([package, folder])

@@ -5,7 +5,7 @@
 //! Python's package index) and `HEADWATER_PACKAGES` (the zips). Without them the tests are skipped,
 //! and fail under `CI=true`.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and stop")]
+#![allow(clippy::unwrap_used, reason = "a panic is the right end of a failed test")]
 
 mod deployment;
 mod emulator;

@@ -4,18 +4,18 @@ use std::path::PathBuf;
 
 use harness::skip;
 
-/// Where things are.
+/// The folders of the programs and packages.
 pub(crate) struct Tools {
     tools: PathBuf,
     packages: PathBuf,
 }
 
 impl Tools {
-    /// Finds what `make test-deploy` names. Otherwise it returns nothing and prints the reason.
+    /// Finds the folders that `make test-deploy` sets. Without them, prints the reason and returns `None`.
     ///
     /// # Panics
     ///
-    /// Under `CI=true`, when nothing is named.
+    /// Under `CI=true`, when they are not set.
     pub(crate) fn find() -> Option<Self> {
         let named = |name| std::env::var_os(name).map(PathBuf::from);
         let found = named("HEADWATER_TOOLS").zip(named("HEADWATER_PACKAGES"));
@@ -25,14 +25,14 @@ impl Tools {
         found.map(|(tools, packages)| Self { tools, packages })
     }
 
-    /// A program of one of the two folders of tools, `aws` or `stand-in`.
+    /// Returns a program of one of the two folders of tools, `aws` or `stand-in`.
     pub(crate) fn program(&self, folder: &str, name: &str) -> PathBuf {
         let path = self.tools.join(folder).join("bin").join(name);
         assert!(path.exists(), "{} is missing", path.display());
         path
     }
 
-    /// AWS's Runtime Interface Emulator, which comes with the SAM CLI.
+    /// Returns AWS's Runtime Interface Emulator, which comes with the SAM CLI.
     pub(crate) fn runtime_emulator(&self) -> PathBuf {
         let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
         let python =
@@ -41,7 +41,7 @@ impl Tools {
         packages.join(format!("samcli/local/rapid/aws-lambda-rie-{arch}"))
     }
 
-    /// The program in a function's package.
+    /// Returns the package of a function.
     pub(crate) fn bootstrap(&self, function: &str) -> PathBuf {
         let path = self.packages.join(function).join("bootstrap.zip");
         assert!(path.exists(), "{} is missing", path.display());

@@ -1,4 +1,4 @@
-//! A WebSocket client that holds Headwater to its protocol.
+//! A WebSocket client that checks the protocol.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -27,27 +27,27 @@ use tokio_tungstenite::{
 
 use crate::PATIENCE;
 
-/// How many of the last messages a failed wait prints.
+/// The number of recent messages that are printed when a wait fails.
 const RECENT: usize = 12;
 
-/// An event as it arrived.
+/// A received event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its number.
+    /// The number.
     pub seq: u64,
-    /// When it was numbered.
+    /// The time of the numbering.
     pub at: String,
-    /// The event, byte for byte.
+    /// The bytes of the event.
     pub text: String,
 }
 
 impl Event {
-    /// The event as JSON.
+    /// Returns the event as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap()
     }
 
-    /// The id of the trade that it is.
+    /// Returns the id of the trade.
     pub fn trade_id(&self) -> u64 {
         self.json()["trade_id"].as_u64().unwrap()
     }
@@ -60,31 +60,31 @@ pub struct Gap {
     pub topic: String,
     /// The numbers.
     pub range: RangeInclusive<u64>,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
 /// A client's connection.
 ///
-/// Events are sorted by topic as they arrive. Numbers that are not above the last are dropped, and
-/// a jump that no `gap` explains is a panic.
+/// Received events are queued by topic. An event with a number that was received before is dropped. The
+/// client panics when numbers are missing without a `gap`.
 pub struct Client {
     socket: WebSocketStream<TcpStream>,
     /// The subprotocol that the server chose.
     pub subprotocol: Option<String>,
     /// The gaps that were reported, oldest first.
     pub gaps: Vec<Gap>,
-    /// How many messages with events have come.
+    /// The number of received messages with events.
     pub messages: u64,
     events: HashMap<String, VecDeque<Event>>,
-    /// By topic, the last number that came; absent where any number may come next.
+    /// The last number of each topic. Without an entry, any number may follow.
     seen: HashMap<String, u64>,
-    /// Where the client asked a topic to start: after a number, or none for `last`.
+    /// The requested start of each topic: after a number, or `None` for `last`.
     starts: BTreeMap<String, Option<u64>>,
     replaying: Option<(String, RangeInclusive<u64>, Vec<Event>)>,
     others: VecDeque<Value>,
     recent: VecDeque<String>,
-    asked: u64,
+    requests: u64,
 }
 
 #[derive(Deserialize)]
@@ -101,7 +101,7 @@ struct Frame {
 }
 
 impl Client {
-    /// Connects to a path, offering subprotocols.
+    /// Connects to a path, and offers subprotocols.
     ///
     /// # Errors
     ///
@@ -112,17 +112,17 @@ impl Client {
         protocols: &[&str],
     ) -> Result<Self, u16> {
         let stream = TcpStream::connect(address).await.unwrap();
-        Self::shake_hands(stream, address, path, protocols, None).await
+        Self::handshake(stream, address, path, protocols, None).await
     }
 
-    /// Connects as a browser does for a page of this origin.
+    /// Connects like a page of this origin in a browser.
     ///
     /// # Errors
     ///
     /// The status, when the server rejects the handshake.
     pub async fn from_page(address: SocketAddr, origin: &str) -> Result<Self, u16> {
         let stream = TcpStream::connect(address).await.unwrap();
-        Self::shake_hands(stream, address, "/live", &[], Some(origin)).await
+        Self::handshake(stream, address, "/live", &[], Some(origin)).await
     }
 
     /// Connects with the smallest receive buffer that the kernel allows.
@@ -130,10 +130,10 @@ impl Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(1_024).unwrap();
         let stream = socket.connect(address).await.unwrap();
-        Self::shake_hands(stream, address, "/live", &[], None).await.unwrap()
+        Self::handshake(stream, address, "/live", &[], None).await.unwrap()
     }
 
-    async fn shake_hands(
+    async fn handshake(
         stream: TcpStream,
         address: SocketAddr,
         path: &str,
@@ -148,11 +148,11 @@ impl Client {
         if let Some(origin) = origin {
             request.headers_mut().insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
         }
-        let shaken = time::timeout(PATIENCE, client_async(request, stream)).await;
-        let (socket, answer) = match shaken.expect("a handshake is answered") {
+        let handshake = time::timeout(PATIENCE, client_async(request, stream)).await;
+        let (socket, answer) = match handshake.expect("a response to the handshake") {
             Ok(connected) => connected,
             Err(Error::Http(answer)) => return Err(answer.status().as_u16()),
-            // The library objects to an answer without the subprotocol.
+            // The library rejects a response without the subprotocol.
             Err(error) => panic!("no handshake: {error}"),
         };
         let subprotocol = answer.headers().get(SEC_WEBSOCKET_PROTOCOL);
@@ -167,11 +167,11 @@ impl Client {
             replaying: None,
             others: VecDeque::new(),
             recent: VecDeque::new(),
-            asked: 0,
+            requests: 0,
         })
     }
 
-    /// Sends a text as it is.
+    /// Sends a text message.
     pub async fn send_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.unwrap();
     }
@@ -197,29 +197,29 @@ impl Client {
         self.send_text(&request.to_string()).await;
     }
 
-    /// Sends a request with an id of its own and returns the response to it.
+    /// Sends a request with a unique id, and returns the response.
     pub async fn ask(&mut self, request: Value) -> Value {
-        self.asked += 1;
-        let id = format!("ask-{}", self.asked);
+        self.requests += 1;
+        let id = format!("ask-{}", self.requests);
         let mut request = request;
         request["id"] = json!(id);
         self.send(&request).await;
-        self.take(&format!("an answer to {request}"), |it| it["id"] == *id).await
+        self.wait_for(&format!("a response to {request}"), |it| it["id"] == *id).await
     }
 
-    /// Says hello, and returns the welcome.
+    /// Sends `hello`, and returns the welcome.
     pub async fn hello(&mut self) -> Value {
         let welcome = self.ask(json!({"action": "hello"})).await;
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         welcome
     }
 
-    /// Subscribes to topics, all of which exist, from here on.
+    /// Subscribes to topics, which must exist, from the next event on.
     pub async fn subscribe(&mut self, topics: &[&str]) -> Value {
         self.subscribe_with(topics, json!({})).await
     }
 
-    /// Subscribes to topics, all of which exist, with more members in the request.
+    /// Subscribes to topics, which must exist, with further members in the request.
     pub async fn subscribe_with(&mut self, topics: &[&str], more: Value) -> Value {
         let mut request = json!({"action": "subscribe", "topics": topics});
         for (key, value) in more.as_object().into_iter().flatten() {
@@ -231,15 +231,15 @@ impl Client {
         answer
     }
 
-    /// Returns the next message of a type that is not `events`.
+    /// Returns the next message of a type other than `events`.
     pub async fn expect(&mut self, kind: &str) -> Value {
-        self.take(&format!("a message of type {kind}"), |it| it["type"] == kind).await
+        self.wait_for(&format!("a message of type {kind}"), |it| it["type"] == kind).await
     }
 
-    /// Returns the next message of one of these types, none of which is `events`.
+    /// Returns the next message of one of these types, which must not include `events`.
     pub async fn expect_one_of(&mut self, kinds: &[&str]) -> Value {
         let is_it = |it: &Value| kinds.iter().any(|kind| it["type"] == *kind);
-        self.take(&format!("a message of a type among {kinds:?}"), is_it).await
+        self.wait_for(&format!("a message of a type among {kinds:?}"), is_it).await
     }
 
     /// Returns the next events of a topic.
@@ -250,7 +250,7 @@ impl Client {
             if here.len() >= count {
                 return here.drain(..count).collect();
             }
-            let what = format!("{count} events of {topic}, of which {} are here", here.len());
+            let what = format!("{count} events of {topic}; received {} so far", here.len());
             self.read(&what, deadline).await;
         }
     }
@@ -260,7 +260,7 @@ impl Client {
         self.events(topic, 1).await.remove(0)
     }
 
-    /// Returns the next event of a topic, or none if the connection breaks before it comes.
+    /// Returns the next event of a topic, or `None` if the connection ends first.
     pub async fn event_or_end(&mut self, topic: &str) -> Option<Event> {
         loop {
             if let Some(event) = self.events.get_mut(topic).and_then(VecDeque::pop_front) {
@@ -268,14 +268,14 @@ impl Client {
             }
             let message = time::timeout(PATIENCE, self.socket.next()).await;
             match message.expect("an event or the end") {
-                Some(Ok(Message::Text(text))) => self.take_in(&text),
+                Some(Ok(Message::Text(text))) => self.handle(&text),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(_) | Err(_)) | None => return None,
             }
         }
     }
 
-    /// Returns the next events of a topic up to one that is wanted, with it.
+    /// Returns the next events of a topic, up to and including the one that `is_last` accepts.
     pub async fn events_until(
         &mut self,
         topic: &str,
@@ -316,7 +316,7 @@ impl Client {
                 }
                 Some(Ok(Message::Close(None))) => return (1005, String::new()),
                 Some(Ok(_)) => {}
-                Some(Err(error)) => panic!("broken without a close frame: {error}"),
+                Some(Err(error)) => panic!("the connection was lost: {error}"),
                 None => return (1006, String::new()),
             }
         }
@@ -332,17 +332,17 @@ impl Client {
     pub async fn read_to_the_end(&mut self) {
         while let Ok(Some(Ok(message))) = time::timeout(PATIENCE, self.socket.next()).await {
             if let Message::Text(text) = message {
-                self.take_in(&text);
+                self.handle(&text);
             }
         }
     }
 
-    /// Returns the events of a topic that are here and were not asked for yet.
+    /// Returns the received events of a topic that were not returned yet.
     pub fn drain(&mut self, topic: &str) -> Vec<Event> {
         self.events.remove(topic).unwrap_or_default().into()
     }
 
-    async fn take(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    async fn wait_for(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(index) = self.others.iter().position(&is_it) {
@@ -354,16 +354,16 @@ impl Client {
 
     async fn read(&mut self, what: &str, deadline: Instant) {
         match time::timeout_at(deadline, self.socket.next()).await {
-            Ok(Some(Ok(Message::Text(text)))) => self.take_in(&text),
+            Ok(Some(Ok(Message::Text(text)))) => self.handle(&text),
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
-            Ok(other) => panic!("waited for {what}, got {other:?} after {:#?}", self.recent),
+            Ok(other) => panic!("waited for {what}, received {other:?} after {:#?}", self.recent),
             Err(time::error::Elapsed { .. }) => {
                 panic!("timed out waiting for {what}; the last messages: {:#?}", self.recent)
             }
         }
     }
 
-    fn take_in(&mut self, text: &str) {
+    fn handle(&mut self, text: &str) {
         self.recent.push_back(text.chars().take(200).collect());
         if self.recent.len() > RECENT {
             self.recent.pop_front();
@@ -372,19 +372,24 @@ impl Client {
         match message["type"].as_str() {
             Some("events") => {
                 self.messages += 1;
-                // The events keep their bytes.
+                // Parsed from the text, so that the events keep their bytes.
                 let events: Events = serde_json::from_str(text).unwrap();
                 for frame in events.frames {
-                    self.take_frame(frame);
+                    self.handle_frame(frame);
                 }
             }
             Some("gap") => {
                 let number = |name: &str| message[name].as_u64().unwrap();
                 let topic = message["topic"].as_str().unwrap().to_owned();
-                let (mut from, to) = (number("from"), number("to"));
+                let mut from = number("from");
+                let to = number("to");
                 if let Some(seen) = self.seen.get_mut(&topic) {
                     // Delivery is at least once, so a gap can include events that have arrived.
-                    assert!(from <= *seen + 1, "a gap after a hole; last: {:#?}", self.recent);
+                    assert!(
+                        from <= *seen + 1,
+                        "numbers before the gap are missing; last: {:#?}",
+                        self.recent
+                    );
                     from = *seen + 1;
                     *seen = to.max(*seen);
                 }
@@ -409,7 +414,7 @@ impl Client {
         }
     }
 
-    fn take_frame(&mut self, frame: Frame) {
+    fn handle_frame(&mut self, frame: Frame) {
         let Frame { topic, seq, at, events } = frame;
         assert!(!events.is_empty(), "a frame of {topic} without events");
         for (seq, event) in (seq..).zip(events) {
@@ -423,7 +428,12 @@ impl Client {
             match self.seen.get(&topic).copied() {
                 Some(seen) if seq <= seen => continue,
                 Some(seen) => {
-                    assert_eq!(seq, seen + 1, "{topic} has a hole; last: {:#?}", self.recent);
+                    assert_eq!(
+                        seq,
+                        seen + 1,
+                        "numbers of {topic} are missing; last: {:#?}",
+                        self.recent
+                    );
                 }
                 None => {}
             }

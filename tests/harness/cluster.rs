@@ -13,14 +13,14 @@ use tokio::{
     time,
 };
 
-use crate::{Client, Exchange, PATIENCE, Ports, Rest, program, skip, until};
+use crate::{Client, ExchangeServer, PATIENCE, Ports, Rest, program, skip, until};
 
-/// Ports in a row that a cluster uses.
+/// The number of consecutive ports that a cluster uses.
 const PORTS: u16 = 21;
 
 /// A running cluster.
 pub struct Cluster {
-    /// Where clients connect.
+    /// The address for clients.
     pub address: SocketAddr,
     child: Child,
     ports: Ports,
@@ -30,16 +30,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster that reads an exchange. Without `HAProxy` it returns nothing and prints the
-    /// reason.
+    /// Starts a cluster that reads an exchange. Without `HAProxy`, prints the reason and returns `None`.
     ///
     /// # Panics
     ///
-    /// Under `CI=true`, when there is no `HAProxy`.
-    pub async fn start(exchange: &Exchange) -> Option<Self> {
-        let known = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/opt/homebrew/bin/haproxy"];
-        let is_there = known.iter().any(|path| Path::new(path).exists());
-        if !is_there {
+    /// Under `CI=true`, when `HAProxy` is not installed.
+    pub async fn start(exchange: &ExchangeServer) -> Option<Self> {
+        let paths = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/opt/homebrew/bin/haproxy"];
+        let is_installed = paths.iter().any(|path| Path::new(path).exists());
+        if !is_installed {
             skip("HAProxy is not installed (apt-get install haproxy)");
             return None;
         }
@@ -72,7 +71,7 @@ impl Cluster {
         time::timeout(PATIENCE, up).await.expect("the cluster is up");
         let cluster = Self { address, ports, child, _output: output, folder };
         let rest = cluster.rest();
-        until("the catalogue lists the products of the exchange", async || {
+        until("the catalog lists the products of the exchange", async || {
             let answer = rest.try_ask(Method::GET, "/api/v1/topics?source=coinbase").await.ok()?;
             let is_known = answer.status == 200 && answer.text.contains("BTC-USD");
             is_known.then_some(())
@@ -86,22 +85,22 @@ impl Cluster {
         Client::try_connect(self.address, "/live", &[]).await.unwrap()
     }
 
-    /// Its REST interface, through the load balancer.
+    /// Returns a client of the REST interface, through the load balancer.
     pub fn rest(&self) -> Rest {
         Rest::new(self.address)
     }
 
-    /// An address of a part, by its distance from the first port: 1 to 3 are gateways, 15 and 16 the
-    /// pollers' health.
-    pub fn part(&self, distance: u16) -> SocketAddr {
-        self.ports.at(distance)
+    /// Returns the address of a part by its offset from the first port: 1 to 3 are the gateways, 15 and 16
+    /// the health checks of the pollers.
+    pub fn part(&self, offset: u16) -> SocketAddr {
+        self.ports.at(offset)
     }
 
-    /// The name of the poller that leads.
+    /// Waits until a poller leads, and returns its name.
     pub async fn leader(&self) -> String {
         until("a poller leads", async || {
-            for (name, distance) in [("poller-1", 15), ("poller-2", 16)] {
-                let health = Rest::new(self.part(distance));
+            for (name, offset) in [("poller-1", 15), ("poller-2", 16)] {
+                let health = Rest::new(self.part(offset));
                 let Ok(answer) = health.try_ask(Method::GET, "/healthz").await else { continue };
                 let leads = answer.json()["leads"].as_array().is_some_and(|it| !it.is_empty());
                 if leads {
@@ -123,14 +122,14 @@ impl Cluster {
         std::fs::read_to_string(path).unwrap().trim().to_owned()
     }
 
-    /// Stops it in the regular way and checks that no part is left.
+    /// Stops the cluster with `SIGTERM`, and checks that no part is left.
     pub async fn stop(mut self) {
         signal("-TERM", &self.child.id().unwrap().to_string()).await;
         let ended = time::timeout(PATIENCE, self.child.wait()).await;
         let status = ended.expect("the cluster ends on SIGTERM").unwrap();
         assert!(status.success(), "{status}");
-        for distance in 0..PORTS {
-            let part = self.part(distance);
+        for offset in 0..PORTS {
+            let part = self.part(offset);
             assert!(TcpListener::bind(part).is_ok(), "something still listens at {part}");
         }
     }
@@ -138,7 +137,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // After a failed test, the script stops its parts on `SIGTERM`.
+        // After a failed test, `SIGTERM` makes the script stop all parts.
         if let Some(id) = self.child.id() {
             let _ = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status();
         }

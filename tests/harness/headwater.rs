@@ -1,22 +1,21 @@
-//! Headwater as a whole, in this process or as one of its own.
+//! A complete Headwater, in the process of the test or in a process of its own.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use clap::Parser as _;
 use local::{command::up::Options, in_process::Server};
 use reqwest::Method;
-use simulator::MastodonServer;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::{Client, Exchange, Fediverse, Program, Rest, until};
+use crate::{Client, ExchangeServer, MastodonServer, Program, Rest, until};
 
 /// The command line of `headwater up`.
 #[derive(Clone, Debug)]
 pub struct Setup {
     arguments: Vec<String>,
     retention: Option<Duration>,
-    has_catalogue: bool,
+    has_catalog: bool,
 }
 
 #[derive(clap::Parser)]
@@ -26,12 +25,12 @@ struct Cli {
 }
 
 impl Setup {
-    /// Reads no upstream, listens on a free port and keeps its data in memory.
+    /// Creates a setup without upstreams, on a free port, with its data in memory.
     fn new() -> Self {
         let nowhere = ["--coinbase-url=ws://127.0.0.1:9", "--coinbase-rest-url=http://127.0.0.1:9"];
         let common = ["--listen=127.0.0.1:0", "--mastodon-servers="];
         let arguments = common.into_iter().chain(nowhere).map(str::to_owned).collect();
-        Self { arguments, retention: None, has_catalogue: false }
+        Self { arguments, retention: None, has_catalog: false }
     }
 
     /// Sets an option, such as `--flush-ms`.
@@ -52,15 +51,16 @@ impl Setup {
 
     /// Reads an exchange.
     #[must_use]
-    pub fn exchange(self, exchange: &Exchange) -> Self {
-        let setup = self.option("--coinbase-url", &exchange.url());
-        let setup = setup.option("--coinbase-rest-url", &exchange.rest_url());
-        Self { has_catalogue: true, ..setup }
+    pub fn exchange(self, exchange: &ExchangeServer) -> Self {
+        let setup = self
+            .option("--coinbase-url", &exchange.url())
+            .option("--coinbase-rest-url", &exchange.rest_url());
+        Self { has_catalog: true, ..setup }
     }
 
     /// Reads Mastodon servers, with their tokens.
     #[must_use]
-    pub fn servers(self, servers: &[&Fediverse]) -> Self {
+    pub fn servers(self, servers: &[&MastodonServer]) -> Self {
         let list = |of: fn(&MastodonServer) -> String| {
             servers.iter().map(|server| of(server)).collect::<Vec<_>>().join(",")
         };
@@ -87,12 +87,12 @@ impl Setup {
         self
     }
 
-    /// The command line, with `up`.
+    /// Returns the command line, including `up`.
     pub fn arguments(&self) -> Vec<&str> {
         ["up"].into_iter().chain(self.arguments.iter().map(String::as_str)).collect()
     }
 
-    /// Starts it in this process.
+    /// Starts Headwater in this process.
     pub async fn start(&self) -> Headwater {
         let filter = std::env::var("HEADWATER_TEST_LOG").unwrap_or_else(|_| "warn".to_owned());
         let _ = tracing_subscriber::fmt()
@@ -107,32 +107,32 @@ impl Setup {
         let up = Box::pin(options.start(shutdown.clone())).await.unwrap();
         let headwater = Headwater {
             address: up.address(),
-            running: Running::Here { up: Box::new(up), shutdown },
+            running: Running::InProcess { up: Box::new(up), shutdown },
         };
-        headwater.is_ready(self.has_catalogue).await;
+        headwater.wait_until_ready(self.has_catalog).await;
         headwater
     }
 
-    /// Starts it as a process of its own.
+    /// Starts Headwater in a process of its own.
     pub async fn spawn(&self) -> Headwater {
         let mut program = Program::start(&self.arguments(), &[]);
         let address = program.address().await;
-        let headwater = Headwater { address, running: Running::There(Box::new(program)) };
-        headwater.is_ready(self.has_catalogue).await;
+        let headwater = Headwater { address, running: Running::Process(Box::new(program)) };
+        headwater.wait_until_ready(self.has_catalog).await;
         headwater
     }
 }
 
 /// A running Headwater.
 pub struct Headwater {
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
     running: Running,
 }
 
 enum Running {
-    Here { up: Box<Server>, shutdown: CancellationToken },
-    There(Box<Program>),
+    InProcess { up: Box<Server>, shutdown: CancellationToken },
+    Process(Box<Program>),
 }
 
 impl Headwater {
@@ -141,7 +141,7 @@ impl Headwater {
         Setup::new()
     }
 
-    /// Starts one without upstreams.
+    /// Starts Headwater without upstreams.
     pub async fn start() -> Self {
         Setup::new().start().await
     }
@@ -151,12 +151,12 @@ impl Headwater {
         Client::try_connect(self.address, "/live", &[]).await.unwrap()
     }
 
-    /// A client of its REST interface.
+    /// Returns a client of the REST interface.
     pub fn rest(&self) -> Rest {
         Rest::new(self.address)
     }
 
-    /// The address that `headwater tail` takes.
+    /// Returns the URL for `headwater tail`.
     pub fn url(&self) -> String {
         format!("ws://{}/live", self.address)
     }
@@ -164,31 +164,31 @@ impl Headwater {
     /// Kills the process as `kill -9` does.
     pub async fn kill(self) {
         match self.running {
-            Running::There(program) => program.kill().await,
-            Running::Here { .. } => panic!("only a process of its own can be killed"),
+            Running::Process(program) => program.kill().await,
+            Running::InProcess { .. } => panic!("only a process of its own can be killed"),
         }
     }
 
-    /// Stops it in the regular way.
+    /// Shuts Headwater down.
     pub async fn stop(self) {
         match self.running {
-            Running::Here { up, shutdown } => {
+            Running::InProcess { up, shutdown } => {
                 shutdown.cancel();
                 up.stopped().await.unwrap();
             }
-            Running::There(program) => program.terminate().await,
+            Running::Process(program) => program.terminate().await,
         }
     }
 
-    async fn is_ready(&self, has_catalogue: bool) {
+    async fn wait_until_ready(&self, has_catalog: bool) {
         let rest = self.rest();
         until("the health endpoint returns 200", async || {
             let answer = rest.try_ask(Method::GET, "/healthz").await.ok()?;
             (answer.status == 200).then_some(())
         })
         .await;
-        if has_catalogue {
-            until("the catalogue lists the products of the exchange", async || {
+        if has_catalog {
+            until("the catalog lists the products of the exchange", async || {
                 let answer = rest.get("/api/v1/topics?source=coinbase").await;
                 (!answer.json()["topics"].as_array()?.is_empty()).then_some(())
             })

@@ -3,7 +3,7 @@
 //! Everything listens on ports of its own, so tests run in parallel. Tests wait for conditions, for
 //! at most [`PATIENCE`]; a wait that times out panics and prints what has arrived.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and stop")]
+#![allow(clippy::unwrap_used, reason = "a panic is the right end of a failed test")]
 
 use std::time::Duration;
 
@@ -11,8 +11,6 @@ use tokio::time::{self, Instant};
 
 mod client;
 mod cluster;
-mod exchange;
-mod fediverse;
 mod headwater;
 mod identity;
 mod ports;
@@ -23,8 +21,6 @@ mod rest;
 pub use self::{
     client::{Client, Event, Gap},
     cluster::Cluster,
-    exchange::Exchange,
-    fediverse::Fediverse,
     headwater::{Headwater, Setup},
     identity::{SECRET, token},
     ports::Ports,
@@ -32,25 +28,26 @@ pub use self::{
     requirement::skip,
     rest::{Rest, RestResponse},
 };
+pub use simulator::{ExchangeServer, MastodonServer};
 
 /// The longest wait for a condition.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often a condition is polled.
-const LOOK: Duration = Duration::from_millis(20);
+/// The interval at which a condition is checked.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
-/// Waits until `look` returns something, and returns it.
+/// Waits until `check` returns a value, and returns the value.
 ///
 /// # Panics
 ///
-/// When it returns nothing for too long; `what` names the condition.
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+/// When `check` returns no value in time; `what` names the condition.
+pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = check().await {
             return found;
         }
         assert!(Instant::now() < deadline, "timed out: {what}");
-        time::sleep(LOOK).await;
+        time::sleep(CHECK_EVERY).await;
     }
 }

@@ -1,30 +1,30 @@
-//! Ports for programs that cannot choose a free one and say which.
+//! Ports for programs that cannot choose a free port themselves.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// The first port that is handed out. The kernel takes the ports of connections from higher ones.
+/// The first port. The kernel uses higher ports for outgoing connections.
 const FIRST: u16 = 20_000;
-/// The end of the ports that are handed out.
+/// The end of the ports, exclusive.
 const END: u16 = 32_000;
-/// The distance between two ranges.
+/// The offset between two ranges.
 const STEP: u16 = 25;
 
-/// Loopback ports in a row that no other test uses for as long as this lives.
+/// Consecutive loopback ports that are reserved until this is dropped.
 pub struct Ports {
     first: u16,
-    /// Bound to the last port of the range, so that no other test reserves the same range.
+    /// Bound to the last port of the range, so that no other test can reserve the range.
     _guard: TcpListener,
 }
 
 impl Ports {
-    /// Reserves so many ports, at most 24.
+    /// Reserves this many ports, at most 24.
     ///
     /// # Panics
     ///
-    /// When there are none.
+    /// When no range is free.
     pub fn reserve(count: u16) -> Self {
         assert!(count < STEP, "the last port of a range is its guard");
-        // Tests start at different places, so that they seldom try the same range.
+        // Tests start with different ranges, so they rarely try the same one.
         let start = u16::try_from(std::process::id() % u32::from((END - FIRST) / STEP)).unwrap();
         let ranges = (0..(END - FIRST) / STEP)
             .map(|nth| FIRST + (start + nth) % ((END - FIRST) / STEP) * STEP);
@@ -37,11 +37,11 @@ impl Ports {
                 return Self { first, _guard: guard };
             }
         }
-        panic!("no {count} free ports in a row between {FIRST} and {END}");
+        panic!("no {count} consecutive free ports between {FIRST} and {END}");
     }
 
-    /// Returns an address by its distance from the first port.
-    pub fn at(&self, distance: u16) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.first + distance))
+    /// Returns an address by its offset from the first port.
+    pub fn at(&self, offset: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.first + offset))
     }
 }

@@ -15,17 +15,17 @@ use crate::PATIENCE;
 pub struct Program {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    said: Option<JoinHandle<String>>,
+    log: Option<JoinHandle<String>>,
 }
 
 /// The result of a program that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// Its exit code; none if a signal ended it.
+    /// The exit code, or `None` if a signal ended the program.
     pub code: Option<i32>,
-    /// Its standard output.
+    /// The standard output.
     pub stdout: String,
-    /// Its standard error.
+    /// The standard error.
     pub stderr: String,
 }
 
@@ -35,31 +35,32 @@ impl Program {
         Self::start_other("headwater", arguments, variables)
     }
 
-    /// Starts another program of ours, such as `headwater-poller`.
+    /// Starts another program of this repository, such as `headwater-poller`.
     pub fn start_other(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = command(name, arguments, variables);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command(name, arguments, variables).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines, said: None }
+        Self { child, lines, log: None }
     }
 
-    /// Starts `headwater` as [`Program::start`] does, and keeps its standard error.
-    pub fn start_listening(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = command("headwater", arguments, variables);
-        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+    /// Starts `headwater` as [`Program::start`] does, and keeps its log, which is its standard error.
+    pub fn start_with_log(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut child = command("headwater", arguments, variables)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut said = child.stderr.take().unwrap();
-        // It must never wait for a reader.
-        let said = tokio::spawn(async move {
+        let mut stderr = child.stderr.take().unwrap();
+        // The program must never wait until its log is read.
+        let log = tokio::spawn(async move {
             let mut text = String::new();
-            said.read_to_string(&mut text).await.unwrap();
+            stderr.read_to_string(&mut text).await.unwrap();
             text
         });
-        Self { child, lines, said: Some(said) }
+        Self { child, lines, log: Some(log) }
     }
 
-    /// The address that it prints when it is up.
+    /// Waits until the program prints its address, and returns the address.
     pub async fn address(&mut self) -> SocketAddr {
         loop {
             let line = self.line().await;
@@ -69,11 +70,11 @@ impl Program {
         }
     }
 
-    /// Stops it and returns its standard error.
-    pub async fn terminate_and_tell(mut self) -> String {
-        let said = self.said.take().expect("its standard error is kept");
+    /// Stops the program and returns its log.
+    pub async fn terminate_and_read_log(mut self) -> String {
+        let log = self.log.take().expect("the program was started with its log");
         self.terminate().await;
-        said.await.unwrap()
+        log.await.unwrap()
     }
 
     /// Runs `headwater` to its end.
@@ -81,12 +82,13 @@ impl Program {
         Self::run_other("headwater", arguments, variables).await
     }
 
-    /// Runs another program of ours to its end.
+    /// Runs another program of this repository to its end.
     pub async fn run_other(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
-        let output = command(name, arguments, variables).stdin(Stdio::null()).output();
-        let output = time::timeout(PATIENCE, output).await;
-        let output = output.unwrap_or_else(|_| panic!("{name} {arguments:?} does not end"));
-        let output = output.unwrap();
+        let run = command(name, arguments, variables).stdin(Stdio::null()).output();
+        let output = time::timeout(PATIENCE, run)
+            .await
+            .unwrap_or_else(|_| panic!("{name} {arguments:?} does not end"))
+            .unwrap();
         Finished {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -94,19 +96,21 @@ impl Program {
         }
     }
 
-    /// The next line that it prints.
+    /// Waits for the next line of its standard output.
     pub async fn line(&mut self) -> String {
-        let line = time::timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.expect("the program prints a line").unwrap();
-        line.expect("the program prints a line before it ends")
+        time::timeout(PATIENCE, self.lines.next_line())
+            .await
+            .expect("the program prints a line in time")
+            .unwrap()
+            .expect("the program prints a line before it ends")
     }
 
-    /// Kills it.
+    /// Kills the program.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
-    /// Sends `SIGTERM` and waits until it has ended.
+    /// Sends `SIGTERM`, and waits until the program has ended.
     pub async fn terminate(mut self) {
         let id = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
@@ -123,7 +127,7 @@ fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Comman
     command
 }
 
-/// Removes the settings that the tests themselves were started with.
+/// Removes the settings in the environment of the tests.
 pub(crate) fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HEADWATER_") {
@@ -132,7 +136,7 @@ pub(crate) fn without_settings(command: &mut Command) {
     }
 }
 
-/// Returns the folder of the programs, which is beside the tests.
+/// Returns the folder of the programs, which is next to that of the tests.
 pub(crate) fn folder() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.parent().and_then(|deps| deps.parent()).unwrap().to_owned()

@@ -1,10 +1,10 @@
-//! What a test needs that is not in the repository.
+//! Requirements of tests that are not part of the repository.
 
-/// Reports that a test cannot run because something is missing.
+/// Reports that a test is skipped because a requirement is missing.
 ///
 /// # Panics
 ///
-/// Under `CI=true`, where everything must be there.
+/// Under `CI=true`, where all requirements must be installed.
 pub fn skip(reason: &str) {
     let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(!is_ci, "this test must run under CI=true: {reason}");

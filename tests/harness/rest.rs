@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::PATIENCE;
 
-/// A client of the REST interface, that may name a connection.
+/// A client of the REST interface, which can name a connection.
 #[derive(Clone)]
 pub struct Rest {
     http: reqwest::Client,
@@ -30,18 +30,18 @@ pub struct RestResponse {
 }
 
 impl RestResponse {
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub fn json(&self) -> Value {
-        let json = serde_json::from_str(&self.text);
-        json.unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+        serde_json::from_str(&self.text)
+            .unwrap_or_else(|error| panic!("invalid JSON ({error}): {self:?}"))
     }
 
-    /// The value of a header; empty if it is absent.
+    /// Returns the value of a header, or an empty text without it.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The body, which must be an RFC 9457 problem with this status.
+    /// Returns the body, which must be an RFC 9457 problem with this status.
     pub fn problem(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
@@ -53,7 +53,7 @@ impl RestResponse {
 }
 
 impl Rest {
-    /// Creates a client that names no connection.
+    /// Creates a client without a connection.
     pub fn new(address: SocketAddr) -> Self {
         let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
         Self { http, base: format!("http://{address}"), headers: HeaderMap::new() }
@@ -68,7 +68,7 @@ impl Rest {
         rest
     }
 
-    /// Returns the client with the connection of a welcome.
+    /// Returns the client with the connection that received this welcome.
     #[must_use]
     pub fn of(&self, welcome: &Value) -> Self {
         self.with("x-connection-id", welcome["connectionId"].as_str().unwrap())
@@ -80,7 +80,7 @@ impl Rest {
         self.try_ask(method, path).await.unwrap()
     }
 
-    /// Sends a request that may find no server.
+    /// Sends a request to a server that may not be running.
     ///
     /// # Errors
     ///
@@ -88,36 +88,44 @@ impl Rest {
     pub async fn try_ask(&self, method: Method, path: &str) -> reqwest::Result<RestResponse> {
         let url = format!("{}{path}", self.base);
         let answer = self.http.request(method, url).headers(self.headers.clone()).send().await?;
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let status = answer.status().as_u16();
+        let headers = answer.headers().clone();
         Ok(RestResponse { status, headers, text: answer.text().await? })
     }
 
     /// Sends a request with a JSON body.
     pub async fn send(&self, method: Method, path: &str, body: String) -> RestResponse {
         let url = format!("{}{path}", self.base);
-        let request = self.http.request(method, url).headers(self.headers.clone());
-        let request = request.header("content-type", "application/json").body(body);
-        let answer = request.send().await.unwrap();
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let answer = self
+            .http
+            .request(method, url)
+            .headers(self.headers.clone())
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        let status = answer.status().as_u16();
+        let headers = answer.headers().clone();
         RestResponse { status, headers, text: answer.text().await.unwrap() }
     }
 
-    /// `GET`.
+    /// Sends a `GET` request.
     pub async fn get(&self, path: &str) -> RestResponse {
         self.ask(Method::GET, path).await
     }
 
-    /// `POST`.
+    /// Sends a `POST` request.
     pub async fn post(&self, path: &str) -> RestResponse {
         self.ask(Method::POST, path).await
     }
 
-    /// `DELETE`.
+    /// Sends a `DELETE` request.
     pub async fn delete(&self, path: &str) -> RestResponse {
         self.ask(Method::DELETE, path).await
     }
 
-    /// A page of a topic's history.
+    /// Returns a page of a topic's history.
     pub async fn history(&self, topic_and_query: &str) -> Value {
         let answer = self.get(&format!("/api/v1/history/{topic_and_query}")).await;
         assert_eq!(answer.status, 200, "{answer:?}");

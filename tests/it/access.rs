@@ -1,6 +1,6 @@
-//! Access control: every class, every topic, every way to it, and attempts to bypass the rules.
+//! Access control: every class, every topic, every way to read it, and attempts to bypass the rules.
 
-use harness::{Client, Exchange, Headwater, Rest, Setup, token, until};
+use harness::{Client, ExchangeServer, Headwater, Rest, Setup, token, until};
 use serde_json::{Value, json};
 
 const TICKER: &str = "coinbase/ticker/BTC-USD";
@@ -11,7 +11,7 @@ const STATES: &str = "system/sources";
 
 const TOPICS: [&str; 5] = [TICKER, MATCHES, LEVEL2, TAG, STATES];
 
-/// By class, which of [`TOPICS`] it may have. No class is no token.
+/// The rights of each class to [`TOPICS`]. `None` means no token.
 const TABLE: [(Option<&str>, [bool; 5]); 6] = [
     (None, [true, false, false, true, true]),
     (Some("stranger"), [true, false, false, true, true]),
@@ -21,17 +21,17 @@ const TABLE: [(Option<&str>, [bool; 5]); 6] = [
     (Some("member,stranger"), [true, true, false, true, true]),
 ];
 
-fn setup(exchange: &Exchange) -> Setup {
+fn setup(exchange: &ExchangeServer) -> Setup {
     Headwater::setup()
         .exchange(exchange)
         .with_tokens()
-        // This is about permissions, not rates.
+        // The rate limit must not interfere.
         .option("--messages-per-second", "1000")
         .option("--coinbase-record", "matches/BTC-USD")
 }
 
-/// A connection of a class, and REST as the same.
-async fn enter(headwater: &Headwater, class: Option<&str>) -> (Client, Rest) {
+/// Connects as a class, and returns the client and a REST client of the same class.
+async fn connect_as(headwater: &Headwater, class: Option<&str>) -> (Client, Rest) {
     match class {
         None => (headwater.client().await, headwater.rest()),
         Some(class) => {
@@ -42,8 +42,8 @@ async fn enter(headwater: &Headwater, class: Option<&str>) -> (Client, Rest) {
     }
 }
 
-/// Returns whether a request was successful; otherwise the error must be `forbidden`.
-fn is_done(answer: &Value, topic: &str) -> bool {
+/// Returns whether a subscription was accepted. If not, the error must be `forbidden`.
+fn is_subscribed(answer: &Value, topic: &str) -> bool {
     if answer["type"] == "error" {
         assert_eq!((&answer["code"], &answer["topic"]), (&json!("forbidden"), &json!(topic)));
         return false;
@@ -52,25 +52,25 @@ fn is_done(answer: &Value, topic: &str) -> bool {
     true
 }
 
-/// Whether a REST call was done; it must be that or 403.
+/// Returns whether a REST request was successful. If not, the status must be 403.
 fn is_success(status: u16, what: &str) -> bool {
     assert!(matches!(status, 200 | 201 | 403), "{what}: {status}");
     status != 403
 }
 
 #[tokio::test]
-async fn every_class_gets_its_topics_and_no_others_in_every_way() {
-    let exchange = Exchange::start().await;
+async fn every_class_can_read_its_topics_and_no_others() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = setup(&exchange).start().await;
     exchange.subscribed("matches", "BTC-USD").await;
     for _ in 0..3 {
         exchange.trade("BTC-USD");
     }
-    let (mut trader, _) = enter(&headwater, Some("trader")).await;
+    let (mut trader, _) = connect_as(&headwater, Some("trader")).await;
     trader.subscribe_with(&[MATCHES], json!({"last": 3})).await;
     trader.events(MATCHES, 3).await;
     for (class, expected) in TABLE {
-        let (mut client, rest) = enter(&headwater, class).await;
+        let (mut client, rest) = connect_as(&headwater, class).await;
         let welcome = client.hello().await;
         let own = rest.of(&welcome);
         for (topic, expected) in TOPICS.into_iter().zip(expected) {
@@ -82,7 +82,7 @@ async fn every_class_gets_its_topics_and_no_others_in_every_way() {
             ];
             for (way, request) in ways {
                 let answer = client.ask(request).await;
-                assert_eq!(is_done(&answer, topic), expected, "case: {case} {way}");
+                assert_eq!(is_subscribed(&answer, topic), expected, "case: {case} {way}");
                 if expected {
                     let stop = json!({"action": "unsubscribe", "topics": [topic]});
                     let left = client.ask(stop).await;
@@ -101,7 +101,7 @@ async fn every_class_gets_its_topics_and_no_others_in_every_way() {
             assert_eq!(is_success(status, &case), expected, "case: {case} REST history");
             let listed = rest.get(&format!("/api/v1/topics?q={topic}")).await.json();
             let named = listed["topics"].as_array().unwrap().iter().any(|it| it["topic"] == topic);
-            assert!(expected || !named, "case: {case} catalogue");
+            assert!(expected || !named, "case: {case} catalog");
         }
         // A replay of a forbidden topic is rejected; a replay of an allowed one succeeds.
         let request = json!({"action": "replay", "id": "r", "topic": MATCHES, "from": 1, "to": 3});
@@ -122,14 +122,14 @@ fn pair_of(topic: &str) -> Option<(&str, &str)> {
 }
 
 #[tokio::test]
-async fn a_blocked_principal_gets_nothing_in_any_class() {
+async fn a_blocked_principal_is_rejected_in_any_class() {
     let headwater = Headwater::setup().with_tokens().start().await;
     for class in ["blocked", "trader,blocked", "blocked,admin"] {
         let token = token(&["--class", class]).await;
         assert_eq!(headwater.client_with(&token).await.err(), Some(403), "case: {class}");
         let path = format!("/live?token={token}");
-        let refused = Client::try_connect(headwater.address, &path, &[]).await.err();
-        assert_eq!(refused, Some(403), "case: {class}");
+        let rejected = Client::try_connect(headwater.address, &path, &[]).await.err();
+        assert_eq!(rejected, Some(403), "case: {class}");
         let rest = headwater.rest().with("authorization", &format!("Bearer {token}"));
         for path in ["/api/v1/status", "/api/v1/topics", "/api/v1/history/mastodon/public"] {
             assert_eq!(rest.get(path).await.status, 403, "case: {class} {path}");
@@ -140,7 +140,7 @@ async fn a_blocked_principal_gets_nothing_in_any_class() {
 
 #[tokio::test]
 async fn no_spelling_of_a_topic_bypasses_the_rules() {
-    let exchange = Exchange::start().await;
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = setup(&exchange).start().await;
     exchange.subscribed("matches", "BTC-USD").await;
     let mut client = headwater.client().await;
@@ -206,15 +206,15 @@ async fn no_spelling_of_a_topic_bypasses_the_rules() {
         "/x/api/v1/history/coinbase/matches/BTC-USD",
     ] {
         assert!((400..500).contains(&rest.post(path).await.status), "case: {path}");
-        // At an address that is none of the interface's there may be the page.
+        // At an address outside the interface, the page may be served.
         let answer = rest.get(path).await;
         let is_page = answer.status == 200 && !answer.text.contains("\"events\"");
         assert!(is_page || (400..500).contains(&answer.status), "case: {path}: {answer:?}");
     }
-    // Nothing of it is on the connection, and nothing comes.
+    // The connection has no subscription, and receives no event.
     assert_eq!(client.ask(json!({"action": "list"})).await["topics"], json!([]));
     exchange.trade("BTC-USD");
-    let (mut trader, _) = enter(&headwater, Some("trader")).await;
+    let (mut trader, _) = connect_as(&headwater, Some("trader")).await;
     trader.subscribe_with(&[MATCHES], json!({"last": 1})).await;
     trader.event(MATCHES).await;
     client.ask(json!({"action": "ping"})).await;
@@ -224,36 +224,37 @@ async fn no_spelling_of_a_topic_bypasses_the_rules() {
 #[tokio::test]
 async fn a_connection_accepts_only_its_own_connection_token() {
     let headwater = Headwater::setup().with_tokens().start().await;
-    let (mut trader, trader_rest) = enter(&headwater, Some("trader")).await;
-    let (mut eve, eve_rest) = enter(&headwater, None).await;
-    let (theirs, own) = (trader.hello().await, eve.hello().await);
+    let (mut trader, trader_rest) = connect_as(&headwater, Some("trader")).await;
+    let (mut eve, eve_rest) = connect_as(&headwater, None).await;
+    let theirs = trader.hello().await;
+    let own = eve.hello().await;
     let path = format!("/api/v1/subscriptions/{LEVEL2}");
     let mixed = |id: &Value, token: &Value| json!({"connectionId": id, "connectionToken": token});
     let cases = [
-        // Another's connection with one's own token, and the other way round.
+        // Another connection with one's own token, and one's own connection with another token.
         (mixed(&theirs["connectionId"], &own["connectionToken"]), 403),
         (mixed(&own["connectionId"], &theirs["connectionToken"]), 403),
         (mixed(&theirs["connectionId"], &json!("")), 403),
         (mixed(&json!("AAAAAAAAAAAAAAA="), &own["connectionToken"]), 403),
-        // One's own, which may not.
+        // One's own connection, which lacks the right.
         (own.clone(), 403),
     ];
     for (welcome, status) in cases {
         let answer = eve_rest.of(&welcome).post(&path).await;
         assert_eq!(answer.status, status, "case: {welcome}");
-        // A better class of one's own does not help a connection that is not.
+        // The class of the REST client does not matter, only that of the connection.
         let answer = trader_rest.of(&welcome).post(&path).await;
         assert_eq!(answer.status, status, "case: {welcome}, as a trader");
     }
     assert_eq!(trader_rest.of(&theirs).post(&path).await.status, 201);
     assert_eq!(eve.ask(json!({"action": "list"})).await["topics"], json!([]));
-    // A token that is shown again after its connection has closed.
+    // The token of a closed connection is rejected.
     trader.close().await;
     until("the connection is closed", async || {
         (trader_rest.of(&theirs).post(&path).await.status == 410).then_some(())
     })
     .await;
-    // With tokens, the gateway's own interface to connections is closed to everybody.
+    // With tokens, the gateway's management API is disabled.
     let id = own["connectionId"].as_str().unwrap();
     let path = format!("/live/@connections/{id}");
     assert_eq!(headwater.rest().post(&path).await.status, 403);
@@ -267,9 +268,9 @@ async fn an_invalid_token_is_never_treated_as_anonymous() {
     let part = |json: &str| {
         const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let bits = |chunk: &[u8]| {
-            let all = chunk.iter().fold(0_u32, |all, byte| all << 8 | u32::from(*byte));
-            let all = all << (8 * (3 - chunk.len()));
-            let digit = |n: usize| char::from(DIGITS[(all >> (18 - 6 * n) & 63) as usize]);
+            let bytes = chunk.iter().fold(0_u32, |bytes, byte| bytes << 8 | u32::from(*byte));
+            let padded = bytes << (8 * (3 - chunk.len()));
+            let digit = |n: usize| char::from(DIGITS[(padded >> (18 - 6 * n) & 63) as usize]);
             (0..=chunk.len()).map(digit).collect::<String>()
         };
         json.as_bytes().chunks(3).map(bits).collect::<String>()
@@ -283,7 +284,7 @@ async fn an_invalid_token_is_never_treated_as_anonymous() {
         ("alg none", format!("{}.{claims}.", part(r#"{"alg":"none"}"#))),
         ("alg None", format!("{}.{claims}.", part(r#"{"alg":"NONE","typ":"JWT"}"#))),
         ("no signature", format!("{}.{claims}.", part(r#"{"alg":"HS256","typ":"JWT"}"#))),
-        ("others' claims", {
+        ("another token's signature", {
             let (head, rest) = good.split_once('.').unwrap();
             format!("{head}.{claims}.{}", rest.split_once('.').unwrap().1)
         }),
@@ -294,12 +295,12 @@ async fn an_invalid_token_is_never_treated_as_anonymous() {
         assert_eq!(headwater.client_with(&token).await.err(), Some(401), "case: {name}");
         for prefix in ["Bearer.", "BEARER."] {
             let offered = ["headwater.v1", &format!("{prefix}{token}")];
-            let refused = Client::try_connect(headwater.address, "/live", &offered).await.err();
-            assert_eq!(refused, Some(401), "case: {name} as {prefix}");
+            let rejected = Client::try_connect(headwater.address, "/live", &offered).await.err();
+            assert_eq!(rejected, Some(401), "case: {name} as {prefix}");
         }
         let path = format!("/live?token={token}");
-        let refused = Client::try_connect(headwater.address, &path, &[]).await.err();
-        assert_eq!(refused, Some(401), "case: {name} in the query");
+        let rejected = Client::try_connect(headwater.address, &path, &[]).await.err();
+        assert_eq!(rejected, Some(401), "case: {name} in the query");
         for scheme in ["Bearer", "bearer", "Basic", "Token"] {
             let rest = headwater.rest().with("authorization", &format!("{scheme} {token}"));
             let status = rest.get("/api/v1/status").await.status;
@@ -313,8 +314,8 @@ async fn an_invalid_token_is_never_treated_as_anonymous() {
 }
 
 #[tokio::test]
-async fn without_tokens_every_topic_is_public_and_no_one_is_admin() {
-    let exchange = Exchange::start().await;
+async fn without_tokens_every_topic_is_public_and_nobody_is_admin() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&TOPICS).await;
@@ -324,19 +325,19 @@ async fn without_tokens_every_topic_is_public_and_no_one_is_admin() {
 }
 
 #[tokio::test]
-async fn pages_from_elsewhere_open_no_connection() {
+async fn pages_of_other_origins_cannot_connect() {
     let headwater = Headwater::start().await;
     let own = format!("http://{}", headwater.address);
     let cases = [(own.as_str(), None), ("https://evil.example", Some(403)), ("null", Some(403))];
     for (origin, expected) in cases {
-        let refused = Client::from_page(headwater.address, origin).await.err();
-        assert_eq!(refused, expected, "case: {origin}");
+        let rejected = Client::from_page(headwater.address, origin).await.err();
+        assert_eq!(rejected, expected, "case: {origin}");
     }
     let setup = Headwater::setup().option("--allowed-origins", "https://good.example");
     let headwater = setup.start().await;
     assert!(Client::from_page(headwater.address, "https://good.example").await.is_ok());
-    let refused = Client::from_page(headwater.address, "https://evil.example").await.err();
-    assert_eq!(refused, Some(403));
+    let rejected = Client::from_page(headwater.address, "https://evil.example").await.err();
+    assert_eq!(rejected, Some(403));
 }
 
 #[tokio::test]

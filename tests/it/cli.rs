@@ -1,16 +1,16 @@
-//! The program `headwater`, as people use it.
+//! The program `headwater`, from the command line.
 
 use std::net::TcpListener;
 
-use harness::{Client, Exchange, Headwater, Ports, Program};
+use harness::{Client, ExchangeServer, Headwater, Ports, Program};
 use serde_json::{Value, json};
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
 const SECRET: (&str, &str) = ("HEADWATER_JWT_SECRET", "a secret of at least thirty-two bytes");
 
 #[tokio::test]
-async fn tail_prints_events_as_they_come() {
-    let exchange = Exchange::start().await;
+async fn tail_prints_events() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let url = headwater.url();
     let mut tail = Program::start(&["tail", "--url", &url, MATCHES], &[]);
@@ -34,10 +34,10 @@ async fn tail_prints_events_as_they_come() {
 }
 
 #[tokio::test]
-async fn tail_goes_on_where_it_was_when_the_server_comes_back() {
+async fn tail_resumes_after_the_server_restarts() {
     let folder = tempfile::tempdir().unwrap();
-    let exchange = Exchange::start().await;
-    // The second server must listen where the first did.
+    let exchange = ExchangeServer::start().await.unwrap();
+    // The second server must listen on the same address as the first.
     let ports = Ports::reserve(1);
     let setup = Headwater::setup()
         .exchange(&exchange)
@@ -71,13 +71,13 @@ async fn tail_goes_on_where_it_was_when_the_server_comes_back() {
 }
 
 #[tokio::test]
-async fn tail_refuses_what_does_not_exist() {
-    let exchange = Exchange::start().await;
+async fn tail_rejects_unknown_topics_and_invalid_tokens() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let url = headwater.url();
     let ended = Program::run(&["tail", "--url", &url, "coinbase/ticker/BTC-USX"], &[]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("BTC-USD"), "it names the nearest: {ended:?}");
+    assert!(ended.stderr.contains("BTC-USD"), "the error suggests a topic: {ended:?}");
     assert_eq!(ended.stdout, "");
     let ended = Program::run(&["tail", "--url", &url, "twitter/public"], &[]).await;
     assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -88,7 +88,7 @@ async fn tail_refuses_what_does_not_exist() {
 }
 
 #[tokio::test]
-async fn token_makes_what_a_server_with_the_same_secret_takes() {
+async fn a_server_with_the_same_secret_accepts_the_token() {
     let headwater = Headwater::setup().option("--jwt-secret", SECRET.1).start().await;
     let made = Program::run(&["token", "--class", "member", "--subject", "bo"], &[SECRET]).await;
     assert_eq!((made.code, made.stderr.as_str()), (Some(0), ""), "{made:?}");
@@ -96,14 +96,14 @@ async fn token_makes_what_a_server_with_the_same_secret_takes() {
     let mut client = Client::try_connect(headwater.address, &path, &[]).await.unwrap();
     let welcome = client.hello().await;
     assert_eq!((&welcome["principal"], &welcome["class"]), (&json!("bo"), &json!("member")));
-    let refused = Program::run(&["token"], &[]).await;
-    assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("HEADWATER_JWT_SECRET"), "{refused:?}");
-    assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+    let rejected = Program::run(&["token"], &[]).await;
+    assert_eq!(rejected.code, Some(1), "{rejected:?}");
+    assert!(rejected.stderr.contains("HEADWATER_JWT_SECRET"), "{rejected:?}");
+    assert_eq!(rejected.stderr.lines().count(), 1, "{rejected:?}");
 }
 
 #[tokio::test]
-async fn a_bad_setting_stops_the_program_and_is_named() {
+async fn the_error_for_an_invalid_setting_names_the_setting() {
     let cases = [
         ("HEADWATER_LISTEN", "nowhere"),
         ("HEADWATER_FLUSH_MS", "0"),
@@ -132,7 +132,7 @@ async fn a_bad_setting_stops_the_program_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_one_clear_line() {
+async fn a_port_in_use_is_reported_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let setup = Headwater::setup().option("--listen", &address);
@@ -145,7 +145,7 @@ async fn a_port_that_is_taken_is_one_clear_line() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_used_is_one_clear_line() {
+async fn an_unusable_data_folder_is_reported_in_one_line() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let setup = Headwater::setup().folder(file.path());
     let ended = Program::run(&setup.arguments(), &[]).await;

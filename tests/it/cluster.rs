@@ -1,14 +1,14 @@
-//! A cluster behind a load balancer, some parts of which die.
+//! A cluster behind a load balancer, and the failure of some of its parts.
 
-use harness::{Client, Cluster, Event, Exchange, until};
+use harness::{Client, Cluster, Event, ExchangeServer, until};
 use serde_json::json;
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
 const CLIENTS: usize = 9;
 
 #[tokio::test]
-async fn a_cluster_survives_a_gateway_and_the_leading_poller() {
-    let exchange = Exchange::start().await;
+async fn a_cluster_survives_the_loss_of_a_gateway_and_of_the_leader() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let Some(cluster) = Cluster::start(&exchange).await else { return };
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
@@ -24,15 +24,15 @@ async fn a_cluster_survives_a_gateway_and_the_leading_poller() {
         events.extend(client.events(MATCHES, 20).await);
     }
 
-    // Connections are spread, so a third of them is cut.
+    // The connections are distributed evenly, so a third of them is lost.
     cluster.kill("gateway-1").await;
     exchange.trade("BTC-USD");
-    let mut cut = 0;
+    let mut lost = 0;
     for (client, events) in &mut clients {
         let event = if let Some(event) = client.event_or_end(MATCHES).await {
             event
         } else {
-            cut += 1;
+            lost += 1;
             *client = until("another gateway takes the client", async || {
                 Client::try_connect(cluster.address, "/live", &[]).await.ok()
             })
@@ -45,9 +45,9 @@ async fn a_cluster_survives_a_gateway_and_the_leading_poller() {
         assert_eq!(event.seq, 21);
         events.push(event);
     }
-    assert_eq!(cut, CLIENTS / 3);
+    assert_eq!(lost, CLIENTS / 3);
 
-    // REST reaches a connection whichever gateway has it.
+    // REST reaches a connection on any gateway.
     let (client, _) = &mut clients[0];
     let welcome = client.hello().await;
     let started = cluster.rest().of(&welcome).post("/api/v1/subscribe/BTC-USD").await;
@@ -72,7 +72,7 @@ async fn a_cluster_survives_a_gateway_and_the_leading_poller() {
         assert_eq!(client.gaps, []);
     }
 
-    // The management API is not for clients.
+    // The load balancer rejects calls of the management API.
     let answer = cluster.rest().post("/live/%40connections/abc=").await;
     assert_eq!(answer.status, 403);
     cluster.stop().await;

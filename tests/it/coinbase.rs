@@ -1,6 +1,6 @@
-//! Market data, from the exchange to clients.
+//! Market data, from the exchange to the clients.
 
-use harness::{Event, Exchange, Headwater};
+use harness::{Event, ExchangeServer, Headwater};
 use serde_json::{Value, json};
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
@@ -9,7 +9,7 @@ const LEVEL2: &str = "coinbase/level2/BTC-USD";
 
 #[tokio::test]
 async fn messages_arrive_byte_for_byte_and_numbered_without_holes() {
-    let exchange = Exchange::start().await;
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&[MATCHES, TICKER]).await;
@@ -32,7 +32,7 @@ async fn messages_arrive_byte_for_byte_and_numbered_without_holes() {
     assert_eq!(numbers(&events), (1..=odd.len() as u64).collect::<Vec<_>>());
     let history = headwater.rest().get(&format!("/api/v1/history/{MATCHES}")).await;
     for text in odd {
-        assert!(history.text.contains(text), "the log has it too: {text}");
+        assert!(history.text.contains(text), "the log has the same bytes: {text}");
     }
     for (seq, text) in [
         r#"{"type":"ticker","sequence":1,"product_id":"BTC-USD","price":"63510.15" ,"best_bid":""}"#,
@@ -49,7 +49,7 @@ async fn messages_arrive_byte_for_byte_and_numbered_without_holes() {
 
 #[tokio::test]
 async fn one_connection_to_the_exchange_serves_every_subscribed_topic() {
-    let exchange = Exchange::start().await;
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     assert_eq!(exchange.accepted(), 0, "no topic has a subscriber");
     let mut client = headwater.client().await;
@@ -57,15 +57,15 @@ async fn one_connection_to_the_exchange_serves_every_subscribed_topic() {
     exchange.subscribed("ticker", "BTC-USD").await;
     client.subscribe(&["coinbase/matches/ETH-USD"]).await;
     exchange.subscribed("matches", "ETH-USD").await;
-    assert_eq!(exchange.accepted(), 1, "one connection is enough");
+    assert_eq!(exchange.accepted(), 1, "one connection to the exchange");
     let asked: Vec<Value> = exchange.requests();
     let heartbeats = asked.iter().filter(|it| it["channels"].to_string().contains("heartbeat"));
-    assert_eq!(heartbeats.count(), 2, "each product has its heartbeat: {asked:?}");
+    assert_eq!(heartbeats.count(), 2, "each product has a heartbeat: {asked:?}");
 }
 
 #[tokio::test]
 async fn recorded_topics_are_fetched_without_subscribers() {
-    let exchange = Exchange::start().await;
+    let exchange = ExchangeServer::start().await.unwrap();
     let setup = Headwater::setup().exchange(&exchange);
     let headwater = setup.option("--coinbase-record", "matches/ETH-USD").start().await;
     exchange.subscribed("matches", "ETH-USD").await;
@@ -84,7 +84,7 @@ async fn recorded_topics_are_fetched_without_subscribers() {
 
 #[tokio::test]
 async fn pending_tickers_are_replaced_by_newer_ones_and_trades_are_not() {
-    let exchange = Exchange::start().await;
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater =
         Headwater::setup().exchange(&exchange).option("--flush-ms", "300").start().await;
     let mut client = headwater.client().await;
@@ -99,7 +99,7 @@ async fn pending_tickers_are_replaced_by_newer_ones_and_trades_are_not() {
     let events = client.events(MATCHES, 500).await;
     assert_eq!(events.iter().map(Event::trade_id).collect::<Vec<_>>(), trades);
     let ticks = client.events_until(TICKER, |event| event.text == ticker(500)).await;
-    assert!(ticks.len() < 50, "{} of 500 tickers came", ticks.len());
+    assert!(ticks.len() < 50, "{} of 500 tickers arrived", ticks.len());
     assert_eq!(numbers(&ticks), (1..=ticks.len() as u64).collect::<Vec<_>>());
     let sequences: Vec<u64> =
         ticks.iter().map(|it| it.json()["sequence"].as_u64().unwrap()).collect();
@@ -107,19 +107,23 @@ async fn pending_tickers_are_replaced_by_newer_ones_and_trades_are_not() {
 }
 
 #[tokio::test]
-async fn a_book_begins_with_a_snapshot_and_goes_on_byte_for_byte() {
-    let exchange = Exchange::start().await;
+async fn a_book_starts_with_a_snapshot_and_continues_byte_for_byte() {
+    let exchange = ExchangeServer::start().await.unwrap();
     exchange.set_book("BTC-USD", &book(300));
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&[LEVEL2]).await;
-    let snapshot = client.event(LEVEL2).await;
-    assert_eq!(snapshot.seq, 1);
-    let snapshot = snapshot.json();
+    let event = client.event(LEVEL2).await;
+    assert_eq!(event.seq, 1);
+    let snapshot = event.json();
     assert_eq!(snapshot["type"], "snapshot");
     assert_eq!(snapshot["product_id"], "BTC-USD");
     let levels = |side: &str| snapshot[side].as_array().unwrap().clone();
-    assert_eq!((levels("asks").len(), levels("bids").len()), (200, 200), "the best 200 a side");
+    assert_eq!(
+        (levels("asks").len(), levels("bids").len()),
+        (200, 200),
+        "the best 200 levels of each side"
+    );
     assert_eq!(levels("asks")[0], json!(["1001.00", "1"]));
     assert_eq!(levels("bids")[0], json!(["999.00", "1"]));
     let updates = [
@@ -135,8 +139,8 @@ async fn a_book_begins_with_a_snapshot_and_goes_on_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_later_reader_of_a_book_starts_at_the_newest_snapshot() {
-    let exchange = Exchange::start().await;
+async fn a_later_subscriber_of_a_book_starts_at_the_newest_snapshot() {
+    let exchange = ExchangeServer::start().await.unwrap();
     exchange.set_book("BTC-USD", &book(3));
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut early = headwater.client().await;
@@ -146,7 +150,7 @@ async fn a_later_reader_of_a_book_starts_at_the_newest_snapshot() {
         exchange.send(update(level));
     }
     all.extend(early.events(LEVEL2, 5).await);
-    // A crossed book is in doubt: the exchange is asked for another, which begins anew.
+    // A crossed book is invalid, so the poller requests a new snapshot.
     exchange.send(
         r#"{"type":"l2update","product_id":"BTC-USD","changes":[["buy","2000","1"]],"time":"2026-11-22T10:00:02Z"}"#,
     );
@@ -159,14 +163,18 @@ async fn a_later_reader_of_a_book_starts_at_the_newest_snapshot() {
     let mut late = headwater.client().await;
     let subscribed = late.subscribe(&[LEVEL2]).await;
     assert_eq!(subscribed["topics"][0]["seq"], all.len());
-    assert_eq!(late.events(LEVEL2, 4).await, all[newest - 1..], "from the newest snapshot on");
+    assert_eq!(
+        late.events(LEVEL2, 4).await,
+        all[newest - 1..],
+        "the events from the newest snapshot on"
+    );
     exchange.send(update(8));
     assert_eq!(late.event(LEVEL2).await, early.event(LEVEL2).await);
 }
 
 #[tokio::test]
-async fn a_subscriber_in_the_middle_of_a_burst_misses_nothing() {
-    let exchange = Exchange::start().await;
+async fn a_client_that_subscribes_during_a_burst_misses_no_event() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).option("--flush-ms", "1").start().await;
     for product in ["BTC-USD", "ETH-USD", "SOL-USD"] {
         let topic = format!("coinbase/matches/{product}");
@@ -176,7 +184,7 @@ async fn a_subscriber_in_the_middle_of_a_burst_misses_nothing() {
             for _ in 0..200 {
                 exchange.trade(product);
             }
-            // The first client subscribes before the first trade arrives, the others amid the rest.
+            // The first client subscribes before the first trade is fetched, the others during the burst.
             let answer = client.subscribe(&[&topic]).await;
             if clients.is_empty() {
                 exchange.subscribed("matches", product).await;
@@ -186,17 +194,18 @@ async fn a_subscriber_in_the_middle_of_a_burst_misses_nothing() {
         let newest = exchange.trade(product);
         for (client, from) in &mut clients {
             let events = client.events_until(&topic, |event| event.trade_id() == newest).await;
-            assert_eq!(events[0].seq, *from + 1, "from the very next one on");
+            assert_eq!(events[0].seq, *from + 1, "the events start with the next number");
             assert_eq!(client.gaps, []);
         }
     }
 }
 
 #[tokio::test]
-async fn a_second_client_gets_the_same_numbers_and_a_client_that_left_gets_none() {
-    let exchange = Exchange::start().await;
+async fn two_clients_receive_the_same_numbers_and_an_unsubscribed_client_none() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
-    let (mut one, mut two) = (headwater.client().await, headwater.client().await);
+    let mut one = headwater.client().await;
+    let mut two = headwater.client().await;
     one.subscribe(&[MATCHES]).await;
     exchange.subscribed("matches", "BTC-USD").await;
     exchange.trade("BTC-USD");
@@ -210,7 +219,7 @@ async fn a_second_client_gets_the_same_numbers_and_a_client_that_left_gets_none(
     let sources = one.subscribe_with(&["system/sources"], json!({"last": 1})).await;
     assert_eq!(sources["type"], "subscribed");
     one.events("system/sources", 1).await;
-    assert_eq!(one.drain(MATCHES), [], "it has left");
+    assert_eq!(one.drain(MATCHES), [], "the client has unsubscribed");
 }
 
 fn numbers(events: &[Event]) -> Vec<u64> {
@@ -231,7 +240,7 @@ fn is_snapshot(event: &Event) -> bool {
     event.json()["type"] == "snapshot"
 }
 
-/// A book with so many levels a side, from 1001.00 up and from 999.00 down.
+/// Returns a snapshot with this many levels on each side: from 1001.00 up and from 999.00 down.
 fn book(levels: u64) -> String {
     let asks: Vec<Value> =
         (1..=levels).map(|it| json!([format!("{}.00", 1_000 + it), "1"])).collect();

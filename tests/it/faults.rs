@@ -1,6 +1,6 @@
 //! Faults of the upstreams.
 
-use harness::{Client, Event, Exchange, Headwater};
+use harness::{Client, Event, ExchangeServer, Headwater};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ const MATCHES: &str = "coinbase/matches/BTC-USD";
 const LEVEL2: &str = "coinbase/level2/BTC-USD";
 const SOURCES: &str = "system/sources";
 
-async fn following(exchange: &Exchange) -> (Headwater, Client) {
+async fn with_subscriber(exchange: &ExchangeServer) -> (Headwater, Client) {
     let headwater = Headwater::setup().exchange(exchange).start().await;
     let mut client = headwater.client().await;
     client.subscribe_with(&[SOURCES], json!({"last": 100})).await;
@@ -19,9 +19,9 @@ async fn following(exchange: &Exchange) -> (Headwater, Client) {
 }
 
 #[tokio::test]
-async fn after_a_broken_connection_missed_trades_are_fetched() {
-    let exchange = Exchange::start().await;
-    let (_headwater, mut client) = following(&exchange).await;
+async fn after_a_lost_connection_missing_trades_are_fetched() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    let (_headwater, mut client) = with_subscriber(&exchange).await;
     let mut trades: Vec<u64> = (0..20).map(|_| exchange.trade("BTC-USD")).collect();
     client.events(MATCHES, 1).await;
     exchange.drop_connections();
@@ -39,9 +39,9 @@ async fn after_a_broken_connection_missed_trades_are_fetched() {
 }
 
 #[tokio::test]
-async fn trades_that_the_feed_leaves_out_are_fetched() {
-    let exchange = Exchange::start().await;
-    let (_headwater, mut client) = following(&exchange).await;
+async fn trades_that_the_feed_omits_are_fetched() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    let (_headwater, mut client) = with_subscriber(&exchange).await;
     let trades = [
         exchange.trade("BTC-USD"),
         exchange.trade_unstreamed("BTC-USD"),
@@ -55,13 +55,13 @@ async fn trades_that_the_feed_leaves_out_are_fetched() {
     let fetched: Vec<bool> =
         events.iter().map(|event| event.json()["backfilled"] == true).collect();
     assert_eq!(fetched, [false, true, true, false, true]);
-    assert_eq!(exchange.accepted(), 1, "no reason to connect anew");
+    assert_eq!(exchange.accepted(), 1, "the connection stays open");
 }
 
 #[tokio::test]
-async fn garbage_is_survived() {
-    let exchange = Exchange::start().await;
-    let (_headwater, mut client) = following(&exchange).await;
+async fn malformed_messages_are_ignored() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    let (_headwater, mut client) = with_subscriber(&exchange).await;
     let first = exchange.trade("BTC-USD");
     let garbage = [
         "",
@@ -100,13 +100,13 @@ async fn garbage_is_survived() {
     let events = client.events(MATCHES, 2).await;
     assert_eq!(events.iter().map(Event::trade_id).collect::<Vec<_>>(), [first, second]);
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(exchange.accepted(), 1, "no reason to connect anew");
+    assert_eq!(exchange.accepted(), 1, "the connection stays open");
 }
 
 #[tokio::test]
-async fn repeated_and_swapped_trades_are_put_in_order() {
-    let exchange = Exchange::start().await;
-    let (_headwater, mut client) = following(&exchange).await;
+async fn duplicate_and_reordered_trades_are_sorted() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    let (_headwater, mut client) = with_subscriber(&exchange).await;
     let text = |id: u64| format!(r#"{{"type":"match","product_id":"BTC-USD","trade_id":{id}}}"#);
     for id in [1, 2, 2, 1, 4, 3, 3, 5] {
         exchange.send(text(id));
@@ -117,8 +117,8 @@ async fn repeated_and_swapped_trades_are_put_in_order() {
 }
 
 #[tokio::test]
-async fn a_book_that_became_doubtful_begins_anew() {
-    let exchange = Exchange::start().await;
+async fn an_invalid_book_is_replaced_by_a_new_snapshot() {
+    let exchange = ExchangeServer::start().await.unwrap();
     exchange.set_book(
         "BTC-USD",
         r#"{"type":"snapshot","product_id":"BTC-USD","asks":[["11","1"]],"bids":[["9","1"]],"time":"2026-11-22T10:00:00Z"}"#,
@@ -136,18 +136,18 @@ async fn a_book_that_became_doubtful_begins_anew() {
     assert_eq!((&snapshot["type"], &snapshot["asks"]), (&json!("snapshot"), &json!([["21", "1"]])));
     exchange.drop_connections();
     let snapshot = client.event(LEVEL2).await.json();
-    assert_eq!(snapshot["type"], "snapshot", "a new connection, a new book");
+    assert_eq!(snapshot["type"], "snapshot", "a new connection starts with a snapshot");
 }
 
 #[tokio::test]
-async fn an_exchange_that_falls_silent_is_left_for_a_new_connection() {
-    let exchange = Exchange::start().await;
-    let (_headwater, mut client) = following(&exchange).await;
+async fn a_silent_connection_is_replaced_by_a_new_one() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    let (_headwater, mut client) = with_subscriber(&exchange).await;
     let mut trades = vec![exchange.trade("BTC-USD")];
     client.events(MATCHES, 1).await;
     exchange.silence_connections();
     trades.extend((0..10).map(|_| exchange.trade("BTC-USD")));
-    // It is noticed after about ten seconds without a word.
+    // The poller reconnects after about ten seconds without a message.
     let events = client.events(MATCHES, 10).await;
     assert_eq!(events.iter().map(Event::trade_id).collect::<Vec<_>>(), trades[1..]);
     assert_eq!(exchange.accepted(), 2);
@@ -157,16 +157,16 @@ async fn an_exchange_that_falls_silent_is_left_for_a_new_connection() {
 }
 
 #[tokio::test]
-async fn an_exchange_that_refuses_is_down_until_it_lets_us_in() {
-    let exchange = Exchange::start().await;
-    let (headwater, mut client) = following(&exchange).await;
+async fn an_exchange_that_rejects_handshakes_is_down_until_it_accepts_one() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    let (headwater, mut client) = with_subscriber(&exchange).await;
     exchange.reject_handshakes(Some(StatusCode::FORBIDDEN));
     exchange.drop_connections();
     let states = states_until(&mut client, "down").await;
     let detail = states.last().unwrap()["detail"].as_str().unwrap();
     assert!(detail.contains("403"), "{detail}");
     let health = headwater.rest().get("/healthz").await;
-    assert_eq!(health.status, 200, "an upstream's fault is not ours");
+    assert_eq!(health.status, 200, "the health check does not depend on the upstream");
     exchange.reject_handshakes(None);
     states_until(&mut client, "live").await;
     let id = exchange.newest_trade("BTC-USD") + 1;
@@ -175,7 +175,7 @@ async fn an_exchange_that_refuses_is_down_until_it_lets_us_in() {
     assert_eq!(client.event(MATCHES).await.trade_id(), id);
 }
 
-/// The changes of the exchange's state, up to one that is wanted.
+/// Returns the states of the exchange up to the given one.
 async fn states_until(client: &mut Client, state: &str) -> Vec<Value> {
     let is_it = |event: &Event| {
         let event = event.json();

@@ -1,6 +1,6 @@
 //! Black-box tests: they talk to the running system over HTTP and WebSocket only.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and stop")]
+#![allow(clippy::unwrap_used, reason = "a panic is the right end of a failed test")]
 
 mod access;
 mod cli;

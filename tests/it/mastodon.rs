@@ -1,13 +1,13 @@
-//! Posts, from servers to clients.
+//! Posts, from the servers to the clients.
 
-use harness::{Event, Fediverse, Headwater, until};
+use harness::{Event, Headwater, MastodonServer, until};
 use serde_json::{Value, json};
 
 const PUBLIC: &str = "mastodon/public";
 
 #[tokio::test]
-async fn a_post_is_on_every_topic_that_it_belongs_to() {
-    let server = Fediverse::start().await;
+async fn a_post_is_published_on_all_of_its_topics() {
+    let server = MastodonServer::start().await.unwrap();
     let headwater = Headwater::setup().servers(&[&server]).start().await;
     let mut client = headwater.client().await;
     let of_server = format!("mastodon/server/{}", server.host());
@@ -27,7 +27,7 @@ async fn a_post_is_on_every_topic_that_it_belongs_to() {
         texts.push(event.text);
     }
     texts.dedup();
-    assert_eq!(texts.len(), 1, "the same bytes everywhere");
+    assert_eq!(texts.len(), 1, "all topics have the same bytes");
     let post: Value = serde_json::from_str(&texts[0]).unwrap();
     assert_eq!(post["type"], "post");
     assert_eq!(post["id"], status["uri"]);
@@ -48,8 +48,8 @@ async fn a_post_is_on_every_topic_that_it_belongs_to() {
 }
 
 #[tokio::test]
-async fn hostile_markup_arrives_harmless() {
-    let server = Fediverse::start().await;
+async fn hostile_markup_is_sanitized() {
+    let server = MastodonServer::start().await.unwrap();
     let headwater = Headwater::setup().servers(&[&server]).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&[PUBLIC]).await;
@@ -104,8 +104,8 @@ async fn hostile_markup_arrives_harmless() {
 }
 
 #[tokio::test]
-async fn what_is_not_for_everybody_is_not_forwarded() {
-    let server = Fediverse::start().await;
+async fn posts_that_are_not_public_are_not_forwarded() {
+    let server = MastodonServer::start().await.unwrap();
     let headwater = Headwater::setup().servers(&[&server]).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&[PUBLIC]).await;
@@ -128,8 +128,8 @@ async fn what_is_not_for_everybody_is_not_forwarded() {
 }
 
 #[tokio::test]
-async fn edits_and_deletes_are_forwarded_and_the_old_text_leaves_the_history() {
-    let server = Fediverse::start().await;
+async fn edits_and_deletes_are_forwarded_and_remove_the_old_text_from_the_history() {
+    let server = MastodonServer::start().await.unwrap();
     let headwater = Headwater::setup().servers(&[&server]).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&[PUBLIC, "mastodon/lang/en"]).await;
@@ -138,11 +138,11 @@ async fn edits_and_deletes_are_forwarded_and_the_old_text_leaves_the_history() {
     server.post(&status);
     let other = server.status(&json!({"content": "somebody else's"}));
     server.post(&other);
-    // A server that is read only after the edit has just the edited post.
+    // Before the edit, the poller must have read the post.
     let mut events = client.events(PUBLIC, 2).await;
     let mut edited = status.clone();
     edited["content"] = json!("the second words");
-    edited["edited_at"] = json!(Fediverse::later(&status));
+    edited["edited_at"] = json!(MastodonServer::later(&status));
     server.edit(&edited);
     events.push(client.event(PUBLIC).await);
     let kinds: Vec<Value> = events.iter().map(|event| event.json()["type"].clone()).collect();
@@ -165,7 +165,7 @@ async fn edits_and_deletes_are_forwarded_and_the_old_text_leaves_the_history() {
     assert_eq!((&deleted["type"], &deleted["id"]), (&json!("post.deleted"), &status["uri"]));
     let mut members: Vec<&String> = deleted.as_object().unwrap().keys().collect();
     members.sort();
-    assert_eq!(members, ["at", "id", "server", "type"], "nothing of the post is left");
+    assert_eq!(members, ["at", "id", "server", "type"], "no content of the post remains");
     until("the second words are gone", async || {
         let page = headwater.rest().history(PUBLIC).await.to_string();
         assert!(page.contains("somebody else's"), "{page}");
@@ -178,16 +178,22 @@ async fn edits_and_deletes_are_forwarded_and_the_old_text_leaves_the_history() {
     assert!(replayed.iter().all(|event| !event.text.contains("words")), "{replayed:?}");
     server.edit(&edited);
     server.post(&server.status(&json!({"content": "the end"})));
-    assert_eq!(client.event(PUBLIC).await.json()["text"], "the end", "a deleted post stays so");
+    assert_eq!(
+        client.event(PUBLIC).await.json()["text"],
+        "the end",
+        "an edit does not restore a deleted post"
+    );
 }
 
 #[tokio::test]
 async fn a_post_from_two_servers_is_published_once() {
-    let (one, two) = (Fediverse::start().await, Fediverse::start().await);
+    let one = MastodonServer::start().await.unwrap();
+    let two = MastodonServer::start().await.unwrap();
     let headwater = Headwater::setup().servers(&[&one, &two]).start().await;
     let mut client = headwater.client().await;
-    let of = |server: &Fediverse| format!("mastodon/server/{}", server.host());
-    let (of_one, of_two) = (of(&one), of(&two));
+    let of = |server: &MastodonServer| format!("mastodon/server/{}", server.host());
+    let of_one = of(&one);
+    let of_two = of(&two);
     client.subscribe(&[PUBLIC, &of_one, &of_two]).await;
     one.streamed().await;
     two.streamed().await;
@@ -212,8 +218,8 @@ async fn a_post_from_two_servers_is_published_once() {
 }
 
 #[tokio::test]
-async fn what_was_posted_while_a_stream_was_broken_is_fetched() {
-    let server = Fediverse::start().await;
+async fn posts_during_an_interruption_of_the_stream_are_fetched() {
+    let server = MastodonServer::start().await.unwrap();
     let headwater = Headwater::setup().servers(&[&server]).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&[PUBLIC]).await;
@@ -237,12 +243,15 @@ async fn what_was_posted_while_a_stream_was_broken_is_fetched() {
         |kind: &str, status: &Value| (kind.to_owned(), status["uri"].as_str().unwrap().to_owned());
     assert!(reported.contains(&expected("post", &missed)), "{reported:?}");
     assert!(reported.contains(&expected("post.deleted", &removed)), "{reported:?}");
-    assert!(!reported.iter().any(|(_, id)| kept["uri"] == **id), "nothing twice: {reported:?}");
+    assert!(
+        !reported.iter().any(|(_, id)| kept["uri"] == **id),
+        "no post is published twice: {reported:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_server_that_requires_a_token_is_down_with_a_reason() {
-    let server = Fediverse::start().await;
+    let server = MastodonServer::start().await.unwrap();
     server.require_token();
     let setup = Headwater::setup().servers(&[&server]).option("--mastodon-tokens", "");
     let headwater = setup.start().await;
@@ -258,7 +267,7 @@ async fn a_server_that_requires_a_token_is_down_with_a_reason() {
 
 #[tokio::test]
 async fn without_a_token_the_timeline_is_polled() {
-    let server = Fediverse::start().await;
+    let server = MastodonServer::start().await.unwrap();
     let setup = Headwater::setup().servers(&[&server]).option("--mastodon-tokens", "");
     let headwater = setup.start().await;
     let status = server.status(&json!({"content": "found by asking"}));

@@ -1,6 +1,6 @@
 //! The WebSocket protocol, message by message.
 
-use harness::{Client, Exchange, Headwater, Program, Setup, until};
+use harness::{Client, ExchangeServer, Headwater, Program, Setup, until};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -9,7 +9,8 @@ const SECRET: &str = "a secret of at least thirty-two bytes";
 #[tokio::test]
 async fn hello_returns_the_principal_and_its_class() {
     let headwater = Headwater::start().await;
-    let (mut one, mut other) = (headwater.client().await, headwater.client().await);
+    let mut one = headwater.client().await;
+    let mut other = headwater.client().await;
     one.send(&json!({"action": "hello", "id": "a b"})).await;
     let welcome = one.expect("welcome").await;
     assert_eq!(welcome["id"], "a b");
@@ -26,10 +27,11 @@ async fn hello_returns_the_principal_and_its_class() {
 }
 
 #[tokio::test]
-async fn topics_are_subscribed_to_listed_and_left() {
+async fn topics_can_be_subscribed_listed_and_unsubscribed() {
     let headwater = Headwater::start().await;
     let mut client = headwater.client().await;
-    let (tag, public) = ("mastodon/tag/rust", "mastodon/public");
+    let tag = "mastodon/tag/rust";
+    let public = "mastodon/public";
     let answer = client.subscribe(&[tag, public]).await;
     let expected = json!([{"topic": public, "seq": 0}, {"topic": tag, "seq": 0}]);
     assert_eq!(answer["topics"], expected);
@@ -38,7 +40,7 @@ async fn topics_are_subscribed_to_listed_and_left() {
     let left = client.ask(json!({"action": "unsubscribe", "topics": [tag]})).await;
     assert_eq!((&left["type"], &left["topics"]), (&json!("unsubscribed"), &json!([tag])));
     let left = client.ask(json!({"action": "unsubscribe", "topics": [tag]})).await;
-    assert_eq!(left["topics"], json!([]), "it was left before");
+    assert_eq!(left["topics"], json!([]), "it was already unsubscribed");
     assert_eq!(client.ask(json!({"action": "list"})).await["topics"], json!([public]));
     let pong = client.ask(json!({"action": "ping"})).await;
     assert_eq!(pong["type"], "pong");
@@ -47,8 +49,8 @@ async fn topics_are_subscribed_to_listed_and_left() {
 }
 
 #[tokio::test]
-async fn of_five_topics_the_one_that_does_not_exist_is_refused() {
-    let exchange = Exchange::start().await;
+async fn an_unknown_topic_does_not_affect_the_other_topics() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut client = headwater.client().await;
     let topics = [
@@ -63,14 +65,17 @@ async fn of_five_topics_the_one_that_does_not_exist_is_refused() {
     assert_eq!(error["id"], "x");
     assert_eq!(error["code"], "unknown_topic");
     assert_eq!(error["topic"], "coinbase/ticker/BTC-USDD");
-    assert!(error["message"].as_str().unwrap().contains("BTC-USD"), "names the nearest: {error}");
+    assert!(
+        error["message"].as_str().unwrap().contains("BTC-USD"),
+        "the error suggests a topic: {error}"
+    );
     let subscribed = client.expect("subscribed").await;
     assert_eq!(subscribed["id"], "x");
     assert_eq!(subscribed["topics"].as_array().unwrap().len(), 4, "{subscribed}");
 }
 
 #[tokio::test]
-async fn a_topic_has_one_spelling() {
+async fn topics_are_normalized() {
     let headwater = Headwater::start().await;
     let mut client = headwater.client().await;
     let cases = [
@@ -88,48 +93,53 @@ async fn a_topic_has_one_spelling() {
 }
 
 #[tokio::test]
-async fn whatever_is_wrong_with_a_message_the_connection_stays() {
+async fn an_invalid_message_does_not_close_the_connection() {
     let headwater = Headwater::setup().option("--messages-per-second", "100").start().await;
     let mut client = headwater.client().await;
     let long = "x".repeat(65);
     let cases = [
         ("not JSON", "hello".to_owned(), "bad_request", None),
-        ("nothing", String::new(), "bad_request", None),
-        ("half", r#"{"action":"pi"#.to_owned(), "bad_request", None),
+        ("an empty message", String::new(), "bad_request", None),
+        ("truncated JSON", r#"{"action":"pi"#.to_owned(), "bad_request", None),
         ("a list", "[]".to_owned(), "bad_request", None),
         ("no action", r#"{"id":"1"}"#.to_owned(), "bad_request", Some("1")),
-        ("an action that is none", r#"{"action":7,"id":"2"}"#.to_owned(), "bad_request", Some("2")),
+        (
+            "an action that is not text",
+            r#"{"action":7,"id":"2"}"#.to_owned(),
+            "bad_request",
+            Some("2"),
+        ),
         ("unknown", r#"{"action":"dance","id":"3"}"#.to_owned(), "unknown_action", Some("3")),
-        ("an id that is none", r#"{"action":"ping","id":4}"#.to_owned(), "bad_request", None),
+        ("an id that is not text", r#"{"action":"ping","id":4}"#.to_owned(), "bad_request", None),
         ("a long id", format!(r#"{{"action":"ping","id":"{long}"}}"#), "bad_request", None),
         ("no topics", r#"{"action":"subscribe","id":"5"}"#.to_owned(), "bad_request", Some("5")),
         (
-            "no topic",
+            "an empty list of topics",
             r#"{"action":"subscribe","id":"6","topics":[]}"#.to_owned(),
             "bad_request",
             Some("6"),
         ),
         (
-            "a topic that is none",
+            "an unknown topic",
             r#"{"action":"subscribe","id":"7","topics":["nonsense/é"]}"#.to_owned(),
             "unknown_topic",
             Some("7"),
         ),
         (
-            "too much of the past",
+            "too many past events",
             r#"{"action":"subscribe","id":"8","topics":["mastodon/public"],"last":1001}"#
                 .to_owned(),
             "bad_request",
             Some("8"),
         ),
         (
-            "a replay that ends before it begins",
+            "a replay with an empty range",
             r#"{"action":"replay","id":"9","topic":"mastodon/public","from":2,"to":1}"#.to_owned(),
             "bad_request",
             Some("9"),
         ),
         (
-            "a replay without end",
+            "a replay of too many events",
             r#"{"action":"replay","id":"10","topic":"mastodon/public","from":1,"to":99999}"#
                 .to_owned(),
             "bad_request",
@@ -150,22 +160,27 @@ async fn whatever_is_wrong_with_a_message_the_connection_stays() {
 #[tokio::test]
 async fn a_client_that_sends_too_fast_is_rate_limited_and_can_continue_later() {
     let headwater = Headwater::setup().option("--messages-per-second", "5").start().await;
-    let (mut hasty, mut other) = (headwater.client().await, headwater.client().await);
+    let mut fast = headwater.client().await;
+    let mut other = headwater.client().await;
     for _ in 0..12 {
-        hasty.send(&json!({"action": "ping"})).await;
+        fast.send(&json!({"action": "ping"})).await;
     }
-    assert_eq!(hasty.expect("error").await["code"], "rate_limited");
-    assert_eq!(other.ask(json!({"action": "ping"})).await["type"], "pong", "others may");
-    until("the hasty one may send again", async || {
-        hasty.send(&json!({"action": "list"})).await;
-        let answer = hasty.expect_one_of(&["subscriptions", "error"]).await;
+    assert_eq!(fast.expect("error").await["code"], "rate_limited");
+    assert_eq!(
+        other.ask(json!({"action": "ping"})).await["type"],
+        "pong",
+        "other clients are not limited"
+    );
+    until("the client may send again", async || {
+        fast.send(&json!({"action": "list"})).await;
+        let answer = fast.expect_one_of(&["subscriptions", "error"]).await;
         (answer["type"] == "subscriptions").then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn topics_past_the_limit_are_refused_and_the_others_stand() {
+async fn topics_above_the_limit_are_rejected_and_the_others_are_accepted() {
     let headwater = Headwater::setup().option("--topics-per-connection", "3").start().await;
     let mut client = headwater.client().await;
     client.subscribe(&["mastodon/lang/de"]).await;
@@ -197,11 +212,11 @@ async fn binary_and_oversized_messages_end_the_connection_with_the_right_code() 
     let mut client = headwater.client().await;
     let text = format!(r#"{{"action":"ping","id":"1","x":"{}"}}"#, "x".repeat(32_000));
     client.send_text(&text).await;
-    assert_eq!(client.expect("pong").await["id"], "1", "a large one that is not too large");
+    assert_eq!(client.expect("pong").await["id"], "1", "a message below the limit");
 }
 
 #[tokio::test]
-async fn the_subprotocol_is_answered_and_others_are_refused() {
+async fn the_subprotocol_is_negotiated_and_others_are_rejected() {
     let headwater = Headwater::start().await;
     let connect = |protocols: &'static [&'static str]| {
         Client::try_connect(headwater.address, "/live", protocols)
@@ -215,7 +230,7 @@ async fn the_subprotocol_is_answered_and_others_are_refused() {
 }
 
 #[tokio::test]
-async fn a_token_names_its_bearer_and_a_bad_one_is_refused() {
+async fn a_token_identifies_the_principal_and_an_invalid_one_is_rejected() {
     let headwater = Headwater::setup().option("--jwt-secret", SECRET).start().await;
     let token = token(SECRET, &["--class", "trader", "--subject", "ann"]).await;
     let bearer = format!("bearer.{token}");
@@ -238,25 +253,25 @@ async fn a_token_names_its_bearer_and_a_bad_one_is_refused() {
         ("no token", "nonsense"),
     ] {
         let path = format!("/live?token={token}");
-        let refused = Client::try_connect(headwater.address, &path, &[]).await.err();
-        assert_eq!(refused, Some(401), "case: {name}");
+        let rejected = Client::try_connect(headwater.address, &path, &[]).await.err();
+        assert_eq!(rejected, Some(401), "case: {name}");
         let bearer = format!("bearer.{token}");
         let offered = ["headwater.v1", bearer.as_str()];
-        let refused = Client::try_connect(headwater.address, "/live", &offered).await.err();
-        assert_eq!(refused, Some(401), "case: {name}");
+        let rejected = Client::try_connect(headwater.address, "/live", &offered).await.err();
+        assert_eq!(rejected, Some(401), "case: {name}");
     }
 }
 
 #[tokio::test]
-async fn without_a_secret_every_token_is_refused() {
+async fn without_a_secret_every_token_is_rejected() {
     let headwater = Headwater::start().await;
     let path = format!("/live?token={}", token(SECRET, &[]).await);
-    let refused = Client::try_connect(headwater.address, &path, &[]).await.err();
-    assert_eq!(refused, Some(401));
+    let rejected = Client::try_connect(headwater.address, &path, &[]).await.err();
+    assert_eq!(rejected, Some(401));
 }
 
 #[tokio::test]
-async fn messages_of_one_connection_can_be_many_at_once() {
+async fn one_connection_can_have_many_messages_in_flight() {
     let headwater = Headwater::setup().option("--messages-per-second", "500").start().await;
     let mut client = headwater.client().await;
     for id in 0..200 {
@@ -272,8 +287,8 @@ async fn messages_of_one_connection_can_be_many_at_once() {
 }
 
 #[tokio::test]
-async fn shards_are_nothing_that_a_client_sees() {
-    let exchange = Exchange::start().await;
+async fn clients_do_not_notice_shards() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let setup: Setup = Headwater::setup().exchange(&exchange);
     let headwater = setup.option("--shards", "4").start().await;
     let topic = "coinbase/matches/BTC-USD";

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Exchange, Headwater, Setup, token, until};
+use harness::{ExchangeServer, Headwater, Setup, token, until};
 use serde_json::json;
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
 
-fn limited(exchange: Option<&Exchange>, member: &str) -> (Setup, tempfile::NamedTempFile) {
+fn limited(exchange: Option<&ExchangeServer>, member: &str) -> (Setup, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let wide = r#"{"topics": 50, "messagesPerSecond": 1000}"#;
     let text = format!(r#"{{"anonymous": {wide}, "member": {member}}}"#);
@@ -18,33 +18,37 @@ fn limited(exchange: Option<&Exchange>, member: &str) -> (Setup, tempfile::Named
 }
 
 #[tokio::test]
-async fn one_person_has_so_many_connections_and_no_more() {
+async fn the_connections_of_a_principal_are_limited() {
     let member = r#"{"connections": 3, "topics": 5, "messagesPerSecond": 100}"#;
     let (setup, _file) = limited(None, member);
     let headwater = setup.start().await;
-    let (ann, bo) = (token(&["--subject", "ann"]).await, token(&["--subject", "bo"]).await);
+    let ann = token(&["--subject", "ann"]).await;
+    let bo = token(&["--subject", "bo"]).await;
     let attempts = (0..40).map(|_| headwater.client_with(&ann));
-    let (mut open, mut refused) = (Vec::new(), Vec::new());
+    let mut open = Vec::new();
+    let mut rejected = Vec::new();
     for attempt in futures_util::future::join_all(attempts).await {
         match attempt {
             Ok(client) => open.push(client),
-            Err(status) => refused.push(status),
+            Err(status) => rejected.push(status),
         }
     }
     assert_eq!(open.len(), 3);
-    assert!(refused.iter().all(|status| *status == 429), "{refused:?}");
-    // Others are not touched.
+    assert!(rejected.iter().all(|status| *status == 429), "{rejected:?}");
+    // Other principals are not affected.
     let mut other = headwater.client_with(&bo).await.unwrap();
     assert_eq!(other.ask(json!({"action": "ping"})).await["type"], "pong");
-    // A connection that closes makes room for another.
+    // A closed connection no longer counts.
     open.pop().unwrap().close().await;
-    let next = until("there is room again", async || headwater.client_with(&ann).await.ok()).await;
+    let next =
+        until("another connection is accepted", async || headwater.client_with(&ann).await.ok())
+            .await;
     assert_eq!(headwater.client_with(&ann).await.err(), Some(429));
     drop(next);
 }
 
 #[tokio::test]
-async fn connections_that_died_with_their_server_do_not_count() {
+async fn connections_of_a_killed_server_do_not_count() {
     let folder = tempfile::tempdir().unwrap();
     let member = r#"{"connections": 2, "topics": 5, "messagesPerSecond": 100}"#;
     let (setup, _file) = limited(None, member);
@@ -64,11 +68,12 @@ async fn connections_that_died_with_their_server_do_not_count() {
 }
 
 #[tokio::test]
-async fn requests_and_messages_have_a_rate_each() {
+async fn requests_and_messages_have_separate_rate_limits() {
     let member = r#"{"topics": 2, "messagesPerSecond": 4, "requestsPerSecond": 4}"#;
     let (setup, _file) = limited(None, member);
     let headwater = setup.start().await;
-    let (ann, bo) = (token(&["--subject", "ann"]).await, token(&["--subject", "bo"]).await);
+    let ann = token(&["--subject", "ann"]).await;
+    let bo = token(&["--subject", "bo"]).await;
     let rest = |token: &str| headwater.rest().with("authorization", &format!("Bearer {token}"));
     let start = Instant::now();
     let asked = (0..30).map(|_| async { rest(&ann).get("/api/v1/openapi.json").await });
@@ -76,10 +81,14 @@ async fn requests_and_messages_have_a_rate_each() {
     let done = answers.iter().filter(|answer| answer.status == 200).count();
     let most = burst_of_eight(start.elapsed());
     assert!((8..=most).contains(&done), "{done} of 30 requests, at most {most} are allowed");
-    let refused = answers.iter().find(|answer| answer.status == 429).unwrap();
-    assert_eq!(refused.header("retry-after"), "1");
-    refused.problem(429);
-    assert_eq!(rest(&bo).get("/api/v1/openapi.json").await.status, 200, "others may");
+    let rejected = answers.iter().find(|answer| answer.status == 429).unwrap();
+    assert_eq!(rejected.header("retry-after"), "1");
+    rejected.problem(429);
+    assert_eq!(
+        rest(&bo).get("/api/v1/openapi.json").await.status,
+        200,
+        "other principals are not limited"
+    );
 
     let mut client = headwater.client_with(&ann).await.unwrap();
     let start = Instant::now();
@@ -96,20 +105,24 @@ async fn requests_and_messages_have_a_rate_each() {
             assert_eq!(answer["code"], "rate_limited", "{answer}");
         }
     }
-    // The hello was one of the eight.
+    // The hello counts as well.
     let most = burst_of_eight(start.elapsed());
     assert!((7..=most).contains(&pongs), "{pongs} of 20 pings, at most {most} are allowed");
     let mut other = headwater.client_with(&bo).await.unwrap();
-    assert_eq!(other.ask(json!({"action": "ping"})).await["type"], "pong", "others may");
+    assert_eq!(
+        other.ask(json!({"action": "ping"})).await["type"],
+        "pong",
+        "other principals are not limited"
+    );
 }
 
-/// Returns how many requests are allowed in a time: a burst of eight, and four a second.
+/// Returns the most requests that are allowed within a time: a burst of eight, and four per second.
 fn burst_of_eight(elapsed: Duration) -> usize {
     8 + usize::try_from(elapsed.as_millis() * 4 / 1_000).unwrap() + 1
 }
 
 #[tokio::test]
-async fn topics_are_counted_whichever_way_they_come() {
+async fn topics_count_whether_subscribed_over_rest_or_websocket() {
     let member = r#"{"topics": 2, "messagesPerSecond": 100}"#;
     let (setup, _file) = limited(None, member);
     let headwater = setup.start().await;
@@ -123,8 +136,8 @@ async fn topics_are_counted_whichever_way_they_come() {
 }
 
 #[tokio::test]
-async fn history_is_as_deep_as_the_class_may_look() {
-    let exchange = Exchange::start().await;
+async fn the_class_limits_the_depth_of_the_history() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let member = r#"{"topics": 5, "messagesPerSecond": 100, "history": 4}"#;
     let (setup, _file) = limited(Some(&exchange), member);
     let headwater = setup.option("--coinbase-record", "matches/BTC-USD").start().await;

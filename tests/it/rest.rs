@@ -1,16 +1,17 @@
 //! The REST interface.
 
-use harness::{Exchange, Fediverse, Headwater, until};
+use harness::{ExchangeServer, Headwater, MastodonServer, until};
 use reqwest::Method;
 use serde_json::json;
 
 const PAIR: &str = "/api/v1/subscribe/BTC-USD";
 
 #[tokio::test]
-async fn a_pair_is_started_and_stopped_on_the_callers_connection() {
-    let exchange = Exchange::start().await;
+async fn a_pair_is_subscribed_and_unsubscribed_on_the_named_connection() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
-    let (mut client, mut other) = (headwater.client().await, headwater.client().await);
+    let mut client = headwater.client().await;
+    let mut other = headwater.client().await;
     let welcome = client.hello().await;
     let rest = headwater.rest().of(&welcome);
     let topic = "coinbase/ticker/BTC-USD";
@@ -38,8 +39,8 @@ async fn a_pair_is_started_and_stopped_on_the_callers_connection() {
 }
 
 #[tokio::test]
-async fn channels_and_topics_other_than_tickers_are_started_as_well() {
-    let exchange = Exchange::start().await;
+async fn all_channels_and_topics_can_be_subscribed() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut client = headwater.client().await;
     let rest = headwater.rest().of(&client.hello().await);
@@ -59,16 +60,17 @@ async fn channels_and_topics_other_than_tickers_are_started_as_well() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_answered_with_problems() {
-    let exchange = Exchange::start().await;
+async fn invalid_requests_get_problems() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut client = headwater.client().await;
     let welcome = client.hello().await;
-    let (rest, stranger) = (headwater.rest().of(&welcome), headwater.rest());
+    let rest = headwater.rest().of(&welcome);
+    let stranger = headwater.rest();
     let unknown = rest.post("/api/v1/subscribe/BTC-USX").await.problem(404);
     assert!(unknown["nearest"].as_array().unwrap().contains(&json!("BTC-USD")), "{unknown}");
     let nearest = rest.get("/api/v1/history/coinbase/ticker/ETH-USX").await.problem(404);
-    assert_eq!(nearest["nearest"][0], "ETH-USD", "the nearest comes first: {nearest}");
+    assert_eq!(nearest["nearest"][0], "ETH-USD", "the best suggestion is first: {nearest}");
     for path in [
         "/api/v1/subscribe/btc-usd",
         "/api/v1/subscribe/BTCUSD",
@@ -110,7 +112,7 @@ async fn a_closed_connection_returns_410() {
     let rest = headwater.rest().of(&client.hello().await);
     assert_eq!(rest.post(PAIR).await.status, 201);
     client.close().await;
-    until("the connection is known to be closed", async || {
+    until("the connection is closed", async || {
         (rest.get("/api/v1/subscribe").await.status == 410).then_some(())
     })
     .await;
@@ -120,19 +122,19 @@ async fn a_closed_connection_returns_410() {
 }
 
 #[tokio::test]
-async fn more_topics_than_a_connection_may_have_are_a_conflict() {
+async fn topics_above_the_limit_of_a_connection_get_409() {
     let headwater = Headwater::setup().option("--topics-per-connection", "1").start().await;
     let mut client = headwater.client().await;
     let rest = headwater.rest().of(&client.hello().await);
     assert_eq!(rest.post(PAIR).await.status, 201);
     rest.post("/api/v1/subscribe/ETH-USD").await.problem(409);
-    assert_eq!(rest.post(PAIR).await.status, 200, "it has that one");
+    assert_eq!(rest.post(PAIR).await.status, 200, "it is already subscribed");
 }
 
 #[tokio::test]
-async fn the_catalogue_lists_topics_and_whether_they_are_live() {
-    let exchange = Exchange::start().await;
-    let server = Fediverse::start().await;
+async fn the_catalog_lists_topics_and_whether_they_are_live() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    let server = MastodonServer::start().await.unwrap();
     let setup = Headwater::setup().exchange(&exchange).servers(&[&server]);
     let headwater = setup.start().await;
     let mut client = headwater.client().await;
@@ -145,7 +147,7 @@ async fn the_catalogue_lists_topics_and_whether_they_are_live() {
         topics.iter().find(|it| it["topic"] == topic).map(|it| it["live"].as_bool().unwrap())
     };
     let host = format!("mastodon/server/{}", server.host());
-    let all = until("what is wanted is live in the catalogue", async || {
+    let all = until("the subscribed topics are live in the catalog", async || {
         let all = rest.get("/api/v1/topics").await.json();
         (live(&all, "mastodon/tag/rust") == Some(true) && live(&all, &host).is_some())
             .then_some(all)
@@ -167,8 +169,8 @@ async fn the_catalogue_lists_topics_and_whether_they_are_live() {
 
 #[tokio::test]
 async fn the_status_reports_sources_topics_and_connections() {
-    let exchange = Exchange::start().await;
-    let server = Fediverse::start().await;
+    let exchange = ExchangeServer::start().await.unwrap();
+    let server = MastodonServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).servers(&[&server]).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&["coinbase/matches/BTC-USD", "mastodon/public"]).await;
@@ -195,7 +197,7 @@ async fn the_status_reports_sources_topics_and_connections() {
 }
 
 #[tokio::test]
-async fn the_description_names_every_path() {
+async fn the_openapi_description_lists_every_path() {
     let headwater = Headwater::start().await;
     let answer = headwater.rest().get("/api/v1/openapi.json").await;
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
@@ -219,15 +221,15 @@ async fn the_description_names_every_path() {
         found.sort_unstable();
         assert_eq!(found, methods, "{path}");
     }
-    // Whatever is referred to is there.
+    // Every reference has a target.
     let text = answer.text.as_str();
     for reference in text.split("\"#/").skip(1).filter_map(|rest| rest.split('"').next()) {
-        assert!(api.pointer(&format!("/{reference}")).is_some(), "{reference} is nowhere");
+        assert!(api.pointer(&format!("/{reference}")).is_some(), "{reference} has no target");
     }
 }
 
 #[tokio::test]
-async fn what_is_not_there_and_what_cannot_be_done_are_problems() {
+async fn unknown_paths_and_methods_get_problems() {
     let headwater = Headwater::start().await;
     let rest = headwater.rest();
     for path in ["/api/v1/nothing", "/api", "/api/v2/status", "/api/v1/history/x/y"] {
@@ -252,7 +254,7 @@ async fn what_is_not_there_and_what_cannot_be_done_are_problems() {
 }
 
 #[tokio::test]
-async fn a_bad_bearer_token_is_refused() {
+async fn an_invalid_bearer_token_is_rejected() {
     let headwater = Headwater::start().await;
     let rest = headwater.rest().with("authorization", "Bearer nonsense");
     let answer = rest.get("/api/v1/status").await;

@@ -1,17 +1,17 @@
-//! Going on where one stopped: `since`, `last`, replays, history and restarts.
+//! Resuming: `since`, `last`, replays, history and restarts.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use harness::{Client, Event, Exchange, Gap, Headwater, until};
+use harness::{Client, Event, ExchangeServer, Gap, Headwater, until};
 use serde_json::{Value, json};
 use tokio::{task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 
 const MATCHES: &str = "coinbase/matches/BTC-USD";
 
-/// An exchange, a Headwater that reads it, and a client that has this many trades.
-async fn with_trades(count: usize) -> (Exchange, Headwater, Client, Vec<Event>) {
-    let exchange = Exchange::start().await;
+/// Starts an exchange, a Headwater that reads it, and a client that has received this many trades.
+async fn with_trades(count: usize) -> (ExchangeServer, Headwater, Client, Vec<Event>) {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;
     let mut client = headwater.client().await;
     client.subscribe(&[MATCHES]).await;
@@ -24,7 +24,7 @@ async fn with_trades(count: usize) -> (Exchange, Headwater, Client, Vec<Event>) 
 }
 
 #[tokio::test]
-async fn since_brings_what_was_missed_and_then_what_follows() {
+async fn since_delivers_missed_events_and_then_new_ones() {
     let (exchange, headwater, first, mut all) = with_trades(50).await;
     first.close().await;
     for _ in 0..10 {
@@ -37,14 +37,14 @@ async fn since_brings_what_was_missed_and_then_what_follows() {
     exchange.trade("BTC-USD");
     let events = client.events(MATCHES, 41).await;
     assert_eq!(events[0].seq, 21);
-    assert_eq!(events[..30], all[20..], "the same numbers, times and bytes");
+    assert_eq!(events[..30], all[20..], "numbers, times and bytes are the same");
     all.extend(events[30..].to_vec());
     let ids: Vec<u64> = all.iter().map(Event::trade_id).collect();
     assert_eq!(ids, (ids[0]..ids[0] + 61).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn since_the_newest_misses_nothing_and_since_the_future_is_not_recovered() {
+async fn since_a_number_beyond_the_newest_is_not_recovered() {
     let (exchange, headwater, _first, _) = with_trades(5).await;
     for (since, recovered) in [(5, true), (0, true), (6, false), (1_000_000, false)] {
         let mut client = headwater.client().await;
@@ -64,7 +64,7 @@ async fn since_the_newest_misses_nothing_and_since_the_future_is_not_recovered()
 }
 
 #[tokio::test]
-async fn last_brings_the_newest() {
+async fn last_delivers_the_newest_events() {
     let (exchange, headwater, _first, all) = with_trades(30).await;
     for (last, from) in [(7, 23), (30, 0), (1_000, 0)] {
         let mut client = headwater.client().await;
@@ -79,12 +79,12 @@ async fn last_brings_the_newest() {
 }
 
 #[tokio::test]
-async fn a_replay_brings_the_same_bytes_again() {
+async fn a_replay_delivers_the_same_bytes_again() {
     let (_exchange, headwater, mut client, all) = with_trades(40).await;
     assert_eq!(client.replay(MATCHES, 5..=25).await, all[4..25]);
     assert_eq!(client.replay(MATCHES, 40..=40).await, all[39..]);
     let mut stranger = headwater.client().await;
-    assert_eq!(stranger.replay(MATCHES, 1..=3).await, all[..3], "no need to be subscribed");
+    assert_eq!(stranger.replay(MATCHES, 1..=3).await, all[..3], "a replay needs no subscription");
     let beyond = json!({"action": "replay", "topic": MATCHES, "from": 41, "to": 50});
     stranger.send(&beyond).await;
     stranger.ask(json!({"action": "ping"})).await;
@@ -93,7 +93,7 @@ async fn a_replay_brings_the_same_bytes_again() {
 
 #[tokio::test]
 async fn expired_events_are_reported_as_a_gap() {
-    let exchange = Exchange::start().await;
+    let exchange = ExchangeServer::start().await.unwrap();
     let retention = Duration::from_secs(1);
     let headwater = Headwater::setup().exchange(&exchange).retention(retention).start().await;
     let mut client = headwater.client().await;
@@ -114,7 +114,7 @@ async fn expired_events_are_reported_as_a_gap() {
     assert_eq!(answer["topics"], expected);
     let id = exchange.trade("BTC-USD");
     let event = late.event(MATCHES).await;
-    assert_eq!((event.seq, event.trade_id()), (6, id), "numbers go on");
+    assert_eq!((event.seq, event.trade_id()), (6, id), "the numbering continues");
     let gap = Gap { topic: MATCHES.to_owned(), range: 3..=5, reason: "expired".to_owned() };
     assert_eq!(late.gaps, [gap]);
 }
@@ -167,21 +167,21 @@ async fn history_is_read_page_by_page() {
 }
 
 #[tokio::test]
-async fn killed_while_trading_and_started_again_it_misses_no_trade() {
+async fn a_restart_after_a_kill_misses_no_trade() {
     let folder = tempfile::tempdir().unwrap();
-    let exchange = Arc::new(Exchange::start().await);
+    let exchange = Arc::new(ExchangeServer::start().await.unwrap());
     let setup = Headwater::setup().exchange(&exchange).folder(folder.path());
     let headwater = setup.spawn().await;
     let mut client = headwater.client().await;
     client.subscribe(&[MATCHES]).await;
     exchange.subscribed("matches", "BTC-USD").await;
-    let (market, closing) = open_market(exchange.clone());
+    let (trading, stop) = trade_continuously(exchange.clone());
     let mut events = client.events(MATCHES, 200).await;
     headwater.kill().await;
     client.read_to_the_end().await;
     events.extend(client.drain(MATCHES));
     let killed_at = exchange.newest_trade("BTC-USD");
-    until("trades are made while it is down", async || {
+    until("trades are made while Headwater is down", async || {
         (exchange.newest_trade("BTC-USD") >= killed_at + 50).then_some(())
     })
     .await;
@@ -198,26 +198,30 @@ async fn killed_while_trading_and_started_again_it_misses_no_trade() {
             event.trade_id() > reopened_at + 100 && event.json().get("backfilled").is_none()
         })
         .await;
-    closing.cancel();
-    market.await.unwrap();
+    stop.cancel();
+    trading.await.unwrap();
     events.extend(live);
     assert_eq!(client.gaps, []);
     let seqs: Vec<u64> = events.iter().map(|event| event.seq).collect();
-    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "numbers go on");
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "the numbering continues");
     let ids: Vec<u64> = events.iter().map(Event::trade_id).collect();
-    assert_eq!(ids, (ids[0]..=*ids.last().unwrap()).collect::<Vec<_>>(), "each once, in order");
+    assert_eq!(
+        ids,
+        (ids[0]..=*ids.last().unwrap()).collect::<Vec<_>>(),
+        "each trade once, in order"
+    );
     let fetched: BTreeSet<u64> = events
         .iter()
         .filter(|event| event.json()["backfilled"] == true)
         .map(Event::trade_id)
         .collect();
-    assert!(fetched.contains(&(killed_at + 25)), "made while it was down: {fetched:?}");
+    assert!(fetched.contains(&(killed_at + 25)), "fetched after the restart: {fetched:?}");
 }
 
 #[tokio::test]
-async fn stopped_and_started_again_it_numbers_on() {
+async fn a_restart_continues_the_numbering() {
     let folder = tempfile::tempdir().unwrap();
-    let exchange = Exchange::start().await;
+    let exchange = ExchangeServer::start().await.unwrap();
     let setup = Headwater::setup().exchange(&exchange).folder(folder.path());
     let headwater = setup.spawn().await;
     let mut client = headwater.client().await;
@@ -227,7 +231,7 @@ async fn stopped_and_started_again_it_numbers_on() {
     let before = client.event(MATCHES).await;
     let (closed, ()) = tokio::join!(client.closed(), headwater.stop());
     assert_eq!(closed.0, 1001, "clients are notified of the shutdown");
-    until("the exchange is left", async || {
+    until("trades are made while Headwater is down", async || {
         exchange.trade_unstreamed("BTC-USD");
         (exchange.newest_trade("BTC-USD") > before.trade_id() + 3).then_some(())
     })
@@ -241,16 +245,16 @@ async fn stopped_and_started_again_it_numbers_on() {
     assert_eq!((next.seq, next.trade_id()), (2, before.trade_id() + 1));
 }
 
-/// Trades until it is stopped.
-fn open_market(exchange: Arc<Exchange>) -> (JoinHandle<()>, CancellationToken) {
-    let closing = CancellationToken::new();
-    let closed = closing.clone();
-    let market = tokio::spawn(async move {
+/// Trades in the background until the token is cancelled.
+fn trade_continuously(exchange: Arc<ExchangeServer>) -> (JoinHandle<()>, CancellationToken) {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let trading = tokio::spawn(async move {
         let mut ticks = time::interval(Duration::from_millis(4));
-        while !closed.is_cancelled() {
+        while !stopped.is_cancelled() {
             ticks.tick().await;
             exchange.trade("BTC-USD");
         }
     });
-    (market, closing)
+    (trading, stop)
 }

@@ -1,8 +1,8 @@
-//! Rules that change while the system runs, and tokens that run out.
+//! Rules that change while the system runs, and tokens that expire.
 
 use std::io::Write as _;
 
-use harness::{Client, Exchange, Headwater, Program, Setup, token, until};
+use harness::{Client, ExchangeServer, Headwater, Program, Setup, token, until};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::time::{Duration, Instant};
@@ -11,13 +11,13 @@ const MATCHES: &str = "coinbase/matches/BTC-USD";
 const TICKER: &str = "coinbase/ticker/BTC-USD";
 const TAG: &str = "mastodon/tag/rust";
 
-/// How soon a change has to be in force.
-const SOON: Duration = Duration::from_secs(5);
+/// The longest time until a change is in force.
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 const ADMIN: &str = r#"permit (principal in Class::"admin", action, resource);"#;
 const EVERYTHING: &str = "permit (principal, action, resource);";
 
-fn setup(exchange: &Exchange) -> Setup {
+fn setup(exchange: &ExchangeServer) -> Setup {
     let setup = Headwater::setup().exchange(exchange).with_tokens();
     setup.option("--coinbase-record", "matches/BTC-USD")
 }
@@ -29,8 +29,8 @@ fn file(text: &str) -> NamedTempFile {
 }
 
 #[tokio::test]
-async fn a_right_that_is_withdrawn_ends_its_subscriptions_and_no_others() {
-    let exchange = Exchange::start().await;
+async fn a_withdrawn_right_ends_only_its_subscriptions() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = setup(&exchange).start().await;
     let admin = token(&["--class", "admin", "--subject", "root"]).await;
     let member = token(&["--class", "member", "--subject", "ann"]).await;
@@ -51,16 +51,16 @@ async fn a_right_that_is_withdrawn_ends_its_subscriptions_and_no_others() {
     let put = headwater.put_policies(&admin, &policies, None).await;
     assert_eq!((put.status, &put.json()["version"]), (200, &json!(1)), "{put:?}");
     let since = Instant::now();
-    // Nothing flows, and still it ends.
+    // The subscription ends although there are no events.
     let error = ann.expect("error").await;
     assert_eq!((&error["code"], &error["topic"]), (&json!("forbidden"), &json!(MATCHES)));
-    assert!(since.elapsed() < SOON, "after {:?}", since.elapsed());
+    assert!(since.elapsed() < LONGEST_DELAY, "after {:?}", since.elapsed());
     assert_eq!(ann.ask(json!({"action": "list"})).await["topics"], json!([TAG]));
     exchange.trade("BTC-USD");
     bo.event(MATCHES).await;
     assert_eq!(ann.ask(json!({"action": "ping"})).await["type"], "pong");
     assert_eq!(ann.drain(MATCHES), []);
-    // And neither way back is open.
+    // The topic cannot be read in any other way.
     for request in [
         json!({"action": "subscribe", "topics": [MATCHES]}),
         json!({"action": "subscribe", "topics": [MATCHES], "since": {MATCHES: 0}}),
@@ -74,7 +74,7 @@ async fn a_right_that_is_withdrawn_ends_its_subscriptions_and_no_others() {
     // A topic that is allowed again can be subscribed to.
     let put = headwater.put_policies(&admin, EVERYTHING, None).await;
     assert_eq!(put.json()["version"], 2, "{put:?}");
-    until("ann may have matches again", async || {
+    until("ann can subscribe to matches again", async || {
         let answer = ann.ask(json!({"action": "subscribe", "topics": [MATCHES]})).await;
         (answer["type"] == "subscribed").then_some(())
     })
@@ -84,8 +84,8 @@ async fn a_right_that_is_withdrawn_ends_its_subscriptions_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_principal_that_may_no_longer_connect_is_disconnected() {
-    let exchange = Exchange::start().await;
+async fn a_principal_without_the_right_to_connect_is_disconnected() {
+    let exchange = ExchangeServer::start().await.unwrap();
     let headwater = setup(&exchange).start().await;
     let admin = token(&["--class", "admin", "--subject", "root"]).await;
     let member = token(&["--class", "member", "--subject", "mallory"]).await;
@@ -94,7 +94,7 @@ async fn a_principal_that_may_no_longer_connect_is_disconnected() {
     let mut mallory = headwater.client_with(&member).await.unwrap();
     let mut ann = headwater.client_with(&other).await.unwrap();
     let mut guest = headwater.client_with(&guest).await.unwrap();
-    // One of them has a topic, on which nothing flows, and one has none.
+    // One of them has a topic without events, and the other has no topic.
     mallory.subscribe(&[TAG]).await;
     guest.hello().await;
     let policies = format!(
@@ -108,7 +108,7 @@ async fn a_principal_that_may_no_longer_connect_is_disconnected() {
         let error = client.expect("error").await;
         assert_eq!(error["code"], "forbidden", "{error}");
         assert_eq!(client.closed().await.0, 1000);
-        assert!(since.elapsed() < SOON, "after {:?}", since.elapsed());
+        assert!(since.elapsed() < LONGEST_DELAY, "after {:?}", since.elapsed());
     }
     assert_eq!(ann.ask(json!({"action": "ping"})).await["type"], "pong");
     assert_eq!(headwater.client_with(&member).await.err(), Some(403));
@@ -118,25 +118,25 @@ async fn a_principal_that_may_no_longer_connect_is_disconnected() {
 }
 
 #[tokio::test]
-async fn a_connection_ends_with_its_token_unless_there_is_another() {
+async fn a_connection_closes_when_its_token_expires_unless_it_authenticates_again() {
     let headwater = Headwater::setup().with_tokens().start().await;
-    let refused = [
+    let rejected = [
         ("nonsense".to_owned(), "unauthorized"),
         (token(&["--subject", "ann", "--term", "0s"]).await, "unauthorized"),
         (token(&["--subject", "bo"]).await, "forbidden"),
         (token(&["--subject", "ann", "--class", "blocked"]).await, "forbidden"),
     ];
     let longer = token(&["--class", "guest", "--subject", "ann"]).await;
-    // Everything that takes time comes first: the brief tokens are valid for real seconds.
-    let brief = ["--class", "member", "--subject", "ann", "--term", "8s"];
-    let brief = token(&brief).await;
-    let mut left = headwater.client_with(&brief).await.unwrap();
-    let mut renewed = headwater.client_with(&brief).await.unwrap();
+    // The slow steps come first, because the short-lived tokens expire in real time.
+    let short_lived = ["--class", "member", "--subject", "ann", "--term", "8s"];
+    let short_lived = token(&short_lived).await;
+    let mut left = headwater.client_with(&short_lived).await.unwrap();
+    let mut renewed = headwater.client_with(&short_lived).await.unwrap();
     let welcome = left.hello().await;
     assert!(welcome["tokenExpiresAt"].is_string(), "{welcome}");
     renewed.subscribe(&["coinbase/matches/ETH-USD", TAG]).await;
 
-    for (token, code) in refused {
+    for (token, code) in rejected {
         let answer = renewed.ask(json!({"action": "authenticate", "token": token})).await;
         assert_eq!(answer["code"], code, "{answer}");
     }
@@ -171,10 +171,10 @@ async fn rules_are_put_shown_and_checked_from_the_command_line() {
     assert_eq!(shown.code, Some(0), "{shown:?}");
     assert!(shown.stdout.contains("blocked-get-nothing"), "{shown:?}");
 
-    let good = file(&format!(
+    let good_file = file(&format!(
         "{ADMIN}\n@id(\"mine\")\npermit (principal, action == Action::\"connect\", resource);\n"
     ));
-    let good = good.path().to_str().unwrap();
+    let good = good_file.path().to_str().unwrap();
     let checked = Program::run(&["policy", "check", good], &[]).await;
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
     let put = policy(&["put", good, "--url", &url], &admin).await;
@@ -193,12 +193,12 @@ async fn rules_are_put_shown_and_checked_from_the_command_line() {
     let bad = file("permit (principal, action, resource)\n  when { resource.colour == 1 };\n");
     let path = bad.path().to_str().unwrap();
     for arguments in [&["check", path][..], &["put", path, "--url", &url]] {
-        let refused = policy(arguments, &admin).await;
-        assert_eq!(refused.code, Some(1), "{refused:?}");
-        assert!(refused.stderr.contains(&format!("{path}:2:")), "{refused:?}");
-        assert!(refused.stderr.contains("colour"), "{refused:?}");
+        let rejected = policy(arguments, &admin).await;
+        assert_eq!(rejected.code, Some(1), "{rejected:?}");
+        assert!(rejected.stderr.contains(&format!("{path}:2:")), "{rejected:?}");
+        assert!(rejected.stderr.contains("colour"), "{rejected:?}");
     }
-    // A set that is not sound is refused by the server as well, and the last good one stays.
+    // The server rejects invalid rules as well, and keeps the previous ones.
     let answer = headwater.put_policies(&admin, "permit (principal, action, resource)", None).await;
     let problem = answer.problem(422);
     assert_eq!(problem["faults"][0]["line"], 1, "{problem}");
@@ -206,20 +206,22 @@ async fn rules_are_put_shown_and_checked_from_the_command_line() {
     locked.await.problem(409);
     let member = token(&["--class", "member"]).await;
     headwater.put_policies(&member, EVERYTHING, None).await.problem(403);
-    let refused = policy(&["put", good, "--url", &url], &member).await;
-    assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("403"), "{refused:?}");
+    let rejected = policy(&["put", good, "--url", &url], &member).await;
+    assert_eq!(rejected.code, Some(1), "{rejected:?}");
+    assert!(rejected.stderr.contains("403"), "{rejected:?}");
     let shown = policy(&["show", "--url", &url], &admin).await;
     assert!(shown.stdout.contains("version 1, put"), "{shown:?}");
 }
 
 #[tokio::test]
-async fn rules_outlive_the_program_and_can_begin_with_a_file() {
+async fn rules_survive_a_restart_and_can_start_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let own =
         file(&format!("{ADMIN}\npermit (principal, action == Action::\"connect\", resource);\n"));
-    let setup = Headwater::setup().folder(folder.path()).with_tokens();
-    let setup = setup.option("--policy", own.path().to_str().unwrap());
+    let setup = Headwater::setup()
+        .folder(folder.path())
+        .with_tokens()
+        .option("--policy", own.path().to_str().unwrap());
     let admin = token(&["--class", "admin"]).await;
     let headwater = setup.start().await;
     let mut client: Client = headwater.client().await;
@@ -233,7 +235,7 @@ async fn rules_outlive_the_program_and_can_begin_with_a_file() {
     assert_eq!(client.ask(subscribe).await["type"], "subscribed");
     client.close().await;
     headwater.stop().await;
-    // A file that is not sound stops the program, with the place of the fault.
+    // An invalid file stops the program with an error that has its position.
     let bad = file("permit (");
     let setup = Headwater::setup().option("--policy", bad.path().to_str().unwrap());
     let ended = Program::run(&setup.arguments(), &[]).await;
@@ -242,13 +244,13 @@ async fn rules_outlive_the_program_and_can_begin_with_a_file() {
 }
 
 #[tokio::test]
-async fn no_token_and_no_secret_is_logged() {
+async fn tokens_and_secrets_are_not_logged() {
     let setup =
         Headwater::setup().with_tokens().option("--connection-secret", "s3cret-of-connections");
     let good = token(&["--class", "admin"]).await;
     let mut arguments = setup.arguments();
     arguments.extend(["--log", "trace"]);
-    let mut program = Program::start_listening(&arguments, &[]);
+    let mut program = Program::start_with_log(&arguments, &[]);
     let address = program.address().await;
     let bearer = format!("bearer.{good}");
     for (token, rejected) in [(good.as_str(), None), ("a-bad-token", Some(401))] {
@@ -262,8 +264,8 @@ async fn no_token_and_no_secret_is_logged() {
     client.ask(json!({"action": "authenticate", "token": "another-bad-token"})).await;
     let rest = harness::Rest::new(address).with("authorization", &format!("Bearer {good}"));
     assert_eq!(rest.of(&welcome).get("/api/v1/subscribe").await.status, 200);
-    let said = program.terminate_and_tell().await;
-    assert!(said.contains("connection opened"), "it does log: {said}");
+    let log = program.terminate_and_read_log().await;
+    assert!(log.contains("connection opened"), "the log is not empty: {log}");
     let connection_token = welcome["connectionToken"].as_str().unwrap();
     let signature = good.rsplit('.').next().unwrap();
     for secret in [
@@ -275,7 +277,7 @@ async fn no_token_and_no_secret_is_logged() {
         "a-bad-token",
         "another-bad-token",
     ] {
-        let line = said.lines().find(|line| line.contains(secret));
+        let line = log.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "a line with {secret}");
     }
 }

@@ -1,10 +1,10 @@
-//! Simulated upstreams, which must never be taken for real ones.
+//! Simulated upstreams, and the separation of simulated data from live data.
 
 use harness::{Event, Headwater, Program};
 use serde_json::json;
 
 #[tokio::test]
-async fn simulated_data_flows_and_is_labelled() {
+async fn simulated_data_is_delivered_and_labeled() {
     let headwater = Headwater::setup().simulated().option("--rate", "200").start().await;
     let mut client = headwater.client().await;
     client.subscribe_with(&["system/sources"], json!({"last": 100})).await;
@@ -34,7 +34,7 @@ async fn simulated_data_flows_and_is_labelled() {
 }
 
 #[tokio::test]
-async fn simulated_and_live_data_are_never_in_one_folder() {
+async fn simulated_and_live_data_never_share_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let setup = Headwater::setup().folder(folder.path());
     let headwater = setup.clone().simulated().spawn().await;
@@ -44,11 +44,11 @@ async fn simulated_and_live_data_are_never_in_one_folder() {
     client.close().await;
     headwater.stop().await;
 
-    let refused = Program::run(&setup.arguments(), &[]).await;
-    assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert_eq!(refused.stdout, "", "it never was up");
-    let lines: Vec<&str> = refused.stderr.lines().collect();
-    let [line] = lines[..] else { panic!("not one line: {refused:?}") };
+    let rejected = Program::run(&setup.arguments(), &[]).await;
+    assert_eq!(rejected.code, Some(1), "{rejected:?}");
+    assert_eq!(rejected.stdout, "", "the program did not start");
+    let lines: Vec<&str> = rejected.stderr.lines().collect();
+    let [line] = lines[..] else { panic!("not one line: {rejected:?}") };
     assert!(line.contains("simulated") && line.contains("live"), "{line}");
 
     setup.simulated().spawn().await.stop().await;

@@ -11,8 +11,8 @@ use crate::{
     invocation::InvocationError,
 };
 
-/// The largest result of an authorizer (API Gateway quota: 8 KB).
-const RESULT_BYTES: usize = 8 * 1_024;
+/// The largest response of an authorizer (API Gateway quota: 8 KB).
+const RESPONSE_BYTES: usize = 8 * 1_024;
 
 /// A Lambda authorizer of type `REQUEST`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,18 +39,32 @@ pub enum IdentitySource {
     Query(String),
 }
 
-/// Why a request is denied.
+impl IdentitySource {
+    /// Parses an expression such as `route.request.header.Auth` or `$request.querystring.token`.
+    /// Returns `None` for other expressions.
+    pub(crate) fn parse(expression: &str) -> Option<Self> {
+        let path = expression.strip_prefix("route.").or_else(|| expression.strip_prefix('$'))?;
+        let (place, name) = path.strip_prefix("request.")?.split_once('.')?;
+        match place {
+            "header" => Some(Self::Header(name.to_owned())),
+            "querystring" => Some(Self::Query(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// Why a request is not authorized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Denied {
-    /// No identity, or the function failed with the text `Unauthorized`.
+pub(crate) enum AuthorizationError {
+    /// The request has no identity, or the function failed with the text `Unauthorized`.
     Unauthorized,
-    /// The policy does not allow it.
+    /// The policy does not allow the request.
     Forbidden,
-    /// The function failed or its answer is malformed.
+    /// The function failed, or its response is malformed.
     Failed,
 }
 
-impl Denied {
+impl AuthorizationError {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -60,7 +74,7 @@ impl Denied {
     }
 }
 
-impl From<InvocationError> for Denied {
+impl From<InvocationError> for AuthorizationError {
     fn from(error: InvocationError) -> Self {
         match error {
             InvocationError::Function(FunctionError::Handled { message, .. })
@@ -73,41 +87,45 @@ impl From<InvocationError> for Denied {
     }
 }
 
-/// The authorizer's response for a caller that is permitted.
+/// What the authorizer returned about an authorized caller. Events carry it as
+/// `requestContext.authorizer`.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Permit {
-    principal: Option<String>,
-    pub(crate) context: Map<String, Value>,
+pub(crate) struct AuthorizerContext {
+    principal_id: Option<String>,
+    pub(crate) values: Map<String, Value>,
 }
 
-impl Permit {
-    /// Returns `requestContext.authorizer` of the WebSocket API's events. Numbers and booleans of the
-    /// context arrive as text.
-    pub(crate) fn to_block(&self, latency: Duration) -> Box<RawValue> {
+impl AuthorizerContext {
+    /// Returns `requestContext.authorizer` as the events of the WebSocket API have it, where numbers
+    /// and booleans are text.
+    pub(crate) fn to_web_socket_json(&self, latency: Duration) -> Box<RawValue> {
         let as_text = |value: &Value| match value {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let principal = self.principal.iter().map(|id| ("principalId", Value::from(id.as_str())));
-        let context = self.context.iter().map(|(key, value)| (key.as_str(), as_text(value).into()));
-        let latency = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
-        let latency = [("integrationLatency", Value::from(latency))];
-        let block = Block(principal.chain(context).chain(latency).collect());
-        serde_json::value::to_raw_value(&block).expect("text and numbers are JSON")
+        let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+        let principal_id =
+            self.principal_id.iter().map(|id| ("principalId", Value::from(id.as_str())));
+        let values = self.values.iter().map(|(key, value)| (key.as_str(), as_text(value).into()));
+        let latency = [("integrationLatency", Value::from(latency_ms))];
+        let members = Members(principal_id.chain(values).chain(latency).collect());
+        serde_json::value::to_raw_value(&members).expect("text and numbers are JSON")
     }
 }
 
-struct Block<'a>(Vec<(&'a str, Value)>);
+/// The members of a JSON object, in order.
+struct Members<'a>(Vec<(&'a str, Value)>);
 
-impl Serialize for Block<'_> {
+impl Serialize for Members<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
     }
 }
 
+/// A response with an IAM policy.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PolicyAnswer {
+struct PolicyResponse {
     principal_id: String,
     policy_document: Policy,
     #[serde(default)]
@@ -117,7 +135,7 @@ struct PolicyAnswer {
 /// The "simple response" of an HTTP API.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct SimpleAnswer {
+struct SimpleResponse {
     is_authorized: bool,
     #[serde(default)]
     context: Option<Map<String, Value>>,
@@ -133,39 +151,50 @@ pub(crate) fn identity(sources: &[IdentitySource], request: &HttpRequest) -> Opt
 }
 
 /// Evaluates the response of a WebSocket API's authorizer: an IAM policy.
-pub(crate) fn judge(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
-    if answer.len() > RESULT_BYTES {
-        return Err(Denied::Failed);
+pub(crate) fn evaluate_web_socket(
+    response: &[u8],
+    arn: &str,
+) -> Result<AuthorizerContext, AuthorizationError> {
+    if response.len() > RESPONSE_BYTES {
+        return Err(AuthorizationError::Failed);
     }
-    let answer: PolicyAnswer = serde_json::from_slice(answer).map_err(|_| Denied::Failed)?;
-    let context = answer.context.unwrap_or_default();
+    let response: PolicyResponse =
+        serde_json::from_slice(response).map_err(|_| AuthorizationError::Failed)?;
+    let values = response.context.unwrap_or_default();
     let is_flat = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
-    if !context.values().all(is_flat) {
-        return Err(Denied::Failed);
+    if !values.values().all(is_flat) {
+        return Err(AuthorizationError::Failed);
     }
-    if !answer.policy_document.allows(arn) {
-        return Err(Denied::Forbidden);
+    if !response.policy_document.allows(arn) {
+        return Err(AuthorizationError::Forbidden);
     }
-    Ok(Permit { principal: Some(answer.principal_id), context })
+    Ok(AuthorizerContext { principal_id: Some(response.principal_id), values })
 }
 
 /// Evaluates the response of an HTTP API's authorizer: a simple response or an IAM policy.
-pub(crate) fn judge_http(answer: &[u8], arn: &str) -> Result<Permit, Denied> {
-    if answer.len() > RESULT_BYTES {
-        return Err(Denied::Failed);
+pub(crate) fn evaluate_http(
+    response: &[u8],
+    arn: &str,
+) -> Result<AuthorizerContext, AuthorizationError> {
+    if response.len() > RESPONSE_BYTES {
+        return Err(AuthorizationError::Failed);
     }
-    if let Ok(answer) = serde_json::from_slice::<SimpleAnswer>(answer) {
-        if !answer.is_authorized {
-            return Err(Denied::Forbidden);
+    if let Ok(response) = serde_json::from_slice::<SimpleResponse>(response) {
+        if !response.is_authorized {
+            return Err(AuthorizationError::Forbidden);
         }
-        return Ok(Permit { principal: None, context: answer.context.unwrap_or_default() });
+        return Ok(AuthorizerContext {
+            principal_id: None,
+            values: response.context.unwrap_or_default(),
+        });
     }
-    let answer: PolicyAnswer = serde_json::from_slice(answer).map_err(|_| Denied::Failed)?;
-    if !answer.policy_document.allows(arn) {
-        return Err(Denied::Forbidden);
+    let response: PolicyResponse =
+        serde_json::from_slice(response).map_err(|_| AuthorizationError::Failed)?;
+    if !response.policy_document.allows(arn) {
+        return Err(AuthorizationError::Forbidden);
     }
-    let context = answer.context.unwrap_or_default();
-    Ok(Permit { principal: Some(answer.principal_id), context })
+    let values = response.context.unwrap_or_default();
+    Ok(AuthorizerContext { principal_id: Some(response.principal_id), values })
 }
 
 #[cfg(test)]
@@ -174,7 +203,7 @@ mod tests {
 
     const ARN: &str = "arn:aws:execute-api:us-east-1:123456789012:abcdef123/prod/$connect";
 
-    fn answer(effect: &str, context: &str) -> String {
+    fn response(effect: &str, context: &str) -> String {
         format!(
             r#"{{"principalId":"user-42","policyDocument":{{"Version":"2012-10-17","Statement":[
             {{"Action":"execute-api:Invoke","Effect":"{effect}","Resource":"{ARN}"}}]}},
@@ -183,44 +212,58 @@ mod tests {
     }
 
     #[test]
-    fn judges_policies() {
+    fn evaluates_policies() {
         let large = format!(r#"{{"x":"{}"}}"#, "x".repeat(8_192));
         let cases = [
-            ("denied", answer("Deny", "{}"), Denied::Forbidden),
-            ("nested context", answer("Allow", r#"{"a":{}}"#), Denied::Failed),
-            ("list in the context", answer("Allow", r#"{"a":[]}"#), Denied::Failed),
-            ("over 8 KB", answer("Allow", &large), Denied::Failed),
-            ("simple response", r#"{"isAuthorized":true}"#.to_owned(), Denied::Failed),
-            ("no principal", answer("Allow", "{}").replace("principalId", "x"), Denied::Failed),
-            ("null", "null".to_owned(), Denied::Failed),
+            ("denied", response("Deny", "{}"), AuthorizationError::Forbidden),
+            ("nested context", response("Allow", r#"{"a":{}}"#), AuthorizationError::Failed),
+            ("list in the context", response("Allow", r#"{"a":[]}"#), AuthorizationError::Failed),
+            ("over 8 KB", response("Allow", &large), AuthorizationError::Failed),
+            ("simple response", r#"{"isAuthorized":true}"#.to_owned(), AuthorizationError::Failed),
+            (
+                "no principal",
+                response("Allow", "{}").replace("principalId", "x"),
+                AuthorizationError::Failed,
+            ),
+            ("null", "null".to_owned(), AuthorizationError::Failed),
         ];
-        for (name, answer, expected) in cases {
-            assert_eq!(judge(answer.as_bytes(), ARN), Err(expected), "case: {name}");
+        for (name, response, expected) in cases {
+            assert_eq!(
+                evaluate_web_socket(response.as_bytes(), ARN),
+                Err(expected),
+                "case: {name}"
+            );
         }
     }
 
     #[test]
-    fn the_context_is_text_in_events() {
-        let answer = answer("Allow", r#"{"tenant":"t1","n":7,"ok":true}"#);
-        let permit = judge(answer.as_bytes(), ARN).expect("allowed");
-        // The order of the context's keys is no part of the contract.
-        let block = permit.to_block(Duration::from_millis(123));
-        let block: Value = serde_json::from_str(block.get()).expect("JSON");
+    fn numbers_and_booleans_of_the_context_are_text_in_events() {
+        let response = response("Allow", r#"{"tenant":"t1","n":7,"ok":true}"#);
+        let context = evaluate_web_socket(response.as_bytes(), ARN).expect("allowed");
+        // The order of the keys is not part of the contract.
+        let json = context.to_web_socket_json(Duration::from_millis(123));
+        let json: Value = serde_json::from_str(json.get()).expect("JSON");
         let expected = serde_json::json!({
             "principalId": "user-42", "tenant": "t1", "n": "7", "ok": "true",
             "integrationLatency": 123,
         });
-        assert_eq!(block, expected);
+        assert_eq!(json, expected);
     }
 
     #[test]
-    fn judges_simple_responses() {
+    fn evaluates_simple_responses() {
         let yes = br#"{"isAuthorized":true,"context":{"deep":{"er":[1]}}}"#;
-        let permit = judge_http(yes, ARN).expect("authorized");
-        assert_eq!(Value::Object(permit.context), serde_json::json!({"deep":{"er":[1]}}));
-        assert_eq!(judge_http(br#"{"isAuthorized":false}"#, ARN), Err(Denied::Forbidden));
-        assert_eq!(judge_http(answer("Deny", "{}").as_bytes(), ARN), Err(Denied::Forbidden));
-        assert!(judge_http(answer("Allow", "{}").as_bytes(), ARN).is_ok());
-        assert_eq!(judge_http(b"{}", ARN), Err(Denied::Failed));
+        let context = evaluate_http(yes, ARN).expect("authorized");
+        assert_eq!(Value::Object(context.values), serde_json::json!({"deep":{"er":[1]}}));
+        assert_eq!(
+            evaluate_http(br#"{"isAuthorized":false}"#, ARN),
+            Err(AuthorizationError::Forbidden)
+        );
+        assert_eq!(
+            evaluate_http(response("Deny", "{}").as_bytes(), ARN),
+            Err(AuthorizationError::Forbidden)
+        );
+        assert!(evaluate_http(response("Allow", "{}").as_bytes(), ARN).is_ok());
+        assert_eq!(evaluate_http(b"{}", ARN), Err(AuthorizationError::Failed));
     }
 }

@@ -1,16 +1,16 @@
-//! The wall clock, in the formats of events: milliseconds since 1970.
+//! The wall clock, and the formats of times in events.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-/// Returns the time at this moment.
+/// Returns the current time in milliseconds since 1970.
 pub(crate) fn now() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns a time in the Common Log Format, as `requestTime` has it.
+/// Returns a time in the Common Log Format, as in `requestTime`.
 pub(crate) fn common_log(at: u64) -> String {
     timestamp(at).strftime("%d/%b/%Y:%H:%M:%S +0000").to_string()
 }

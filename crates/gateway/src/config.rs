@@ -17,8 +17,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The identity of the API in events and policies.
     pub api: ApiIdentity,
-    /// The function for each route of the WebSocket API. Events without a route are skipped: without
-    /// `$connect`, every handshake is accepted.
+    /// The function for each route of the WebSocket API. An event without a route invokes no function:
+    /// without `$connect`, every handshake is accepted.
     pub routes: Routes,
     /// The expression that selects the route of a message.
     pub selection: Selection,
@@ -26,15 +26,15 @@ pub struct Config {
     pub authorizer: Option<Authorizer>,
     /// The routes of the HTTP API. A path without a route gets 404.
     pub http: HttpRoutes,
-    /// The gateway's host in events, where it differs from the host that clients use. Behind a load
-    /// balancer, this is the address at which this gateway receives calls to the management API.
+    /// The gateway's host in events, if it is not the host that clients use. Behind a load balancer, this
+    /// is the address at which the gateway receives calls of the management API.
     pub domain: Option<String>,
     /// Whether to trust proxies on this machine: the last entry of `X-Forwarded-For` then names the
     /// source of a request.
     pub trusts_proxies: bool,
     /// Who may call the management API.
     pub callbacks: Callbacks,
-    /// Whether the functions behind the gateway are ready. Until then, `/healthz` answers 503.
+    /// Whether the functions behind the gateway are ready. Until then, `/healthz` returns 503.
     pub ready: watch::Receiver<bool>,
 }
 

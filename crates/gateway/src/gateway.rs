@@ -20,8 +20,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Listens and serves until `shutdown` is cancelled. Every connection is then closed with code
-    /// 1001, and `$disconnect` runs for each, within the grace period of the limits.
+    /// Listens and serves until `shutdown` is cancelled. The gateway then closes every connection with
+    /// code 1001 and invokes `$disconnect` for it, within the grace period of the limits.
     ///
     /// # Errors
     ///

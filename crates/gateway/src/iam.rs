@@ -1,9 +1,9 @@
-//! The IAM policies that authorizers answer with.
+//! The IAM policies that authorizers return.
 
 use serde::Deserialize;
 
-/// A policy document. A field this gateway does not evaluate, such as `Condition`, is an error:
-/// ignoring it could allow what it forbids.
+/// A policy document. A field that this gateway does not evaluate, such as `Condition`, is an error,
+/// because the policy could allow more without it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub(crate) struct Policy {
@@ -47,12 +47,14 @@ impl<T> OneOrMany<T> {
 }
 
 impl Policy {
-    /// Whether the policy lets `execute-api:Invoke` at `arn` through: some statement allows it and
-    /// none denies it.
+    /// Whether the policy allows `execute-api:Invoke` on `arn`: a statement allows it, and none denies
+    /// it.
     pub(crate) fn allows(&self, arn: &str) -> bool {
         let has = |effect| {
-            let statements = self.statement.as_slice().iter();
-            statements.filter(|statement| statement.effect == effect).any(|s| s.applies_to(arn))
+            self.statement
+                .as_slice()
+                .iter()
+                .any(|statement| statement.effect == effect && statement.applies_to(arn))
         };
         has(Effect::Allow) && !has(Effect::Deny)
     }
@@ -67,11 +69,13 @@ impl Statement {
     }
 }
 
-/// Whether `text` fits `pattern`, in which `*` stands for any characters and `?` for one.
+/// Whether `text` matches `pattern`, in which `*` stands for any characters and `?` for one.
 fn matches(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut p, mut t) = (0, 0);
-    // Where the last star is, and up to where it reaches.
+    let pattern = pattern.as_bytes();
+    let text = text.as_bytes();
+    let mut p = 0;
+    let mut t = 0;
+    // The position of the last star, and the end of the text that it matches.
     let mut star = None;
     while t < text.len() {
         match pattern.get(p) {
@@ -158,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_evaluate() {
+    fn rejects_unsupported_policies() {
         let cases = [
             r#"{"Statement":[{"Effect":"Allow","Action":"*","Resource":"*","Condition":{}}]}"#,
             r#"{"Statement":[{"Effect":"Allow","Action":"*","NotResource":"*"}]}"#,

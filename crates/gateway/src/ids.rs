@@ -1,24 +1,24 @@
-//! Ids as API Gateway makes them: 11 bytes in URL-safe base64 with padding, 16 characters.
+//! Ids in the format of API Gateway: 11 bytes in URL-safe base64 with padding, which are 16 characters.
 //!
-//! In every id seen in the wild the leading bytes grow with time, byte 8 is 2 for connections and
-//! messages and 5 for requests, and a message's id ends in the last 3 bytes of its connection's.
+//! In all captured ids, the first bytes grow with time, byte 8 is 2 for connections and messages and 5
+//! for requests, and the id of a message ends with the last 3 bytes of its connection's id.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE};
 
 const BYTES: usize = 11;
 const TAG: usize = 8;
 
-/// Makes a connection id at `now_ms`, milliseconds since 1970.
+/// Generates a connection id. `now_ms` is in milliseconds since 1970.
 pub(crate) fn connection(now_ms: u64) -> String {
     URL_SAFE.encode(tagged(now_ms, 0x02))
 }
 
-/// Makes a request id.
+/// Generates a request id.
 pub(crate) fn request(now_ms: u64) -> String {
     URL_SAFE.encode(tagged(now_ms, 0x05))
 }
 
-/// Makes the id of a message on the connection `connection`.
+/// Generates the id of a message on the connection `connection`.
 pub(crate) fn message(now_ms: u64, connection: &str) -> String {
     let mut id = tagged(now_ms, 0x02);
     if let Some(tail) = decode(connection) {
@@ -38,7 +38,7 @@ fn decode(id: &str) -> Option<[u8; BYTES]> {
 
 fn tagged(now_ms: u64, tag: u8) -> [u8; BYTES] {
     let mut id: [u8; BYTES] = rand::random();
-    // Units of 256 ms fit 32 bits with the two uppermost bits of the milliseconds lost.
+    // The lowest 32 bits of the time in units of 256 ms.
     id[..4].copy_from_slice(&(now_ms >> 8).to_be_bytes()[4..]);
     id[TAG] = tag;
     id
@@ -51,7 +51,7 @@ mod tests {
     const NOW_MS: u64 = 1_790_000_000_000;
 
     #[test]
-    fn ids_have_the_form_of_api_gateways() {
+    fn ids_have_the_format_of_api_gateway() {
         let connection = connection(NOW_MS);
         let request = request(NOW_MS);
         let message = message(NOW_MS, &connection);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_ids_from_other_text() {
+    fn recognizes_well_formed_ids() {
         let cases = [
             ("TXzPWdnOjoECGjA=", true),
             ("JC1dgf9yoAMCK-g=", true),

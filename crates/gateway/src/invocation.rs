@@ -13,7 +13,7 @@ use crate::functions::{FunctionError, Functions};
 pub(crate) enum InvocationError {
     #[error(transparent)]
     Function(#[from] FunctionError),
-    #[error("function did not answer within the integration timeout")]
+    #[error("function did not respond within the integration timeout")]
     TimedOut,
 }
 
@@ -25,7 +25,7 @@ pub(crate) async fn invoke(
     limit: Duration,
 ) -> Result<Bytes, InvocationError> {
     let result = match time::timeout(limit, functions.invoke(function, event)).await {
-        Ok(answer) => answer.map_err(InvocationError::from),
+        Ok(result) => result.map_err(InvocationError::from),
         Err(_) => Err(InvocationError::TimedOut),
     };
     if let Err(error) = &result {
@@ -34,7 +34,7 @@ pub(crate) async fn invoke(
     result
 }
 
-/// An error with its causes.
+/// Returns an error with its causes.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

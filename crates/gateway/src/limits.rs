@@ -1,4 +1,4 @@
-//! The gateway's limits, by default the quotas of AWS, and the token bucket that enforces rates.
+//! The gateway's limits. The defaults are the quotas of AWS.
 
 use std::time::Duration;
 
@@ -6,18 +6,19 @@ use tokio::sync::Semaphore;
 
 use crate::rate::Rate;
 
-/// File descriptors that are reserved for everything but connections.
+/// The number of file descriptors that are reserved for purposes other than connections.
 const OTHER_FILES: usize = 128;
 
-/// Sizes, times and rates the gateway enforces.
+/// The sizes, times and rates that the gateway enforces.
 ///
-/// The default is what AWS enforces ("API Gateway quotas for WebSocket APIs"), without the account's
-/// rate limits, which would cap a gateway that has a machine of its own. [`GatewayLimits::aws`] adds them.
+/// The defaults are the quotas of AWS ("API Gateway quotas for WebSocket APIs"), except for the rate
+/// limits of an account, which would throttle a gateway with a machine of its own.
+/// [`GatewayLimits::aws`] adds them.
 #[derive(Clone, Debug)]
 pub struct GatewayLimits {
     /// Longest time without a message in either direction (quota: 10 minutes).
     pub idle: Duration,
-    /// Longest life of a connection (quota: 2 hours).
+    /// Longest lifetime of a connection (quota: 2 hours).
     pub lifetime: Duration,
     /// Largest frame in either direction (quota: 32 KB).
     pub frame_bytes: usize,
@@ -33,28 +34,28 @@ pub struct GatewayLimits {
     pub integration: Duration,
     /// Longest wait for an authorizer.
     pub authorizer: Duration,
-    /// Requests of every kind: handshakes, messages, HTTP requests, posts (quota: 10,000/s, bucket
-    /// of 5,000, an account's APIs together). None means no limit.
+    /// Requests of every kind: handshakes, messages, HTTP requests, and posts (quota: 10,000/s, bucket
+    /// of 5,000, for all APIs of an account together). `None` means no limit.
     pub requests: Option<Rate>,
-    /// Handshakes (quota: 500/s). None means no limit.
+    /// Handshakes (quota: 500/s). `None` means no limit.
     pub connects: Option<Rate>,
     /// Pending bytes per client beyond the kernel's buffer. A post that does not fit is rejected.
     pub send_buffer_bytes: usize,
     /// The kernel's send buffer of a connection (`SO_SNDBUF`).
     pub socket_buffer_bytes: usize,
-    /// Messages of one connection that functions work on at the same time. Beyond it the gateway
-    /// stops reading from that connection.
+    /// Messages of one connection that functions process at the same time. At this limit, the gateway
+    /// stops reading from the connection.
     pub in_flight: u32,
-    /// Handshakes that functions work on at the same time. Further handshakes wait.
+    /// Handshakes that functions process at the same time. Further handshakes wait.
     pub handshakes: usize,
-    /// Messages of one connection. Above this rate the gateway reads more slowly. API Gateway has no
-    /// such limit; it bills each message. None means no limit.
+    /// Messages of one connection. Above this rate, the gateway reads more slowly. API Gateway has no
+    /// such limit; it bills each message. `None` means no limit.
     pub messages: Option<Rate>,
-    /// TCP connections at the same time. More are closed at once.
+    /// Open TCP connections. Further connections are closed immediately.
     pub connections: usize,
     /// Longest wait for a request's head, and for its body.
     pub http_read: Duration,
-    /// How long a closed connection may take to drain, and a stopping gateway to finish.
+    /// Longest time for a closed connection to drain, and for the gateway to shut down.
     pub grace: Duration,
 }
 
@@ -85,13 +86,13 @@ impl Default for GatewayLimits {
 }
 
 impl GatewayLimits {
-    /// Returns limits for a gateway that is open to the public and serves no large requests: clients
-    /// that flood the gateway or are slow do not take file descriptors and memory from the others.
+    /// Returns limits for a public gateway without large requests. They keep clients that flood the
+    /// gateway, or are slow, from taking the file descriptors and the memory of the others.
     pub fn guarded() -> Self {
         Self {
             http_body_bytes: 1_024 * 1_024,
             http_read: Duration::from_secs(10),
-            messages: Some(Rate { per_second: 200, burst: 1_000 }),
+            messages: Some(Rate::new(200, 1_000)),
             connections: open_files().map_or(Semaphore::MAX_PERMITS, |files| {
                 files.saturating_sub(OTHER_FILES).max(OTHER_FILES)
             }),
@@ -102,14 +103,14 @@ impl GatewayLimits {
     /// Returns the default limits with the rate limits of an AWS account.
     pub fn aws() -> Self {
         Self {
-            requests: Some(Rate { per_second: 10_000, burst: 5_000 }),
-            connects: Some(Rate { per_second: 500, burst: 500 }),
+            requests: Some(Rate::new(10_000, 5_000)),
+            connects: Some(Rate::new(500, 500)),
             ..Self::default()
         }
     }
 }
 
-/// How many files the process may have open (Linux); `None` where it is unknown.
+/// Returns the number of files that the process may open (Linux), or `None` if it is unknown.
 fn open_files() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_leaves_itself_some_files() {
+    fn some_files_are_reserved() {
         let files = open_files().expect("Linux reports it");
         let connections = GatewayLimits::guarded().connections;
         assert!(connections < files || files < 2 * OTHER_FILES, "{connections} of {files}");

@@ -11,7 +11,7 @@ use crate::{
     http_server::response::{self, HttpResponse, with_error_type},
     ids,
     post_error::PostError,
-    sockets::socket::End,
+    sockets::socket::CloseStatus,
     state::GatewayState,
 };
 
@@ -46,7 +46,7 @@ pub(crate) fn handle(
     }
 }
 
-/// Returns the response to a path with another stage, or to a call that is not permitted.
+/// Returns the response to a call that is not permitted, or whose path has another stage.
 pub(crate) fn forbidden() -> HttpResponse {
     with_error_type(response::error(StatusCode::FORBIDDEN), "ForbiddenException")
 }
@@ -83,11 +83,12 @@ fn describe(state: &GatewayState, id: &str) -> HttpResponse {
 
 fn delete(state: &GatewayState, id: &str) -> HttpResponse {
     let Some(socket) = state.sockets.remove(id) else { return gone() };
-    socket.close(Some(End::DELETED.code), End::DELETED);
+    socket.close(Some(CloseStatus::NORMAL.code), CloseStatus::NORMAL);
     response::plain(StatusCode::NO_CONTENT, Bytes::new())
 }
 
-/// AWS SDKs find the type only in the header, and only if the body is empty or JSON.
+/// Returns the error of a closed connection. AWS SDKs read its type from the header, and only if the
+/// body is empty or JSON.
 fn gone() -> HttpResponse {
     with_error_type(response::plain(StatusCode::GONE, Bytes::new()), "GoneException")
 }

@@ -1,6 +1,6 @@
-//! Why a post fails.
+//! The errors of posts to connections.
 
-/// Why a connection did not take a message.
+/// Why a connection did not accept a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PostError {
     /// The connection is closed or was never open (HTTP 410).
@@ -15,7 +15,7 @@ pub enum PostError {
     /// The message is not UTF-8 text (HTTP 400).
     #[error("message is not UTF-8 text")]
     NotText,
-    /// The post fails because [`FaultRates::failed_post`](crate::FaultRates::failed_post) says so (HTTP 500).
-    #[error("post failed on purpose")]
+    /// [`FaultRates::failed_post`](crate::FaultRates::failed_post) injected a failure (HTTP 500).
+    #[error("a failure was injected for a test")]
     Injected,
 }

@@ -5,19 +5,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long an empty bucket with a rate of zero needs for one token.
-const REFILL_OF_ZERO: Duration = Duration::from_hours(24);
-
 /// A rate, and the size of the token bucket that enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Tokens that are added each second. With zero, practically none: one a day.
-    pub per_second: u32,
+    /// The time in which one token is added.
+    interval: Duration,
     /// The number of tokens that a full bucket holds.
-    pub burst: u32,
+    burst: u32,
 }
 
-/// A token bucket without a lock: it stores the time at which the bucket will be full again.
+impl Rate {
+    /// Creates a rate of `per_second` tokens, with a bucket of `burst` tokens.
+    ///
+    /// # Panics
+    ///
+    /// When a number is zero: such a rate would reject everything, sooner or later.
+    #[must_use]
+    pub const fn new(per_second: u32, burst: u32) -> Self {
+        assert!(per_second > 0, "a rate must add at least one token per second");
+        assert!(burst > 0, "the bucket of a rate must hold at least one token");
+        Self { interval: Duration::from_nanos(1_000_000_000 / per_second as u64), burst }
+    }
+
+    /// Creates a rate that adds no token during a test.
+    #[cfg(test)]
+    pub(crate) const fn of_burst(burst: u32) -> Self {
+        Self { interval: Duration::from_hours(24), burst }
+    }
+}
+
+/// A token bucket without a lock. It stores the time at which the bucket will be full again.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
     rate: Option<Rate>,
@@ -38,11 +55,7 @@ impl TokenBucket {
 
     fn take_at(&self, rate: Rate, now: Duration) -> bool {
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let interval = match rate.per_second {
-            0 => REFILL_OF_ZERO,
-            per_second => Duration::from_secs(1) / per_second,
-        };
-        let token = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+        let token = u64::try_from(rate.interval.as_nanos()).unwrap_or(u64::MAX);
         let bucket = token.saturating_mul(u64::from(rate.burst));
         self.full_at_nanos
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
@@ -58,8 +71,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let rate = Rate { per_second: 10, burst: 3 };
+    fn a_bucket_permits_its_burst_and_then_its_rate() {
+        let rate = Rate::new(10, 3);
         let bucket = TokenBucket::new(Some(rate));
         let taken = |ms| {
             let now = Duration::from_millis(ms);
@@ -67,20 +80,20 @@ mod tests {
         };
         assert_eq!(taken(0), 3, "a full bucket");
         assert_eq!(taken(50), 0, "no whole token yet");
-        assert_eq!(taken(100), 1, "one token came back");
-        assert_eq!(taken(60_000), 3, "no more than a bucket");
+        assert_eq!(taken(100), 1, "one token was added");
+        assert_eq!(taken(60_000), 3, "not more than a full bucket");
     }
 
     #[test]
-    fn a_rate_of_zero_gives_the_burst_only() {
-        let rate = Rate { per_second: 0, burst: 2 };
-        let bucket = TokenBucket::new(Some(rate));
-        let taken = |secs| {
-            let now = Duration::from_secs(secs);
-            (0..10).take_while(|_| bucket.take_at(rate, now)).count()
-        };
-        assert_eq!(taken(0), 2);
-        assert_eq!(taken(3_600), 0, "an hour later");
+    #[should_panic(expected = "at least one token per second")]
+    fn a_rate_of_zero_is_rejected() {
+        let _ = Rate::new(0, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "must hold at least one token")]
+    fn a_bucket_of_zero_tokens_is_rejected() {
+        let _ = Rate::new(1, 0);
     }
 
     #[test]

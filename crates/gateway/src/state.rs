@@ -13,7 +13,7 @@ pub(crate) struct GatewayState {
     pub(crate) functions: Arc<dyn Functions>,
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) tasks: TaskTracker,
-    /// One permit for each handshake that functions work on.
+    /// One permit for each handshake that functions process.
     pub(crate) handshakes: Arc<Semaphore>,
     /// One permit for each TCP connection.
     pub(crate) connections: Arc<Semaphore>,

@@ -1,4 +1,4 @@
-//! The gateway from outside: real sockets in front, functions of the test behind.
+//! Tests of the gateway with real sockets, and with functions that the tests provide.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::watch,
+    sync::{Semaphore, watch},
     time,
 };
 use tokio_tungstenite::tungstenite::{Error, Message, client::IntoClientRequest};
@@ -21,13 +21,13 @@ use crate::{
     HttpRoutes, IdentitySource, PostError, Rate, Routes, Sockets,
 };
 
+mod abuse;
 mod fault_rates;
 mod handshake;
 mod http_api;
 mod management;
 mod messages;
 mod posting;
-mod strangers;
 mod time_limits;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,68 +36,99 @@ type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 type Outcome = Result<Bytes, FunctionError>;
 type Handler = Arc<dyn Fn(Value) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
-/// Functions that answer as the test says, by default with status 200, and remember their events.
+/// Functions that record their events, and respond with status 200 or as the test defines.
 #[derive(Default)]
-struct Fake {
+struct FakeFunctions {
     handlers: Mutex<HashMap<String, Handler>>,
     events: watch::Sender<Vec<(String, String)>>,
 }
 
-impl Functions for Fake {
+impl Functions for FakeFunctions {
     fn invoke<'a>(&'a self, function: &'a str, event: Bytes) -> BoxFuture<'a, Outcome> {
         let text = String::from_utf8(event.to_vec()).expect("events are text");
         let event = serde_json::from_str(&text).expect("events are JSON");
         self.events.send_modify(|events| events.push((function.to_owned(), text)));
         match self.handlers.lock().get(function) {
             Some(handler) => handler(event),
-            None => std::future::ready(answer(json!({"statusCode": 200}))).boxed(),
+            None => responds(json!({"statusCode": 200}))(event),
         }
     }
 }
 
-impl Fake {
+impl FakeFunctions {
+    /// Sets the handler of a function.
+    fn set(&self, function: &str, handler: Handler) {
+        self.handlers.lock().insert(function.to_owned(), handler);
+    }
+
+    /// Sets the handler of a function that responds immediately.
     fn on(&self, function: &str, handler: impl Fn(Value) -> Outcome + Send + Sync + 'static) {
-        self.on_async(function, move |event| std::future::ready(handler(event)).boxed());
+        self.set(function, Arc::new(move |event| std::future::ready(handler(event)).boxed()));
     }
 
-    fn on_async(
-        &self,
-        function: &str,
-        handler: impl Fn(Value) -> BoxFuture<'static, Outcome> + Send + Sync + 'static,
-    ) {
-        self.handlers.lock().insert(function.to_owned(), Arc::new(handler));
+    /// Makes a function wait for a permit before each response.
+    fn hold(&self, function: &str) -> Arc<Semaphore> {
+        let permits = Arc::new(Semaphore::new(0));
+        let held = permits.clone();
+        let handler: Handler = Arc::new(move |_| {
+            let permits = held.clone();
+            async move {
+                permits.acquire().await.expect("the semaphore is open").forget();
+                response(json!({"statusCode": 200}))
+            }
+            .boxed()
+        });
+        self.set(function, handler);
+        permits
     }
 
-    fn seen(&self, function: &str) -> Vec<String> {
+    /// Returns the events that a function has received so far.
+    fn events_of(&self, function: &str) -> Vec<String> {
         let events = self.events.borrow();
         events.iter().filter(|(name, _)| name == function).map(|(_, text)| text.clone()).collect()
     }
 
-    /// Waits for the n-th event of a function, counted from 1.
+    /// Waits for the nth event of a function, counted from 1.
     async fn event(&self, function: &str, n: usize) -> String {
         let mut events = self.events.subscribe();
         let enough = |events: &Vec<(String, String)>| {
             events.iter().filter(|(name, _)| name == function).count() >= n
         };
         let waited = time::timeout(PATIENCE, events.wait_for(enough)).await;
-        drop(waited.unwrap_or_else(|_| panic!("{function} got no event {n}")));
-        self.seen(function)[n - 1].clone()
+        drop(waited.unwrap_or_else(|_| panic!("{function} did not receive event {n}")));
+        self.events_of(function)[n - 1].clone()
     }
 }
 
 #[expect(clippy::needless_pass_by_value, clippy::unnecessary_wraps, reason = "reads well in tests")]
-fn answer(answer: Value) -> Outcome {
-    Ok(answer.to_string().into())
+fn response(response: Value) -> Outcome {
+    Ok(response.to_string().into())
 }
 
 fn failure(message: &str) -> Outcome {
     Err(FunctionError::Handled { error_type: "Error".to_owned(), message: message.to_owned() })
 }
 
+fn responds(value: Value) -> Handler {
+    Arc::new(move |_| std::future::ready(response(value.clone())).boxed())
+}
+
+fn fails(message: &'static str) -> Handler {
+    Arc::new(move |_| std::future::ready(failure(message)).boxed())
+}
+
+fn times_out() -> Handler {
+    Arc::new(|_| std::future::ready(Err(FunctionError::Timeout)).boxed())
+}
+
+fn never_responds() -> Handler {
+    Arc::new(|_| std::future::pending().boxed())
+}
+
 /// A gateway with the routes `$connect`, `$disconnect`, `$default`, `one` and the two-way `two`.
 struct Fixture {
     gateway: Gateway,
-    fake: Arc<Fake>,
+    fake: Arc<FakeFunctions>,
     shutdown: CancellationToken,
 }
 
@@ -127,7 +158,7 @@ impl Fixture {
             .with("one", "one")
             .with_two_way("two", "two");
         change(&mut config);
-        let fake = Arc::new(Fake::default());
+        let fake = Arc::new(FakeFunctions::default());
         let shutdown = CancellationToken::new();
         let gateway = Gateway::start(config, Arc::new(sockets), fake.clone(), shutdown.clone());
         Self { gateway: gateway.expect("a free port"), fake, shutdown }
@@ -141,29 +172,29 @@ impl Fixture {
         connect_async(self.url()).await.expect("101").0
     }
 
-    /// Connects, and returns the connection's id too.
+    /// Connects a client, and returns it with the id of its connection.
     async fn connect_with_id(&self) -> (Client, String) {
-        let n = self.fake.seen("connect").len() + 1;
+        let n = self.fake.events_of("connect").len() + 1;
         let client = self.connect().await;
         let event = self.fake.event("connect", n).await;
         let id = field(&event, "connectionId");
-        self.registered(&id).await;
+        self.wait_until_registered(&id).await;
         (client, id)
     }
 
-    /// The 101 can reach the client a moment before the connection takes posts.
-    async fn registered(&self, id: &str) {
+    /// Waits until a connection accepts posts. Its client can receive the status 101 before.
+    async fn wait_until_registered(&self, id: &str) {
         until("the connection is registered", || self.gateway.sockets().find(id).is_some()).await;
     }
 
-    /// Sends the head of a request and returns the response's status line, head and body.
+    /// Sends a request, and returns the status and the text of the response.
     async fn raw(&self, request: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.gateway.address()).await.expect("a connection");
         stream.write_all(request.as_bytes()).await.expect("written");
         read_response(&mut stream).await
     }
 
-    /// A WebSocket for sending bytes that no client library sends.
+    /// Opens a WebSocket for bytes that no client library sends.
     async fn raw_socket(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.gateway.address()).await.expect("a connection");
         stream.write_all(upgrade("/live", "").as_bytes()).await.expect("written");
@@ -173,14 +204,14 @@ impl Fixture {
     }
 }
 
-/// Posts to a client that does not read until it takes no more.
+/// Posts to a client that does not read, until its buffer is full.
 fn fill(sockets: &Sockets, id: &str) {
     let message = vec![b'x'; 30_000];
     let is_full = |_| sockets.post_to(id, &message).is_err();
     assert!((0..2_000).any(is_full), "the client's buffer never filled");
 }
 
-/// The head of a handshake.
+/// Returns the head of a handshake.
 fn upgrade(path: &str, headers: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: example.com\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
@@ -188,7 +219,7 @@ fn upgrade(path: &str, headers: &str) -> String {
     )
 }
 
-/// Reads one response, as far as its head says.
+/// Reads one response with its body.
 async fn read_response(stream: &mut TcpStream) -> (u16, String) {
     let mut text = String::new();
     let read = async {
@@ -199,7 +230,7 @@ async fn read_response(stream: &mut TcpStream) -> (u16, String) {
                     return;
                 }
             }
-            // Byte by byte, so that nothing after the head of a 101 is lost.
+            // Reads byte by byte, so that the frames after a 101 remain in the stream.
             let byte = stream.read_u8().await.expect("a response");
             text.push(char::from(byte));
         }
@@ -209,8 +240,8 @@ async fn read_response(stream: &mut TcpStream) -> (u16, String) {
     (status, text)
 }
 
-/// The status with which a handshake is refused.
-async fn refusal(request: impl IntoClientRequest + Unpin) -> u16 {
+/// Returns the status with which a handshake is rejected.
+async fn rejection(request: impl IntoClientRequest + Unpin) -> u16 {
     match connect_async(request).await {
         Err(Error::Http(response)) => response.status().as_u16(),
         Ok(_) => panic!("the handshake was accepted"),
@@ -226,15 +257,15 @@ async fn next(client: &mut Client) -> Message {
 async fn next_text(client: &mut Client) -> String {
     match next(client).await {
         Message::Text(text) => text.to_string(),
-        other => panic!("no text but {other:?}"),
+        other => panic!("expected text, received {other:?}"),
     }
 }
 
-/// The code and reason the gateway closes with.
+/// Returns the code and the reason of the next message, which must be a close frame.
 async fn next_close(client: &mut Client) -> (u16, String) {
     match next(client).await {
         Message::Close(Some(frame)) => (frame.code.into(), frame.reason.to_string()),
-        other => panic!("no close but {other:?}"),
+        other => panic!("expected a close frame, received {other:?}"),
     }
 }
 
@@ -248,10 +279,10 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
             time::sleep(Duration::from_millis(2)).await;
         }
     };
-    time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("timed out: {what}"));
 }
 
-/// A field of `requestContext`, as text.
+/// Returns a field of `requestContext` as text.
 fn field(event: &str, name: &str) -> String {
     let event: Value = serde_json::from_str(event).expect("JSON");
     match &event["requestContext"][name] {
@@ -260,7 +291,7 @@ fn field(event: &str, name: &str) -> String {
     }
 }
 
-/// Replaces what differs from run to run by the field's name.
+/// Replaces the values of fields that differ from run to run by `*`.
 fn redact(event: &str) -> String {
     let fields = [
         "connectionId",
@@ -280,7 +311,8 @@ fn redact(event: &str) -> String {
     ];
     let mut out = event.to_owned();
     for name in fields {
-        let (before, list) = (format!("\"{name}\":"), format!("\"{name}\":["));
+        let before = format!("\"{name}\":");
+        let list = format!("{before}[");
         let mut from = 0;
         while let Some(at) = out[from..].find(&before).map(|at| from + at) {
             let skip = if out[at..].starts_with(&list) { list.len() } else { before.len() };

@@ -2,8 +2,8 @@
 
 mod broadcast;
 mod client;
-mod exchange;
 mod ingest;
+mod load_generator;
 mod process;
 
 use serde_json::Value;
@@ -25,11 +25,11 @@ pub struct Options {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Bench {
-    /// Measure the way of one topic from an exchange's socket to the sockets of many WebSocket
+    /// Measure the path of one topic from the exchange's socket to the sockets of many WebSocket
     /// clients. Takes about 15 seconds per rate.
     Broadcast(broadcast::Options),
-    /// Measure the way of Coinbase messages from their text to numbered frames, in one thread. Takes
-    /// some seconds.
+    /// Measure the conversion of Coinbase messages from text to numbered frames, in one thread. Takes a
+    /// few seconds.
     Ingest(ingest::Options),
 }
 

@@ -4,6 +4,7 @@ pub mod database;
 pub mod functions;
 pub mod gateway;
 pub mod health;
+pub mod listen;
 pub mod policy;
 pub mod simulate;
 pub mod tail;

@@ -1,16 +1,16 @@
-//! Decimal text of integers, so that no price or size ever passes through a float.
+//! Decimal text of integers, so that prices and sizes need no floating-point numbers.
 
 /// Returns `units` × 10^-`scale` with every digit of the scale: `63514.60`.
 pub(super) fn padded(units: u64, scale: u32) -> String {
     wide(u128::from(units), scale)
 }
 
-/// Returns `units` × 10^-`scale` without needless zeros: `63514.6`.
+/// Returns `units` × 10^-`scale` without trailing zeros: `63514.6`.
 pub(super) fn trimmed(units: u64, scale: u32) -> String {
     trim(padded(units, scale))
 }
 
-/// Returns a sum that may exceed 64 bits, without needless zeros.
+/// Returns a sum that may exceed 64 bits, without trailing zeros.
 pub(super) fn trimmed_wide(units: u128, scale: u32) -> String {
     trim(wide(units, scale))
 }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_what_the_exchange_writes() {
+    fn writes_decimals_as_the_exchange_does() {
         let cases = [
             (6_351_460, 2, "63514.60", "63514.6"),
             (20_000_000, 8, "0.20000000", "0.2"),

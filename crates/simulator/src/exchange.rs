@@ -1,4 +1,4 @@
-//! A Coinbase Exchange on a loopback port: the WebSocket feed on `/` and REST beside it.
+//! A Coinbase Exchange on a loopback port: the WebSocket feed on `/`, and the REST interface.
 
 mod channel;
 mod messages;

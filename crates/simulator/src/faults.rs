@@ -3,22 +3,22 @@
 use clap::ValueEnum;
 use tokio::sync::watch;
 
-/// Something that goes wrong for as long as it is on.
+/// A fault of an upstream, which lasts for as long as it is switched on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Fault {
-    /// Every connection is cut without a close frame a few seconds after it was made.
+    /// Drop every connection without a close frame, a few seconds after it was opened.
     Drop,
-    /// Connections stay open, but nothing is sent, not even heartbeats or pongs.
+    /// Keep connections open, but send nothing, not even heartbeats or pongs.
     Silent,
-    /// Some trades and posts are not streamed, though REST knows them.
+    /// Omit some trades and posts from the stream. REST lists them.
     SkipTrades,
-    /// Some messages are sent twice.
+    /// Send some messages twice.
     Duplicate,
-    /// Some messages are overtaken by the next; book messages keep their order.
+    /// Swap some messages with the next one. Messages of the book keep their order.
     Reorder,
-    /// Broken messages are sent between the good ones.
+    /// Send malformed messages between the others.
     Garbage,
-    /// New connections and REST are refused: 503, and 401 for a Mastodon stream.
+    /// Reject new connections and REST requests: with 503, and a Mastodon stream with 401.
     Refuse,
 }
 
@@ -51,8 +51,11 @@ impl Active {
     }
 
     pub(super) fn names(self) -> Vec<&'static str> {
-        let all = Fault::value_variants().iter();
-        all.filter(|fault| self.has(**fault)).map(|fault| fault.name()).collect()
+        Fault::value_variants()
+            .iter()
+            .filter(|fault| self.has(**fault))
+            .map(|fault| fault.name())
+            .collect()
     }
 }
 
@@ -69,14 +72,14 @@ pub struct Switch {
 pub(super) struct Signals {
     /// The faults that are on.
     pub(super) active: watch::Receiver<Active>,
-    /// Changes when every open connection is to be cut.
+    /// Changes when every open connection must be dropped.
     pub(super) drops: watch::Receiver<u64>,
-    /// Changes when every open connection is to be silent from then on.
+    /// Changes when every open connection must send no more messages.
     pub(super) silences: watch::Receiver<u64>,
 }
 
 impl Signals {
-    /// Returns whether a signal has come that the connection has not yet acted on.
+    /// Returns whether there is a signal that the connection has not handled yet.
     pub(super) fn is_interrupted(&self) -> bool {
         let has_changed = |signal: &watch::Receiver<u64>| signal.has_changed().unwrap_or(true);
         has_changed(&self.drops) || has_changed(&self.silences)
@@ -105,12 +108,12 @@ impl Switch {
         self.active().has(fault)
     }
 
-    /// Cuts every open connection, once.
+    /// Drops every open connection, once.
     pub fn drop_connections(&self) {
         self.drops.send_modify(|count| *count += 1);
     }
 
-    /// Makes every open connection silent; later ones are not affected.
+    /// Makes every open connection silent. Later connections are not affected.
     pub(super) fn silence_connections(&self) {
         self.silences.send_modify(|count| *count += 1);
     }
@@ -132,9 +135,9 @@ impl Switch {
 /// The faults of both simulated upstreams.
 #[derive(Clone, Debug)]
 pub struct Faults {
-    /// The exchange's.
+    /// The faults of the exchange.
     pub coinbase: Switch,
-    /// The Mastodon server's.
+    /// The faults of the Mastodon server.
     pub mastodon: Switch,
 }
 
@@ -149,7 +152,7 @@ impl Faults {
         self.mastodon.set(fault, on);
     }
 
-    /// Cuts every open connection to either upstream, once.
+    /// Drops every open connection to either upstream, once.
     pub fn drop_connections(&self) {
         self.coinbase.drop_connections();
         self.mastodon.drop_connections();

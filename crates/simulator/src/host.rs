@@ -1,4 +1,4 @@
-//! The parts that both simulated upstreams share: connections, and the routes that control them.
+//! The parts that both simulated upstreams have in common: connections, and the routes that control them.
 
 use std::{
     collections::VecDeque,
@@ -28,10 +28,10 @@ use super::{
     upgrade::Upgrade,
 };
 
-/// How many messages of clients are kept.
+/// The number of messages of clients that are kept.
 const RECORDED: usize = 1_000;
 
-/// The connections of one upstream and what controls them.
+/// The connections of one upstream, and their controls.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) switch: Switch,
@@ -61,7 +61,7 @@ impl Host {
         }
     }
 
-    /// Returns the mangler of the next connection; each has its own sequence of mishaps.
+    /// Returns the mangler of the next connection. Each has its own sequence of faults.
     pub(super) fn mangler(&self) -> Mangler {
         let nth = self.connections.fetch_add(1, Ordering::Relaxed);
         Mangler::new(self.seed.wrapping_add(nth))
@@ -81,13 +81,13 @@ impl Host {
         self.received.lock().iter().cloned().collect()
     }
 
-    /// Cuts every open connection; their subscriptions no longer count from now on.
+    /// Drops every open connection. Their subscriptions are no longer counted.
     pub(super) fn drop_connections(&self) {
         self.stats.forget_subscriptions();
         self.switch.drop_connections();
     }
 
-    /// Serves a client from the moment its handshake is through.
+    /// Serves a client after its handshake.
     pub(super) fn serve<C: Conversation + 'static>(
         self: Arc<Self>,
         upgrade: Upgrade,

@@ -1,8 +1,8 @@
 //! Simulated upstreams: a Coinbase exchange and a Mastodon server on loopback ports.
 //!
-//! They speak the real protocols. In [`Simulator`] they generate their data, the same for the same
-//! seed. [`ExchangeServer`] and [`MastodonServer`] send what a test or a benchmark tells them to.
-//! [`script`] has a server for tests that play the upstream themselves, message by message.
+//! They speak the real protocols. In [`Simulator`] they generate their data; the same seed generates
+//! the same data. A test or a benchmark controls what [`ExchangeServer`] and [`MastodonServer`] send.
+//! [`script`] has a server whose every response and message a test sends itself.
 
 pub use self::{
     exchange::ExchangeServer,
@@ -15,6 +15,7 @@ mod decimal;
 mod exchange;
 mod faults;
 mod host;
+mod loopback;
 mod mangler;
 mod market;
 mod mastodon;
@@ -25,6 +26,7 @@ mod simulator;
 mod stats;
 mod timeline;
 mod upgrade;
+mod wait;
 
 #[cfg(test)]
 mod tests;

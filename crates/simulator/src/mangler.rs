@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::faults::{Active, Fault};
 
-/// A message, and whether it may change places with others.
+/// A message, and whether it may be reordered.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
     message: Message,
@@ -24,7 +24,7 @@ impl Frame {
     }
 }
 
-/// Doubles, delays and interleaves one connection's messages.
+/// Duplicates and delays the messages of one connection, and inserts malformed ones.
 #[derive(Debug)]
 pub(super) struct Mangler {
     rng: StdRng,
@@ -36,12 +36,12 @@ impl Mangler {
         Self { rng: StdRng::seed_from_u64(seed), held: None }
     }
 
-    /// Returns how long a connection lasts while the fault `drop` is on.
+    /// Returns how long a connection stays open while the fault `drop` is on.
     pub(super) fn patience(&mut self) -> Duration {
         Duration::from_millis(self.rng.random_range(1_500..4_000))
     }
 
-    /// Appends a message to `out` with its faults. It may be late, but is never lost.
+    /// Appends a message to `out` with its faults. The message may be delayed, but is never lost.
     pub(super) fn pass(
         &mut self,
         frame: Frame,

@@ -1,4 +1,4 @@
-//! The market: a seeded generator of trades and books that knows nothing of sockets or clocks.
+//! The market: a seeded generator of trades and books, without sockets or clocks.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -14,11 +14,11 @@ pub(super) use self::{
 mod book;
 mod products;
 
-/// Trades kept for REST, per product.
+/// The number of trades that are kept for REST, per product.
 const HISTORY: usize = 100_000;
-/// Trades that every product has made before the simulation starts.
+/// The number of trades of every product before the simulation starts.
 const BACK_HISTORY: u16 = 300;
-/// How many resting orders one taker meets: entries of this table are equally likely.
+/// The number of resting orders that one taker fills. All entries of this table are equally likely.
 const SWEEPS: [usize; 20] = [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 5];
 /// The mean of [`SWEEPS`].
 const MEAN_SWEEP: f64 = 1.45;
@@ -42,9 +42,9 @@ pub(super) struct Trade {
 pub(super) struct Tick {
     /// Index of the market in [`Markets::all`].
     pub(super) market: usize,
-    /// Its trades, in order; they share the taker and the time.
+    /// The trades, in order. They have the same taker and the same time.
     pub(super) trades: Vec<Trade>,
-    /// How long until the next taker comes.
+    /// The time until the next taker.
     pub(super) wait: Duration,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Markets {
 }
 
 impl Markets {
-    /// Opens all markets with a past that ends at `now`; `rate` is the mean of trades a second.
+    /// Opens all markets with a history that ends at `now`. `rate` is the mean number of trades per second.
     pub(super) fn new(seed: u64, rate: f64, now: Timestamp) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut all: Vec<_> =
@@ -85,14 +85,14 @@ impl Markets {
         Self { all, rng, mean_wait: MEAN_SWEEP / rate }
     }
 
-    /// Opens all markets without a past and without orders.
+    /// Opens all markets without a history and without orders.
     pub(super) fn empty(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let open = |product| Market::open(product, 0, &mut rng);
         Self { all: PRODUCTS.iter().map(open).collect(), rng, mean_wait: f64::INFINITY }
     }
 
-    /// Makes one trade of the usual size at the opening price; the book is not involved.
+    /// Makes one trade of the usual size at the opening price. The book does not change.
     pub(super) fn record(&mut self, market: usize, now: Timestamp) -> Trade {
         let product = self.all[market].product;
         let taker_order = random_uuid(&mut self.rng);
@@ -101,7 +101,7 @@ impl Markets {
         trades[0]
     }
 
-    /// Lets one taker trade at `now`, somewhere.
+    /// Lets one taker trade at `now` on a random market.
     pub(super) fn tick(&mut self, now: Timestamp) -> Tick {
         let market = self.pick();
         let trades = self.all[market].trade(now, &mut self.rng);
@@ -150,7 +150,7 @@ impl Market {
         self.product.price
     }
 
-    /// Moves the price a little, then lets one taker sweep up to a handful of orders.
+    /// Moves the price slightly, and lets one taker fill up to five orders.
     fn trade(&mut self, now: Timestamp, rng: &mut StdRng) -> Vec<Trade> {
         let start = self.product.price;
         let reach = (start / 25_000).max(1);
@@ -177,16 +177,14 @@ impl Market {
         let mut trades = Vec::with_capacity(fills.len());
         for (price, size) in fills {
             self.sequence += rng.random_range(1..60);
-            let (id, maker_order) = (self.next_trade, random_uuid(rng));
-            let (maker, sequence) = (taker.opposite(), self.sequence);
             trades.push(Trade {
-                id,
-                maker_order,
+                id: self.next_trade,
+                maker_order: random_uuid(rng),
                 taker_order,
-                maker,
+                maker: taker.opposite(),
                 price,
                 size,
-                sequence,
+                sequence: self.sequence,
                 at: now,
             });
             self.next_trade += 1;
@@ -262,7 +260,8 @@ mod tests {
                     mirrors[market].insert((side, price), size);
                 }
                 let book = &markets.all[market].book;
-                let (bid, ask) = (book.best(Side::Buy).unwrap(), book.best(Side::Sell).unwrap());
+                let bid = book.best(Side::Buy).unwrap();
+                let ask = book.best(Side::Sell).unwrap();
                 assert!(bid.0 < ask.0, "{bid:?} {ask:?}");
             }
         }
@@ -279,7 +278,8 @@ mod tests {
     #[test]
     fn the_rate_is_the_mean_of_trades_a_second() {
         let mut markets = Markets::new(5, 1_000.0, Timestamp::UNIX_EPOCH);
-        let (mut trades, mut elapsed) = (0_u32, Duration::ZERO);
+        let mut trades = 0_u32;
+        let mut elapsed = Duration::ZERO;
         while elapsed < Duration::from_secs(20) {
             let tick = markets.tick(Timestamp::UNIX_EPOCH);
             trades += u32::try_from(tick.trades.len()).unwrap();

@@ -1,4 +1,4 @@
-//! A Mastodon server on a loopback port: streaming and REST side by side.
+//! A Mastodon server on a loopback port: the streaming API and the REST interface.
 
 mod instance;
 mod query;

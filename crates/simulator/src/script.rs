@@ -1,4 +1,4 @@
-//! A server whose every response and message a test decides.
+//! A server whose every response and message a test sends itself.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -18,12 +18,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::exchange::ExchangePeer;
-use self::wait::soon;
 pub use crate::upgrade::Io;
-use crate::{serve::serve, upgrade::Upgrade};
+use crate::{serve::serve, upgrade::Upgrade, wait::soon};
 
 mod exchange;
-mod wait;
 
 /// A server on a free loopback port.
 ///
@@ -76,14 +74,14 @@ impl ScriptedServer {
     ///
     /// # Panics
     ///
-    /// When none comes for too long.
+    /// When none arrives in time.
     pub async fn handshake(&self) -> Handshake {
         let handshake = async { self.handshakes.lock().await.recv().await };
         soon(handshake).await.expect("the server runs until the runtime ends")
     }
 }
 
-/// A WebSocket handshake that waits for its response.
+/// A WebSocket handshake without a response so far.
 pub struct Handshake {
     /// The headers of the request.
     pub headers: HeaderMap,
@@ -95,11 +93,11 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Accepts it.
+    /// Accepts the handshake.
     ///
     /// # Panics
     ///
-    /// When the client has gone away.
+    /// When the client has disconnected.
     pub async fn accept(self) -> WebSocketStream<Io> {
         self.respond.send(self.switching).expect("the client waits for a response");
         soon(self.upgrade.socket()).await.expect("the client completes the handshake")
@@ -109,7 +107,7 @@ impl Handshake {
     ///
     /// # Panics
     ///
-    /// When the client has gone away, or the status or a header is invalid.
+    /// When the client has disconnected, or the status or a header is invalid.
     pub fn reject(self, status: u16, headers: &[(&'static str, &str)]) {
         let mut response = StatusCode::from_u16(status).expect("a valid status").into_response();
         for (name, value) in headers {

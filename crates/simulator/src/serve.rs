@@ -6,10 +6,10 @@ use axum::Router;
 use tokio::{net::TcpListener, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long a client has to read the rest of a response after the shutdown.
+/// The longest time that a request may take after the shutdown.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Serves a router until shutdown; requests in progress then have a moment to finish.
+/// Serves a router until shutdown. Requests in progress then have a second to finish.
 pub(super) fn serve(
     listener: TcpListener,
     router: Router,
@@ -26,7 +26,7 @@ pub(super) fn serve(
     tasks.spawn(async move {
         tokio::select! {
             ended = server => if let Err(error) = ended {
-                tracing::error!(%error, "a simulated upstream ended");
+                tracing::error!(%error, "a simulated upstream failed");
             },
             () = too_late => {}
         }

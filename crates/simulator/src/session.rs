@@ -1,4 +1,4 @@
-//! One client's WebSocket connection to a simulated upstream, faults included.
+//! One client's WebSocket connection to a simulated upstream, with its faults.
 
 use std::{future, time::Duration};
 
@@ -22,46 +22,46 @@ use super::{
     upgrade::Io,
 };
 
-/// Events that may wait for a client; one that falls further behind is cut off.
+/// The most events that may be pending for a client. A client with more is disconnected.
 pub(super) const QUEUE: usize = 16_384;
-/// Messages put into the socket's buffer between two flushes.
+/// The most messages that are buffered between two flushes.
 const BATCH: usize = 256;
-/// How long a client that was too slow has to read that it was.
-const FAREWELL: Duration = Duration::from_secs(15);
+/// The time in which a slow client must read the error before it is disconnected.
+const SLOW_CLIENT_GRACE: Duration = Duration::from_secs(15);
 
 /// An upstream's side of one connection.
 pub(super) trait Conversation: Send {
     /// The events that the upstream broadcasts to all its connections.
     type Event: Clone + Send;
-    /// Broken messages of this upstream's kind.
+    /// Malformed messages of this upstream.
     const GARBAGE: &'static [&'static str];
     /// The last message to a client that reads too slowly.
     const TOO_SLOW: Option<&'static str>;
     /// The reason to close the connection when a client sends a binary message.
     const NO_BINARY: Option<&'static str>;
 
-    /// Returns the messages that the client gets before it has sent any.
+    /// Returns the messages that the client receives before it has sent any.
     fn greet(&mut self) -> Vec<String> {
         Vec::new()
     }
-    /// Returns the answers to a client's text message.
+    /// Returns the responses to a client's text message.
     fn receive(&mut self, text: &str) -> Vec<String>;
-    /// Returns the messages that this client gets for an event.
+    /// Returns the messages that this client receives for an event.
     fn deliver(&mut self, event: &Self::Event, faults: Active) -> Vec<Frame>;
-    /// Returns whether the client has sent what it must send in time.
+    /// Returns whether the client has sent the request that it must send in time.
     fn is_settled(&self) -> bool;
 }
 
-/// When a session acts by itself.
+/// The time limits and intervals of a session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Timing {
-    /// How long a client has until [`Conversation::is_settled`].
+    /// The time in which [`Conversation::is_settled`] must become true.
     pub(super) settle_within: Option<Duration>,
-    /// How often to ping; a client that has not answered the last one is cut off.
+    /// The interval between pings. A client that has not responded to the last ping is disconnected.
     pub(super) ping_every: Option<Duration>,
 }
 
-/// A connection and everything it needs.
+/// A connection with its state.
 pub(super) struct Session<'a, C: Conversation> {
     pub(super) socket: WebSocketStream<Io>,
     pub(super) conversation: C,
@@ -73,15 +73,15 @@ pub(super) struct Session<'a, C: Conversation> {
     pub(super) shutdown: CancellationToken,
 }
 
-/// Why a session ends early; only a slow client is notified.
+/// Why a session ends early. Only a slow client is notified.
 #[derive(Debug, thiserror::Error)]
 enum SessionEnd {
     #[error("the socket failed")]
     Socket(#[from] Error),
     #[error("the client reads too slowly")]
     Slow,
-    #[error("the connection is cut")]
-    Cut,
+    #[error("the connection was dropped")]
+    Dropped,
 }
 
 impl<C: Conversation> Session<'_, C> {
@@ -94,12 +94,12 @@ impl<C: Conversation> Session<'_, C> {
             Stats::add(&self.stats.slow_consumers, 1);
             if let Some(text) = C::TOO_SLOW {
                 let socket = &mut self.socket;
-                let farewell = async {
+                let notify = async {
                     socket.send(Message::text(text)).await?;
                     socket.close(None).await
                 };
-                let farewell = time::timeout(FAREWELL, farewell);
-                self.shutdown.run_until_cancelled(farewell).await;
+                let notify = time::timeout(SLOW_CLIENT_GRACE, notify);
+                self.shutdown.run_until_cancelled(notify).await;
             }
         }
         Stats::add(&self.stats.closed, 1);
@@ -125,23 +125,23 @@ impl<C: Conversation> Session<'_, C> {
             let silent = is_silenced || active.has(Fault::Silent);
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return Err(SessionEnd::Cut),
-                _ = self.signals.drops.changed() => return Err(SessionEnd::Cut),
+                () = self.shutdown.cancelled() => return Err(SessionEnd::Dropped),
+                _ = self.signals.drops.changed() => return Err(SessionEnd::Dropped),
                 _ = self.signals.silences.changed() => is_silenced = true,
-                () = at(cut_at) => return Err(SessionEnd::Cut),
+                () = at(cut_at) => return Err(SessionEnd::Dropped),
                 _ = self.signals.active.changed() => {}
                 event = self.events.recv() => match event {
-                    Err(RecvError::Closed) => return Err(SessionEnd::Cut),
+                    Err(RecvError::Closed) => return Err(SessionEnd::Dropped),
                     Err(RecvError::Lagged(_)) if !silent => return Err(SessionEnd::Slow),
                     Ok(event) if !silent => self.forward(event, active).await?,
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                 },
-                // A socket that is not read does not answer pings either.
+                // A socket that is not read does not respond to pings either.
                 message = self.socket.next(), if !silent => match message.transpose()? {
                     None => return Ok(()),
                     Some(Message::Text(text)) => {
-                        let answers = self.conversation.receive(&text);
-                        self.write(answers.into_iter().map(Message::text).collect()).await?;
+                        let responses = self.conversation.receive(&text);
+                        self.write(responses.into_iter().map(Message::text).collect()).await?;
                     }
                     Some(Message::Binary(_)) => {
                         if let Some(reason) = C::NO_BINARY {
@@ -156,7 +156,7 @@ impl<C: Conversation> Session<'_, C> {
                 }
                 () = at(ping_at), if !silent => {
                     if !answered {
-                        return Err(SessionEnd::Cut);
+                        return Err(SessionEnd::Dropped);
                     }
                     answered = false;
                     ping_at = next_ping();
@@ -171,7 +171,7 @@ impl<C: Conversation> Session<'_, C> {
         let mut messages = Vec::new();
         let mut next = Some(first);
         while let Some(event) = next {
-            // An event after a signal is not for this connection.
+            // After a signal, this connection receives no more events.
             if self.signals.is_interrupted() {
                 break;
             }
@@ -183,7 +183,7 @@ impl<C: Conversation> Session<'_, C> {
         self.write(messages).await
     }
 
-    /// Writes messages, but cuts off a client for which too many events become pending meanwhile.
+    /// Writes messages. Disconnects the client if too many events become pending meanwhile.
     async fn write(&mut self, messages: Vec<Message>) -> Result<(), SessionEnd> {
         if messages.is_empty() {
             return Ok(());
@@ -202,8 +202,8 @@ impl<C: Conversation> Session<'_, C> {
             tokio::select! {
                 biased;
                 written = &mut write => return Ok(written?),
-                () = self.shutdown.cancelled() => return Err(SessionEnd::Cut),
-                _ = drops.changed() => return Err(SessionEnd::Cut),
+                () = self.shutdown.cancelled() => return Err(SessionEnd::Dropped),
+                _ = drops.changed() => return Err(SessionEnd::Dropped),
                 () = time::sleep(Duration::from_millis(50)) => {}
             }
             if self.events.len() >= QUEUE {
@@ -218,7 +218,7 @@ impl<C: Conversation> Session<'_, C> {
     }
 }
 
-/// Waits for an instant; without one, it never returns.
+/// Waits until an instant, or forever without one.
 pub(super) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => time::sleep_until(instant).await,

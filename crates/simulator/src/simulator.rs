@@ -18,39 +18,39 @@ use crate::{
     session::Timing,
 };
 
-/// How the simulators behave.
+/// The settings of the simulators.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Seed of everything that is generated: prices, trades, posts, and where faults strike.
+    /// Generate prices, trades, posts and faults from this seed.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Mean number of trades a second over all products. Books and tickers follow. There are a
-    /// tenth as many posts, edits and deletes, but at least one in five seconds.
+    /// Make this many trades per second on average, over all products. The number of posts, edits and
+    /// deletes is a tenth of that, but at least one every five seconds.
     #[arg(long, default_value_t = 20.0, value_parser = parse_rate)]
     pub rate: f64,
-    /// Listen address of the exchange; port 0 takes any free port.
+    /// Serve the exchange on this address. Port 0 takes a free port.
     #[arg(long, default_value = "127.0.0.1:4801")]
     pub coinbase_listen: SocketAddr,
-    /// Listen address of the Mastodon server; port 0 takes any free port.
+    /// Serve Mastodon on this address. Port 0 takes a free port.
     #[arg(long, default_value = "127.0.0.1:4802")]
     pub mastodon_listen: SocketAddr,
-    /// Faults that are on from the start, as a comma list; `PUT` and `DELETE` of
-    /// `/_simulator/faults/{name}` on either port switch them later.
+    /// Start with these faults, separated by commas. `PUT` and `DELETE` of `/_simulator/faults/{name}`
+    /// on either port switch a fault on and off later.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub faults: Vec<Fault>,
-    /// The token that the Mastodon server accepts.
+    /// Accept this token on the Mastodon server.
     #[arg(long, default_value = "simulated-token")]
     pub mastodon_token: String,
-    /// How long the exchange waits for a client's first subscription.
+    /// Close a connection to the exchange that has not subscribed within this time.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub subscribe_within: Duration,
-    /// How often the Mastodon server pings its streaming clients.
+    /// Ping the streaming clients of the Mastodon server at this interval.
     #[arg(long, default_value = "30s", value_parser = parse_duration)]
     pub ping_every: Duration,
 }
 
 impl Default for Options {
-    /// The defaults of the command line, but on ports that are free.
+    /// Returns the defaults of the command line, but with free ports.
     fn default() -> Self {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -71,7 +71,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     if (0.01..=100_000.0).contains(&rate) {
         Ok(rate)
     } else {
-        Err("not between 0.01 and 100000".to_owned())
+        Err("it must be between 0.01 and 100000".to_owned())
     }
 }
 
@@ -81,10 +81,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours());
     duration
         .and_then(Duration::try_from)
-        .map_err(|error| format!("not a duration that a program can wait for: {error}"))
+        .map_err(|error| format!("it is not a valid duration: {error}"))
 }
 
-/// Both simulators, running; they stop when this is dropped.
+/// Both simulators. They stop when this is dropped.
 #[derive(Debug)]
 pub struct Simulator {
     coinbase: SocketAddr,
@@ -95,7 +95,7 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// Binds and starts both servers; they stop when `shutdown` is cancelled.
+    /// Starts both servers. They run until `shutdown` is cancelled.
     ///
     /// # Errors
     ///
@@ -157,12 +157,12 @@ impl Simulator {
         format!("http://{}", self.mastodon)
     }
 
-    /// Returns the faults, to be switched at any time.
+    /// Returns the faults. They can be switched at any time.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// Waits until the servers have stopped, after the token given at the start is cancelled.
+    /// Waits until the servers have stopped because their shutdown token was cancelled.
     pub async fn stopped(self) {
         self.tasks.wait().await;
     }
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_parsed_in_the_usual_spellings() {
+    fn parses_durations() {
         let cases = [
             ("30s", Some(Duration::from_secs(30))),
             ("500ms", Some(Duration::from_millis(500))),

@@ -21,7 +21,7 @@ pub(super) struct Stats {
 
 #[derive(Debug, Default)]
 struct Subscriptions {
-    /// Counts how often all connections were cut.
+    /// How often all connections were dropped.
     generation: u64,
     counts: BTreeMap<String, u64>,
 }
@@ -36,7 +36,7 @@ impl Stats {
         self.subscriptions.lock().generation
     }
 
-    /// Begins a new generation: subscriptions of earlier connections no longer count.
+    /// Begins a new generation. The subscriptions of earlier connections are no longer counted.
     pub(super) fn forget_subscriptions(&self) {
         let mut subscriptions = self.subscriptions.lock();
         subscriptions.generation += 1;
@@ -51,7 +51,7 @@ impl Stats {
         }
     }
 
-    /// Takes back one [`Stats::subscribed`].
+    /// Reverts one [`Stats::subscribed`].
     pub(super) fn unsubscribed(&self, generation: u64, name: &str) {
         let mut subscriptions = self.subscriptions.lock();
         if subscriptions.generation != generation {

@@ -1,4 +1,4 @@
-//! Both simulators from outside: only WebSocket and HTTP.
+//! Tests of both simulators over WebSocket and HTTP.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ mod script;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Nothing on loopback takes this long.
+/// The time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(clap::Parser)]
@@ -30,7 +30,7 @@ struct CommandLine {
 }
 
 #[test]
-fn the_command_line_is_sound() {
+fn the_command_line_is_consistent() {
     use clap::{CommandFactory, Parser};
     CommandLine::command().debug_assert();
     let given = ["simulate", "--rate", "500", "--faults", "drop,skip-trades"];
@@ -66,7 +66,7 @@ async fn send(socket: &mut Socket, text: &str) {
     socket.send(Message::text(text)).await.unwrap();
 }
 
-/// Returns the next message, but for pings and pongs.
+/// Returns the next message, except pings and pongs.
 async fn receive(socket: &mut Socket) -> Message {
     loop {
         match time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap() {
@@ -80,7 +80,7 @@ async fn receive_json(socket: &mut Socket) -> Value {
     serde_json::from_str(receive(socket).await.to_text().unwrap()).unwrap()
 }
 
-/// Returns messages until `enough` says so; what is not JSON is `null`.
+/// Returns messages until `enough` returns true. A message that is not JSON is `null`.
 async fn receive_until(socket: &mut Socket, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let mut values = Vec::new();
     while !enough(&values) {
@@ -90,7 +90,7 @@ async fn receive_until(socket: &mut Socket, enough: impl Fn(&[Value]) -> bool) -
     values
 }
 
-/// Reads to the end of a connection; returns its last text message if the end was orderly.
+/// Reads until a connection ends. Returns its last text message if the end was a close frame.
 async fn ended(socket: &mut Socket) -> Option<String> {
     let mut last = String::new();
     loop {

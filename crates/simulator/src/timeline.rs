@@ -1,4 +1,4 @@
-//! The public life of a Mastodon server: a seeded generator of posts, edits and deletes.
+//! The timeline of a Mastodon server: a seeded generator of posts, edits and deletes.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,20 +18,20 @@ mod phrases;
 
 pub(super) use self::accounts::DOMAIN;
 
-/// Posts kept for REST.
+/// The number of posts that are kept for REST.
 const HISTORY: usize = 10_000;
-/// Posts that are young enough to be edited, deleted or answered.
+/// The number of recent posts, which can be edited, deleted and replied to.
 const RECENT: usize = 60;
-/// Posts made before the simulation starts.
+/// The number of posts before the simulation starts.
 const BACK_HISTORY: u16 = 150;
 
-/// A post as it stands.
+/// A post in its current version.
 #[derive(Debug, PartialEq)]
 pub(super) struct Toot {
     pub(super) id: u64,
     pub(super) local: bool,
     pub(super) media: bool,
-    /// Whether public timelines show it. Replies to other people are on hashtag timelines only.
+    /// Whether public timelines contain the post. Replies to other accounts are on hashtag timelines only.
     pub(super) listed: bool,
     pub(super) tags: Vec<String>,
     /// The status, as JSON text.
@@ -41,7 +41,7 @@ pub(super) struct Toot {
     json: Value,
 }
 
-/// Something that happened on the server.
+/// A change of a post.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Change {
     Posted(Arc<Toot>),
@@ -62,7 +62,8 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    /// Opens the server with a past that ends at `now`; `rate` is the mean of changes a second.
+    /// Creates a timeline with a history that ends at `now`. `rate` is the mean number of changes per
+    /// second.
     pub(super) fn new(seed: u64, rate: f64, now: Timestamp) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let accounts = accounts::everyone(&mut rng, now - Duration::from_hours(90 * 24));
@@ -80,7 +81,7 @@ impl Timeline {
         timeline
     }
 
-    /// Opens a server without accounts and posts.
+    /// Creates a timeline without accounts and posts.
     pub(super) fn empty() -> Self {
         Self {
             posts: BTreeMap::new(),
@@ -92,18 +93,23 @@ impl Timeline {
         }
     }
 
-    /// Returns the id of the next post of a script.
+    /// Returns the id of the next post of a test.
     pub(super) fn next_id(&mut self, now: Timestamp) -> u64 {
         self.made += 1;
         snowflake(now, self.made)
     }
 
-    /// Puts the post of a script in the timeline, in place of its earlier version.
+    /// Adds the post of a test, or replaces its earlier version.
     pub(super) fn put(&mut self, json: Value) -> Arc<Toot> {
         let id = id_of(&json);
         let media = json["media_attachments"].as_array().is_some_and(|media| !media.is_empty());
-        let tags = json["tags"].as_array().into_iter().flatten();
-        let tags = tags.filter_map(|tag| tag["name"].as_str()).map(str::to_lowercase).collect();
+        let tags = json["tags"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|tag| tag["name"].as_str())
+            .map(str::to_lowercase)
+            .collect();
         let text = json.to_string();
         let post =
             Toot { id, local: true, media, listed: true, tags, text, author: 0, edits: 0, json };
@@ -112,12 +118,12 @@ impl Timeline {
         post
     }
 
-    /// Removes the post of a script.
+    /// Removes the post of a test.
     pub(super) fn remove(&mut self, json: &Value) -> Option<Arc<Toot>> {
         self.posts.remove(&id_of(json))
     }
 
-    /// Lets one thing happen at `now`; returns it, and how long until the next.
+    /// Makes one change at `now`. Returns the change, and the time until the next one.
     pub(super) fn tick(&mut self, now: Timestamp) -> (Change, Duration) {
         let change = match self.rng.random_range(0..100) {
             0..5 if !self.recent.is_empty() => self.edit(now),
@@ -137,15 +143,15 @@ impl Timeline {
             }
             _ => None,
         };
-        // Now and then a remote post arrives long after it was written.
-        let late = !account.local && self.rng.random_ratio(1, 20);
-        let late = if late { self.rng.random_range(5..3_000) } else { 0 };
-        let created = now - Duration::from_secs(late);
+        // Some remote posts arrive long after they were written.
+        let is_late = !account.local && self.rng.random_ratio(1, 20);
+        let delay_secs = if is_late { self.rng.random_range(5..3_000) } else { 0 };
+        let created = now - Duration::from_secs(delay_secs);
         self.made += 1;
         let id = snowflake(created, self.made);
 
-        let answered = parent.as_ref().map(|parent| &self.accounts[parent.author]);
-        let content = Content::write(account, answered, created, &mut self.rng);
+        let replied_to = parent.as_ref().map(|parent| &self.accounts[parent.author]);
+        let content = Content::write(account, replied_to, created, &mut self.rng);
         let tags: Vec<_> = content
             .tags
             .iter()
@@ -156,7 +162,7 @@ impl Timeline {
             "id": id.to_string(),
             "created_at": format!("{created:.3}"),
             "in_reply_to_id": parent.as_ref().map(|parent| parent.id.to_string()),
-            "in_reply_to_account_id": answered.map(|answered| &answered.json["id"]),
+            "in_reply_to_account_id": replied_to.map(|account| &account.json["id"]),
             "sensitive": !content.spoiler.is_empty(),
             "spoiler_text": content.spoiler,
             "visibility": content.visibility,
@@ -212,7 +218,7 @@ impl Timeline {
         let old = &self.recent[nth];
         let mut json = old.json.clone();
         if json["poll"].is_object() && self.rng.random_bool(0.5) {
-            // Votes came in: an update of the post that is no edit.
+            // New votes update the post, but do not count as an edit.
             let option = &mut json["poll"]["options"][0]["votes_count"];
             *option = (option.as_u64().unwrap_or(0) + 1).into();
             let votes = json["poll"]["votes_count"].as_u64().unwrap_or(0) + 1;
@@ -223,7 +229,8 @@ impl Timeline {
             json["content"] = Content::corrected(html, old.edits + 1).into();
             json["edited_at"] = format!("{now:.3}").into();
         }
-        let (text, tags) = (json.to_string(), old.tags.clone());
+        let text = json.to_string();
+        let tags = old.tags.clone();
         let post = Arc::new(Toot { text, tags, json, edits: old.edits + 1, ..**old });
         self.recent[nth] = Arc::clone(&post);
         if let Some(kept) = self.posts.get_mut(&post.id) {
@@ -242,11 +249,13 @@ impl Timeline {
 }
 
 fn id_of(json: &Value) -> u64 {
-    let id = json["id"].as_str().and_then(|id| id.parse().ok());
-    id.expect("the id of a status is a number as text")
+    json["id"]
+        .as_str()
+        .and_then(|id| id.parse().ok())
+        .expect("the id of a status is text with a number")
 }
 
-/// Returns an id that sorts by time of writing: milliseconds, then a count.
+/// Returns an id that sorts by the time of creation: milliseconds, and then a count.
 fn snowflake(created: Timestamp, nth: u64) -> u64 {
     let millis = u64::try_from(created.as_millisecond()).unwrap_or(0);
     (millis << 16) | (nth & 0xffff)
@@ -289,16 +298,18 @@ mod tests {
     }
 
     #[test]
-    fn there_is_something_of_everything() {
+    fn every_kind_of_post_occurs() {
         let (_, changes) = run(1, 6_000);
-        let (mut languages, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        let mut languages = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for change in &changes {
             let (kind, post) = match change {
                 Change::Posted(post) => ("post", post),
                 Change::Edited(post) => ("edit", post),
                 Change::Deleted(post) => ("delete", post),
             };
-            let (json, html) = (&post.json, post.json["content"].as_str().unwrap_or_default());
+            let json = &post.json;
+            let html = post.json["content"].as_str().unwrap_or_default();
             let account = &json["account"];
             let cases = [
                 (kind, true),
@@ -326,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn edits_and_deletes_are_of_posts_that_were_made() {
+    fn only_existing_posts_are_edited_and_deleted() {
         let (timeline, changes) = run(2, 3_000);
         let mut gone = BTreeSet::new();
         for change in changes {

@@ -1,4 +1,4 @@
-//! The server's half of the WebSocket handshake, on a port that also serves REST.
+//! The server's side of the WebSocket handshake, on a port that also serves REST.
 
 use axum::{
     body::Body,
@@ -15,14 +15,14 @@ use tokio_tungstenite::tungstenite::{
 /// The stream below a WebSocket after the handshake.
 pub type Io = TokioIo<Upgraded>;
 
-/// Longest message that a client may send.
+/// The size of the largest message that a client may send.
 const LARGEST_MESSAGE: usize = 1 << 20;
 
-/// A handshake whose response the HTTP server has yet to send.
+/// A handshake whose response the HTTP server has not sent yet.
 pub(super) struct Upgrade(OnUpgrade);
 
 impl Upgrade {
-    /// Returns the response to an upgrade request and the upgrade, or nothing for another request.
+    /// Returns the upgrade and the response to an upgrade request, or `None` for other requests.
     pub(super) fn accept(request: &mut Request<Body>) -> Option<(Self, Response<Body>)> {
         let headers = request.headers();
         let is_upgrade = headers
@@ -32,16 +32,16 @@ impl Upgrade {
         let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()?;
         let upgrade = request.extensions_mut().remove::<OnUpgrade>()?;
 
-        let mut answer = Response::new(Body::empty());
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers: &mut HeaderMap = answer.headers_mut();
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers: &mut HeaderMap = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        Some((Self(upgrade), answer))
+        Some((Self(upgrade), response))
     }
 
-    /// Returns the socket once the answer is out.
+    /// Returns the socket once the response is sent.
     pub(super) async fn socket(self) -> Result<WebSocketStream<Io>, hyper::Error> {
         let io = TokioIo::new(self.0.await?);
         let config = WebSocketConfig::default().max_message_size(Some(LARGEST_MESSAGE));

@@ -1,6 +1,6 @@
-//! Frames a client sends, decoded from whatever pieces the network delivers (RFC 6455 section 5).
+//! The frames of clients, decoded from pieces of any size (RFC 6455 section 5).
 //!
-//! A decoder between two messages owns no heap memory, which is what an idle connection costs.
+//! Between two messages a decoder owns no heap memory, so an idle connection needs little memory.
 
 use std::mem;
 
@@ -13,17 +13,17 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 
-/// Something a client said.
+/// A message or a control frame of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Incoming {
+pub(crate) enum ClientMessage {
     Text(String),
     Ping(Vec<u8>),
     Pong,
-    /// A close frame with its code and reason, if it has a code.
+    /// A close frame, with its status code and reason if it has a code.
     Close(Option<(u16, String)>),
 }
 
-/// Something a client must not say. It ends the connection.
+/// A violation of the protocol or of a limit. It closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
     #[error("{0}")]
@@ -39,7 +39,7 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
-    /// The close code the client gets.
+    /// Returns the status code with which the connection is closed.
     pub(crate) fn code(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
@@ -56,7 +56,7 @@ pub(crate) struct Decoder {
     header: [u8; 14],
     header_filled: u8,
     frame: Option<Frame>,
-    /// The text message that is arriving, across its frames.
+    /// The text of the message that is being received, from all of its frames so far.
     message: Vec<u8>,
     in_message: bool,
     control: Vec<u8>,
@@ -72,12 +72,12 @@ struct Frame {
 }
 
 impl Decoder {
-    /// Takes bytes off the front of `input` until something is complete or nothing is left.
+    /// Consumes bytes from the front of `input` until a message is complete or no bytes are left.
     pub(crate) fn decode(
         &mut self,
         input: &mut &[u8],
         limits: &GatewayLimits,
-    ) -> Result<Option<Incoming>, Violation> {
+    ) -> Result<Option<ClientMessage>, Violation> {
         loop {
             let Some(frame) = &mut self.frame else {
                 let Some(frame) = self.read_header(input)? else { return Ok(None) };
@@ -94,8 +94,8 @@ impl Decoder {
             }
             let frame = *frame;
             self.frame = None;
-            if let Some(incoming) = self.complete(frame)? {
-                return Ok(Some(incoming));
+            if let Some(message) = self.complete(frame)? {
+                return Ok(Some(message));
             }
         }
     }
@@ -114,7 +114,7 @@ impl Decoder {
         }
     }
 
-    /// Judges a frame by its header, before any of its payload is kept.
+    /// Checks a frame by its header, before any of its payload is stored.
     fn begin(&mut self, frame: Frame, limits: &GatewayLimits) -> Result<(), Violation> {
         match frame.opcode {
             CLOSE | PING | PONG if !frame.is_final => {
@@ -144,21 +144,20 @@ impl Decoder {
         Ok(())
     }
 
-    fn complete(&mut self, frame: Frame) -> Result<Option<Incoming>, Violation> {
+    fn complete(&mut self, frame: Frame) -> Result<Option<ClientMessage>, Violation> {
         match frame.opcode {
-            CLOSE => {
-                parse_close(&mem::take(&mut self.control)).map(|frame| Some(Incoming::Close(frame)))
-            }
-            PING => Ok(Some(Incoming::Ping(mem::take(&mut self.control)))),
+            CLOSE => parse_close(&mem::take(&mut self.control))
+                .map(|frame| Some(ClientMessage::Close(frame))),
+            PING => Ok(Some(ClientMessage::Ping(mem::take(&mut self.control)))),
             PONG => {
                 self.control = Vec::new();
-                Ok(Some(Incoming::Pong))
+                Ok(Some(ClientMessage::Pong))
             }
             _ if !frame.is_final => Ok(None),
             _ => {
                 self.in_message = false;
                 String::from_utf8(mem::take(&mut self.message))
-                    .map(|text| Some(Incoming::Text(text)))
+                    .map(|text| Some(ClientMessage::Text(text)))
                     .map_err(|_| Violation::NotUtf8)
             }
         }
@@ -181,7 +180,7 @@ impl Frame {
     }
 }
 
-/// The length of a header whose second byte is `second`.
+/// Returns the length of a header whose second byte is `second`.
 fn header_len(second: u8) -> usize {
     let length_bytes = match second & 0x7F {
         126 => 2,

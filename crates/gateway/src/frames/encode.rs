@@ -1,4 +1,4 @@
-//! Frames the gateway sends (RFC 6455 section 5.2): unmasked, a long message in several.
+//! The gateway's frames (RFC 6455 section 5.2). They are not masked, and a long message has several.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -26,12 +26,12 @@ pub(crate) fn text(payload: &[u8], frame_bytes: usize) -> Bytes {
     out.freeze()
 }
 
-/// Returns the answer to a ping.
+/// Returns the response to a ping.
 pub(crate) fn pong(payload: &[u8]) -> Bytes {
     control(PONG, payload)
 }
 
-/// Returns a close frame; without a code it is empty.
+/// Returns a close frame. Without a code, the frame is empty.
 pub(crate) fn close(code: Option<u16>, reason: &str) -> Bytes {
     let Some(code) = code else { return control(CLOSE, &[]) };
     let mut payload = code.to_be_bytes().to_vec();

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    authorizer::{self, Denied},
+    authorizer::{self, AuthorizationError},
     clock,
     functions::FunctionError,
-    http_api::routes::Matched,
+    http_api::routes::RouteMatch,
     http_server::request::{Fields, HttpRequest},
     http_server::response::{self, HttpResponse},
     ids,
@@ -124,12 +124,12 @@ pub(crate) async fn handle(
     let call = Call::new(state, request, matched);
     let context = match call.authorize().await {
         Ok(context) => context,
-        Err(denied) => return response::error(denied.status()),
+        Err(error) => return response::error(error.status()),
     };
     let limit = state.sockets.limits().integration;
     let event = call.event(context.as_ref(), body);
     let mut response = match invoke(&*state.functions, &route.function, event, limit).await {
-        Ok(answer) => to_response(&answer).unwrap_or_else(response::failed),
+        Ok(response) => to_response(&response).unwrap_or_else(response::failed),
         Err(InvocationError::Function(FunctionError::Handled { .. })) => response::failed(),
         Err(InvocationError::TimedOut | InvocationError::Function(_)) => {
             response::error(StatusCode::SERVICE_UNAVAILABLE)
@@ -141,11 +141,11 @@ pub(crate) async fn handle(
     response
 }
 
-/// One request on its way to the function.
+/// A request for which a function is invoked.
 struct Call<'a> {
     state: &'a GatewayState,
     request: &'a HttpRequest,
-    matched: Matched<'a>,
+    matched: RouteMatch<'a>,
     request_id: String,
     headers: Fields,
     query: Fields,
@@ -153,7 +153,7 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(state: &'a GatewayState, request: &'a HttpRequest, matched: Matched<'a>) -> Self {
+    fn new(state: &'a GatewayState, request: &'a HttpRequest, matched: RouteMatch<'a>) -> Self {
         let mut headers = Fields::default();
         for (name, value) in &request.headers {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -169,9 +169,16 @@ impl<'a> Call<'a> {
         headers.push("x-forwarded-for".to_owned(), request.forwarded_for());
         headers.push("x-forwarded-port".to_owned(), request.local_port.to_string());
         headers.push("x-forwarded-proto".to_owned(), "http".to_owned());
-        let cookies = request.headers.get_all(header::COOKIE).iter();
-        let cookies = cookies.filter_map(|value| value.to_str().ok());
-        let cookies = cookies.flat_map(|value| value.split(';')).map(|one| one.trim().to_owned());
+        let cookies = request
+            .headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(';'))
+            .map(str::trim)
+            .filter(|cookie| !cookie.is_empty())
+            .map(str::to_owned)
+            .collect();
         Self {
             state,
             request,
@@ -179,22 +186,22 @@ impl<'a> Call<'a> {
             request_id: ids::request(request.received_at),
             headers,
             query: request.query_fields(),
-            cookies: cookies.filter(|one| !one.is_empty()).collect(),
+            cookies,
         }
     }
 
     /// Invokes the authorizer, if there is one, and returns its context.
-    async fn authorize(&self) -> Result<Option<Map<String, Value>>, Denied> {
+    async fn authorize(&self) -> Result<Option<Map<String, Value>>, AuthorizationError> {
         let Some(authorizer) = &self.matched.route.authorizer else { return Ok(None) };
         let identity = authorizer::identity(&authorizer.identity_sources, self.request);
-        let identity_source = identity.ok_or(Denied::Unauthorized)?;
+        let identity_source = identity.ok_or(AuthorizationError::Unauthorized)?;
         let HttpRequest { method, path, .. } = self.request;
         let route_arn = self.state.config.api.http_arn(method.as_str(), path);
         let part = AuthorizerPart { r#type: "REQUEST", route_arn: &route_arn, identity_source };
         let event = self.to_event(Some(part), None, None);
         let limit = self.state.sockets.limits().authorizer;
-        let answer = invoke(&*self.state.functions, &authorizer.function, event, limit).await?;
-        Ok(Some(authorizer::judge_http(&answer, &route_arn)?.context))
+        let response = invoke(&*self.state.functions, &authorizer.function, event, limit).await?;
+        Ok(Some(authorizer::evaluate_http(&response, &route_arn)?.values))
     }
 
     fn event(&self, context: Option<&Map<String, Value>>, body: Bytes) -> Bytes {
@@ -267,29 +274,33 @@ fn is_text(content_type: Option<&str>) -> bool {
 }
 
 /// Converts a function's response to an HTTP response. Returns `None` if it is malformed.
-fn to_response(answer: &[u8]) -> Option<HttpResponse> {
-    let answer: Value = serde_json::from_slice(answer).ok()?;
-    if answer.get("statusCode").is_none() {
+fn to_response(json: &[u8]) -> Option<HttpResponse> {
+    let response: Value = serde_json::from_slice(json).ok()?;
+    if response.get("statusCode").is_none() {
         // A value that is not a response object is the body of a response.
-        let body = match answer {
+        let body = match response {
             Value::String(text) => text,
             other => other.to_string(),
         };
         return Some(response::json(StatusCode::OK, body));
     }
-    let answer: FunctionResponse = serde_json::from_value(answer).ok()?;
-    let body = answer.body.unwrap_or_default();
-    let body = if answer.is_base64_encoded == Some(true) {
+    let function: FunctionResponse = serde_json::from_value(response).ok()?;
+    let body = function.body.unwrap_or_default();
+    let body = if function.is_base64_encoded == Some(true) {
         STANDARD.decode(body).ok()?
     } else {
         body.into_bytes()
     };
-    let status = StatusCode::from_u16(answer.status_code).ok();
-    let mut response = response::plain(status.filter(|status| status.as_u16() >= 200)?, body);
+    let status =
+        StatusCode::from_u16(function.status_code).ok().filter(|status| status.as_u16() >= 200)?;
+    let mut response = response::plain(status, body);
     let headers = response.headers_mut();
-    let multi = answer.multi_value_headers.unwrap_or_default().into_iter();
-    let multi = multi.flat_map(|(name, values)| values.into_iter().map(move |v| (name.clone(), v)));
-    for (name, value) in answer.headers.unwrap_or_default().into_iter().chain(multi) {
+    let multi = function
+        .multi_value_headers
+        .unwrap_or_default()
+        .into_iter()
+        .flat_map(|(name, values)| values.into_iter().map(move |value| (name.clone(), value)));
+    for (name, value) in function.headers.unwrap_or_default().into_iter().chain(multi) {
         let name = HeaderName::try_from(name).ok()?;
         let value = match value {
             Value::String(text) => text,
@@ -301,11 +312,10 @@ fn to_response(answer: &[u8]) -> Option<HttpResponse> {
             headers.append(name, HeaderValue::try_from(value).ok()?);
         }
     }
-    for cookie in answer.cookies.into_iter().flatten() {
+    for cookie in function.cookies.into_iter().flatten() {
         headers.append(header::SET_COOKIE, HeaderValue::try_from(cookie).ok()?);
     }
     if !headers.contains_key(header::CONTENT_TYPE) {
-        // API Gateway's own default.
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     }
     Some(response)
@@ -318,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_become_responses() {
+    fn converts_function_responses() {
         let full = json!({
             "statusCode": 201,
             "headers": {"Content-Type": "text/html", "X-Number": 7, "content-length": "9"},
@@ -337,11 +347,11 @@ mod tests {
         assert_eq!(header("x-number"), ["7"]);
         assert_eq!(header("vary"), ["a", "b"]);
         assert_eq!(header("set-cookie"), ["a=1", "b=2"]);
-        assert_eq!(header("content-length"), [""; 0], "hyper counts");
+        assert_eq!(header("content-length"), [""; 0], "hyper sets it");
     }
 
     #[test]
-    fn malformed_answers_are_no_response() {
+    fn malformed_responses_are_rejected() {
         let cases = [
             "",
             "{",
@@ -351,22 +361,22 @@ mod tests {
             r#"{"statusCode":200,"body":"?","isBase64Encoded":true}"#,
             r#"{"statusCode":200,"headers":{"a b":"c"}}"#,
         ];
-        for answer in cases {
-            assert!(to_response(answer.as_bytes()).is_none(), "case: {answer}");
+        for json in cases {
+            assert!(to_response(json.as_bytes()).is_none(), "case: {json}");
         }
     }
 
     #[test]
-    fn plain_json_is_a_body() {
-        for answer in [r#"{"a":1}"#, "[1]", "7"] {
-            let response = to_response(answer.as_bytes()).expect("a response");
-            assert_eq!(response.status(), StatusCode::OK, "case: {answer}");
-            assert_eq!(response.headers()["content-type"], "application/json", "case: {answer}");
+    fn json_without_a_status_is_the_body() {
+        for json in [r#"{"a":1}"#, "[1]", "7"] {
+            let response = to_response(json.as_bytes()).expect("a response");
+            assert_eq!(response.status(), StatusCode::OK, "case: {json}");
+            assert_eq!(response.headers()["content-type"], "application/json", "case: {json}");
         }
     }
 
     #[test]
-    fn knows_text_from_binary() {
+    fn the_content_type_decides_whether_a_body_is_text() {
         let cases = [
             (None, true),
             (Some("text/plain"), true),

@@ -28,16 +28,16 @@ pub struct HttpRoute {
 pub struct RouteKey {
     text: String,
     method: Option<Method>,
-    /// None is `$default`.
+    /// `None` for `$default`.
     path: Option<Vec<Segment>>,
 }
 
-/// A part of a path between slashes. The order is that of API Gateway's preference.
+/// A part of a path between slashes, the most specific kind first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Segment {
     Literal(String),
     Variable(String),
-    /// A variable that takes the rest.
+    /// A variable that matches the rest of the path.
     Greedy(String),
 }
 
@@ -48,21 +48,21 @@ pub struct RouteKeyError {
     text: String,
 }
 
-/// What a request matched.
-pub(crate) struct Matched<'a> {
+/// The route that a request matches.
+pub(crate) struct RouteMatch<'a> {
     pub(crate) route: &'a HttpRoute,
     /// The values of the variables in the path, decoded.
     pub(crate) variables: BTreeMap<&'a str, String>,
 }
 
 impl HttpRoutes {
-    /// One route, `$default`, to one function.
+    /// Creates a table with one route, `$default`, to one function.
     pub fn to(function: impl Into<String>, authorizer: Option<Authorizer>) -> Self {
         let key = RouteKey::default_route();
         Self(vec![HttpRoute { key, function: function.into(), authorizer }])
     }
 
-    /// Adds a route. Of several equally specific routes, the first is used.
+    /// Adds a route. Of several equally specific routes, the first applies.
     pub fn push(&mut self, route: HttpRoute) {
         self.0.push(route);
     }
@@ -72,17 +72,17 @@ impl HttpRoutes {
         self.0.is_empty()
     }
 
-    /// The routes as they were added.
+    /// Returns the routes in the order in which they were added.
     pub fn as_slice(&self) -> &[HttpRoute] {
         &self.0
     }
 
-    /// Returns the best route of a request: one with more literal segments goes before one with
-    /// variables, that before a greedy one, a method before `ANY`, and `$default` comes last.
-    pub(crate) fn select(&self, method: &Method, path: &str) -> Option<Matched<'_>> {
+    /// Returns the most specific route of a request. A literal segment is more specific than a
+    /// variable, a variable more than a greedy one, and a method more than `ANY`. `$default` comes last.
+    pub(crate) fn select(&self, method: &Method, path: &str) -> Option<RouteMatch<'_>> {
         let candidates = self.0.iter().filter_map(|route| {
             let variables = route.key.matches(method, path)?;
-            Some(Matched { route, variables })
+            Some(RouteMatch { route, variables })
         });
         candidates.min_by(|a, b| a.route.key.rank().cmp(&b.route.key.rank()))
     }
@@ -118,7 +118,7 @@ impl RouteKey {
         Ok(Self { text: text.to_owned(), method, path: Some(segments) })
     }
 
-    /// The key as it was written.
+    /// Returns the text of the key.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_key() {
+    fn invalid_keys_are_rejected() {
         for key in ["", "GET", "GET items", "/items", "G@T /", "GET /{a+}/b"] {
             assert!(RouteKey::parse(key).is_err(), "case: {key}");
         }

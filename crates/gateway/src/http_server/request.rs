@@ -1,4 +1,4 @@
-//! An HTTP request in the form the events need it.
+//! An HTTP request, with the fields that events need.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,30 +6,30 @@ use http::{HeaderMap, Method, header, request::Parts};
 use serde::{Serialize, Serializer};
 use url::form_urlencoded;
 
-use crate::http_server::spelling::Spelling;
+use crate::http_server::header_case::HeaderCase;
 
 /// A request without its body.
 #[derive(Debug)]
 pub(crate) struct HttpRequest {
     pub(crate) method: Method,
-    /// The path as sent, percent-encoded.
+    /// The path as the client sent it, percent-encoded.
     pub(crate) path: String,
-    /// The query string as sent, empty if there is none.
+    /// The query string as the client sent it; empty if there is none.
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
-    pub(crate) spelling: Spelling,
+    pub(crate) header_case: HeaderCase,
     pub(crate) source_ip: IpAddr,
-    /// The `Host` header, or the address the client connected to.
+    /// The `Host` header, or the address to which the client connected.
     pub(crate) host: String,
     pub(crate) local_port: u16,
-    /// When the request came, milliseconds since 1970.
+    /// The time of the request, in milliseconds since 1970.
     pub(crate) received_at: u64,
 }
 
 impl HttpRequest {
     pub(crate) fn new(
         parts: Parts,
-        spelling: Spelling,
+        header_case: HeaderCase,
         peer: SocketAddr,
         local: SocketAddr,
         received_at: u64,
@@ -41,30 +41,31 @@ impl HttpRequest {
             path: parts.uri.path().to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),
             headers: parts.headers,
-            spelling,
+            header_case,
             source_ip: peer.ip().to_canonical(),
             local_port: local.port(),
             received_at,
         }
     }
 
-    /// The size of the request line with the headers.
+    /// Returns the size of the request line with the headers.
     pub(crate) fn head_bytes(&self) -> usize {
-        let headers = self.headers.iter();
         let headers: usize =
-            headers.map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+            self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         self.method.as_str().len() + self.path.len() + self.query.len() + 12 + headers
     }
 
-    /// Returns a header's text, if it has one.
+    /// Returns the value of a header, if it is text.
     pub(crate) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
     /// Whether one of a header's comma-separated values is `token`.
     pub(crate) fn header_has(&self, name: header::HeaderName, token: &str) -> bool {
-        let values = self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values
+        self.headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     }
@@ -85,8 +86,8 @@ impl HttpRequest {
         fields
     }
 
-    /// Returns the headers in the client's spelling, sorted by name as API Gateway does, with those
-    /// that API Gateway adds.
+    /// Returns the headers with the client's case, sorted by name as in API Gateway's events, and with
+    /// the headers that API Gateway adds.
     pub(crate) fn forwarded_headers(&self) -> Fields {
         let mut fields = Fields::default();
         for (name, value) in &self.headers {
@@ -94,7 +95,7 @@ impl HttpRequest {
             match name.as_str() {
                 "x-forwarded-for" | "x-forwarded-port" | "x-forwarded-proto" => {}
                 "x-amzn-trace-id" => fields.push("X-Amzn-Trace-Id".to_owned(), value),
-                name => fields.push(self.spelling.of(name), value),
+                name => fields.push(self.header_case.of(name), value),
             }
         }
         if !self.headers.contains_key("x-amzn-trace-id") {
@@ -107,7 +108,7 @@ impl HttpRequest {
         fields
     }
 
-    /// The addresses the request came through: those it names, then the peer's.
+    /// Returns the addresses of the request's path: those in its header, and then the peer's.
     pub(crate) fn forwarded_for(&self) -> String {
         match self.header("x-forwarded-for") {
             Some(before) if !before.trim().is_empty() => format!("{before}, {}", self.source_ip),
@@ -115,21 +116,25 @@ impl HttpRequest {
         }
     }
 
-    /// The address that the nearest proxy says the request comes from.
+    /// Returns the source address that the nearest proxy reports.
     pub(crate) fn behind_proxy(&self) -> Option<IpAddr> {
-        let lines = self.headers.get_all("x-forwarded-for").iter();
-        let last = lines.filter_map(|value| value.to_str().ok()).next_back()?;
+        let last = self
+            .headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .next_back()?;
         last.rsplit(',').next()?.trim().parse().ok()
     }
 
-    /// A trace id in the format of X-Ray.
+    /// Generates a trace id in the format of X-Ray.
     pub(crate) fn trace_id(&self) -> String {
         let unique = rand::random::<u128>() >> 32;
         format!("Root=1-{:08x}-{unique:024x}", self.received_at / 1_000)
     }
 }
 
-/// Named values in order, each name once.
+/// Names with their values, in the order in which the names first occur.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fields(Vec<(String, Vec<String>)>);
 
@@ -150,17 +155,17 @@ impl Fields {
         self.0.is_empty()
     }
 
-    /// As a JSON object with each name's last value.
+    /// Returns a JSON object with the last value of each name.
     pub(crate) fn single(&self) -> impl Serialize {
         AsMap(&self.0, |values: &Vec<String>| values.last().cloned().unwrap_or_default())
     }
 
-    /// As a JSON object with each name's values in an array.
+    /// Returns a JSON object with an array of the values of each name.
     pub(crate) fn multi(&self) -> impl Serialize {
         AsMap(&self.0, Vec::clone)
     }
 
-    /// As a JSON object with each name's values joined by commas (payload format 2.0).
+    /// Returns a JSON object with the values of each name joined by commas (payload format 2.0).
     pub(crate) fn joined(&self) -> impl Serialize {
         AsMap(&self.0, |values: &Vec<String>| values.join(","))
     }

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::Full;
 use serde_json::json;
 
-/// A response with all of its body.
+/// A response with its complete body.
 pub(crate) type HttpResponse = http::Response<Full<Bytes>>;
 
 /// Returns a response without headers.
@@ -23,7 +23,7 @@ pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> HttpResponse {
     response
 }
 
-/// Returns an error whose message is the status in words.
+/// Returns an error with the reason phrase of the status as its message.
 pub(crate) fn error(status: StatusCode) -> HttpResponse {
     message(status, status.canonical_reason().unwrap_or("Error"))
 }
@@ -33,8 +33,8 @@ pub(crate) fn message(status: StatusCode, message: &str) -> HttpResponse {
     json(status, json!({ "message": message }).to_string())
 }
 
-/// Returns the answer to a handshake that is not accepted.
-pub(crate) fn refused_handshake(status: StatusCode) -> HttpResponse {
+/// Returns the response to a rejected handshake.
+pub(crate) fn rejected_handshake(status: StatusCode) -> HttpResponse {
     let mut response = error(status);
     if status == StatusCode::UPGRADE_REQUIRED {
         let headers = response.headers_mut();
@@ -44,12 +44,12 @@ pub(crate) fn refused_handshake(status: StatusCode) -> HttpResponse {
     response
 }
 
-/// Returns the error of a gateway that is broken itself.
+/// Returns the response for an internal error.
 pub(crate) fn failed() -> HttpResponse {
     error(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Returns the answer that ends a handshake. No extension is negotiated.
+/// Returns the response that completes a handshake. No extension is negotiated.
 pub(crate) fn switching_protocols(key: &str, subprotocol: Option<HeaderValue>) -> HttpResponse {
     let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, Bytes::new());
     let headers = response.headers_mut();

@@ -31,25 +31,25 @@ use tracing::{debug, warn};
 
 use crate::{
     clock,
-    fault_rates::strikes,
+    fault_rates::occurs,
     http_api::handler,
+    http_server::header_case::{Head, Recorder},
     http_server::request::HttpRequest,
     http_server::response::{self, HttpResponse},
-    http_server::spelling::{Head, Recorder},
     management,
-    sockets::socket::{End, Socket},
+    sockets::socket::{CloseStatus, Socket},
     state::GatewayState,
     web_socket::connection,
     web_socket::handshake::{self, Accepted},
 };
 
-/// TCP connections that the kernel queues for the accept loop.
+/// The number of TCP connections that the kernel queues for the accept loop.
 const BACKLOG: i32 = 4_096;
 
-/// The buffer of an HTTP connection. A WebSocket has none.
+/// The size of an HTTP connection's buffer. A WebSocket has no buffer.
 const HTTP_BUFFER_BYTES: usize = 16 * 1_024;
 
-/// How long the accept loop waits when the process has no file descriptor left.
+/// The wait of the accept loop after an error, for example when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens the listening socket. Connections inherit its options.
@@ -58,7 +58,7 @@ pub(crate) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Resul
     let socket = socket2::Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // The kernel doubles the requested size to have room for its own bookkeeping.
+    // The kernel doubles the requested size, to have room for its own bookkeeping.
     socket.set_send_buffer_size(send_buffer_bytes / 2)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -68,7 +68,7 @@ pub(crate) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Resul
 /// Accepts connections until the gateway shuts down.
 pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
     let mut stopped = pin!(state.shutdown.cancelled());
-    let mut is_full = false;
+    let mut is_limit_reported = false;
     loop {
         let accepted = tokio::select! {
             () = &mut stopped => return,
@@ -76,12 +76,11 @@ pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
         };
         match accepted {
             Ok((stream, peer)) => match state.connections.clone().try_acquire_owned() {
-                Ok(place) => {
-                    state.tasks.spawn(serve(state.clone(), stream, peer, place));
+                Ok(permit) => {
+                    state.tasks.spawn(serve(state.clone(), stream, peer, permit));
                 }
-                // Open connections are not affected.
                 Err(_) => {
-                    if !std::mem::replace(&mut is_full, true) {
+                    if !std::mem::replace(&mut is_limit_reported, true) {
                         warn!("rejecting connections: connection limit reached");
                     }
                     continue;
@@ -92,7 +91,7 @@ pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }
-        is_full = false;
+        is_limit_reported = false;
     }
 }
 
@@ -101,13 +100,15 @@ async fn serve(
     state: Arc<GatewayState>,
     stream: TcpStream,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) {
     let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
     let head = Head::default();
     let accepted: Arc<Mutex<Option<Accepted>>> = Arc::default();
     let service = {
-        let (state, head, accepted) = (state.clone(), head.clone(), accepted.clone());
+        let state = state.clone();
+        let head = head.clone();
+        let accepted = accepted.clone();
         service_fn(move |request: http::Request<Incoming>| {
             let (parts, body) = request.into_parts();
             let now = clock::now();
@@ -118,7 +119,8 @@ async fn serve(
             if state.config.trusts_proxies && request.source_ip.is_loopback() {
                 request.source_ip = request.behind_proxy().unwrap_or(request.source_ip);
             }
-            let (state, accepted) = (state.clone(), accepted.clone());
+            let state = state.clone();
+            let accepted = accepted.clone();
             Box::pin(async move {
                 Ok::<_, std::convert::Infallible>(respond(&state, request, body, &accepted).await)
             })
@@ -146,23 +148,23 @@ async fn serve(
     let accepted = accepted.lock().take();
     match (accepted, served) {
         (None, Ok(())) => {
-            // An error means that the client was faster.
+            // An error means that the client has already closed the connection.
             let _ = stream.shutdown().await;
         }
         (None, Err(error)) => debug!(%error, "HTTP connection failed"),
         (Some(accepted), Err(_)) => {
-            connection::disconnect(&state, &accepted.client, &End::LOST).await;
+            connection::disconnect(&state, &accepted.client, &CloseStatus::ABNORMAL).await;
         }
         (Some(accepted), Ok(())) => {
-            // The task that spoke HTTP is large: the WebSocket gets its own.
-            let is_half_open = strikes(state.sockets.faults().half_open);
-            let pace = state.sockets.limits().messages;
-            let socket = Arc::new(Socket::new(accepted.client, stream, is_half_open, pace));
+            // The WebSocket gets a task of its own, because the task of an HTTP connection is large.
+            let is_half_open = occurs(state.sockets.faults().half_open);
+            let rate = state.sockets.limits().messages;
+            let socket = Arc::new(Socket::new(accepted.client, stream, is_half_open, rate));
             state.sockets.insert(&socket);
             let early = parts.read_buf.to_vec();
             state.tasks.clone().spawn(async move {
                 connection::run(state, socket, early).await;
-                drop(place);
+                drop(permit);
             });
         }
     }
@@ -202,7 +204,7 @@ async fn respond(
                 *accepted.lock() = Some(client);
                 response
             }
-            Err(status) => response::refused_handshake(status),
+            Err(status) => response::rejected_handshake(status),
         },
         Target::Connection(id) => match read(body, limits.message_bytes, limits.http_read).await {
             Ok(body) => management::handle(state, &request, &id, body.as_ref()),

@@ -26,7 +26,7 @@ use crate::{
     rate::{Rate, TokenBucket},
 };
 
-/// Pieces handed to the kernel in one call.
+/// The number of pieces that are passed to the kernel in one call.
 const PIECES: usize = 16;
 
 /// The client at the other end, as events describe it.
@@ -37,37 +37,38 @@ pub(crate) struct Client {
     pub(crate) connected_at: u64,
     pub(crate) source_ip: IpAddr,
     pub(crate) user_agent: Option<Box<str>>,
-    /// The host the client asked for.
+    /// The host that the client requested.
     pub(crate) domain_name: Box<str>,
     /// The authorizer's context, serialized for `requestContext.authorizer`.
     pub(crate) authorizer: Option<Box<RawValue>>,
 }
 
-/// How a connection ended: `disconnectStatusCode` and `disconnectReason`.
+/// The status code and the reason with which a connection closed. The event of `$disconnect` carries
+/// them as `disconnectStatusCode` and `disconnectReason`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct End {
+pub(crate) struct CloseStatus {
     pub(crate) code: u16,
     pub(crate) reason: Cow<'static, str>,
 }
 
-impl End {
-    /// The idle limit, the lifetime limit and a gateway that stops.
+impl CloseStatus {
+    /// The connection exceeded the idle limit or the lifetime limit, or the gateway shuts down.
     pub(crate) const GOING_AWAY: Self = Self { code: 1001, reason: Cow::Borrowed("Going away") };
-    /// `DELETE @connections`.
-    pub(crate) const DELETED: Self =
+    /// The management API closed the connection.
+    pub(crate) const NORMAL: Self =
         Self { code: 1000, reason: Cow::Borrowed("Connection Closed Normally") };
-    /// A close frame of the client without a code.
+    /// The client sent a close frame without a status code.
     pub(crate) const NO_STATUS: Self =
         Self { code: 1005, reason: Cow::Borrowed("Client-side close frame status not set") };
     /// The TCP connection ended without a close frame.
-    pub(crate) const LOST: Self =
+    pub(crate) const ABNORMAL: Self =
         Self { code: 1006, reason: Cow::Borrowed("Connection closed abnormally") };
 }
 
 /// Why a socket did not accept a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SendError {
-    Ended,
+    Closed,
     Full,
 }
 
@@ -88,7 +89,8 @@ pub(crate) struct Socket {
 struct Outbound {
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
-    end: Option<End>,
+    /// Set once the connection is closed or lost.
+    close_status: Option<CloseStatus>,
 }
 
 impl Socket {
@@ -110,51 +112,52 @@ impl Socket {
         }
     }
 
-    /// Sends whole frames, or nothing if more than `bound` bytes would be pending.
-    pub(crate) fn send(&self, frames: &Bytes, bound: usize) -> Result<(), SendError> {
+    /// Sends complete frames, or nothing if more than `limit_bytes` would be pending.
+    pub(crate) fn send(&self, frames: &Bytes, limit_bytes: usize) -> Result<(), SendError> {
         let mut outbound = self.outbound.lock();
-        if outbound.end.is_some() {
-            return Err(SendError::Ended);
+        if outbound.close_status.is_some() {
+            return Err(SendError::Closed);
         }
         if self.is_half_open {
             return Ok(());
         }
         if !outbound.queue.is_empty() {
-            return outbound.queue_within(frames, bound);
+            return outbound.queue_within(frames, limit_bytes);
         }
         match self.stream.try_write(frames) {
             Ok(written) if written == frames.len() => return Ok(()),
             Ok(written) => outbound.queue(frames.slice(written..)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => outbound.queue(frames.clone()),
-            Err(_) => outbound.end = Some(End::LOST),
+            Err(_) => outbound.close_status = Some(CloseStatus::ABNORMAL),
         }
-        let is_lost = outbound.end.is_some();
+        let is_lost = outbound.close_status.is_some();
         drop(outbound);
         self.task.wake();
-        if is_lost { Err(SendError::Ended) } else { Ok(()) }
+        if is_lost { Err(SendError::Closed) } else { Ok(()) }
     }
 
-    /// Sends a close frame after the pending output, unless the connection has already ended.
-    /// Without a code on the wire the frame is empty.
-    pub(crate) fn close(&self, wire_code: Option<u16>, end: End) {
+    /// Sends a close frame after the pending output, unless the connection is already closed. Without
+    /// `wire_code`, the frame is empty.
+    pub(crate) fn close(&self, wire_code: Option<u16>, status: CloseStatus) {
         let mut outbound = self.outbound.lock();
-        if outbound.end.is_none() {
-            outbound.queue(encode::close(wire_code, &end.reason));
-            outbound.end = Some(end);
+        if outbound.close_status.is_none() {
+            outbound.queue(encode::close(wire_code, &status.reason));
+            outbound.close_status = Some(status);
             drop(outbound);
             self.task.wake();
         }
     }
 
-    /// Marks a connection as lost and drops its pending output, unless it has already ended.
-    pub(crate) fn lose(&self) {
+    /// Drops the pending output and marks the connection as lost, unless it is already closed.
+    pub(crate) fn mark_lost(&self) {
         let mut outbound = self.outbound.lock();
         outbound.queue.clear();
-        outbound.end.get_or_insert(End::LOST);
+        outbound.close_status.get_or_insert(CloseStatus::ABNORMAL);
     }
 
-    pub(crate) fn end(&self) -> Option<End> {
-        self.outbound.lock().end.clone()
+    /// Returns how the connection was closed, or `None` while it is open.
+    pub(crate) fn close_status(&self) -> Option<CloseStatus> {
+        self.outbound.lock().close_status.clone()
     }
 
     /// Records a message in either direction at `now`, milliseconds since 1970.
@@ -166,12 +169,12 @@ impl Socket {
         self.last_active.load(Ordering::Relaxed)
     }
 
-    /// Whether the client stays within its rate limit.
-    pub(crate) fn keeps_pace(&self) -> bool {
+    /// Takes a message from the client's rate limit. Returns whether the client is within it.
+    pub(crate) fn is_within_rate(&self) -> bool {
         self.messages.take()
     }
 
-    /// Whether functions are working on `limit` messages of this connection.
+    /// Whether functions are processing `limit` messages of this connection.
     pub(crate) fn is_busy(&self, limit: u32) -> bool {
         self.in_flight.load(Ordering::Acquire) >= limit
     }
@@ -192,7 +195,7 @@ impl Socket {
         self.task.register(task);
     }
 
-    /// Reads once into `buffer`. Zero bytes mean the client sends no more.
+    /// Reads once into `buffer`. Zero bytes mean that the client has closed its side.
     pub(crate) fn poll_read(
         &self,
         cx: &mut Context<'_>,
@@ -207,7 +210,7 @@ impl Socket {
         }
     }
 
-    /// Writes the pending output; ready when none is left.
+    /// Writes the pending output. Ready when all of it is written.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.outbound.lock().queue.is_empty() {
@@ -227,14 +230,14 @@ impl Socket {
 
     /// Ends the TCP connection in one or both directions.
     pub(crate) fn shut_down(&self, how: Shutdown) {
-        // An error means that the client was faster.
+        // An error means that the client has already closed the connection.
         let _ = SockRef::from(&self.stream).shutdown(how);
     }
 }
 
 impl Outbound {
-    fn queue_within(&mut self, frames: &Bytes, bound: usize) -> Result<(), SendError> {
-        if self.queued_bytes + frames.len() > bound {
+    fn queue_within(&mut self, frames: &Bytes, limit_bytes: usize) -> Result<(), SendError> {
+        if self.queued_bytes + frames.len() > limit_bytes {
             return Err(SendError::Full);
         }
         self.queue(frames.clone());
@@ -264,12 +267,12 @@ impl Outbound {
             self.queued_bytes -= cost(piece);
             self.queue.pop_front();
         }
-        // An idle connection keeps no queue.
+        // An idle connection holds no memory for its queue.
         mem::take(&mut self.queue);
     }
 }
 
-/// The size of a piece in the queue: small frames take more memory than their bytes.
+/// Returns the memory that a piece takes in the queue. Small frames take more than their bytes.
 fn cost(piece: &Bytes) -> usize {
     piece.len() + size_of::<Bytes>()
 }

@@ -13,15 +13,15 @@ use tokio::task::yield_now;
 
 use crate::{
     clock,
-    fault_rates::{FaultRates, strikes},
+    fault_rates::{FaultRates, occurs},
     frames::encode,
     limits::GatewayLimits,
     post_error::PostError,
     rate::TokenBucket,
-    sockets::socket::{End, SendError, Socket},
+    sockets::socket::{CloseStatus, SendError, Socket},
 };
 
-/// Recipients served before the task yields to the runtime.
+/// The number of recipients that are served before the task yields to the runtime.
 const BATCH: usize = 64;
 
 /// The open connections of a gateway.
@@ -53,7 +53,7 @@ impl Key {
     }
 }
 
-/// Folds an id into a hash. The gateway chooses the ids, so clients cannot choose ids that collide.
+/// Hashes ids without protection against collisions: the gateway generates the ids, not the clients.
 #[derive(Debug, Default)]
 struct KeyHasher(u64);
 
@@ -85,7 +85,7 @@ impl Sockets {
         }
     }
 
-    /// Makes the gateway misbehave.
+    /// Makes the gateway inject faults.
     #[must_use]
     pub fn with_faults(mut self, faults: FaultRates) -> Self {
         self.faults = faults;
@@ -96,7 +96,7 @@ impl Sockets {
         &self.faults
     }
 
-    /// Returns the limits the gateway enforces.
+    /// Returns the limits that the gateway enforces.
     pub fn limits(&self) -> &GatewayLimits {
         &self.limits
     }
@@ -113,8 +113,8 @@ impl Sockets {
 
     /// Sends one text message to each connection and returns, by index, those that did not accept it.
     ///
-    /// Accepted means that the message is in the send buffer of that connection, after everything
-    /// that was posted and awaited before.
+    /// A message is accepted when it is in the connection's send buffer, after all messages of earlier
+    /// posts that were awaited.
     pub async fn post(&self, ids: &[&str], message: Bytes) -> Vec<(usize, PostError)> {
         let frames = match self.frames(&message) {
             Ok(frames) => frames,
@@ -155,7 +155,7 @@ impl Sockets {
             return Err(PostError::Busy);
         }
         let socket = self.remove(id).ok_or(PostError::Gone)?;
-        socket.close(Some(End::DELETED.code), End::DELETED);
+        socket.close(Some(CloseStatus::NORMAL.code), CloseStatus::NORMAL);
         Ok(())
     }
 
@@ -175,7 +175,7 @@ impl Sockets {
         let mut table = self.table.write();
         if table.is_closed {
             drop(table);
-            socket.close(Some(End::GOING_AWAY.code), End::GOING_AWAY);
+            socket.close(Some(CloseStatus::GOING_AWAY.code), CloseStatus::GOING_AWAY);
         } else if let Some(key) = Key::new(&socket.client.id) {
             table.sockets.insert(key, socket.clone());
         }
@@ -185,14 +185,14 @@ impl Sockets {
         self.table.write().sockets.remove(&Key::new(id)?)
     }
 
-    /// Closes every connection and admits no more.
+    /// Closes every connection, and rejects new ones.
     pub(crate) fn close_all(&self) {
         let mut table = self.table.write();
         table.is_closed = true;
         let sockets = std::mem::take(&mut table.sockets);
         drop(table);
         for socket in sockets.into_values() {
-            socket.close(Some(End::GOING_AWAY.code), End::GOING_AWAY);
+            socket.close(Some(CloseStatus::GOING_AWAY.code), CloseStatus::GOING_AWAY);
         }
     }
 
@@ -213,16 +213,16 @@ impl Sockets {
             .collect();
         for socket in overdue {
             self.remove(&socket.client.id);
-            socket.close(Some(End::GOING_AWAY.code), End::GOING_AWAY);
+            socket.close(Some(CloseStatus::GOING_AWAY.code), CloseStatus::GOING_AWAY);
         }
     }
 
-    /// Takes a request from the account's quota.
+    /// Takes a request from the account's quota. Returns whether the quota permits it.
     pub(crate) fn admits_request(&self) -> bool {
         self.requests.take()
     }
 
-    /// Takes a handshake from the account's quotas.
+    /// Takes a handshake from the account's quotas. Returns whether they permit it.
     pub(crate) fn admits_connect(&self) -> bool {
         self.connects.take() && self.requests.take()
     }
@@ -236,7 +236,7 @@ impl Sockets {
     }
 
     fn send(&self, socket: &Socket, frames: &Bytes, now: u64) -> Result<(), PostError> {
-        if strikes(self.faults.failed_post) {
+        if occurs(self.faults.failed_post) {
             return Err(PostError::Injected);
         }
         match socket.send(frames, self.limits.send_buffer_bytes) {
@@ -244,7 +244,7 @@ impl Sockets {
                 socket.touch(now);
                 Ok(())
             }
-            Err(SendError::Ended) => Err(PostError::Gone),
+            Err(SendError::Closed) => Err(PostError::Gone),
             Err(SendError::Full) => Err(PostError::Busy),
         }
     }

@@ -1,8 +1,10 @@
 //! The plain `AWS::ApiGatewayV2` resources of a template, which both kinds of API have.
 
 use anyhow::Context as _;
+use serde_json::Value;
 
-use super::{Authorizer, IdentitySource, Template, Value, identity_source};
+use super::resources::Template;
+use crate::authorizer::{Authorizer, IdentitySource};
 
 /// A route with an integration that is a function of the template.
 pub(crate) struct PlainRoute<'a> {
@@ -18,9 +20,9 @@ pub(crate) struct PlainRoute<'a> {
 pub(crate) enum Authorization<'a> {
     /// Every client.
     Open,
-    /// Clients that the Lambda authorizer with these properties permits.
+    /// Clients that a Lambda authorizer with these properties permits.
     Lambda { function: String, properties: &'a Value },
-    /// Clients that an authorizer permits which is not in the template.
+    /// Clients that an authorizer outside the template permits.
     Missing,
     /// An authorization type that the gateway does not support.
     Unsupported(&'a str),
@@ -79,18 +81,21 @@ fn authorization<'a>(
     }
 }
 
-/// Makes an authorizer that requires each identity source of a list.
+/// Creates an authorizer that requires each identity source of a list.
 ///
 /// # Errors
 ///
 /// When the gateway does not support an identity source.
 pub(crate) fn authorizer(function: String, sources: &Value) -> anyhow::Result<Authorizer> {
-    let sources = sources.as_array().into_iter().flatten().filter_map(Value::as_str);
     let identity_sources = sources
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
         .map(|text| {
-            identity_source(text)
+            IdentitySource::parse(text)
                 .with_context(|| format!("identity source {text:?} is not supported"))
         })
-        .collect::<anyhow::Result<Vec<IdentitySource>>>()?;
+        .collect::<anyhow::Result<Vec<_>>>()?;
     Ok(Authorizer { function, identity_sources })
 }

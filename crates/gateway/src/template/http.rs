@@ -1,14 +1,18 @@
 //! The HTTP API of a template.
 
 use anyhow::{Context as _, bail};
+use serde_json::Value;
 
 use super::{
-    Authorizer, HttpRoute, HttpRoutes, IdentitySource, RouteKey, Template, Value,
     api_gateway_v2::{self, Authorization, PlainRoute},
-    identity_source,
+    resources::Template,
+};
+use crate::{
+    authorizer::{Authorizer, IdentitySource},
+    http_api::routes::{HttpRoute, HttpRoutes, RouteKey},
 };
 
-/// What the gateway does about an authorization that it does not support.
+/// What happens to a route whose authorization is not supported.
 const OPEN: &str = "every client may call it";
 
 pub(crate) fn read(template: &Template, ignored: &mut Vec<String>) -> anyhow::Result<HttpRoutes> {
@@ -18,7 +22,7 @@ pub(crate) fn read(template: &Template, ignored: &mut Vec<String>) -> anyhow::Re
     Ok(routes)
 }
 
-/// The `HttpApi` events of functions.
+/// Reads the `HttpApi` events of functions.
 fn read_events(
     template: &Template,
     routes: &mut HttpRoutes,
@@ -45,9 +49,9 @@ fn read_events(
             let function = template.functions.get(id).cloned().unwrap_or_default();
             let api = api.and_then(|api| template.resources.get(&api));
             let auth = api.map_or(&Value::Null, |api| &api["Properties"]["Auth"]);
-            let chosen = event["Auth"]["Authorizer"].as_str();
-            let chosen = chosen.or_else(|| auth["DefaultAuthorizer"].as_str());
-            let authorizer = match chosen {
+            let name =
+                event["Auth"]["Authorizer"].as_str().or_else(|| auth["DefaultAuthorizer"].as_str());
+            let authorizer = match name {
                 None | Some("NONE") => None,
                 Some(name) => {
                     serverless_authorizer(template, name, &auth["Authorizers"][name], ignored)?
@@ -75,22 +79,29 @@ fn serverless_authorizer(
         bail!("authorizer {name}: the gateway supports payload format version 2.0 only");
     }
     let texts = |name| {
-        let names = authorizer["Identity"][name].as_array().into_iter().flatten();
-        names.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+        authorizer["Identity"][name]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let headers = texts("Headers").into_iter().map(IdentitySource::Header);
     let queries = texts("QueryStrings").into_iter().map(IdentitySource::Query);
     Ok(Some(Authorizer { function, identity_sources: headers.chain(queries).collect() }))
 }
 
-/// Plain resources.
+/// Reads the plain resources.
 fn read_plain(
     template: &Template,
     routes: &mut HttpRoutes,
     ignored: &mut Vec<String>,
 ) -> anyhow::Result<()> {
-    let apis = template.of_type("AWS::ApiGatewayV2::Api");
-    let apis: Vec<_> = apis.filter(|(_, api)| api["ProtocolType"] == "HTTP").collect();
+    let apis: Vec<_> = template
+        .of_type("AWS::ApiGatewayV2::Api")
+        .filter(|(_, api)| api["ProtocolType"] == "HTTP")
+        .collect();
     if apis.len() > 1 || (!apis.is_empty() && !routes.is_empty()) {
         bail!("it has several HTTP APIs; the gateway serves one");
     }
@@ -101,9 +112,14 @@ fn read_plain(
         let authorizer = match authorization {
             Authorization::Open => None,
             Authorization::Lambda { function, properties } => {
-                let texts = properties["IdentitySource"].as_array().into_iter().flatten();
-                let sources = texts.filter_map(Value::as_str).filter_map(identity_source);
-                Some(Authorizer { function, identity_sources: sources.collect() })
+                let identity_sources = properties["IdentitySource"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .filter_map(IdentitySource::parse)
+                    .collect();
+                Some(Authorizer { function, identity_sources })
             }
             Authorization::Missing => {
                 ignored.push(format!("authorization CUSTOM of route {key}: {OPEN}"));

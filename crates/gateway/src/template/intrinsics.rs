@@ -1,8 +1,9 @@
-//! CloudFormation's intrinsic functions, in both of their spellings.
+//! CloudFormation's intrinsic functions, in their full and their short form.
 
-use super::{Map, Scalar, Value, Yaml, json};
+use saphyr::{Scalar, Yaml};
+use serde_json::{Map, Value, json};
 
-/// Turns YAML into JSON, with short forms such as `!Ref X` written as `{"Ref": "X"}`.
+/// Converts YAML to JSON. Short forms such as `!Ref X` become `{"Ref": "X"}`.
 pub(crate) fn to_json(node: &Yaml<'_>) -> Value {
     match node {
         Yaml::Value(Scalar::String(text)) | Yaml::Representation(text, ..) => {
@@ -42,7 +43,7 @@ pub(crate) fn to_json(node: &Yaml<'_>) -> Value {
     }
 }
 
-/// The ids that a value refers to by `Ref`, `Fn::GetAtt` or `Fn::Sub`, at any depth.
+/// Returns the ids that a value refers to by `Ref`, `Fn::GetAtt` or `Fn::Sub`, at any depth.
 pub(crate) fn references(value: &Value) -> Vec<String> {
     let mut found = Vec::new();
     collect(value, &mut found);
@@ -76,11 +77,11 @@ fn collect(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// The ids in a text such as `integrations/${Id}` or `${Function.Arn}`.
+/// Returns the ids in a text such as `integrations/${Id}` or `${Function.Arn}`.
 fn placeholders(text: &str) -> Vec<String> {
-    let parts = text.split("${").skip(1);
-    let names = parts.filter_map(|part| part.split_once('}').map(|(name, _)| name));
-    names
+    text.split("${")
+        .skip(1)
+        .filter_map(|part| part.split_once('}').map(|(name, _)| name))
         .filter(|name| !name.starts_with('!'))
         .filter_map(|name| name.split('.').next().map(str::to_owned))
         .collect()

@@ -1,6 +1,7 @@
-//! Templates as people write them.
+//! Templates, and the APIs that are read from them.
 
 use super::*;
+use crate::authorizer::IdentitySource;
 
 const SAM: &str = r"
 AWSTemplateFormatVersion: '2010-09-09'
@@ -61,8 +62,10 @@ const PLAIN: &str = r#"
 }}"#;
 
 fn routes(apis: &Apis) -> Vec<(&str, &str, bool)> {
-    let routes = apis.routes.iter();
-    routes.map(|(key, route)| (key, route.function.as_str(), route.is_two_way)).collect()
+    apis.routes
+        .iter()
+        .map(|(key, route)| (key, route.function.as_str(), route.is_two_way))
+        .collect()
 }
 
 #[test]
@@ -95,7 +98,7 @@ fn reads_a_sam_template() {
 }
 
 #[test]
-fn functions_go_by_the_name_that_is_asked_for() {
+fn functions_have_the_requested_kind_of_name() {
     let cases = [
         (FunctionNames::Binary, "chat"),
         (FunctionNames::LogicalId, "ChatFunction"),
@@ -108,7 +111,7 @@ fn functions_go_by_the_name_that_is_asked_for() {
 }
 
 #[test]
-fn reads_plain_resources_in_json_and_says_what_it_leaves_out() {
+fn reads_plain_resources_in_json_and_reports_what_is_ignored() {
     let apis = parse(PLAIN, FunctionNames::FunctionName).expect("a template");
     assert_eq!(apis.stage.as_deref(), Some("dev"));
     assert_eq!(routes(&apis), [("$default", "worker", false)]);
@@ -116,7 +119,7 @@ fn reads_plain_resources_in_json_and_says_what_it_leaves_out() {
 }
 
 #[test]
-fn says_why_a_template_cannot_be_used() {
+fn an_unusable_template_is_rejected_with_a_reason() {
     let lost = SAM.replace("!GetAtt ChatFunction.Arn", "arn:aws:lambda:eu-west-1:1:function:x");
     let cases = [
         ("", "it is empty"),

@@ -1,13 +1,18 @@
 //! The WebSocket API of a template.
 
 use anyhow::{Context as _, bail};
+use serde_json::Value;
 
 use super::{
-    Authorizer, Route, Routes, Selection, Template, Value,
     api_gateway_v2::{self, Authorization, PlainRoute},
+    resources::Template,
+};
+use crate::{
+    authorizer::Authorizer,
+    web_socket::routes::{Route, Routes, Selection},
 };
 
-/// What a template says about its WebSocket API.
+/// The definition of a WebSocket API in a template.
 #[derive(Default)]
 pub(crate) struct WebSocket {
     pub(crate) stage: Option<String>,
@@ -21,8 +26,9 @@ pub(crate) fn read(
     ignored: &mut Vec<String>,
 ) -> anyhow::Result<Option<WebSocket>> {
     let serverless = template.of_type("AWS::Serverless::WebSocketApi");
-    let plain = template.of_type("AWS::ApiGatewayV2::Api");
-    let plain = plain.filter(|(_, api)| api["ProtocolType"] == "WEBSOCKET");
+    let plain = template
+        .of_type("AWS::ApiGatewayV2::Api")
+        .filter(|(_, api)| api["ProtocolType"] == "WEBSOCKET");
     let found: Vec<_> =
         serverless.map(|it| (true, it)).chain(plain.map(|it| (false, it))).collect();
     let (is_serverless, (id, api)) = match found[..] {
@@ -30,8 +36,9 @@ pub(crate) fn read(
         [one] => one,
         [..] => bail!("it has {} WebSocket APIs; the gateway serves one", found.len()),
     };
-    let expression = template.text(&api["RouteSelectionExpression"]);
-    let expression = expression.context("the WebSocket API has no RouteSelectionExpression")?;
+    let expression = template
+        .text(&api["RouteSelectionExpression"])
+        .context("the WebSocket API has no RouteSelectionExpression")?;
     let selection = Selection::parse(&expression)?;
     let web_socket = if is_serverless {
         read_serverless(template, api, ignored)?
@@ -48,9 +55,9 @@ fn read_serverless(
 ) -> anyhow::Result<WebSocket> {
     let mut routes = Routes::default();
     for (key, route) in api["Routes"].as_object().into_iter().flatten() {
-        let function = template.function(&route["FunctionArn"]);
-        let function =
-            function.with_context(|| format!("route {key} has no function of the template"))?;
+        let function = template
+            .function(&route["FunctionArn"])
+            .with_context(|| format!("route {key} has no function of the template"))?;
         let is_two_way = !route["RouteResponseSelectionExpression"].is_null();
         routes.insert(key, Route { function, is_two_way });
     }
@@ -58,8 +65,9 @@ fn read_serverless(
     let authorizer = match auth["AuthType"].as_str() {
         None | Some("NONE") => None,
         Some("CUSTOM") => {
-            let function = template.function(&auth["AuthArn"]);
-            let function = function.context("the authorizer is not a function of the template")?;
+            let function = template
+                .function(&auth["AuthArn"])
+                .context("the authorizer is not a function of the template")?;
             Some(api_gateway_v2::authorizer(function, &auth["IdentitySource"])?)
         }
         Some(other) => {

@@ -1,4 +1,4 @@
-//! Posts while the gateway makes faults on purpose.
+//! Tests of injected faults.
 
 use tokio::time::Instant;
 
@@ -12,11 +12,11 @@ async fn disconnect_can_be_lost() {
     until("the connection ends", || fixture.gateway.sockets().is_empty()).await;
     fixture.shutdown.cancel();
     fixture.gateway.stopped().await;
-    assert_eq!(fixture.fake.seen("disconnect").len(), 0);
+    assert_eq!(fixture.fake.events_of("disconnect").len(), 0);
 }
 
 #[tokio::test]
-async fn disconnect_can_be_late() {
+async fn disconnect_can_be_delayed() {
     let disconnect_delay = Duration::from_millis(100);
     let fixture = Fixture::with_faults(FaultRates { disconnect_delay, ..FaultRates::default() });
     let client = fixture.connect().await;
@@ -27,7 +27,7 @@ async fn disconnect_can_be_late() {
 }
 
 #[tokio::test]
-async fn messages_can_be_doubled() {
+async fn messages_can_be_duplicated() {
     let fixture =
         Fixture::with_faults(FaultRates { duplicated_message: 1.0, ..FaultRates::default() });
     let mut client = fixture.connect().await;
@@ -40,8 +40,8 @@ async fn messages_can_be_doubled() {
 async fn posts_can_fail() {
     let fixture = Fixture::with_faults(FaultRates { failed_post: 1.0, ..FaultRates::default() });
     let (_client, id) = fixture.connect_with_id().await;
-    let refused = fixture.gateway.sockets().post(&[&id], "x".into()).await;
-    assert!(matches!(refused[..], [(0, PostError::Injected)]), "{refused:?}");
+    let rejected = fixture.gateway.sockets().post(&[&id], "x".into()).await;
+    assert!(matches!(rejected[..], [(0, PostError::Injected)]), "{rejected:?}");
     let request =
         format!("POST /live/@connections/{id} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
     let (status, response) = fixture.raw(&request).await;
@@ -54,7 +54,7 @@ async fn connections_can_be_half_open() {
     let fixture = Fixture::with_faults(FaultRates { half_open: 1.0, ..FaultRates::default() });
     let (mut client, id) = fixture.connect_with_id().await;
     let sockets = fixture.gateway.sockets();
-    assert!(sockets.post(&[&id], "unseen".into()).await.is_empty());
+    assert!(sockets.post(&[&id], "not delivered".into()).await.is_empty());
     sockets.close(&id).expect("closed");
-    assert_eq!(next_close(&mut client).await.0, 1000, "nothing came before");
+    assert_eq!(next_close(&mut client).await.0, 1000, "no message came before it");
 }

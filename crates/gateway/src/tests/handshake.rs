@@ -1,6 +1,4 @@
-//! Handshakes: their statuses, their events, the subprotocol, the authorizer.
-
-use tokio::sync::Notify;
+//! Tests of handshakes: statuses, events, subprotocols and authorizers.
 
 use super::*;
 
@@ -20,48 +18,40 @@ fn with_authorizer(identity_sources: Vec<IdentitySource>) -> Fixture {
         GatewayLimits { authorizer: Duration::from_millis(100), ..GatewayLimits::default() };
     let fixture = Fixture::with(change, limits);
     fixture.fake.on("authorize", |event| {
-        answer(policy("Allow", event["methodArn"].as_str().expect("text")))
+        response(policy("Allow", event["methodArn"].as_str().expect("text")))
     });
     fixture
 }
 
 #[tokio::test]
-async fn the_status_is_what_connect_answers() {
+async fn connect_decides_the_status() {
     let limits =
         GatewayLimits { integration: Duration::from_millis(100), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let cases: [(&str, Handler, u16); 11] = [
-        ("201", say(json!({"statusCode": 201})), 101),
-        ("301", say(json!({"statusCode": 301})), 301),
-        ("401", say(json!({"statusCode": 401, "body": "no"})), 401),
-        ("403 as text", say(json!({"statusCode": "403"})), 403),
-        ("501", say(json!({"statusCode": 501})), 501),
-        ("no status", say(json!({})), 502),
-        ("null", say(Value::Null), 502),
-        ("an unknown key", say(json!({"statusCode": 200, "a": 1})), 502),
-        ("an error", Arc::new(|_| std::future::ready(failure("broken")).boxed()), 502),
-        (
-            "the function's timeout",
-            Arc::new(|_| std::future::ready(Err(FunctionError::Timeout)).boxed()),
-            502,
-        ),
-        ("the integration timeout", Arc::new(|_| std::future::pending().boxed()), 504),
+        ("201", responds(json!({"statusCode": 201})), 101),
+        ("301", responds(json!({"statusCode": 301})), 301),
+        ("401", responds(json!({"statusCode": 401, "body": "no"})), 401),
+        ("403 as text", responds(json!({"statusCode": "403"})), 403),
+        ("501", responds(json!({"statusCode": 501})), 501),
+        ("no status", responds(json!({})), 502),
+        ("null", responds(Value::Null), 502),
+        ("an unknown key", responds(json!({"statusCode": 200, "a": 1})), 502),
+        ("an error", fails("broken"), 502),
+        ("the function's timeout", times_out(), 502),
+        ("the integration timeout", never_responds(), 504),
     ];
     for (name, handler, expected) in cases {
-        fixture.fake.handlers.lock().insert("connect".to_owned(), handler);
+        fixture.fake.set("connect", handler);
         let (status, _) = fixture.raw(&upgrade("/live", "")).await;
         assert_eq!(status, expected, "case: {name}");
     }
     fixture.fake.on("connect", |_| Err(FunctionError::Unavailable("no permission".into())));
-    assert_eq!(refusal(fixture.url()).await, 500);
-}
-
-fn say(value: Value) -> Handler {
-    Arc::new(move |_| std::future::ready(answer(value.clone())).boxed())
+    assert_eq!(rejection(fixture.url()).await, 500);
 }
 
 #[tokio::test]
-async fn malformed_handshakes_are_refused() {
+async fn malformed_handshakes_are_rejected() {
     let fixture = Fixture::new();
     let plain = "GET /live HTTP/1.1\r\nHost: a\r\n\r\n".to_owned();
     let long = upgrade(&format!("/live?{}", "x".repeat(4_091)), "");
@@ -83,56 +73,38 @@ async fn malformed_handshakes_are_refused() {
 }
 
 #[tokio::test]
-async fn the_answer_waits_for_connect() {
+async fn the_handshake_waits_for_connect() {
     let fixture = Fixture::new();
-    let go = Arc::new(Notify::new());
-    let waiting = go.clone();
-    fixture.fake.on_async("connect", move |_| {
-        let go = waiting.clone();
-        async move {
-            go.notified().await;
-            answer(json!({"statusCode": 200}))
-        }
-        .boxed()
-    });
+    let permits = fixture.fake.hold("connect");
     let mut connecting = Box::pin(connect_async(fixture.url()));
     let id = tokio::select! {
-        _ = &mut connecting => panic!("the answer came before $connect"),
+        _ = &mut connecting => panic!("the handshake completed before $connect"),
         event = fixture.fake.event("connect", 1) => field(&event, "connectionId"),
     };
     let sockets = fixture.gateway.sockets();
     assert!(matches!(sockets.post_to(&id, b"early"), Err(PostError::Gone)));
-    go.notify_one();
+    permits.add_permits(1);
     connecting.await.expect("101");
-    fixture.registered(&id).await;
+    fixture.wait_until_registered(&id).await;
     sockets.post_to(&id, b"in time").expect("posted");
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_during_connect_is_disconnected() {
+async fn disconnect_runs_for_a_client_that_is_lost_during_connect() {
     let fixture = Fixture::new();
-    let go = Arc::new(Notify::new());
-    let waiting = go.clone();
-    fixture.fake.on_async("connect", move |_| {
-        let go = waiting.clone();
-        async move {
-            go.notified().await;
-            answer(json!({"statusCode": 200}))
-        }
-        .boxed()
-    });
+    let permits = fixture.fake.hold("connect");
     let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
     stream.write_all(upgrade("/live", "").as_bytes()).await.expect("written");
     let connected = fixture.fake.event("connect", 1).await;
     drop(stream);
-    go.notify_one();
+    permits.add_permits(1);
     let disconnected = fixture.fake.event("disconnect", 1).await;
     assert_eq!(field(&connected, "connectionId"), field(&disconnected, "connectionId"));
     assert_eq!(field(&disconnected, "disconnectStatusCode"), "1006");
 }
 
 #[tokio::test]
-async fn the_subprotocol_is_what_connect_chooses() {
+async fn connect_chooses_the_subprotocol() {
     let fixture = Fixture::new();
     let offer = upgrade(
         "/live",
@@ -143,7 +115,7 @@ async fn the_subprotocol_is_what_connect_chooses() {
     assert!(!head.contains("sec-websocket-extensions"), "{head}");
     assert!(head.contains("sec-websocket-accept: "), "{head}");
     fixture.fake.on("connect", |_| {
-        answer(
+        response(
             json!({"statusCode": 200, "headers": {"sec-websocket-protocol": "b", "X-Other": "c"}}),
         )
     });
@@ -154,7 +126,7 @@ async fn the_subprotocol_is_what_connect_chooses() {
 }
 
 #[tokio::test]
-async fn without_a_connect_route_everyone_is_accepted() {
+async fn without_a_connect_route_every_client_is_accepted() {
     let fixture =
         Fixture::with(|config| config.routes = Routes::default(), GatewayLimits::default());
     let mut client = fixture.connect().await;
@@ -163,7 +135,7 @@ async fn without_a_connect_route_everyone_is_accepted() {
 }
 
 #[tokio::test]
-async fn the_connect_event_is_api_gateways() {
+async fn the_connect_event_is_that_of_api_gateway() {
     let fixture = Fixture::new();
     let headers = "Origin: https://app.example\r\nUser-Agent: Mozilla/5.0\r\nX-ApiKey: k\r\nx-list: 1\r\nx-list: 2\r\n";
     fixture.raw(&upgrade("/live?token=a%20b&x=1&x=2", headers)).await;
@@ -184,12 +156,12 @@ async fn the_connect_event_is_api_gateways() {
     assert_eq!(redact(&event), expected);
     assert_eq!(field(&event, "requestId"), field(&event, "extendedRequestId"));
     let request: aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest =
-        serde_json::from_str(&event).expect("the crate reads it");
+        serde_json::from_str(&event).expect("the Lambda runtime can parse it");
     assert!(request.request_context.connected_at <= request.request_context.request_time_epoch);
 }
 
 #[tokio::test]
-async fn an_event_without_query_has_no_query_fields() {
+async fn without_a_query_the_event_has_no_query_fields() {
     let fixture = Fixture::new();
     fixture.raw(&upgrade("/live", "")).await;
     let event = fixture.fake.event("connect", 1).await;
@@ -213,33 +185,33 @@ async fn a_handshake_may_follow_another_request_on_its_connection() {
 async fn the_authorizer_decides() {
     let fixture = with_authorizer(vec![IdentitySource::Query("token".to_owned())]);
     let with_token = || format!("{}?token=t", fixture.url());
-    assert_eq!(refusal(fixture.url()).await, 401, "no token");
-    assert_eq!(refusal(format!("{}?token=", fixture.url())).await, 401, "an empty token");
-    assert_eq!(fixture.fake.seen("authorize").len(), 0);
+    assert_eq!(rejection(fixture.url()).await, 401, "no token");
+    assert_eq!(rejection(format!("{}?token=", fixture.url())).await, 401, "an empty token");
+    assert_eq!(fixture.fake.events_of("authorize").len(), 0);
 
     let _open = connect_async(with_token()).await.expect("101");
     let cases: [(&str, Handler, u16); 6] = [
-        ("a deny", say(policy("Deny", "*")), 403),
-        ("an allow for something else", say(policy("Allow", "arn:aws:other")), 403),
-        ("an error", Arc::new(|_| std::future::ready(failure("broken")).boxed()), 500),
-        (
-            "the error Unauthorized",
-            Arc::new(|_| std::future::ready(failure("Unauthorized")).boxed()),
-            401,
-        ),
-        ("a malformed answer", say(json!({"isAuthorized": true})), 500),
-        ("a timeout", Arc::new(|_| std::future::pending().boxed()), 500),
+        ("a deny", responds(policy("Deny", "*")), 403),
+        ("an allow for something else", responds(policy("Allow", "arn:aws:other")), 403),
+        ("an error", fails("broken"), 500),
+        ("the error Unauthorized", fails("Unauthorized"), 401),
+        ("a malformed response", responds(json!({"isAuthorized": true})), 500),
+        ("a timeout", never_responds(), 500),
     ];
     for (name, handler, expected) in cases {
-        fixture.fake.handlers.lock().insert("authorize".to_owned(), handler);
-        assert_eq!(refusal(with_token()).await, expected, "case: {name}");
+        fixture.fake.set("authorize", handler);
+        assert_eq!(rejection(with_token()).await, expected, "case: {name}");
     }
-    assert_eq!(fixture.fake.seen("connect").len(), 1, "$connect ran for the accepted one only");
-    assert_eq!(fixture.fake.seen("disconnect").len(), 0);
+    assert_eq!(
+        fixture.fake.events_of("connect").len(),
+        1,
+        "$connect ran for the accepted client only"
+    );
+    assert_eq!(fixture.fake.events_of("disconnect").len(), 0);
 }
 
 #[tokio::test]
-async fn the_authorizer_event_is_api_gateways() {
+async fn the_authorizer_event_is_that_of_api_gateway() {
     let fixture = with_authorizer(Vec::new());
     fixture.raw(&upgrade("/live?token=abc", "HeaderAuth1: v\r\nUser-Agent: ua\r\n")).await;
     let event = fixture.fake.event("authorize", 1).await;
@@ -263,26 +235,26 @@ async fn the_authorizer_event_is_api_gateways() {
 }
 
 #[tokio::test]
-async fn every_event_carries_what_the_authorizer_said() {
+async fn every_event_has_the_authorizers_context() {
     let fixture = with_authorizer(Vec::new());
     let mut client = fixture.connect().await;
     send(&mut client, "hello").await;
-    let block = r#""authorizer":{"principalId":"user-42","tenant":"t1","integrationLatency":*}}"#;
+    let context = r#""authorizer":{"principalId":"user-42","tenant":"t1","integrationLatency":*}}"#;
     for function in ["connect", "default"] {
         let event = redact(&fixture.fake.event(function, 1).await);
-        assert!(event.contains(block), "{function}: {event}");
+        assert!(event.contains(context), "{function}: {event}");
     }
     client.close(None).await.expect("closed");
     let event = redact(&fixture.fake.event("disconnect", 1).await);
-    assert!(event.contains(block), "{event}");
+    assert!(event.contains(context), "{event}");
 }
 
 #[tokio::test]
-async fn connects_are_limited() {
-    let rate = Rate { per_second: 0, burst: 2 };
+async fn the_rate_of_handshakes_is_limited() {
+    let rate = Rate::of_burst(2);
     let limits = GatewayLimits { connects: Some(rate), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let _first = fixture.connect().await;
     let _second = fixture.connect().await;
-    assert_eq!(refusal(fixture.url()).await, 429);
+    assert_eq!(rejection(fixture.url()).await, 429);
 }

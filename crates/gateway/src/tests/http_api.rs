@@ -1,4 +1,4 @@
-//! The HTTP API beside the WebSocket API.
+//! Tests of the HTTP API.
 
 use super::*;
 
@@ -8,10 +8,10 @@ fn with_http(authorizer: Option<Authorizer>, limits: GatewayLimits) -> Fixture {
 }
 
 #[tokio::test]
-async fn requests_become_events_and_answers_responses() {
+async fn a_request_invokes_its_function_and_returns_its_response() {
     let fixture = with_http(None, GatewayLimits::default());
     fixture.fake.on("rest", |_| {
-        answer(
+        response(
             json!({"statusCode": 201, "headers": {"X-Own": "1"}, "cookies": ["a=1"], "body": "{}"}),
         )
     });
@@ -38,7 +38,7 @@ async fn requests_become_events_and_answers_responses() {
 }
 
 #[tokio::test]
-async fn binary_bodies_are_base64() {
+async fn binary_bodies_are_encoded_in_base64() {
     let fixture = with_http(None, GatewayLimits::default());
     fixture
         .raw("PUT /x HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 2\r\n\r\nhi")
@@ -48,11 +48,11 @@ async fn binary_bodies_are_base64() {
 }
 
 #[tokio::test]
-async fn failures_are_gateway_errors() {
+async fn failures_get_the_errors_of_api_gateway() {
     let limits = GatewayLimits {
         integration: Duration::from_millis(100),
         http_body_bytes: 100,
-        requests: Some(Rate { per_second: 0, burst: 4 }),
+        requests: Some(Rate::of_burst(4)),
         ..GatewayLimits::default()
     };
     let fixture = with_http(None, limits);
@@ -67,11 +67,11 @@ async fn failures_are_gateway_errors() {
     };
     fixture.fake.on("rest", |_| failure("broken"));
     expect(get, 500, "Internal Server Error").await;
-    fixture.fake.on("rest", |_| answer(json!({"statusCode": "x"})));
+    fixture.fake.on("rest", |_| response(json!({"statusCode": "x"})));
     expect(get, 500, "Internal Server Error").await;
     fixture.fake.on("rest", |_| Err(FunctionError::Unavailable("away".into())));
     expect(get, 503, "Service Unavailable").await;
-    fixture.fake.on_async("rest", |_| std::future::pending().boxed());
+    fixture.fake.set("rest", never_responds());
     expect(get, 503, "Service Unavailable").await;
     expect(get, 429, "Too Many Requests").await;
     let large = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n";
@@ -86,13 +86,13 @@ async fn failures_are_gateway_errors() {
 }
 
 #[tokio::test]
-async fn without_an_http_api_nothing_is_found() {
+async fn without_an_http_api_every_path_gets_404() {
     let fixture = Fixture::new();
     assert_eq!(fixture.raw("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await.0, 404);
 }
 
 #[tokio::test]
-async fn health_waits_for_readiness() {
+async fn the_health_check_fails_until_the_gateway_is_ready() {
     let (ready, readiness) = watch::channel(false);
     let change = |config: &mut Config| {
         config.http = HttpRoutes::to("rest", None);
@@ -101,10 +101,10 @@ async fn health_waits_for_readiness() {
     let fixture = Fixture::with(change, GatewayLimits::default());
     let health = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(fixture.raw(health).await.0, 503);
-    assert_eq!(fixture.fake.seen("rest").len(), 0);
+    assert_eq!(fixture.fake.events_of("rest").len(), 0);
     ready.send_replace(true);
     assert_eq!(fixture.raw(health).await.0, 200);
-    assert_eq!(fixture.fake.seen("rest").len(), 1);
+    assert_eq!(fixture.fake.events_of("rest").len(), 1);
 }
 
 #[tokio::test]
@@ -121,9 +121,9 @@ async fn the_authorizer_decides() {
     };
     let with = "GET /x?a=b HTTP/1.1\r\nHost: a\r\nAuthorization: t\r\n\r\n";
     let without = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
-    fixture.fake.on("authorize", |_| answer(json!({"isAuthorized": true, "context": {"n": 7}})));
+    fixture.fake.on("authorize", |_| response(json!({"isAuthorized": true, "context": {"n": 7}})));
     expect(without, 401, r#"{"message":"Unauthorized"}"#).await;
-    assert_eq!(fixture.fake.seen("authorize").len(), 0);
+    assert_eq!(fixture.fake.events_of("authorize").len(), 0);
     expect(with, 200, "").await;
     let event = fixture.fake.event("rest", 1).await;
     assert!(event.contains(r#""authorizer":{"lambda":{"n":7}},"#), "{event}");
@@ -135,7 +135,7 @@ async fn the_authorizer_decides() {
     assert!(event.starts_with(start), "{event}");
     assert!(event.ends_with(r#""time":*,"timeEpoch":*}}"#), "{event}");
 
-    fixture.fake.on("authorize", |_| answer(json!({"isAuthorized": false})));
+    fixture.fake.on("authorize", |_| response(json!({"isAuthorized": false})));
     expect(with, 403, r#"{"message":"Forbidden"}"#).await;
     fixture.fake.on("authorize", |_| failure("Unauthorized"));
     expect(with, 401, r#"{"message":"Unauthorized"}"#).await;

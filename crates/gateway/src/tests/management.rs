@@ -1,4 +1,4 @@
-//! The management API, by the AWS SDK and by hand.
+//! Tests of the management API, with the AWS SDK and with plain requests.
 
 use aws_sdk_apigatewaymanagement::{
     Client as Sdk,
@@ -55,11 +55,8 @@ async fn the_sdk_posts_describes_and_deletes() {
 }
 
 #[tokio::test]
-async fn the_sdk_knows_the_errors() {
-    let limits = GatewayLimits {
-        requests: Some(Rate { per_second: 0, burst: 4 }),
-        ..GatewayLimits::default()
-    };
+async fn the_sdk_recognizes_the_errors() {
+    let limits = GatewayLimits { requests: Some(Rate::of_burst(4)), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let (mut client, id) = fixture.connect_with_id().await;
     let sdk = sdk(&fixture);
@@ -76,7 +73,7 @@ async fn the_sdk_knows_the_errors() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_a_limit_too() {
+async fn a_post_to_a_client_that_does_not_read_exceeds_a_limit() {
     let limits = GatewayLimits { socket_buffer_bytes: 8_192, ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let (_stuck, id) = fixture.connect_with_id().await;
@@ -173,7 +170,7 @@ async fn times_are_iso_8601_with_milliseconds() {
 }
 
 #[tokio::test]
-async fn the_management_api_can_be_off() {
+async fn the_management_api_can_be_disabled() {
     let fixture =
         Fixture::with(|config| config.callbacks = Callbacks::Off, GatewayLimits::default());
     let (_client, id) = fixture.connect_with_id().await;
@@ -182,7 +179,7 @@ async fn the_management_api_can_be_off() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_not_this_machine() {
+async fn calls_through_a_proxy_are_rejected() {
     let fixture = Fixture::new();
     let (_client, id) = fixture.connect_with_id().await;
     let request =

@@ -1,12 +1,11 @@
-//! Messages from clients: events, routes, error frames, violations, closing.
+//! Tests of messages from clients: events, routes, error messages, violations and close frames.
 
-use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 use super::*;
 
 #[tokio::test]
-async fn the_message_event_is_api_gateways() {
+async fn the_message_event_is_that_of_api_gateway() {
     let fixture = Fixture::new();
     let (mut client, id) = fixture.connect_with_id().await;
     send(&mut client, r#"{"action":"one","text":"grüß"}"#).await;
@@ -31,15 +30,15 @@ async fn the_message_event_is_api_gateways() {
         field(&fixture.fake.event("connect", 1).await, "connectedAt")
     );
     serde_json::from_str::<aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest>(&event)
-        .expect("the crate reads it");
+        .expect("the Lambda runtime can parse it");
 }
 
 #[tokio::test]
 async fn two_way_routes_send_the_body_and_one_way_routes_do_not() {
     let fixture = Fixture::new();
     let mut client = fixture.connect().await;
-    fixture.fake.on("one", |_| answer(json!({"statusCode": 200, "body": "unheard"})));
-    fixture.fake.on("two", |event| answer(json!({"statusCode": 500, "body": event["body"]})));
+    fixture.fake.on("one", |_| response(json!({"statusCode": 200, "body": "not sent"})));
+    fixture.fake.on("two", |event| response(json!({"statusCode": 500, "body": event["body"]})));
     send(&mut client, r#"{"action":"one"}"#).await;
     fixture.fake.event("one", 1).await;
     send(&mut client, r#"{"action":"two","n":1}"#).await;
@@ -47,7 +46,7 @@ async fn two_way_routes_send_the_body_and_one_way_routes_do_not() {
 }
 
 #[tokio::test]
-async fn errors_are_api_gateways_frames() {
+async fn errors_are_the_messages_of_api_gateway() {
     let limits =
         GatewayLimits { integration: Duration::from_millis(100), ..GatewayLimits::default() };
     let change = |config: &mut Config| {
@@ -56,31 +55,19 @@ async fn errors_are_api_gateways_frames() {
     let fixture = Fixture::with(change, limits);
     let (mut client, id) = fixture.connect_with_id().await;
     let cases: [(&str, Handler, &str); 6] = [
-        ("unknown key", say(json!({"statusCode": 200, "a": 1})), "Internal server error"),
-        ("null", say(Value::Null), "Internal server error"),
-        (
-            "an error",
-            Arc::new(|_| std::future::ready(failure("x")).boxed()),
-            "Internal server error",
-        ),
-        (
-            "its timeout",
-            Arc::new(|_| std::future::ready(Err(FunctionError::Timeout)).boxed()),
-            "Internal server error",
-        ),
+        ("unknown key", responds(json!({"statusCode": 200, "a": 1})), "Internal server error"),
+        ("null", responds(Value::Null), "Internal server error"),
+        ("an error", fails("x"), "Internal server error"),
+        ("the function's timeout", times_out(), "Internal server error"),
         (
             "no function",
             Arc::new(|_| std::future::ready(Err(FunctionError::Unavailable("x".into()))).boxed()),
             "Internal server error",
         ),
-        (
-            "the integration timeout",
-            Arc::new(|_| std::future::pending().boxed()),
-            "Endpoint request timed out",
-        ),
+        ("the integration timeout", never_responds(), "Endpoint request timed out"),
     ];
     for (name, handler, expected) in cases {
-        fixture.fake.handlers.lock().insert("one".to_owned(), handler);
+        fixture.fake.set("one", handler);
         send(&mut client, r#"{"action":"one"}"#).await;
         let frame = next_text(&mut client).await;
         let start = format!(r#"{{"message": "{expected}", "connectionId":"{id}", "requestId":""#);
@@ -93,16 +80,9 @@ async fn errors_are_api_gateways_frames() {
     assert!(frame.starts_with(&start), "{frame}");
 }
 
-fn say(value: Value) -> Handler {
-    Arc::new(move |_| std::future::ready(answer(value.clone())).boxed())
-}
-
 #[tokio::test]
-async fn messages_over_the_rate_get_a_frame() {
-    let limits = GatewayLimits {
-        requests: Some(Rate { per_second: 0, burst: 2 }),
-        ..GatewayLimits::default()
-    };
+async fn messages_above_the_rate_limit_get_an_error() {
+    let limits = GatewayLimits { requests: Some(Rate::of_burst(2)), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let mut client = fixture.connect().await;
     send(&mut client, "first").await;
@@ -112,19 +92,10 @@ async fn messages_over_the_rate_get_a_frame() {
 }
 
 #[tokio::test]
-async fn messages_run_at_the_same_time_up_to_a_limit() {
+async fn functions_process_several_messages_at_the_same_time_up_to_a_limit() {
     let limits = GatewayLimits { in_flight: 3, ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
-    let gate = Arc::new(Semaphore::new(0));
-    let waiting = gate.clone();
-    fixture.fake.on_async("default", move |_| {
-        let gate = waiting.clone();
-        async move {
-            gate.acquire().await.expect("open").forget();
-            answer(json!({"statusCode": 200}))
-        }
-        .boxed()
-    });
+    let permits = fixture.fake.hold("default");
     let (mut client, id) = fixture.connect_with_id().await;
     for n in 0..8 {
         send(&mut client, &n.to_string()).await;
@@ -132,10 +103,10 @@ async fn messages_run_at_the_same_time_up_to_a_limit() {
     fixture.fake.event("default", 3).await;
     let socket = fixture.gateway.sockets().find(&id).expect("open");
     assert!(socket.is_busy(3));
-    assert_eq!(fixture.fake.seen("default").len(), 3, "the others wait");
-    gate.add_permits(1);
+    assert_eq!(fixture.fake.events_of("default").len(), 3, "the others wait");
+    permits.add_permits(1);
     fixture.fake.event("default", 4).await;
-    gate.add_permits(7);
+    permits.add_permits(7);
     fixture.fake.event("default", 8).await;
 }
 
@@ -143,7 +114,7 @@ async fn messages_run_at_the_same_time_up_to_a_limit() {
 async fn a_panic_in_a_function_does_not_block_the_connection() {
     let fixture = Fixture::with_limits(GatewayLimits { in_flight: 1, ..GatewayLimits::default() });
     let mut client = fixture.connect().await;
-    fixture.fake.on_async("one", |_| async { panic!("on purpose") }.boxed());
+    fixture.fake.set("one", Arc::new(|_| async { panic!("on purpose") }.boxed()));
     send(&mut client, r#"{"action":"one"}"#).await;
     send(&mut client, "after").await;
     fixture.fake.event("default", 1).await;
@@ -155,11 +126,11 @@ async fn pings_get_pongs_and_reach_no_function() {
     let mut client = fixture.connect().await;
     client.send(Message::Ping("are you there".into())).await.expect("sent");
     assert_eq!(next(&mut client).await, Message::Pong("are you there".into()));
-    assert_eq!(fixture.fake.seen("default").len(), 0);
+    assert_eq!(fixture.fake.events_of("default").len(), 0);
 }
 
 #[tokio::test]
-async fn what_follows_the_handshake_at_once_is_not_lost() {
+async fn a_message_right_after_the_handshake_is_not_lost() {
     let fixture = Fixture::new();
     let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
     let frame = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
@@ -169,7 +140,7 @@ async fn what_follows_the_handshake_at_once_is_not_lost() {
 }
 
 #[tokio::test]
-async fn a_message_may_come_in_frames() {
+async fn a_message_may_have_several_frames() {
     let fixture = Fixture::new();
     let mut stream = fixture.raw_socket().await;
     for (first, part) in [(0x01_u8, b'a'), (0x00, b'b'), (0x80, b'c')] {
@@ -179,7 +150,7 @@ async fn a_message_may_come_in_frames() {
 }
 
 #[tokio::test]
-async fn violations_end_the_connection_with_their_code() {
+async fn violations_close_the_connection_with_their_code() {
     let fixture = Fixture::new();
     let large = [vec![0x81, 0xFE, 0x80, 0x01, 0, 0, 0, 0], vec![b'x'; 32_769]].concat();
     let mut too_long = Vec::new();
@@ -206,11 +177,11 @@ async fn violations_end_the_connection_with_their_code() {
         let event = fixture.fake.event("disconnect", n + 1).await;
         assert_eq!(field(&event, "disconnectStatusCode"), expected.to_string(), "case: {name}");
     }
-    assert_eq!(fixture.fake.seen("default").len(), 0);
+    assert_eq!(fixture.fake.events_of("default").len(), 0);
 }
 
 #[tokio::test]
-async fn disconnect_tells_how_the_client_closed() {
+async fn the_disconnect_event_reports_how_the_client_closed() {
     let fixture = Fixture::new();
     let frame = |code: u16, reason: &'static str| CloseFrame {
         code: CloseCode::from(code),
@@ -237,7 +208,7 @@ async fn disconnect_tells_how_the_client_closed() {
 }
 
 #[tokio::test]
-async fn the_disconnect_event_is_api_gateways() {
+async fn the_disconnect_event_is_that_of_api_gateway() {
     let fixture = Fixture::new();
     let mut request = fixture.url().into_client_request().expect("a URL");
     request.headers_mut().insert("User-Agent", "ua".parse().expect("text"));

@@ -1,4 +1,4 @@
-//! Time limits: idle and old connections, slow requests, and the shutdown of the gateway.
+//! Tests of time limits: idle connections, old connections, slow requests, and the shutdown.
 
 use super::*;
 use crate::clock;
@@ -23,7 +23,7 @@ async fn idle_connections_are_closed() {
 }
 
 #[tokio::test]
-async fn messages_in_either_direction_keep_a_connection() {
+async fn messages_in_either_direction_keep_a_connection_open() {
     let fixture = Fixture::new();
     let (mut sender, sender_id) = fixture.connect_with_id().await;
     let (mut receiver, receiver_id) = fixture.connect_with_id().await;
@@ -67,20 +67,20 @@ async fn old_connections_are_closed_even_if_active() {
     assert_eq!(field(&event, "disconnectStatusCode"), "1001");
 }
 
-// With paused time, the limit passes only when every task is waiting: the bytes that the client has
-// sent are always read before.
+// With paused time, the limit passes only when every task is waiting, so the client's bytes are always
+// read before.
 #[tokio::test(start_paused = true)]
-async fn a_slow_head_is_cut_off() {
+async fn a_connection_with_a_slow_head_is_closed() {
     let fixture = Fixture::with_limits(short_read());
     let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
     stream.write_all(b"GET /live HTTP/1.1\r\nHost:").await.expect("written");
     let mut rest = Vec::new();
     let read = time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
-    let _ = read.expect("cut off in time");
+    let _ = read.expect("closed in time");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_body_is_cut_off() {
+async fn a_request_with_a_slow_body_is_rejected() {
     let fixture = Fixture::with_limits(short_read());
     let request = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf";
     assert_eq!(fixture.raw(request).await.0, 408);
@@ -91,7 +91,7 @@ fn short_read() -> GatewayLimits {
 }
 
 #[tokio::test]
-async fn a_stopping_gateway_closes_its_connections() {
+async fn the_shutdown_closes_the_connections() {
     let fixture = Fixture::new();
     let mut client = fixture.connect().await;
     let address = fixture.gateway.address();
@@ -106,17 +106,21 @@ async fn a_stopping_gateway_closes_its_connections() {
     // The gateway waits for the client to close its side, for at most the grace period.
     drop(client);
     time::timeout(PATIENCE, stopped).await.expect("stopped in time").expect("no panic");
-    assert_eq!(fixture.fake.seen("disconnect").len(), 1, "before it has stopped");
+    assert_eq!(
+        fixture.fake.events_of("disconnect").len(),
+        1,
+        "$disconnect ran before the gateway stopped"
+    );
     let mut rest = Vec::new();
     let read = time::timeout(PATIENCE, keep_alive.read_to_end(&mut rest)).await;
     assert!(matches!(read, Ok(Ok(0) | Err(_))), "the kept-alive connection is closed: {read:?}");
 }
 
 #[tokio::test]
-async fn a_hanging_function_delays_the_shutdown_by_the_grace_period_only() {
+async fn a_function_that_does_not_respond_delays_the_shutdown_by_the_grace_period_only() {
     let limits = GatewayLimits { grace: Duration::from_millis(50), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
-    fixture.fake.on_async("disconnect", |_| std::future::pending().boxed());
+    fixture.fake.set("disconnect", never_responds());
     let _client = fixture.connect().await;
     until("the connection is registered", || !fixture.gateway.sockets().is_empty()).await;
     fixture.shutdown.cancel();

@@ -14,52 +14,53 @@ use tracing::debug;
 
 use crate::{
     clock,
-    fault_rates::strikes,
-    frames::decode::{Decoder, Incoming},
+    fault_rates::occurs,
+    frames::decode::{ClientMessage, Decoder},
     frames::encode,
     ids,
     invocation::invoke,
-    sockets::socket::{Client, End, Socket},
+    sockets::socket::{Client, CloseStatus, Socket},
     state::GatewayState,
     web_socket::events::EventBuilder,
     web_socket::messages,
 };
 
-/// The size of one read. All connections of a thread share the buffer, so an idle one has none.
+/// The size of one read. All connections of a thread share the buffer, so an idle connection needs none.
 const READ_BYTES: usize = 16 * 1_024;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// Serves an open WebSocket to its end. `early` holds the bytes that the client sent right after its handshake.
+/// Serves an open WebSocket until it closes. `early` has the bytes that the client sent right after its
+/// handshake.
 pub(crate) async fn run(state: Arc<GatewayState>, socket: Arc<Socket>, early: Vec<u8>) {
-    let end = {
+    let status = {
         let mut reader =
             Reader { state: &state, socket: &socket, decoder: Decoder::default(), unread: early };
         poll_fn(|cx| reader.poll(cx)).await
     };
     // Boxed, so that the task of an open connection does not hold the memory needed at its end.
-    Box::pin(finish(&state, &socket, &end)).await;
+    Box::pin(finish(&state, &socket, &status)).await;
 }
 
-async fn finish(state: &GatewayState, socket: &Socket, end: &End) {
+async fn finish(state: &GatewayState, socket: &Socket, status: &CloseStatus) {
     let id = &socket.client.id;
-    debug!(connection.id = %id, code = end.code, "connection ended");
+    debug!(connection.id = %id, code = status.code, "connection closed");
     state.sockets.remove(id);
     let drained = async {
-        // After the grace period the connection is closed in any case.
+        // After the grace period, the connection is closed even if it is not drained.
         let _ = time::timeout(state.sockets.limits().grace, drain(socket)).await;
         socket.shut_down(Shutdown::Both);
     };
-    join!(drained, disconnect(state, &socket.client, end));
+    join!(drained, disconnect(state, &socket.client, status));
 }
 
-/// Invokes `$disconnect` for a connection that ended, and ignores the response.
-pub(crate) async fn disconnect(state: &GatewayState, client: &Client, end: &End) {
+/// Invokes `$disconnect` for a closed connection, and ignores the response.
+pub(crate) async fn disconnect(state: &GatewayState, client: &Client, status: &CloseStatus) {
     let Some(route) = state.config.routes.disconnect() else { return };
     let faults = state.sockets.faults();
-    if strikes(faults.lost_disconnect) {
+    if occurs(faults.lost_disconnect) {
         return;
     }
     if !faults.disconnect_delay.is_zero() {
@@ -69,11 +70,12 @@ pub(crate) async fn disconnect(state: &GatewayState, client: &Client, end: &End)
     let request_id = ids::request(at);
     let builder = EventBuilder { api: &state.config.api, client, request_id: &request_id, at };
     let limit = state.sockets.limits().integration;
-    let _ = invoke(&*state.functions, &route.function, builder.disconnect(end), limit).await;
+    let _ = invoke(&*state.functions, &route.function, builder.disconnect(status), limit).await;
 }
 
-/// Writes the pending output, the close frame last, and reads until the client has closed too: a
-/// connection closed with unread data is reset, and the client may not receive the close code.
+/// Writes the pending output, which ends with the close frame, and reads until the client closes its
+/// side. The kernel resets a connection that is closed with unread data, and then the client may not
+/// receive the close frame.
 async fn drain(socket: &Socket) {
     if poll_fn(|cx| socket.poll_flush(cx)).await.is_err() {
         return;
@@ -87,27 +89,27 @@ struct Reader<'a> {
     state: &'a Arc<GatewayState>,
     socket: &'a Arc<Socket>,
     decoder: Decoder,
-    /// Bytes read but not decoded, because the limit of messages in flight was reached.
+    /// Bytes that were read but not decoded, because the limit of messages in flight was reached.
     unread: Vec<u8>,
 }
 
 impl Reader<'_> {
-    /// Reads and writes until the connection has ended.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    /// Reads and writes until the connection closes.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseStatus> {
         self.socket.register(cx.waker());
         loop {
             if let Poll::Ready(Err(_)) = self.socket.poll_flush(cx) {
-                self.socket.lose();
+                self.socket.mark_lost();
             }
-            if let Some(end) = self.socket.end() {
-                return Poll::Ready(end);
+            if let Some(status) = self.socket.close_status() {
+                return Poll::Ready(status);
             }
             if self.socket.is_busy(self.state.sockets.limits().in_flight) {
                 return Poll::Pending;
             }
             if !self.unread.is_empty() {
                 let unread = std::mem::take(&mut self.unread);
-                self.take_in(&unread);
+                self.decode(&unread);
                 continue;
             }
             ready!(self.poll_read(cx));
@@ -117,14 +119,14 @@ impl Reader<'_> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         BUFFER.with_borrow_mut(|buffer| {
             match ready!(self.socket.poll_read(cx, buffer)) {
-                Ok(0) | Err(_) => self.socket.lose(),
-                Ok(read) => self.take_in(&buffer[..read]),
+                Ok(0) | Err(_) => self.socket.mark_lost(),
+                Ok(read) => self.decode(&buffer[..read]),
             }
             Poll::Ready(())
         })
     }
 
-    fn take_in(&mut self, mut input: &[u8]) {
+    fn decode(&mut self, mut input: &[u8]) {
         let limits = self.state.sockets.limits();
         loop {
             if self.socket.is_busy(limits.in_flight) {
@@ -133,19 +135,26 @@ impl Reader<'_> {
             }
             match self.decoder.decode(&mut input, limits) {
                 Ok(None) => return,
-                Ok(Some(Incoming::Text(text))) => messages::receive(self.state, self.socket, text),
-                Ok(Some(Incoming::Ping(payload))) => {
+                Ok(Some(ClientMessage::Text(text))) => {
+                    messages::receive(self.state, self.socket, text);
+                }
+                Ok(Some(ClientMessage::Ping(payload))) => {
                     // If the client does not read, the pong is dropped.
                     let _ = self.socket.send(&encode::pong(&payload), limits.send_buffer_bytes);
                 }
-                Ok(Some(Incoming::Pong)) => {}
-                Ok(Some(Incoming::Close(None))) => return self.socket.close(None, End::NO_STATUS),
-                Ok(Some(Incoming::Close(Some((code, reason))))) => {
-                    return self.socket.close(Some(code), End { code, reason: reason.into() });
+                Ok(Some(ClientMessage::Pong)) => {}
+                Ok(Some(ClientMessage::Close(None))) => {
+                    return self.socket.close(None, CloseStatus::NO_STATUS);
+                }
+                Ok(Some(ClientMessage::Close(Some((code, reason))))) => {
+                    return self
+                        .socket
+                        .close(Some(code), CloseStatus { code, reason: reason.into() });
                 }
                 Err(violation) => {
-                    let end = End { code: violation.code(), reason: violation.to_string().into() };
-                    return self.socket.close(Some(end.code), end);
+                    let code = violation.code();
+                    let status = CloseStatus { code, reason: violation.to_string().into() };
+                    return self.socket.close(Some(code), status);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Events of the WebSocket API, field by field as seen in captures of API Gateway's.
+//! Events of the WebSocket API, with the fields and their order as in captured events of API Gateway.
 
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
@@ -9,10 +9,10 @@ use crate::{
     config::ApiIdentity,
     http_server::request::{Fields, HttpRequest},
     ids,
-    sockets::socket::{Client, End},
+    sockets::socket::{Client, CloseStatus},
 };
 
-/// The event a Lambda authorizer gets (`REQUEST` type).
+/// The event of a Lambda authorizer of type `REQUEST`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AuthorizerEvent<'a, S, M, Q, P> {
@@ -78,7 +78,7 @@ struct Identity<'a> {
     source_ip: String,
 }
 
-/// The same in the order of the authorizer's event.
+/// An [`Identity`] with the order of fields that authorizer events have.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AuthorizerIdentity<'a> {
@@ -96,7 +96,7 @@ impl Serialize for Empty {
     }
 }
 
-/// When an event happens and what it is called.
+/// Builds the events of one client.
 pub(crate) struct EventBuilder<'a> {
     pub(crate) api: &'a ApiIdentity,
     pub(crate) client: &'a Client,
@@ -106,7 +106,7 @@ pub(crate) struct EventBuilder<'a> {
 }
 
 impl EventBuilder<'_> {
-    /// The authorizer's event for a handshake.
+    /// Returns the authorizer's event for a handshake.
     pub(crate) fn authorize(&self, request: &HttpRequest) -> Bytes {
         let mut headers = request.forwarded_headers();
         if !request.headers.contains_key(http::header::CONTENT_LENGTH) {
@@ -130,7 +130,7 @@ impl EventBuilder<'_> {
         })
     }
 
-    /// The event of `$connect`.
+    /// Returns the event of `$connect`.
     pub(crate) fn connect(&self, request: &HttpRequest) -> Bytes {
         let headers =
             request.forwarded_headers().without(&["connection", "upgrade", "content-length"]);
@@ -147,7 +147,7 @@ impl EventBuilder<'_> {
         })
     }
 
-    /// The event of a message on the route `route_key`.
+    /// Returns the event of a message on the route `route_key`.
     pub(crate) fn message(&self, route_key: &str, body: &str) -> Bytes {
         to_json(&ProxyEvent::<(), (), (), ()> {
             headers: None,
@@ -163,8 +163,8 @@ impl EventBuilder<'_> {
         })
     }
 
-    /// The event of `$disconnect`.
-    pub(crate) fn disconnect(&self, end: &End) -> Bytes {
+    /// Returns the event of `$disconnect`.
+    pub(crate) fn disconnect(&self, status: &CloseStatus) -> Bytes {
         let mut headers = Fields::default();
         headers.push("Host".to_owned(), self.client.domain_name.to_string());
         for name in ["x-api-key", "X-Forwarded-For", "x-restapi"] {
@@ -176,8 +176,8 @@ impl EventBuilder<'_> {
             query_string_parameters: None,
             multi_value_query_string_parameters: None,
             request_context: Context {
-                disconnect_status_code: Some(end.code),
-                disconnect_reason: Some(&end.reason),
+                disconnect_status_code: Some(status.code),
+                disconnect_reason: Some(&status.reason),
                 ..self.context("$disconnect", "DISCONNECT")
             },
             body: None,
@@ -239,7 +239,7 @@ impl<'a> Context<'a, Identity<'a>> {
     }
 }
 
-/// Serialises an event, which holds nothing that JSON cannot.
+/// Serializes an event. Every value in an event can be represented in JSON.
 pub(crate) fn to_json(event: &impl Serialize) -> Bytes {
     serde_json::to_vec(event).expect("an event is JSON").into()
 }

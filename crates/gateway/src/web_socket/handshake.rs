@@ -8,21 +8,21 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::{
-    authorizer::{self, Denied},
+    authorizer::{self, AuthorizationError},
     clock,
     functions::FunctionError,
     http_server::request::HttpRequest,
     http_server::response::{self, HttpResponse},
     ids,
     invocation::{InvocationError, invoke},
-    sockets::socket::{Client, End},
+    sockets::socket::{Client, CloseStatus},
     state::GatewayState,
     web_socket::connection,
     web_socket::events::EventBuilder,
     web_socket::response::ProxyResponse,
 };
 
-/// A client whose handshake may be answered with 101.
+/// A client whose handshake is accepted.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) client: Client,
@@ -30,30 +30,35 @@ pub(crate) struct Accepted {
     pub(crate) subprotocol: Option<HeaderValue>,
 }
 
-/// Whether a request asks for a WebSocket.
+/// Whether a request asks for an upgrade to WebSocket.
 pub(crate) fn is_upgrade(request: &HttpRequest) -> bool {
     request.header_has(header::UPGRADE, "websocket")
 }
 
-/// Handles a handshake up to the response. The status of an error is that of API Gateway.
+/// Handles a handshake up to the response. An error is the status with which API Gateway rejects it.
 pub(crate) async fn accept(
     state: Arc<GatewayState>,
     request: HttpRequest,
 ) -> Result<(Accepted, HttpResponse), StatusCode> {
     let key = check(&state, &request)?;
-    // When many clients connect at once they wait here, where that is cheap, and not in the functions.
-    let turn = state.handshakes.clone().acquire_owned().await;
-    let turn = turn.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    let (answer, answered) = oneshot::channel();
-    // Runs to its end even if the client leaves: `$connect` may have stored the connection by then.
+    // If many clients connect at once, they wait here, where waiting is cheap, and not in the functions.
+    let permit = state
+        .handshakes
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let (outcome, decided) = oneshot::channel();
+    // The task runs to its end even if the client disconnects, because `$connect` may have stored the
+    // connection by then.
     state.tasks.clone().spawn(async move {
-        let decided = decide(&state, &request).await;
-        drop(turn);
-        if let Err(Ok(abandoned)) = answer.send(decided) {
-            connection::disconnect(&state, &abandoned.client, &End::LOST).await;
+        let result = decide(&state, &request).await;
+        drop(permit);
+        if let Err(Ok(abandoned)) = outcome.send(result) {
+            connection::disconnect(&state, &abandoned.client, &CloseStatus::ABNORMAL).await;
         }
     });
-    let accepted = answered.await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)??;
+    let accepted = decided.await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)??;
     let response = response::switching_protocols(&key, accepted.subprotocol.clone());
     Ok((accepted, response))
 }
@@ -72,8 +77,7 @@ fn check(state: &GatewayState, request: &HttpRequest) -> Result<String, StatusCo
     {
         return Err(StatusCode::UPGRADE_REQUIRED);
     }
-    let key = request.header(header::SEC_WEBSOCKET_KEY);
-    let key = key.ok_or(StatusCode::BAD_REQUEST)?;
+    let key = request.header(header::SEC_WEBSOCKET_KEY).ok_or(StatusCode::BAD_REQUEST)?;
     if !state.sockets.admits_connect() {
         return Err(StatusCode::TOO_MANY_REQUESTS);
     }
@@ -90,8 +94,9 @@ async fn decide(state: &GatewayState, request: &HttpRequest) -> Result<Accepted,
         authorizer: None,
     };
     let request_id = ids::request(request.received_at);
-    client.authorizer =
-        authorize(state, request, &client, &request_id).await.map_err(Denied::status)?;
+    client.authorizer = authorize(state, request, &client, &request_id)
+        .await
+        .map_err(AuthorizationError::status)?;
     let subprotocol = connect(state, request, &client, &request_id).await?;
     Ok(Accepted { client, subprotocol })
 }
@@ -101,17 +106,18 @@ async fn authorize(
     request: &HttpRequest,
     client: &Client,
     request_id: &str,
-) -> Result<Option<Box<RawValue>>, Denied> {
+) -> Result<Option<Box<RawValue>>, AuthorizationError> {
     let Some(authorizer) = &state.config.authorizer else { return Ok(None) };
-    authorizer::identity(&authorizer.identity_sources, request).ok_or(Denied::Unauthorized)?;
+    authorizer::identity(&authorizer.identity_sources, request)
+        .ok_or(AuthorizationError::Unauthorized)?;
     let api = &state.config.api;
     let builder = EventBuilder { api, client, request_id, at: clock::now() };
     let event = builder.authorize(request);
     let started = Instant::now();
     let limit = state.sockets.limits().authorizer;
-    let answer = invoke(&*state.functions, &authorizer.function, event, limit).await?;
-    let permit = authorizer::judge(&answer, &api.connect_arn())?;
-    Ok(Some(permit.to_block(started.elapsed())))
+    let response = invoke(&*state.functions, &authorizer.function, event, limit).await?;
+    let context = authorizer::evaluate_web_socket(&response, &api.connect_arn())?;
+    Ok(Some(context.to_web_socket_json(started.elapsed())))
 }
 
 /// Invokes `$connect`, and returns the subprotocol that it chose.
@@ -126,15 +132,16 @@ async fn connect(
     let builder = EventBuilder { api, client, request_id, at: clock::now() };
     let event = builder.connect(request);
     let limit = state.sockets.limits().integration;
-    let answer = invoke(&*state.functions, &route.function, event, limit).await;
-    let answer = answer.map_err(|error| status_of(&error))?;
+    let response = invoke(&*state.functions, &route.function, event, limit)
+        .await
+        .map_err(|error| status_of(&error))?;
     let malformed = StatusCode::BAD_GATEWAY;
-    let answer = ProxyResponse::parse(&answer).ok_or(malformed)?;
-    let status = answer.status().ok_or(malformed)?;
+    let response = ProxyResponse::parse(&response).ok_or(malformed)?;
+    let status = response.status().ok_or(malformed)?;
     if !status.is_success() {
         return Err(status);
     }
-    let subprotocol = answer.header("Sec-WebSocket-Protocol");
+    let subprotocol = response.header("Sec-WebSocket-Protocol");
     subprotocol.map(|name| HeaderValue::try_from(name).map_err(|_| malformed)).transpose()
 }
 

@@ -1,4 +1,4 @@
-//! Messages from clients: one invocation each, and the error frames of API Gateway itself.
+//! Messages from clients, each of which invokes a function, and the gateway's own error messages.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use tokio::time;
 
 use crate::{
     clock,
-    fault_rates::strikes,
+    fault_rates::occurs,
     frames::encode,
     functions::FunctionError,
     ids,
@@ -28,17 +28,18 @@ pub(crate) fn receive(state: &Arc<GatewayState>, socket: &Arc<Socket>, body: Str
         return send_error(state, socket, "Too Many Requests", &ids::request(at));
     }
     let in_flight = InFlight::begin(state.clone(), socket.clone());
-    let keeps_pace = socket.keeps_pace();
+    let is_within_rate = socket.is_within_rate();
     state.tasks.spawn(async move {
-        if !keeps_pace {
-            // The message holds its slot meanwhile, so the gateway stops reading when all are taken.
+        if !is_within_rate {
+            // The message keeps its slot during the wait. When all slots are taken, the gateway stops
+            // reading.
             time::sleep(PAUSE).await;
         }
         route(&in_flight.state, &in_flight.socket, &body, at).await;
     });
 }
 
-/// A message that a function works on. Dropping it frees its slot, even if the function panics.
+/// A message that a function is processing. Dropping it frees its slot, even if the function panics.
 struct InFlight {
     state: Arc<GatewayState>,
     socket: Arc<Socket>,
@@ -67,13 +68,13 @@ async fn route(state: &GatewayState, socket: &Socket, body: &str, at: u64) {
         EventBuilder { api: &config.api, client: &socket.client, request_id: &request_id, at };
     let event = builder.message(key, body);
     let limit = state.sockets.limits().integration;
-    if strikes(state.sockets.faults().duplicated_message) {
+    if occurs(state.sockets.faults().duplicated_message) {
         let _ = invoke(&*state.functions, &route.function, event.clone(), limit).await;
     }
     match invoke(&*state.functions, &route.function, event, limit).await {
-        Ok(answer) => match ProxyResponse::parse(&answer) {
-            Some(answer) if route.is_two_way => {
-                if let Some(message) = answer.into_message() {
+        Ok(response) => match ProxyResponse::parse(&response) {
+            Some(response) if route.is_two_way => {
+                if let Some(message) = response.into_message() {
                     send(state, socket, &message);
                 }
             }
@@ -89,7 +90,7 @@ async fn route(state: &GatewayState, socket: &Socket, body: &str, at: u64) {
     }
 }
 
-/// Sends one of API Gateway's own frames, spaced as API Gateway spaces it.
+/// Sends an error message in the format of API Gateway, including its spaces.
 fn send_error(state: &GatewayState, socket: &Socket, message: &str, request_id: &str) {
     let id = &socket.client.id;
     let frame =

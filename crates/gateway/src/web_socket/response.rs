@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A function's response. API Gateway rejects a response with any other field as malformed.
+/// A function's response. A response with any other field is malformed, as for API Gateway.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ProxyResponse {
@@ -24,7 +24,7 @@ impl ProxyResponse {
         serde_json::from_slice(json).ok()
     }
 
-    /// Returns the status, which `$connect` must give and other routes need not.
+    /// Returns the status. `$connect` requires one; other routes do not.
     pub(crate) fn status(&self) -> Option<StatusCode> {
         let code = match self.status_code.as_ref()? {
             Value::Number(code) => u16::try_from(code.as_u64()?).ok()?,
@@ -34,13 +34,16 @@ impl ProxyResponse {
         StatusCode::from_u16(code).ok().filter(|status| (200..600).contains(&status.as_u16()))
     }
 
-    /// Returns a header by its name in any case.
+    /// Returns a header. The case of the name does not matter.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let single = self.headers.iter().flatten();
-        let multi = self.multi_value_headers.iter().flatten();
-        let multi = multi.filter_map(|(name, values)| Some((name, values.first()?)));
-        let mut all = single.chain(multi);
-        let (_, value) = all.find(|(header, _)| header.eq_ignore_ascii_case(name))?;
+        let multi = self
+            .multi_value_headers
+            .iter()
+            .flatten()
+            .filter_map(|(name, values)| Some((name, values.first()?)));
+        let (_, value) =
+            single.chain(multi).find(|(header, _)| header.eq_ignore_ascii_case(name))?;
         match value {
             Value::String(text) => Some(text.clone()),
             Value::Null => None,
@@ -48,7 +51,8 @@ impl ProxyResponse {
         }
     }
 
-    /// Returns what a two-way route sends to the client; nothing for a missing or empty body.
+    /// Returns the message that a two-way route sends to the client, or `None` if the body is missing or
+    /// empty.
     pub(crate) fn into_message(self) -> Option<String> {
         let body = self.body.filter(|body| !body.is_empty())?;
         if self.is_base64_encoded == Some(true) {
@@ -63,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_the_known_fields_only() {
+    fn only_known_fields_are_accepted() {
         let cases = [
             (r#"{"statusCode":200}"#, true),
             (
@@ -94,8 +98,8 @@ mod tests {
             ("{}", None),
         ];
         for (json, expected) in cases {
-            let answer = ProxyResponse::parse(json.as_bytes()).expect(json);
-            assert_eq!(answer.status().map(|status| status.as_u16()), expected, "case: {json}");
+            let response = ProxyResponse::parse(json.as_bytes()).expect(json);
+            assert_eq!(response.status().map(|status| status.as_u16()), expected, "case: {json}");
         }
     }
 
@@ -105,9 +109,9 @@ mod tests {
             r#"{"headers":{"sec-websocket-protocol":"b"}}"#,
             r#"{"multiValueHeaders":{"SEC-WEBSOCKET-PROTOCOL":["b"]}}"#,
         ] {
-            let answer = ProxyResponse::parse(json.as_bytes()).expect(json);
+            let response = ProxyResponse::parse(json.as_bytes()).expect(json);
             assert_eq!(
-                answer.header("Sec-WebSocket-Protocol").as_deref(),
+                response.header("Sec-WebSocket-Protocol").as_deref(),
                 Some("b"),
                 "case: {json}"
             );
@@ -124,8 +128,8 @@ mod tests {
             ("{}", None),
         ];
         for (json, expected) in cases {
-            let answer = ProxyResponse::parse(json.as_bytes()).expect(json);
-            assert_eq!(answer.into_message().as_deref(), expected, "case: {json}");
+            let response = ProxyResponse::parse(json.as_bytes()).expect(json);
+            assert_eq!(response.into_message().as_deref(), expected, "case: {json}");
         }
     }
 }

@@ -11,9 +11,9 @@ pub struct Routes(BTreeMap<String, Route>);
 /// The target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The function that gets the events.
+    /// The function that receives the events.
     pub function: String,
-    /// Whether the `body` of the function's answer goes to the client (a "two-way" route).
+    /// Whether the `body` of the function's response is sent to the client (a "two-way" route).
     pub is_two_way: bool,
 }
 
@@ -53,8 +53,8 @@ impl Routes {
         self.0.get("$disconnect")
     }
 
-    /// Returns the route of a message with its key. Keys with `$` are reserved, so no message can
-    /// select one. A message that matches no key goes to `$default`, if there is one.
+    /// Returns the key and the route of a message. Keys that start with `$` are reserved: no message can
+    /// select them. A message that matches no key gets `$default`, if there is one.
     pub(crate) fn select(&self, selection: &Selection, body: &str) -> Option<(&str, &Route)> {
         let key = selection.evaluate(body).filter(|key| !key.starts_with('$'));
         let route = key.and_then(|key| self.0.get_key_value(&key));
@@ -148,7 +148,7 @@ impl Part {
     }
 }
 
-/// Writes a value as API Gateway does in a route key.
+/// Returns the text of a value in a route key, as API Gateway writes it.
 fn as_text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -160,7 +160,7 @@ fn as_text(value: &Value) -> String {
     }
 }
 
-/// Puts quotes around bare keys: API Gateway's parser takes `{"action":"x", body:"y"}`.
+/// Puts quotes around bare keys: API Gateway's parser accepts `{"action":"x", body:"y"}`.
 fn quote_bare_keys(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     let mut in_string = false;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_default_route_some_messages_have_none() {
+    fn without_a_default_route_a_message_may_have_no_route() {
         let routes = Routes::default().with("$connect", "connect").with("join", "join");
         assert_eq!(routes.select(&Selection::default(), "hello"), None);
         assert_eq!(routes.select(&Selection::default(), r#"{"action":"$connect"}"#), None);

@@ -21,7 +21,7 @@ use tracing::info;
 
 use super::{
     client::{self, Statistics},
-    exchange::{Exchange, PRODUCT},
+    load_generator::{LoadGenerator, PRODUCT},
     process, report,
 };
 
@@ -64,20 +64,20 @@ pub(super) async fn run(options: &Options, shutdown: &CancellationToken) -> anyh
 }
 
 async fn measure(options: &Options) -> anyhow::Result<()> {
-    let exchange = Exchange::start().await?;
-    let server = Server::start(&exchange).await?;
+    let generator = LoadGenerator::start().await?;
+    let server = Server::start(generator.address).await?;
     time::sleep(WARM_UP).await;
     let rss_before = process::memory_kib(server.pid, "VmRSS")?;
 
     info!(clients = options.clients, "connecting the clients");
-    let statistics = Statistics::new(exchange.epoch)?;
+    let statistics = Statistics::new(generator.epoch)?;
     connect(options.clients, server.address, &statistics).await?;
     time::sleep(2 * WARM_UP).await;
     let rss_connected = process::memory_kib(server.pid, "VmRSS")?;
 
     for &rate in &options.rate {
         info!(rate, seconds = options.seconds, "measuring");
-        let run = measure_rate(rate, options.seconds, &exchange, server.pid, &statistics).await?;
+        let run = measure_rate(rate, options.seconds, &generator, server.pid, &statistics).await?;
         let latency = statistics.latency.borrow();
         #[expect(clippy::cast_precision_loss, reason = "the figures are rounded for people")]
         let result = json!({
@@ -120,29 +120,29 @@ struct Run {
     cpu: Duration,
 }
 
-/// Lets the exchange trade at `rate` and counts for some seconds.
+/// Lets the exchange trade at `rate`, and counts for some seconds.
 async fn measure_rate(
     rate: f64,
     seconds: u64,
-    exchange: &Exchange,
+    generator: &LoadGenerator,
     pid: u32,
     statistics: &Statistics,
 ) -> anyhow::Result<Run> {
-    exchange.rate.send_replace(rate);
+    generator.rate.send_replace(rate);
     time::sleep(WARM_UP).await;
     statistics.reset();
-    let sent_before = exchange.sent.load(Ordering::Relaxed);
+    let sent_before = generator.sent.load(Ordering::Relaxed);
     let cpu_before = process::cpu_time(pid)?;
     let start = Instant::now();
     time::sleep(Duration::from_secs(seconds)).await;
     let run = Run {
-        sent: exchange.sent.load(Ordering::Relaxed) - sent_before,
+        sent: generator.sent.load(Ordering::Relaxed) - sent_before,
         events: statistics.events.get(),
         messages: statistics.messages.get(),
         elapsed: start.elapsed(),
         cpu: process::cpu_time(pid)?.saturating_sub(cpu_before),
     };
-    exchange.rate.send_replace(0.0);
+    generator.rate.send_replace(0.0);
     // Events that are still in flight count for the latency and the losses.
     let mut last = 0;
     wait_for("the last events", async || {
@@ -172,7 +172,7 @@ async fn connect(
                 tracing::debug!(%error, "a client was disconnected");
             }
         });
-        // Spread out a little: the queue of the listening socket is not what is measured.
+        // The delay keeps the queue of the listening socket short, which is not measured here.
         if started % 100 == 99 {
             time::sleep(Duration::from_millis(20)).await;
         }
@@ -185,18 +185,18 @@ struct Server {
     address: SocketAddr,
     pid: u32,
     process: Child,
-    /// Kept open: the server prints to it.
+    /// Kept open, because the server prints to it.
     _stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Server {
-    /// Starts a server that reads `exchange` and keeps its data in memory.
-    async fn start(exchange: &Exchange) -> anyhow::Result<Self> {
+    /// Starts a server that reads the exchange at this address and keeps its data in memory.
+    async fn start(exchange: SocketAddr) -> anyhow::Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
             .arg("up")
             .env("HEADWATER_LISTEN", "127.0.0.1:0")
-            .env("HEADWATER_COINBASE_URL", format!("ws://{}", exchange.address))
-            .env("HEADWATER_COINBASE_REST_URL", format!("http://{}", exchange.address))
+            .env("HEADWATER_COINBASE_URL", format!("ws://{exchange}"))
+            .env("HEADWATER_COINBASE_REST_URL", format!("http://{exchange}"))
             .env("HEADWATER_MASTODON_SERVERS", "")
             .env("HEADWATER_LOG", "warn")
             .env_remove("HEADWATER_DATA_DIR")

@@ -1,6 +1,6 @@
 //! `headwater gateway`: the emulated API Gateway alone, in front of functions that run elsewhere.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use aws::clients::Clients;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use url::Url;
 
+use super::listen::Listen;
 use crate::{
     adapters::LambdaFunctions,
     in_process::{AUTHORIZE, CONNECTION, REST},
@@ -29,14 +30,9 @@ const INVOKE_TIMEOUT: Duration = Duration::from_secs(35);
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Listen on this address.
-    #[arg(
-        long,
-        env = "HEADWATER_LISTEN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:8080"
-    )]
-    pub listen: SocketAddr,
+    #[expect(missing_docs, reason = "a doc comment would replace the help text of the command")]
+    #[command(flatten)]
+    pub listen: Listen,
 
     /// Invoke the functions at this address: `http://127.0.0.1:9000` for `cargo lambda watch`,
     /// `http://127.0.0.1:3001` for `sam local start-lambda`, or any other server with Lambda's
@@ -53,8 +49,8 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t, requires = "template")]
     pub names: FunctionNames,
 
-    /// Add a route of the WebSocket API, such as `$connect=my-function`. A `+` before the function
-    /// returns its response to the client. Can be repeated.
+    /// Add a route of the WebSocket API, such as `$connect=my-function`. With a `+` before the function,
+    /// its response is sent to the client. Can be repeated.
     #[arg(long, value_name = "KEY=FUNCTION", value_parser = parse_route)]
     pub route: Vec<(String, Route)>,
 
@@ -85,8 +81,8 @@ pub struct Options {
     #[arg(long)]
     pub stage: Option<String>,
 
-    /// Use this host as the domain name in events; behind a load balancer, the address of this very
-    /// gateway. The default is the host that the client asked for.
+    /// Use this host as the domain name in events. Behind a load balancer, it must be the address of this
+    /// gateway. The default is the host that the client requested.
     #[arg(long, value_name = "HOST:PORT")]
     pub domain: Option<String>,
 
@@ -117,7 +113,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let functions = Arc::new(LambdaFunctions(clients.lambda(INVOKE_TIMEOUT)));
     let limits = if options.quotas { GatewayLimits::aws() } else { GatewayLimits::default() };
     let gateway = Gateway::start(config, Arc::new(Sockets::new(limits)), functions, shutdown)
-        .with_context(|| format!("cannot listen on {}", options.listen))?;
+        .with_context(|| format!("cannot listen on {}", options.listen.address))?;
     gateway.stopped().await;
     Ok(())
 }
@@ -128,7 +124,7 @@ fn config(options: &Options) -> anyhow::Result<Config> {
         callbacks: options.callbacks,
         // A load balancer in front of the gateway runs on the same machine.
         trusts_proxies: true,
-        ..Config::new(options.listen)
+        ..Config::new(options.listen.address)
     };
     if let Some(path) = &options.template {
         let apis = template::read(path, options.names)?;

@@ -1,11 +1,10 @@
 //! `headwater health`: asks a running server whether it can serve.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, ensure};
+
+use super::listen::Listen;
 
 /// The longest wait for the response.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -15,15 +14,10 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// Exits with 0 if it is ready, and with 1 if it is not, or does not respond within 4 seconds.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(mut_arg("listen", |argument| argument.help("Ask the server that listens on this address")))]
 pub struct Options {
-    /// Ask the server that listens on this address.
-    #[arg(
-        long,
-        env = "HEADWATER_LISTEN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:8080"
-    )]
-    listen: SocketAddr,
+    #[command(flatten)]
+    listen: Listen,
 }
 
 /// Asks the server once.
@@ -32,7 +26,7 @@ pub struct Options {
 ///
 /// When the server does not respond, or is not ready.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
-    let mut address = options.listen;
+    let mut address = options.listen.address;
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     }

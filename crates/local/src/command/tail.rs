@@ -354,8 +354,8 @@ fn summary(event: &str) -> String {
             format!("{kind} of {levels} levels")
         }
         kind @ ("post" | "post.edited") => {
-            let author = event.pointer("/author/handle").and_then(Value::as_str);
-            let author = author.unwrap_or("somebody");
+            let author =
+                event.pointer("/author/handle").and_then(Value::as_str).unwrap_or("somebody");
             let text = short(text("text"));
             if kind == "post" {
                 format!("@{author}: {text}")

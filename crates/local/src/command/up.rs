@@ -1,12 +1,13 @@
 //! `headwater up`: everything on this machine.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use ::functions::settings::Options as FunctionOptions;
 use ::poller::config::Options as PollerOptions;
 use aws::clients::TableOptions;
 use tokio_util::sync::CancellationToken;
 
+use super::listen::Listen;
 use crate::{
     in_process::{Server, Settings},
     output::print,
@@ -18,14 +19,9 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Listen on this address.
-    #[arg(
-        long,
-        env = "HEADWATER_LISTEN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:8080"
-    )]
-    pub listen: SocketAddr,
+    #[expect(missing_docs, reason = "a doc comment would replace the help text of the command")]
+    #[command(flatten)]
+    pub listen: Listen,
 
     /// Keep the database in this folder. By default, the data is lost when the program ends.
     #[arg(long, env = "HEADWATER_DATA_DIR", value_name = "FOLDER")]
@@ -43,7 +39,7 @@ pub struct Options {
     #[arg(long, default_value_t = 20.0, requires = "simulated")]
     pub rate: f64,
 
-    #[expect(missing_docs, reason = "a doc comment would replace the help text of the command")]
+    #[expect(missing_docs, reason = "as above")]
     #[command(flatten)]
     pub tables: TableOptions,
 
@@ -69,7 +65,7 @@ impl Options {
             ..simulator::Options::default()
         });
         let settings = Settings {
-            listen: self.listen,
+            listen: self.listen.address,
             data_dir: self.data_dir,
             simulation,
             tables: self.tables,

@@ -23,7 +23,7 @@ impl Channel {
         }
     }
 
-    /// Returns the name that the exchange acknowledges it by.
+    /// Returns the name that the exchange uses in acknowledgments.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Level2 => "level2_50",

@@ -72,20 +72,20 @@ async fn trades(
         let in_page = |trade: &&Trade| {
             after.is_none_or(|after| trade.id < after) && before.is_none_or(|it| trade.id > it)
         };
-        // The newest that qualify, even for `before`: that is how the real cursors work.
+        // The page has the newest trades that match, even for `before`, as on the real exchange.
         let page: Vec<_> = market.trades.iter().rev().filter(in_page).take(limit).collect();
         let listed: Vec<_> =
             page.iter().map(|trade| messages::rest_trade(market.product, trade)).collect();
-        let mut answer = Json(listed).into_response();
+        let mut response = Json(listed).into_response();
         if let (Some(newest), Some(oldest)) = (page.first(), page.last()) {
-            answer.headers_mut().insert("cb-before", HeaderValue::from(newest.id));
-            answer.headers_mut().insert("cb-after", HeaderValue::from(oldest.id));
+            response.headers_mut().insert("cb-before", HeaderValue::from(newest.id));
+            response.headers_mut().insert("cb-after", HeaderValue::from(oldest.id));
         }
-        answer
+        response
     })
 }
 
-/// Answers `GET /_simulator/trades/{product}`: everything that was traded, streamed or not.
+/// Handles `GET /_simulator/trades/{product}`, which lists all trades, streamed or not.
 pub(super) async fn traded(
     State(exchange): State<Arc<Exchange>>,
     Path(id): Path<String>,
@@ -93,16 +93,17 @@ pub(super) async fn traded(
     on_market(&exchange, &id, |market| {
         let trades = &market.trades;
         let edge = |trade: Option<&Trade>| trade.map(|trade| trade.id);
-        let (first, last) = (edge(trades.front()), edge(trades.back()));
+        let first = edge(trades.front());
+        let last = edge(trades.back());
         Json(json!({"product_id": market.product.id, "first": first, "last": last, "count": trades.len()}))
             .into_response()
     })
 }
 
-fn on_market(exchange: &Exchange, id: &str, answer: impl FnOnce(&Market) -> Response) -> Response {
+fn on_market(exchange: &Exchange, id: &str, respond: impl FnOnce(&Market) -> Response) -> Response {
     let state = exchange.state();
     let found = state.markets.all.iter().find(|market| market.product.id == id);
-    found.map_or_else(not_found, answer)
+    found.map_or_else(not_found, respond)
 }
 
 fn not_found() -> Response {

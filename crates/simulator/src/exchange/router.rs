@@ -1,4 +1,4 @@
-//! The routes of the exchange: the feed on `/`, and REST beside it.
+//! The routes of the exchange: the feed on `/`, and the REST interface.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use axum::{
 use super::{rest, subscriber::Subscriber, trading::Exchange};
 use crate::{faults::Fault, host, upgrade::Upgrade};
 
-/// Returns everything the exchange serves.
+/// Returns all routes of the exchange.
 pub(crate) fn router(exchange: &Arc<Exchange>) -> Router {
     let own = Router::new()
         .route("/", get(connect))
@@ -30,11 +30,12 @@ async fn connect(State(exchange): State<Arc<Exchange>>, mut request: Request) ->
     if let Some(status) = rejection {
         return status.into_response();
     }
-    let Some((upgrade, answer)) = Upgrade::accept(&mut request) else {
+    let Some((upgrade, response)) = Upgrade::accept(&mut request) else {
         return StatusCode::UPGRADE_REQUIRED.into_response();
     };
     let events = exchange.events.subscribe();
-    let (host, timing) = (Arc::clone(&exchange.host), exchange.timing);
+    let host = Arc::clone(&exchange.host);
+    let timing = exchange.timing;
     host.serve(upgrade, Subscriber::new(exchange), events, timing);
-    answer
+    response
 }

@@ -5,12 +5,8 @@ use std::{io, net::SocketAddr, sync::Arc};
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::sync::DropGuard;
 
 use super::{
     channel::Channel,
@@ -19,13 +15,13 @@ use super::{
     subscriber,
     trading::{Event, Exchange},
 };
-use crate::{faults::Switch, host::Host, market::PRODUCTS, serve::serve};
+use crate::{loopback::LoopbackPort, market::PRODUCTS, wait::until};
 
-/// A running exchange on which only its script trades.
+/// A running exchange on which only the owner of this value trades.
 ///
-/// By itself it acknowledges subscriptions, sends heartbeats, and answers REST requests. A trade
-/// goes to the subscribers of its product and to the REST interface. The server stops when this is
-/// dropped.
+/// It acknowledges subscriptions, sends heartbeats, and responds to REST requests by itself. A trade is
+/// sent to the subscribers of its product, and listed by the REST interface. The server stops when this
+/// is dropped.
 pub struct ExchangeServer {
     address: SocketAddr,
     exchange: Arc<Exchange>,
@@ -39,18 +35,15 @@ impl ExchangeServer {
     ///
     /// When no port can be bound.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let tasks = TaskTracker::new();
-        let shutdown = CancellationToken::new();
-        let host = Host::new(1, Switch::new(&[]), tasks.clone(), shutdown.clone());
-        let exchange = Arc::new(Exchange::scripted(Arc::new(host)));
-        serve(listener, router(&exchange), &tasks, &shutdown);
-        tasks.spawn(Arc::clone(&exchange).drive());
-        Ok(Self { address, exchange, _shutdown: shutdown.drop_guard() })
+        let port = LoopbackPort::bind().await?;
+        let address = port.address;
+        let exchange = Arc::new(Exchange::scripted(Arc::clone(&port.host)));
+        let shutdown = port.serve(router(&exchange));
+        exchange.host.tasks.spawn(Arc::clone(&exchange).drive());
+        Ok(Self { address, exchange, _shutdown: shutdown })
     }
 
-    /// Returns the address that it listens on.
+    /// Returns the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -79,7 +72,7 @@ impl ExchangeServer {
         trade.id
     }
 
-    /// Makes a trade, streams it as the text that `write` makes of its id, and returns the id.
+    /// Makes a trade, streams it as the text that `write` returns for its id, and returns the id.
     ///
     /// # Panics
     ///
@@ -92,7 +85,7 @@ impl ExchangeServer {
         id
     }
 
-    /// Makes a trade that only the REST interface knows, and returns its id.
+    /// Makes a trade that only the REST interface lists, and returns its id.
     ///
     /// # Panics
     ///
@@ -123,8 +116,7 @@ impl ExchangeServer {
     }
 
     fn send_message(&self, message: Message) {
-        // Under the lock, so that it stays in order with trades. Without clients there is no
-        // receiver.
+        // The lock keeps the message in order with trades. Sending fails if there are no clients.
         let _state = self.exchange.state();
         let _ = self.exchange.events.send(Event::Sent(message));
     }
@@ -146,6 +138,16 @@ impl ExchangeServer {
         self.exchange.host.stats.is_subscribed(&format!("{name}/{product}"))
     }
 
+    /// Waits until a client is subscribed to a channel of a product.
+    ///
+    /// # Panics
+    ///
+    /// When no client subscribes in time.
+    pub async fn subscribed(&self, channel: &str, product: &str) {
+        let what = format!("a client subscribes to {channel} of {product}");
+        until(&what, || self.is_subscribed(channel, product)).await;
+    }
+
     /// Returns how many clients have connected so far.
     pub fn accepted(&self) -> usize {
         let accepted = self.exchange.host.stats.accepted.load(std::sync::atomic::Ordering::Relaxed);
@@ -163,7 +165,7 @@ impl ExchangeServer {
         self.exchange.host.drop_connections();
     }
 
-    /// Sends nothing more on the connections that are open.
+    /// Sends no more messages on the open connections.
     pub fn silence_connections(&self) {
         self.exchange.host.switch.silence_connections();
     }

@@ -42,7 +42,7 @@ enum ChannelRequest {
     },
 }
 
-/// A client's subscriptions, each with the number of the event it starts after.
+/// A client's subscriptions, each with the number of the event after which it starts.
 pub(super) struct Subscriber {
     exchange: Arc<Exchange>,
     subscriptions: BTreeMap<Subscription, u64>,
@@ -69,7 +69,7 @@ impl Subscriber {
         added.dedup();
         self.settled = true;
 
-        // Under one lock, so that no event is lost between a greeting and the stream after it.
+        // One lock, so that no event is lost between the first messages and the stream.
         let exchange = Arc::clone(&self.exchange);
         let state = exchange.state();
         let mut greetings = Vec::new();
@@ -112,7 +112,7 @@ impl Subscriber {
         Ok(vec![self.acknowledgment()])
     }
 
-    /// Returns the message that lists everything subscribed to.
+    /// Returns the message that lists all subscriptions.
     fn acknowledgment(&self) -> String {
         let mut channels: BTreeMap<Channel, Vec<&str>> = BTreeMap::new();
         for (channel, product) in self.subscriptions.keys() {
@@ -156,7 +156,7 @@ impl Conversation for Subscriber {
         let Ok(command) = serde_json::from_str::<Command>(text) else {
             return vec![messages::error("Malformed JSON", None)];
         };
-        let (message, answers) = match command.r#type.as_str() {
+        let (message, responses) = match command.r#type.as_str() {
             "subscribe" => ("Failed to subscribe", self.subscribe(&command)),
             "unsubscribe" => ("Failed to unsubscribe", self.unsubscribe(&command)),
             _ => {
@@ -164,7 +164,7 @@ impl Conversation for Subscriber {
                 return vec![messages::error(message, None)];
             }
         };
-        answers.unwrap_or_else(|reason| vec![messages::error(message, Some(&reason))])
+        responses.unwrap_or_else(|reason| vec![messages::error(message, Some(&reason))])
     }
 
     fn deliver(&mut self, event: &Event, faults: Active) -> Vec<Frame> {
@@ -199,7 +199,7 @@ impl Drop for Subscriber {
     }
 }
 
-/// Returns the channels of a command with their products, or why none of it is done.
+/// Returns the channels of a command with their products, or why the command is rejected.
 fn requested(command: &Command) -> Result<Vec<(Channel, Vec<usize>)>, String> {
     if command.channels.is_empty() {
         return Err("No channels provided".to_owned());

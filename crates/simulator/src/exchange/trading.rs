@@ -1,4 +1,4 @@
-//! The state of the exchange: its markets, and the events that its clients get.
+//! The state of the exchange: its markets, and the events that its clients receive.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,25 +18,25 @@ use crate::{
     session::{QUEUE, Timing},
 };
 
-/// How often book changes are sent, when there are any.
+/// The interval at which changes of the books are sent.
 const BOOK_EVERY: Duration = Duration::from_millis(50);
-/// How far trading may fall behind the clock before it skips what it has missed.
+/// How far trading may fall behind the clock. Trades that are due for longer are skipped.
 const LARGEST_LAG: Duration = Duration::from_secs(1);
-/// Takers served in one go, so that clients are not starved.
+/// The most takers that trade before clients are served.
 const TICKS_AT_ONCE: usize = 1_000;
 
-/// An event that clients may get.
+/// An event that clients may receive.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     /// A message for the subscribers of a channel and product.
     Published(Published),
-    /// A message that a script sends to every client.
+    /// A message that a test sends to every client.
     Sent(Message),
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Published {
-    /// Counts all events; a subscription starts after one of them.
+    /// The number of the event. A subscription starts after an event.
     pub(super) number: u64,
     pub(super) channel: Channel,
     pub(super) product: usize,
@@ -48,9 +48,9 @@ pub(super) struct Published {
 pub(super) struct Trading {
     pub(super) markets: Markets,
     pub(super) published: u64,
-    /// The books that a script has set, by product. `None` means that the books are generated.
+    /// The books that a test has set, by product. `None` means that the books are generated.
     pub(super) books: Option<BTreeMap<usize, String>>,
-    /// The status that a script rejects handshakes with.
+    /// The status with which handshakes are rejected.
     pub(super) rejection: Option<StatusCode>,
 }
 
@@ -69,13 +69,13 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Creates an exchange whose generator makes trades and books.
+    /// Creates an exchange with generated trades and books.
     pub(crate) fn generated(seed: u64, rate: f64, timing: Timing, host: Arc<Host>) -> Self {
         let markets = Markets::new(seed, rate, Timestamp::now());
         Self::new(Trading { markets, published: 0, books: None, rejection: None }, timing, host)
     }
 
-    /// Creates an exchange on which only a script trades.
+    /// Creates an exchange on which only a test trades.
     pub(crate) fn scripted(host: Arc<Host>) -> Self {
         let markets = Markets::empty(1);
         let books = Some(BTreeMap::new());
@@ -88,7 +88,7 @@ impl Exchange {
         Self { trading: Mutex::new(trading), events, host, timing }
     }
 
-    /// Trades, with or without clients, until shutdown.
+    /// Trades until shutdown, with or without clients.
     pub(crate) async fn drive(self: Arc<Self>) {
         let is_generated = !self.state().is_scripted();
         let mut next_taker = Instant::now();
@@ -108,7 +108,7 @@ impl Exchange {
         }
     }
 
-    /// Lets every taker trade that is due; returns when the next one is due.
+    /// Lets every taker trade that is due. Returns when the next one is due.
     fn trade(&self, due: Instant) -> Instant {
         let mut trading = self.state();
         let mut due = due.max(Instant::now().checked_sub(LARGEST_LAG).unwrap_or(due));
@@ -125,7 +125,7 @@ impl Exchange {
                 let text = messages::matched("match", &PRODUCTS[market], trade);
                 self.publish(&mut trading, Channel::Matches, market, Some(trade.id), text);
             }
-            // Like the real one, a taker that meets several orders changes the ticker once.
+            // As on the real exchange, a taker that fills several orders changes the ticker once.
             let text = messages::ticker(&trading.markets.all[market]);
             self.publish(&mut trading, Channel::Ticker, market, None, text);
         }
@@ -161,7 +161,7 @@ impl Exchange {
         trading.published += 1;
         let number = trading.published;
         let published = Published { number, channel, product, trade, text: text.into() };
-        // Without clients there is no receiver.
+        // Sending fails if there are no clients.
         let _ = self.events.send(Event::Published(published));
     }
 

@@ -46,11 +46,17 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    /// Fills a book of `depth` levels a side around `fair`.
+    /// Creates a book with `depth` levels on each side of `fair`.
     pub(super) fn around(fair: u64, depth: usize, lot: u64, rng: &mut StdRng) -> Self {
         let spacing = (fair / (depth as u64 * 8 + 1)).max(1);
-        let (bids, asks) = (BTreeMap::new(), BTreeMap::new());
-        let mut book = Self { bids, asks, changed: BTreeSet::new(), depth, spacing, lot };
+        let mut book = Self {
+            bids: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            depth,
+            spacing,
+            lot,
+        };
         for side in [Side::Buy, Side::Sell] {
             let mut price = fair;
             for _ in 0..depth {
@@ -80,7 +86,7 @@ impl Book {
         }
     }
 
-    /// Takes the `orders` best levels of the side opposite to `taker`: all but the last are used up.
+    /// Fills the `orders` best levels of the side opposite to `taker`. The last one may remain in part.
     pub(super) fn take(&mut self, taker: Side, orders: usize, rng: &mut StdRng) -> Vec<Level> {
         let resting = taker.opposite();
         let hit: Vec<Level> = self.levels(resting).take(orders).collect();
@@ -94,7 +100,7 @@ impl Book {
         fills
     }
 
-    /// Moves the market: orders that `fair` has run over are cancelled, others are placed near it.
+    /// Moves the market: cancels the orders that `fair` has passed, and places others near it.
     pub(super) fn requote(&mut self, fair: u64, rng: &mut StdRng) {
         let overrun: Vec<_> = self
             .bids
@@ -140,7 +146,7 @@ impl Book {
         }
     }
 
-    /// Puts an order at a level; the callers stay on their side of the fair price.
+    /// Places an order at a level. The caller must stay on its side of the fair price.
     fn place(&mut self, side: Side, price: u64, size: u64) {
         if price > 0 {
             self.set(side, price, size);
@@ -171,7 +177,7 @@ impl Book {
         self.side(side).get(&price).copied().unwrap_or(0)
     }
 
-    /// Returns a size from dust to three lots, small ones far more often.
+    /// Returns a random size of at most three lots. Small sizes are much more likely.
     fn random_size(&self, rng: &mut StdRng) -> u64 {
         let roll: u64 = rng.random_range(1..=1_000);
         1 + self.lot * roll / 1_000 * roll / 1_000 * roll / 1_000 * 3

@@ -7,33 +7,33 @@ use crate::decimal::padded;
 /// Whether a product can be traded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Status {
-    /// It trades.
+    /// The product is traded.
     Online,
-    /// It is listed, but nothing has ever been traded.
+    /// The product is listed, but was never traded.
     Untraded,
-    /// It is still named by REST, but no longer offered.
+    /// The REST interface lists the product, but it can no longer be traded.
     Delisted,
 }
 
-/// One product and the scale of its market.
+/// A product, and the parameters of its market.
 #[derive(Debug)]
 pub(crate) struct Product {
     pub(crate) id: &'static str,
     base: &'static str,
     quote: &'static str,
-    /// Decimals of a price; one tick is the last of them.
+    /// The number of decimals of a price. A tick is the smallest unit.
     pub(crate) price_scale: u32,
-    /// Decimals of a size.
+    /// The number of decimals of a size.
     pub(crate) size_scale: u32,
-    /// The price that the walk starts at, in ticks.
+    /// The initial price, in ticks.
     pub(super) price: u64,
     /// A common order size, in the smallest units.
     pub(super) lot: u64,
-    /// Levels on each side of the book.
+    /// The number of levels on each side of the book.
     pub(super) depth: usize,
-    /// Its share of all trades.
+    /// The weight of the product among all trades.
     pub(super) weight: u32,
-    /// The number of its first trade.
+    /// The id of the first trade.
     pub(crate) first_trade: u64,
     pub(crate) status: Status,
 }
@@ -67,7 +67,7 @@ impl Product {
         Self { status, weight: 0, first_trade: 0, ..self }
     }
 
-    /// Returns the product as `GET /products` describes it.
+    /// Returns the product in the format of `GET /products`.
     pub(crate) fn describe(&self) -> Value {
         let delisted = self.status == Status::Delisted;
         json!({
@@ -93,7 +93,7 @@ impl Product {
     }
 }
 
-/// Every product, busiest first.
+/// All products.
 pub(crate) static PRODUCTS: [Product; 17] = [
     Product::online(
         ("BTC-USD", "BTC", "USD"),

@@ -1,4 +1,4 @@
-//! The state of the Mastodon server: its timeline, and the events that its clients get.
+//! The state of the Mastodon server: its timeline, and the events that its clients receive.
 
 use std::{
     net::SocketAddr,
@@ -25,19 +25,19 @@ use crate::{
     timeline::{Change, DOMAIN, Timeline, Toot},
 };
 
-/// How far the server may fall behind the clock before it skips what it has missed.
+/// How far the server may fall behind the clock. Changes that are due for longer are skipped.
 const LARGEST_LAG: Duration = Duration::from_secs(1);
-/// Changes made in one go, so that clients are not starved.
+/// The most changes that are made before clients are served.
 const CHANGES_AT_ONCE: usize = 200;
 
-/// A change of a post, as it is streamed.
+/// A change of a post in the format of the stream.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
     pub(super) name: &'static str,
     pub(super) post: Arc<Toot>,
-    /// The payload as the JSON string that an envelope holds.
+    /// The payload as a JSON string, as an envelope contains it.
     pub(super) payload: Arc<str>,
-    /// Whether the fault `skip-trades` skips this one.
+    /// Whether the fault `skip-trades` omits this event.
     pub(super) skippable: bool,
 }
 
@@ -54,7 +54,7 @@ impl Event {
         event
     }
 
-    /// Returns the payload: a status, or the bare id of a deleted one.
+    /// Returns the payload: a status, or the id of a deleted one.
     pub(super) fn data(&self) -> String {
         match self.name {
             "delete" => self.post.id.to_string(),
@@ -63,8 +63,8 @@ impl Event {
     }
 }
 
-/// A missing or wrong token, with the text of the real server.
-pub(super) struct Denied(pub(super) &'static str);
+/// The error for a missing or wrong token, with the text of the real server.
+pub(super) struct InvalidToken(pub(super) &'static str);
 
 /// The simulated server.
 pub(crate) struct Mastodon {
@@ -73,15 +73,15 @@ pub(crate) struct Mastodon {
     pub(super) host: Arc<Host>,
     pub(super) timing: Timing,
     pub(super) token: String,
-    /// The domain that the instance names.
+    /// The domain of the instance.
     pub(super) domain: String,
     pub(super) streaming_url: String,
-    /// Whether the public timeline is shown only to clients with a token.
+    /// Whether the public timeline requires a token.
     pub(super) requires_token: AtomicBool,
 }
 
 impl Mastodon {
-    /// Creates a server whose generator posts.
+    /// Creates a server with generated posts.
     pub(crate) fn generated(
         seed: u64,
         rate: f64,
@@ -102,7 +102,7 @@ impl Mastodon {
         }
     }
 
-    /// Creates a server without posts, on which only a script posts.
+    /// Creates a server without posts, on which only a test posts.
     pub(crate) fn scripted(token: &str, address: SocketAddr, host: Arc<Host>) -> Self {
         Self {
             timeline: Mutex::new(Timeline::empty()),
@@ -118,7 +118,7 @@ impl Mastodon {
 
     /// Streams a change.
     pub(super) fn publish(&self, change: Change) {
-        // Without clients there is no receiver.
+        // Sending fails if there are no clients.
         let _ = self.events.send(Event::new(change));
     }
 
@@ -130,7 +130,7 @@ impl Mastodon {
         self.requires_token.load(Ordering::Relaxed)
     }
 
-    /// Lets people post, whether anybody listens or not, until shutdown.
+    /// Posts, edits and deletes until shutdown, with or without clients.
     pub(crate) async fn drive(self: Arc<Self>) {
         let mut due = Instant::now();
         loop {
@@ -141,7 +141,7 @@ impl Mastodon {
         }
     }
 
-    /// Makes every change whose time has come; returns when the next one comes.
+    /// Makes every change that is due. Returns when the next one is due.
     fn advance(&self, due: Instant) -> Instant {
         let mut timeline = self.timeline();
         let mut due = due.max(Instant::now().checked_sub(LARGEST_LAG).unwrap_or(due));
@@ -158,18 +158,18 @@ impl Mastodon {
         due
     }
 
-    /// Checks a token given by header or query.
-    pub(super) fn authorize(&self, headers: &HeaderMap, query: &Query) -> Result<(), Denied> {
+    /// Checks the token in a header or in the query.
+    pub(super) fn authorize(&self, headers: &HeaderMap, query: &Query) -> Result<(), InvalidToken> {
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = bearer
             .map(|value| value.strip_prefix("Bearer ").unwrap_or(value))
             .or_else(|| query.get("access_token"))
             .or_else(|| headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok());
         match token {
-            _ if self.host.switch.is_on(Fault::Refuse) => Err(Denied("Invalid access token")),
-            None => Err(Denied("Missing access token")),
+            _ if self.host.switch.is_on(Fault::Refuse) => Err(InvalidToken("Invalid access token")),
+            None => Err(InvalidToken("Missing access token")),
             Some(token) if token == self.token => Ok(()),
-            Some(_) => Err(Denied("Invalid access token")),
+            Some(_) => Err(InvalidToken("Invalid access token")),
         }
     }
 

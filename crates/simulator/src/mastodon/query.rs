@@ -1,4 +1,4 @@
-//! Query strings as Mastodon reads them: repeated names, `id[]`, many ways to say no.
+//! Query strings, with the rules of Mastodon for repeated names, `id[]` and booleans.
 
 use url::form_urlencoded;
 
@@ -14,8 +14,7 @@ impl Query {
 
     /// Returns the first value of a parameter.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let mut found = self.0.iter().filter(|(key, _)| key == name);
-        found.next().map(|(_, value)| value.as_str())
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Returns every value of a parameter.
@@ -23,18 +22,18 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Returns an id, if the parameter is a number.
+    /// Returns the value of a parameter, if it is a number.
     pub(super) fn id(&self, name: &str) -> Option<u64> {
         self.get(name).and_then(|text| text.parse().ok())
     }
 
-    /// Returns whether a switch is on.
+    /// Returns whether a boolean parameter is true.
     pub(super) fn is_set(&self, name: &str) -> bool {
         let off = ["", "0", "f", "F", "false", "FALSE", "off", "OFF"];
         self.get(name).is_some_and(|value| !off.contains(&value))
     }
 
-    /// Returns the query of a neighbouring page: the cursors give way to another, the rest stays.
+    /// Returns the query of an adjacent page, with its cursor in place of the others.
     pub(super) fn page(&self, cursor: &str, id: u64) -> String {
         let mut pairs = self.0.clone();
         let replaced = ["max_id", "min_id", "since_id", "access_token"];

@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{faults::Fault, stats::Stats, timeline::Toot};
 
-/// The version that the server claims; the consumer must see that it is no real one.
+/// The version that the server reports. Clients can see that the server is simulated.
 const VERSION: &str = "4.6.4+simulated";
-/// Length of the rate limit's window in seconds.
+/// The length of the rate limit's window in seconds.
 const WINDOW: i64 = 300;
 
 /// Returns the REST routes.
@@ -40,7 +40,7 @@ pub(super) fn router(server: Arc<Mastodon>) -> Router {
         .with_state(server)
 }
 
-/// Refuses bad tokens and counts towards a rate limit that is announced, but never enforced.
+/// Rejects invalid tokens, and reports a rate limit that is not enforced.
 async fn gate(State(server): State<Arc<Mastodon>>, request: Request, next: Next) -> Response {
     Stats::add(&server.host.stats.requests, 1);
     if server.host.switch.is_on(Fault::Refuse) {
@@ -52,31 +52,31 @@ async fn gate(State(server): State<Arc<Mastodon>>, request: Request, next: Next)
     if !anonymous && server.authorize(request.headers(), &query).is_err() {
         return failure(StatusCode::UNAUTHORIZED, "The access token is invalid");
     }
-    let mut answer = next.run(request).await;
+    let mut response = next.run(request).await;
     let requests = server.host.stats.requests.load(Ordering::Relaxed);
-    let reset = (Timestamp::now().as_second() / WINDOW + 1) * WINDOW;
-    let reset = Timestamp::from_second(reset).unwrap_or(Timestamp::MAX);
+    let window_end = (Timestamp::now().as_second() / WINDOW + 1) * WINDOW;
+    let reset = Timestamp::from_second(window_end).unwrap_or(Timestamp::MAX);
     for (name, value) in [
         ("x-ratelimit-limit", "300".to_owned()),
         ("x-ratelimit-remaining", (299 - requests % 299).to_string()),
         ("x-ratelimit-reset", format!("{reset:.6}")),
     ] {
         if let Ok(value) = HeaderValue::try_from(value) {
-            answer.headers_mut().insert(HeaderName::from_static(name), value);
+            response.headers_mut().insert(HeaderName::from_static(name), value);
         }
     }
-    answer
+    response
 }
 
 async fn instance(State(server): State<Arc<Mastodon>>) -> Json<Value> {
-    let access = if server.requires_token() { "authenticated" } else { "public" };
-    let access = json!({"local": access, "remote": access});
+    let level = if server.requires_token() { "authenticated" } else { "public" };
+    let access = json!({"local": level, "remote": level});
     Json(json!({
         "domain": server.domain,
         "title": "Simulated Mastodon",
         "version": VERSION,
         "source_url": "https://github.com/mastodon/mastodon",
-        "description": "Everything here is made up by a simulator.",
+        "description": "A simulator generates all posts of this server.",
         "usage": {"users": {"active_month": 44}},
         "languages": ["en"],
         "configuration": {
@@ -136,10 +136,14 @@ fn timeline(
     let below = query.id("max_id").unwrap_or(u64::MAX);
     let above = query.id("since_id").max(query.id("min_id")).map_or(0, |id| id.saturating_add(1));
     let timeline = server.timeline();
-    let posts = timeline.posts.range(above.min(below)..below).map(|(_, post)| post);
-    let posts = posts.filter(|post| stream.carries(post)).cloned();
+    let posts = timeline
+        .posts
+        .range(above.min(below)..below)
+        .map(|(_, post)| post)
+        .filter(|post| stream.contains(post))
+        .cloned();
     let listed: Vec<Arc<Toot>> = if query.id("min_id").is_some() {
-        // The page next to the cursor, not the newest one; still newest first.
+        // The page is the one next to the cursor and not the newest one. It starts with the newest post.
         let mut next: Vec<_> = posts.take(limit).collect();
         next.reverse();
         next
@@ -148,17 +152,18 @@ fn timeline(
     };
     drop(timeline);
 
-    let mut answer = list(&listed);
+    let mut response = list(&listed);
     if let (Some(newest), Some(oldest)) = (listed.first(), listed.last()) {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let base = format!("http://{}{page}", host.unwrap_or(&server.domain));
-        let (next, prev) = (query.page("max_id", oldest.id), query.page("min_id", newest.id));
+        let next = query.page("max_id", oldest.id);
+        let prev = query.page("min_id", newest.id);
         let link = format!(r#"<{base}?{next}>; rel="next", <{base}?{prev}>; rel="prev""#);
         if let Ok(link) = HeaderValue::try_from(link) {
-            answer.headers_mut().insert(header::LINK, link);
+            response.headers_mut().insert(header::LINK, link);
         }
     }
-    answer
+    response
 }
 
 async fn status(State(server): State<Arc<Mastodon>>, Path(id): Path<String>) -> Response {

@@ -1,4 +1,4 @@
-//! The routes of the Mastodon server: streaming and REST side by side.
+//! The routes of the Mastodon server: the streaming API and the REST interface.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use axum::{
 };
 
 use super::{
-    instance::{Denied, Mastodon},
+    instance::{InvalidToken, Mastodon},
     query::Query,
     rest,
     subscriber::Subscriber,
 };
 use crate::{host, upgrade::Upgrade};
 
-/// Returns everything the server serves.
+/// Returns all routes of the server.
 pub(crate) fn router(server: &Arc<Mastodon>) -> Router {
     let streaming =
         Router::new().route("/api/v1/streaming", get(connect)).with_state(Arc::clone(server));
@@ -33,7 +33,7 @@ async fn connect(
     mut request: Request,
 ) -> Response {
     let query = Query::parse(raw.as_deref());
-    if let Err(Denied(message)) = server.authorize(request.headers(), &query) {
+    if let Err(InvalidToken(message)) = server.authorize(request.headers(), &query) {
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("text/plain")),
             (HeaderName::from_static("x-error-message"), HeaderValue::from_static(message)),
@@ -41,14 +41,15 @@ async fn connect(
         return (StatusCode::UNAUTHORIZED, headers).into_response();
     }
     let offered = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL).cloned();
-    let Some((upgrade, mut answer)) = Upgrade::accept(&mut request) else {
+    let Some((upgrade, mut response)) = Upgrade::accept(&mut request) else {
         return StatusCode::UPGRADE_REQUIRED.into_response();
     };
     if let Some(protocol) = offered {
-        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     let events = server.events.subscribe();
-    let (host, timing) = (Arc::clone(&server.host), server.timing);
+    let host = Arc::clone(&server.host);
+    let timing = server.timing;
     host.serve(upgrade, Subscriber::new(server, query), events, timing);
-    answer
+    response
 }

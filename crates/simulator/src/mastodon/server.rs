@@ -4,20 +4,16 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::sync::DropGuard;
 
 use super::{instance::Mastodon, router::router};
-use crate::{faults::Switch, host::Host, serve::serve, timeline::Change};
+use crate::{loopback::LoopbackPort, timeline::Change, wait::until};
 
 /// The token that the server accepts.
 const TOKEN: &str = "a-token-for-tests";
 
-/// A running server on which only its script posts: instance, public timeline, statuses and
-/// streaming on one port. The server stops when this is dropped.
+/// A running server on which only the owner of this value posts. The instance, the public timeline, the
+/// statuses and the streaming API are on one port. The server stops when this is dropped.
 pub struct MastodonServer {
     address: SocketAddr,
     mastodon: Arc<Mastodon>,
@@ -31,14 +27,11 @@ impl MastodonServer {
     ///
     /// When no port can be bound.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let tasks = TaskTracker::new();
-        let shutdown = CancellationToken::new();
-        let host = Host::new(1, Switch::new(&[]), tasks.clone(), shutdown.clone());
-        let mastodon = Arc::new(Mastodon::scripted(TOKEN, address, Arc::new(host)));
-        serve(listener, router(&mastodon), &tasks, &shutdown);
-        Ok(Self { address, mastodon, _shutdown: shutdown.drop_guard() })
+        let port = LoopbackPort::bind().await?;
+        let address = port.address;
+        let mastodon = Arc::new(Mastodon::scripted(TOKEN, address, Arc::clone(&port.host)));
+        let shutdown = port.serve(router(&mastodon));
+        Ok(Self { address, mastodon, _shutdown: shutdown })
     }
 
     /// Returns the base URL.
@@ -51,18 +44,22 @@ impl MastodonServer {
         self.address.to_string()
     }
 
-    /// Returns the token as Headwater's configuration takes it.
+    /// Returns the token in the format of Headwater's settings.
     pub fn token(&self) -> String {
         format!("{}={TOKEN}", self.host())
     }
 
-    /// Returns whether a client streams the public timeline.
-    pub fn is_streamed(&self) -> bool {
-        self.mastodon.host.stats.is_subscribed("public")
+    /// Waits until a client streams the public timeline.
+    ///
+    /// # Panics
+    ///
+    /// When no client does in time.
+    pub async fn streamed(&self) {
+        let stats = &self.mastodon.host.stats;
+        until("a client streams the public timeline", || stats.is_subscribed("public")).await;
     }
 
-    /// Creates a status by `ana` in which the members of `changes` replace others. It is not yet
-    /// published.
+    /// Creates a status by `ana`, with the members of `changes`. It is not published yet.
     pub fn status(&self, changes: &Value) -> Value {
         let now = Timestamp::now();
         let id = self.mastodon.timeline().next_id(now);
@@ -117,19 +114,19 @@ impl MastodonServer {
         self.mastodon.host.drop_connections();
     }
 
-    /// Shows the public timeline only to clients with a token from now on.
+    /// Requires a token for the public timeline from now on.
     pub fn require_token(&self) {
         self.mastodon.require_token();
     }
 
-    /// Returns a time that is later than a status, for the edit of it.
+    /// Returns a time that is later than a status, for an edit of it.
     ///
     /// # Panics
     ///
     /// When the status has no valid time.
     pub fn later(status: &Value) -> String {
-        let at = status["created_at"].as_str().expect("a status has a time");
-        let at: Timestamp = at.parse().expect("a time");
-        (at + Duration::from_mins(1)).to_string()
+        let text = status["created_at"].as_str().expect("a status has a time");
+        let created_at: Timestamp = text.parse().expect("a valid time");
+        (created_at + Duration::from_mins(1)).to_string()
     }
 }

@@ -1,4 +1,4 @@
-//! The streams of a Mastodon server by name, and which posts they carry.
+//! The streams of a Mastodon server, and the posts that they contain.
 
 use serde_json::json;
 
@@ -21,7 +21,7 @@ enum Kind {
         tag: String,
         local: bool,
     },
-    /// A stream about the account itself, on which nothing ever happens here.
+    /// A stream of the account itself, which is always empty here.
     Quiet,
 }
 
@@ -29,17 +29,17 @@ enum Kind {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Stream {
     kind: Kind,
-    /// The name it is counted under.
+    /// The name of the stream in the statistics.
     pub(super) name: String,
-    /// The `stream` of its envelopes, as JSON text.
+    /// The field `stream` of its envelopes, as JSON text.
     pub(super) label: String,
 }
 
-/// Why there is no such stream: the text and the status that say so.
+/// Why a stream does not exist: the text and the status of the error.
 pub(super) type Unknown = (&'static str, u16);
 
 impl Stream {
-    /// Looks up a stream by the name used on a socket.
+    /// Returns the stream with this name and tag.
     pub(super) fn named(name: &str, tag: Option<&str>) -> Result<Self, Unknown> {
         let public = |origin, media| Kind::Public { origin, media };
         let kind = match name {
@@ -53,7 +53,8 @@ impl Stream {
                 let Some(tag) = tag.filter(|tag| !tag.is_empty()) else {
                     return Err(("Missing tag name parameter", 400));
                 };
-                let (label, local) = (json!([name, tag]).to_string(), name == "hashtag:local");
+                let label = json!([name, tag]).to_string();
+                let local = name == "hashtag:local";
                 let kind = Kind::Hashtag { tag: tag.to_lowercase(), local };
                 return Ok(Self { kind, name: format!("{name}/{tag}"), label });
             }
@@ -64,8 +65,8 @@ impl Stream {
         Ok(Self { kind, name: name.to_owned(), label: json!([name]).to_string() })
     }
 
-    /// Returns whether the stream carries a post.
-    pub(super) fn carries(&self, post: &Toot) -> bool {
+    /// Returns whether the stream contains a post.
+    pub(super) fn contains(&self, post: &Toot) -> bool {
         match &self.kind {
             Kind::Quiet => false,
             Kind::Hashtag { tag, local } => {

@@ -15,7 +15,7 @@ use crate::{
     session::Conversation,
 };
 
-/// A client's streams, in the order it asked for them.
+/// A client's streams, in the order of its requests.
 pub(super) struct Subscriber {
     server: Arc<Mastodon>,
     streams: Vec<Stream>,
@@ -24,13 +24,13 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Serves a client whose request may name a first stream in its query.
+    /// Creates a client. The query of its request may name the first stream.
     pub(super) fn new(server: Arc<Mastodon>, request: Query) -> Self {
         let generation = server.host.stats.generation();
         Self { server, streams: Vec::new(), generation, request }
     }
 
-    /// Adds a stream; only a failure has an answer.
+    /// Adds a stream. Only an error has a response.
     fn subscribe(&mut self, name: &str, tag: Option<&str>) -> Vec<String> {
         match Stream::named(name, tag) {
             Err((error, status)) => vec![json!({"error": error, "status": status}).to_string()],
@@ -95,7 +95,8 @@ impl Conversation for Subscriber {
             Value::Array(names) => names.first().and_then(Value::as_str),
             other => other.as_str(),
         };
-        let (name, tag) = (stream.unwrap_or_default(), command["tag"].as_str());
+        let name = stream.unwrap_or_default();
+        let tag = command["tag"].as_str();
         match command["type"].as_str() {
             Some("subscribe") => self.subscribe(name, tag),
             Some("unsubscribe") => self.unsubscribe(name, tag),
@@ -110,7 +111,7 @@ impl Conversation for Subscriber {
         let Event { name, payload, .. } = event;
         self.streams
             .iter()
-            .filter(|stream| stream.carries(&event.post))
+            .filter(|stream| stream.contains(&event.post))
             .map(|Stream { label, .. }| {
                 Frame::movable(format!(
                     r#"{{"stream":{label},"event":"{name}","payload":{payload}}}"#

@@ -1,4 +1,4 @@
-//! The exchange's end of a WebSocket, played by a test.
+//! The exchange's side of a WebSocket, for tests.
 
 use std::collections::BTreeMap;
 
@@ -10,32 +10,32 @@ use tokio_tungstenite::{
     tungstenite::{Message, protocol::Role},
 };
 
-use super::wait::soon;
+use crate::wait::soon;
 
-/// The exchange's end of a connection.
+/// The exchange's side of a connection.
 pub struct ExchangePeer<S> {
-    /// The WebSocket, for what the methods do not cover.
+    /// The WebSocket, for messages that the methods do not cover.
     pub socket: WebSocketStream<S>,
     /// The products that the client is subscribed to, by channel.
     pub subscriptions: BTreeMap<String, Vec<String>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ExchangePeer<S> {
-    /// Plays the exchange on a WebSocket.
+    /// Creates the exchange's side of an open WebSocket.
     pub fn new(socket: WebSocketStream<S>) -> Self {
         Self { socket, subscriptions: BTreeMap::new() }
     }
 
-    /// Plays the exchange on a connection on which no handshake takes place.
+    /// Creates the exchange's side of a connection without a handshake.
     pub async fn over(stream: S) -> Self {
         Self::new(WebSocketStream::from_raw_socket(stream, Role::Server, None).await)
     }
 
-    /// Waits for the next message that is no ping; `None` when the connection has ended.
+    /// Waits for the next message, except pings. Returns `None` when the connection has closed.
     ///
     /// # Panics
     ///
-    /// When nothing comes for too long.
+    /// When no message arrives in time.
     pub async fn message(&mut self) -> Option<Message> {
         loop {
             match soon(self.socket.next()).await {
@@ -50,7 +50,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ExchangePeer<S> {
     ///
     /// # Panics
     ///
-    /// When something else comes.
+    /// When another message arrives.
     pub async fn request(&mut self) -> String {
         let message = self.message().await.expect("a request");
         let json: Value = serde_json::from_str(message.to_text().expect("a text")).expect("JSON");
@@ -75,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ExchangePeer<S> {
     ///
     /// # Panics
     ///
-    /// When something else comes.
+    /// When another message arrives.
     pub async fn agree(&mut self) -> String {
         let request = self.request().await;
         let channels: Vec<Value> = self
@@ -95,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ExchangePeer<S> {
     ///
     /// # Panics
     ///
-    /// When the connection has ended.
+    /// When the connection is closed.
     pub async fn send(&mut self, json: &Value) {
         self.socket.send(Message::text(json.to_string())).await.expect("sent");
     }

@@ -1,4 +1,4 @@
-//! The exchange from outside.
+//! Tests of the generated exchange.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ fn ids(values: &[Value]) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn a_subscriber_is_greeted_and_then_follows_trades_and_book() {
+async fn a_subscriber_receives_the_state_and_then_all_changes() {
     let simulator = start(|options| options.rate = 300.0).await;
     let mut socket = connect(&simulator.coinbase_url()).await;
     send(
@@ -64,7 +64,7 @@ async fn a_subscriber_is_greeted_and_then_follows_trades_and_book() {
 }
 
 #[tokio::test]
-async fn subscriptions_add_up_and_can_be_taken_back() {
+async fn subscriptions_are_added_and_removed() {
     let simulator = start(|_| {}).await;
     let mut socket = connect(&simulator.coinbase_url()).await;
     let only = |value: Value| value["channels"].to_string();
@@ -81,7 +81,7 @@ async fn subscriptions_add_up_and_can_be_taken_back() {
 }
 
 #[tokio::test]
-async fn a_bad_subscription_fails_as_a_whole() {
+async fn an_invalid_subscription_is_rejected_as_a_whole() {
     let simulator = start(|_| {}).await;
     let mut socket = connect(&simulator.coinbase_url()).await;
     let cases = [
@@ -134,7 +134,8 @@ async fn rest_lists_products_and_pages_through_trades() {
 
     let page = http().get(format!("{base}/products/BTC-USD/trades?limit=3")).send().await.unwrap();
     let cursor = |name: &str| page.headers()[name].to_str().unwrap().parse::<u64>().unwrap();
-    let (newest, oldest) = (cursor("cb-before"), cursor("cb-after"));
+    let newest = cursor("cb-before");
+    let oldest = cursor("cb-after");
     assert_eq!(newest, oldest + 2);
     let list = async |query: &str| -> Vec<u64> {
         let (_, trades) = get(format!("{base}/products/BTC-USD/trades?{query}")).await;
@@ -157,7 +158,7 @@ async fn skipped_trades_are_missing_from_the_stream_but_not_from_rest() {
     send(&mut socket, BTC).await;
     let messages = receive_until(&mut socket, |seen| ids(seen).len() > 30).await;
     let ids = ids(&messages);
-    let missing = (ids[0]..ids[30]).find(|id| !ids.contains(id)).expect("a hole");
+    let missing = (ids[0]..ids[30]).find(|id| !ids.contains(id)).expect("a missing trade");
     let base = simulator.coinbase_rest_url();
     let (_, trades) =
         get(format!("{base}/products/BTC-USD/trades?limit=1&after={}", missing + 1)).await;
@@ -183,7 +184,7 @@ async fn duplicates_reordering_and_garbage_lose_nothing() {
         let mut unique = ids.clone();
         unique.sort_unstable();
         unique.dedup();
-        // The newest may still be held back.
+        // The newest trades can still be delayed.
         assert!(unique.windows(2).rev().skip(2).all(|pair| pair[0] + 1 == pair[1]), "{fault:?}");
         let doubled = unique.len() < ids.len();
         let broken = messages.iter().any(|message| message["type"].is_null());
@@ -194,7 +195,7 @@ async fn duplicates_reordering_and_garbage_lose_nothing() {
 }
 
 #[tokio::test]
-async fn a_refusing_exchange_answers_503_until_it_is_switched_off_over_http() {
+async fn the_fault_refuse_returns_503_until_it_is_switched_off_over_http() {
     let simulator = start(|options| options.faults = vec![Fault::Refuse]).await;
     let base = simulator.coinbase_rest_url();
     assert_eq!(get(format!("{base}/products")).await.0, 503);
@@ -212,22 +213,22 @@ async fn a_refusing_exchange_answers_503_until_it_is_switched_off_over_http() {
 }
 
 #[tokio::test]
-async fn connections_are_cut_on_demand_and_by_the_fault() {
+async fn connections_are_dropped_on_demand_and_by_the_fault() {
     let simulator = start(|_| {}).await;
     let base = simulator.coinbase_rest_url();
     let mut socket = connect(&simulator.coinbase_url()).await;
     until_stats(&base, |stats| stats["connections"] == 1).await;
     http().post(format!("{base}/_simulator/drop")).send().await.unwrap();
-    assert!(ended(&mut socket).await.is_none(), "no goodbye");
+    assert!(ended(&mut socket).await.is_none(), "no close frame");
 
     let mut socket = connect(&simulator.coinbase_url()).await;
     send(&mut socket, BTC).await;
     http().put(format!("{base}/_simulator/faults/drop")).send().await.unwrap();
-    assert!(ended(&mut socket).await.is_none(), "no goodbye");
+    assert!(ended(&mut socket).await.is_none(), "no close frame");
 }
 
 #[tokio::test]
-async fn a_silent_exchange_answers_nothing_and_comes_back_with_a_hole() {
+async fn the_fault_silent_omits_all_messages_until_it_is_switched_off() {
     let simulator = start(|options| options.rate = 1_000.0).await;
     let mut socket = connect(&simulator.coinbase_url()).await;
     send(&mut socket, BTC).await;
@@ -237,7 +238,8 @@ async fn a_silent_exchange_answers_nothing_and_comes_back_with_a_hole() {
         async || get(format!("{base}/_simulator/trades/BTC-USD")).await.1["last"].as_u64().unwrap();
     simulator.faults().coinbase.set(Fault::Silent, true);
     socket.send(Message::Ping(tokio_tungstenite::tungstenite::Bytes::default())).await.unwrap();
-    let (silent_from, mut now) = (last().await, 0);
+    let silent_from = last().await;
+    let mut now = 0;
     while now < silent_from + 100 {
         now = last().await;
     }
@@ -250,7 +252,7 @@ async fn a_silent_exchange_answers_nothing_and_comes_back_with_a_hole() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_notified_and_cut_off() {
+async fn a_client_that_does_not_read_is_notified_and_disconnected() {
     let simulator = start(|options| options.rate = 20_000.0).await;
     let mut socket = connect(&simulator.coinbase_url()).await;
     send(
@@ -259,6 +261,6 @@ async fn a_client_that_does_not_read_is_notified_and_cut_off() {
     )
     .await;
     until_stats(&simulator.coinbase_rest_url(), |stats| stats["slow_consumers"] == 1).await;
-    let last = ended(&mut socket).await.expect("an orderly end");
+    let last = ended(&mut socket).await.expect("a close frame");
     assert!(last.contains("ErrSlowConsume"), "{last}");
 }

@@ -1,4 +1,4 @@
-//! The Mastodon server from outside.
+//! Tests of the generated Mastodon server.
 
 use serde_json::json;
 
@@ -32,7 +32,7 @@ async fn the_instance_names_its_own_streaming_address() {
 }
 
 #[tokio::test]
-async fn a_token_is_needed_and_taken_in_three_places() {
+async fn the_token_can_be_sent_in_three_places() {
     let simulator = start(|_| {}).await;
     let url = websocket(&simulator, "/api/v1/streaming");
     let attempt = async |name: &'static str, value: &'static str, url: &str| {
@@ -82,7 +82,7 @@ async fn posts_edits_and_deletes_are_streamed_in_envelopes() {
 }
 
 #[tokio::test]
-async fn a_socket_carries_many_streams_and_tells_unknown_ones() {
+async fn a_connection_has_several_streams_and_rejects_unknown_ones() {
     let simulator = busy().await;
     let mut socket = connect(&websocket(&simulator, STREAMING)).await;
     let cases = [
@@ -121,7 +121,7 @@ async fn a_socket_carries_many_streams_and_tells_unknown_ones() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_answer_pings_is_cut_off() {
+async fn a_client_that_does_not_respond_to_pings_is_disconnected() {
     let simulator = start(|options| options.ping_every = Duration::from_millis(100)).await;
     let base = simulator.mastodon_url();
     let mut polite = connect(&websocket(&simulator, &format!("{STREAMING}&stream=user"))).await;
@@ -136,7 +136,7 @@ async fn a_client_that_does_not_answer_pings_is_cut_off() {
 }
 
 #[tokio::test]
-async fn timelines_are_paged_like_the_real_ones() {
+async fn timelines_have_the_pages_of_the_real_server() {
     let simulator = start(|options| options.rate = 1.0).await;
     let base = simulator.mastodon_url();
     let answer =
@@ -156,7 +156,7 @@ async fn timelines_are_paged_like_the_real_ones() {
     assert!(second[0] < first[39]);
     let page =
         async |query: String| list(get(format!("{base}/api/v1/timelines/public?{query}")).await.1);
-    // The neighbours of the cursor, though newer ones exist.
+    // The page is next to the cursor, although newer posts exist.
     assert_eq!(page(format!("limit=2&min_id={}", first[39])).await, [first[37], first[38]]);
     assert!(page(format!("limit=2&since_id={}", first[39])).await[0] >= first[0]);
 
@@ -169,7 +169,7 @@ async fn timelines_are_paged_like_the_real_ones() {
 }
 
 #[tokio::test]
-async fn a_deleted_post_is_gone_from_rest() {
+async fn rest_does_not_list_deleted_posts() {
     let simulator = busy().await;
     let mut socket = connect(&websocket(&simulator, &format!("{STREAMING}&stream=public"))).await;
     let seen = receive_until(&mut socket, |seen| events(seen, "delete") > 0).await;
@@ -178,7 +178,7 @@ async fn a_deleted_post_is_gone_from_rest() {
 }
 
 #[tokio::test]
-async fn garbage_comes_between_good_posts() {
+async fn malformed_messages_are_sent_between_valid_ones() {
     let simulator = busy().await;
     simulator.faults().mastodon.set(Fault::Garbage, true);
     let mut socket = connect(&websocket(&simulator, &format!("{STREAMING}&stream=public"))).await;

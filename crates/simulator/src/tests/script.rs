@@ -1,4 +1,4 @@
-//! Upstreams that a test controls.
+//! Tests of the upstreams that a test controls.
 
 use axum::{
     http::{StatusCode, request::Parts},
@@ -20,7 +20,7 @@ async fn subscriber(server: &ExchangeServer) -> Socket {
 }
 
 #[tokio::test]
-async fn a_scripted_exchange_sends_only_what_it_is_asked_for() {
+async fn a_scripted_exchange_sends_only_requested_messages() {
     let server = ExchangeServer::start().await.unwrap();
     assert!(!server.is_subscribed("matches", "BTC-USD"));
     let mut socket = subscriber(&server).await;
@@ -36,12 +36,12 @@ async fn a_scripted_exchange_sends_only_what_it_is_asked_for() {
     assert_eq!(receive(&mut socket).await, Message::text("not JSON"));
     assert_eq!(receive_json(&mut socket).await["own"], first + 2);
     let (_, trades) = get(format!("{}/products/BTC-USD/trades", server.rest_url())).await;
-    assert_eq!(trades.as_array().unwrap().len(), 3, "REST knows the one that was not streamed");
+    assert_eq!(trades.as_array().unwrap().len(), 3, "REST lists the trade that was not streamed");
     assert_eq!(server.requests(), [serde_json::from_str::<Value>(SUBSCRIBE).unwrap()]);
 }
 
 #[tokio::test]
-async fn connections_that_are_cut_get_nothing_that_follows() {
+async fn dropped_connections_receive_no_later_messages() {
     let server = ExchangeServer::start().await.unwrap();
     let mut old = subscriber(&server).await;
     server.drop_connections();
@@ -94,12 +94,7 @@ async fn a_scripted_mastodon_server_streams_and_lists_its_posts() {
         base.replace("http", "ws")
     );
     let mut socket = connect(&url).await;
-    let wait = async {
-        while !server.is_streamed() {
-            tokio::task::yield_now().await;
-        }
-    };
-    time::timeout(PATIENCE, wait).await.unwrap();
+    server.streamed().await;
     let status = server.status(&json!({"content": "<p>One</p>"}));
     server.post(&status);
     let edited = {
@@ -122,7 +117,7 @@ async fn a_scripted_mastodon_server_streams_and_lists_its_posts() {
 }
 
 #[tokio::test]
-async fn a_test_decides_on_every_handshake_and_response() {
+async fn a_test_controls_every_handshake_and_response() {
     let respond = |request: &Parts| match request.uri.path() {
         "/known" => "[1]".into_response(),
         _ => StatusCode::NOT_FOUND.into_response(),

@@ -1,4 +1,4 @@
-//! The people, bots and recluses who post on the simulated server.
+//! The accounts of the simulated server, some of which are bots or do not want to be indexed.
 
 use jiff::Timestamp;
 use rand::{RngExt, rngs::StdRng};
@@ -18,7 +18,7 @@ const REMOTES: [&str; 5] = [
     "xn--grn-ioa.example",
 ];
 
-/// Someone who posts.
+/// An account that posts.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) username: String,
@@ -28,22 +28,23 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Returns the address of the account's posts, to which an id is appended.
+    /// Returns the base address of the account's posts, without their ids.
     pub(super) fn posts(&self) -> String {
         format!("{}/statuses/", self.json["uri"].as_str().unwrap_or_default())
     }
 
-    /// Returns how a post mentions the account.
+    /// Returns the mention of the account in a post.
     pub(super) fn mention(&self) -> Value {
         let account = &self.json;
         json!({"id": account["id"], "username": account["username"], "url": account["url"], "acct": account["acct"]})
     }
 }
 
-/// Returns everyone: each language has two people at home and two elsewhere.
+/// Returns all accounts. Each language has two local and two remote ones.
 pub(super) fn everyone(rng: &mut StdRng, joined: Timestamp) -> Vec<Account> {
-    let places = LANGUAGES.iter().flat_map(|language| (0..4).map(move |nth| (nth, language)));
-    places
+    LANGUAGES
+        .iter()
+        .flat_map(|language| (0..4).map(move |nth| (nth, language)))
         .enumerate()
         .map(|(index, (nth, language))| account(index, nth, language, rng, joined))
         .collect()
@@ -65,7 +66,7 @@ fn account(
     let acct = if local { username.clone() } else { format!("{username}@{host}") };
     let name = language.names[nth % 2];
 
-    // A few of every kind that a consumer must treat with care.
+    // Some accounts of each kind that clients must handle specially.
     let bot = index % 11 == 5;
     let (display_name, note, noindex, indexable) = match index % 13 {
         3 => (name.to_owned(), "<p>Please leave my posts alone. #nobot</p>", false, true),

@@ -76,7 +76,8 @@ impl Content {
         let language = author.language;
         let mut sentence = || language.sentences[rng.random_range(0..language.sentences.len())];
         let mut text = escape(sentence());
-        let (more, long) = (sentence(), sentence());
+        let more = sentence();
+        let long = sentence();
         match rng.random_range(0..10) {
             0..4 => text = format!("{text} {}", escape(more)),
             4 => text = format!("{text}<br>{}", escape(more)),
@@ -95,7 +96,8 @@ impl Content {
             self.emojis.push(emoji("headwater"));
         }
         if let Some(other) = answered {
-            let (url, name) = (other.json["url"].as_str().unwrap_or_default(), &other.username);
+            let url = other.json["url"].as_str().unwrap_or_default();
+            let name = &other.username;
             text = format!(
                 r#"<span class="h-card" translate="no"><a href="{url}" class="u-url mention">@<span>{name}</span></a></span> {text}"#
             );

@@ -1,7 +1,7 @@
-//! The spelling of a client's header names.
+//! The case of a client's header names.
 //!
-//! Events carry header names as the client wrote them, and hyper gives them in lower case only. So
-//! the stream under hyper keeps what it read of a request's head, to look the names up in.
+//! Events contain header names as the client wrote them, but hyper returns them in lower case. The
+//! stream under hyper therefore records the head of each request, and the names are looked up there.
 
 use std::{
     io,
@@ -16,48 +16,51 @@ use tokio::{
     net::TcpStream,
 };
 
-/// More of a head than this is not kept.
+/// The most bytes of a head that are recorded.
 const HEAD_BYTES: usize = 16 * 1_024;
 
-/// The names of a request's headers as the client spelled them.
+/// The names of a request's headers as the client wrote them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Spelling(Vec<String>);
+pub(crate) struct HeaderCase(Vec<String>);
 
-impl Spelling {
-    /// Finds the names in a request's head.
+impl HeaderCase {
+    /// Reads the names from a request's head.
     pub(crate) fn read(head: &[u8]) -> Self {
-        let lines = head.split(|byte| *byte == b'\n').skip(1);
-        let lines = lines.take_while(|line| !line.trim_ascii().is_empty());
-        let names = lines.filter_map(|line| line.split(|byte| *byte == b':').next());
-        Self(names.filter_map(|name| Some(str::from_utf8(name).ok()?.to_owned())).collect())
+        let names = head
+            .split(|byte| *byte == b'\n')
+            .skip(1)
+            .take_while(|line| !line.trim_ascii().is_empty())
+            .filter_map(|line| line.split(|byte| *byte == b':').next())
+            .filter_map(|name| Some(str::from_utf8(name).ok()?.to_owned()));
+        Self(names.collect())
     }
 
-    /// Returns `name`, which is in lower case, as the client spelled it.
+    /// Returns `name`, which is in lower case, as the client wrote it.
     pub(crate) fn of(&self, name: &str) -> String {
-        let spelled = self.0.iter().find(|spelled| spelled.eq_ignore_ascii_case(name));
-        spelled.map_or_else(|| name.to_owned(), Clone::clone)
+        let original = self.0.iter().find(|original| original.eq_ignore_ascii_case(name));
+        original.map_or_else(|| name.to_owned(), Clone::clone)
     }
 }
 
-/// What was read of the request at hand.
+/// The bytes of the current request's head, as far as they have been read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Head(Arc<Mutex<Recorded>>);
 
 #[derive(Debug, Default)]
 struct Recorded {
     bytes: Vec<u8>,
-    is_answered: bool,
+    has_response: bool,
 }
 
 impl Head {
-    /// Reads the spelling from the head and forgets the head.
-    pub(crate) fn take(&self) -> Spelling {
-        Spelling::read(&std::mem::take(&mut self.0.lock().bytes))
+    /// Reads the names from the recorded head, and clears it.
+    pub(crate) fn take(&self) -> HeaderCase {
+        HeaderCase::read(&std::mem::take(&mut self.0.lock().bytes))
     }
 
     fn record(&self, bytes: &[u8]) {
         let mut recorded = self.0.lock();
-        if std::mem::take(&mut recorded.is_answered) {
+        if std::mem::take(&mut recorded.has_response) {
             recorded.bytes.clear();
         }
         let room = HEAD_BYTES.saturating_sub(recorded.bytes.len());
@@ -65,7 +68,7 @@ impl Head {
     }
 }
 
-/// A TCP stream that keeps the head of the request it is reading.
+/// A TCP stream that records the head of the request that it reads.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     stream: TcpStream,
@@ -101,8 +104,8 @@ impl AsyncWrite for Recorder {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // What is read after an answer belongs to the next request.
-        self.head.0.lock().is_answered = true;
+        // Bytes that are read after a response belong to the next request.
+        self.head.0.lock().has_response = true;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -120,9 +123,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_names_as_the_client_spelled_them() {
+    fn finds_names_as_the_client_wrote_them() {
         let head = b"GET /live HTTP/1.1\r\nHost: a\r\nX-ApiKey: b:c\r\nsec-websocket-key: d\r\n\r\nBody: e";
-        let spelling = Spelling::read(head);
+        let names = HeaderCase::read(head);
         let cases = [
             ("host", "Host"),
             ("x-apikey", "X-ApiKey"),
@@ -130,7 +133,7 @@ mod tests {
             ("body", "body"),
         ];
         for (name, expected) in cases {
-            assert_eq!(spelling.of(name), expected, "case: {name}");
+            assert_eq!(names.of(name), expected, "case: {name}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! An exchange that trades one product at a given rate, and stamps each trade with the time.
+//! The load generator: an exchange that trades one product at a given rate. Each trade contains its
+//! time.
 
 use std::{
     net::SocketAddr,
@@ -12,24 +13,24 @@ use std::{
 use simulator::ExchangeServer;
 use tokio::{sync::watch, time};
 
-/// The product that is traded.
+/// The product that the exchange trades.
 pub(super) const PRODUCT: &str = "BTC-USD";
 
-/// Size of a message, in bytes.
-const BYTES: usize = 200;
+/// The size of a message.
+const MESSAGE_BYTES: usize = 200;
 
-/// A running exchange.
-pub(super) struct Exchange {
+/// A running load generator.
+pub(super) struct LoadGenerator {
     pub(super) address: SocketAddr,
     pub(super) epoch: Instant,
-    /// Trades a second; 0 for none.
+    /// The trades per second.
     pub(super) rate: watch::Sender<f64>,
     /// The number of trades so far.
     pub(super) sent: Arc<AtomicU64>,
 }
 
-impl Exchange {
-    /// Starts an exchange on a free loopback port; it trades until this is dropped.
+impl LoadGenerator {
+    /// Starts the exchange on a free loopback port. It trades until this is dropped.
     pub(super) async fn start() -> anyhow::Result<Self> {
         let server = ExchangeServer::start().await?;
         let address = server.address();
@@ -41,7 +42,7 @@ impl Exchange {
     }
 }
 
-/// Trades at the rate until its sender is gone.
+/// Trades at the rate until the sender of the rate is dropped.
 async fn trade(
     server: ExchangeServer,
     mut rates: watch::Receiver<f64>,
@@ -57,7 +58,7 @@ async fn trade(
                 Err(_) => return,
             },
             () = time::sleep_until(next), if rate > 0.0 => {
-                // Timers tick in milliseconds: what is due is sent, each with its own time.
+                // Timers have a resolution of a millisecond, so several trades can be due at once.
                 let now = time::Instant::now();
                 while next <= now {
                     next += Duration::from_secs_f64(1.0 / rate);
@@ -69,13 +70,13 @@ async fn trade(
     }
 }
 
-/// Returns a trade of [`BYTES`] bytes, with the nanoseconds since `epoch` as the taker's order.
+/// Returns a trade of [`MESSAGE_BYTES`] bytes, with the nanoseconds since `epoch` as the taker's order.
 fn message(id: u64, epoch: Instant) -> String {
     let nanos = epoch.elapsed().as_nanos();
     let mut text = format!(
         r#"{{"type":"match","trade_id":{id},"taker_order_id":"{nanos:020}","side":"sell","size":"0.2","price":"63514.6","product_id":"{PRODUCT}","sequence":{id},"maker_order_id":""#
     );
-    while text.len() < BYTES - 2 {
+    while text.len() < MESSAGE_BYTES - 2 {
         text.push('0');
     }
     text.push_str("\"}");

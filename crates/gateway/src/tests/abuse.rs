@@ -1,39 +1,40 @@
-//! Clients that flood, dawdle, or say that they come from elsewhere.
+//! Tests with clients that send too fast, open too many connections, or forge their address.
 
 use super::*;
 
 #[tokio::test]
-async fn who_sends_too_fast_is_read_from_slowly() {
+async fn messages_above_the_rate_limit_are_read_slowly() {
     let limits = GatewayLimits {
         in_flight: 2,
-        messages: Some(Rate { per_second: 10, burst: 4 }),
+        messages: Some(Rate::new(10, 4)),
         ..GatewayLimits::default()
     };
     let fixture = Fixture::with_limits(limits);
-    let (mut hasty, mut other) = (fixture.connect().await, fixture.connect().await);
-    let begun = time::Instant::now();
+    let mut fast = fixture.connect().await;
+    let mut other = fixture.connect().await;
+    let started = time::Instant::now();
     for n in 0..10 {
-        send(&mut hasty, &n.to_string()).await;
+        send(&mut fast, &n.to_string()).await;
     }
     send(&mut other, "other").await;
-    until("the other is heard", || {
-        fixture.fake.seen("default").iter().any(|event| event.contains(r#""body":"other""#))
+    until("the message of the other client arrives", || {
+        fixture.fake.events_of("default").iter().any(|event| event.contains(r#""body":"other""#))
     })
     .await;
     fixture.fake.event("default", 11).await;
-    // Four go through at once; of the rest two wait 100 ms at a time, less what comes back.
-    assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
+    // The burst permits four messages. The others wait 100 ms each, two at a time, except for those that
+    // the rate permits meanwhile.
+    assert!(started.elapsed() >= Duration::from_millis(150), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
-async fn there_is_an_end_to_connections_and_those_that_are_there_go_on() {
+async fn connections_above_the_limit_are_closed_and_the_others_stay_open() {
     let limits = GatewayLimits { connections: 2, ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let mut client = fixture.connect().await;
     let slow = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
     let mut refused = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
     let mut nothing = Vec::new();
-    // Closed at once, or reset.
     let read = time::timeout(PATIENCE, refused.read_to_end(&mut nothing)).await;
     assert!(matches!(read, Ok(Ok(0) | Err(_))), "{read:?}");
     send(&mut client, "still here").await;
@@ -42,13 +43,13 @@ async fn there_is_an_end_to_connections_and_those_that_are_there_go_on() {
     let url = fixture.url();
     let deadline = time::Instant::now() + PATIENCE;
     while tokio_tungstenite::connect_async(&url).await.is_err() {
-        assert!(time::Instant::now() < deadline, "its place is free again");
+        assert!(time::Instant::now() < deadline, "a closed connection no longer counts");
         time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 #[tokio::test]
-async fn proxies_on_this_machine_are_believed_where_that_is_wanted() {
+async fn the_address_from_a_local_proxy_is_used_only_if_proxies_are_trusted() {
     let request = "GET /x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n\
                    X-Forwarded-For: 198.51.100.3\r\n\r\n";
     for (trusts_proxies, expected) in [(true, "198.51.100.3"), (false, "127.0.0.1")] {
