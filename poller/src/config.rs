@@ -98,8 +98,8 @@ impl Options {
 }
 
 fn parse_servers(text: &str) -> Result<Servers, String> {
-    let servers = text.split(',').map(str::trim).filter(|server| !server.is_empty());
-    let servers = servers.map(|server| match url::Url::parse(server) {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let servers = names.map(|server| match url::Url::parse(server) {
         Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => Ok(url),
         _ => Err(format!("{server} is not an http or https address")),
     });

@@ -114,8 +114,8 @@ impl Interest {
         let subscribed = self.shards.iter().flat_map(|(_, subscribers)| subscribers.topics());
         self.topics.see(subscribed, Instant::now());
         for (family, sender) in &self.families {
-            let wanted = self.topics.iter().chain(&self.recorded);
-            let wanted: Wanted = wanted.filter(|it| it.source() == family).cloned().collect();
+            let topics = self.topics.iter().chain(&self.recorded);
+            let wanted: Wanted = topics.filter(|it| it.source() == family).cloned().collect();
             let wanted = Arc::new(wanted);
             let changed = sender.send_if_modified(|before| {
                 let changed = *before != wanted;

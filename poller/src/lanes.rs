@@ -144,7 +144,9 @@ impl Lanes {
     /// Runs all lanes until `shutdown`, and after that until nothing is pending.
     pub async fn run(&self, push: Arc<dyn Push>, shutdown: CancellationToken) {
         let lanes = self.lanes.keys().map(|shard| {
-            let (lanes, push, shutdown) = (self.clone(), push.clone(), shutdown.clone());
+            let lanes = self.clone();
+            let push = push.clone();
+            let shutdown = shutdown.clone();
             let shard = *shard;
             tokio::spawn(async move {
                 if let Some(lane) = lanes.lanes.get(&shard) {
@@ -297,7 +299,8 @@ impl Pending {
         {
             count += 1;
             self.bytes -= frame.json().len();
-            let (from, to) = (frame.seq(), frame.last());
+            let from = frame.seq();
+            let to = frame.last();
             let topic = frame.topic();
             match self.lost.iter_mut().find(|lost| lost.topic == *topic && lost.to + 1 == from) {
                 Some(lost) => lost.to = to,

@@ -57,7 +57,8 @@ mod tests {
     #[test]
     fn a_poller_leads_the_topics_of_its_families_and_those_of_the_system() {
         let topic = |text: &str| Topic::parse(text).expect("a topic");
-        let (ticker, public) = (topic("coinbase/ticker/BTC-USD"), topic("mastodon/public"));
+        let ticker = topic("coinbase/ticker/BTC-USD");
+        let public = topic("mastodon/public");
         let leadership = Leadership::default();
         assert!(leadership.leads(&Topic::system_sources()));
         assert!(!leadership.leads(&ticker));

@@ -56,8 +56,11 @@ pub struct Poller {
 pub async fn claim(tables: &Tables, ours: Provenance) -> anyhow::Result<()> {
     let theirs = tables.control.claim_origin(ours).await?;
     if theirs != ours {
-        let (theirs, ours) = (name(theirs), name(ours));
-        bail!("the tables hold {theirs} data, but the sources are {ours}; use other tables");
+        bail!(
+            "the tables hold {} data, but the sources are {}; use other tables",
+            name(theirs),
+            name(ours)
+        );
     }
     Ok(())
 }
@@ -83,8 +86,12 @@ impl Poller {
         );
         let lanes = Lanes::new(self.shards.clone());
         let states = States::new(self.origin, control.clone(), numbering.clone());
-        let recorded = options.coinbase_record.union(&options.mastodon_record).cloned();
-        let recorded = recorded.chain([Topic::system_sources()]).collect();
+        let recorded = options
+            .coinbase_record
+            .union(&options.mastodon_record)
+            .cloned()
+            .chain([Topic::system_sources()])
+            .collect();
         let connections = &self.tables.connections;
         let mut interest = Interest::new(connections, control.clone(), self.shards, recorded);
 
@@ -118,12 +125,14 @@ impl Poller {
         let frames_done = CancellationToken::new();
         let following = tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
         let framing = {
-            let (numbering, lanes, done) = (numbering.clone(), lanes.clone(), sources_done.clone());
+            let numbering = numbering.clone();
+            let lanes = lanes.clone();
+            let done = sources_done.clone();
             tokio::spawn(async move { numbering.run(lanes, done).await })
         };
         let pushing = {
-            let (push, done) = (self.push, frames_done.clone());
-            tokio::spawn(async move { lanes.run(push, done).await })
+            let done = frames_done.clone();
+            tokio::spawn(async move { lanes.run(self.push, done).await })
         };
         shutdown.cancelled().await;
         let stop = async {

@@ -41,7 +41,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_topic_is_fetched_for_a_minute_after_its_last_subscriber() {
         let topic = |name: &str| Topic::mastodon_tag(name).expect("a topic");
-        let (left, stays) = (topic("left"), topic("stays"));
+        let left = topic("left");
+        let stays = topic("stays");
         let mut recent = RecentTopics::default();
         recent.see([&left, &stays].into_iter(), Instant::now());
         time::advance(LINGER.saturating_sub(Duration::from_millis(1))).await;

@@ -56,8 +56,9 @@ impl Bench {
         let lanes = Lanes::new([0]);
         lanes.set_wanted(0, BTreeSet::from([topic()]), vec![]);
         let shutdown = CancellationToken::new();
-        let (running, stop) = (lanes.clone(), shutdown.clone());
-        let running = tokio::spawn(async move { running.run(push, stop).await });
+        let runner = lanes.clone();
+        let stop = shutdown.clone();
+        let running = tokio::spawn(async move { runner.run(push, stop).await });
         Self { lanes, jobs, shutdown, running }
     }
 

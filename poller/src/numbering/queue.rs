@@ -309,8 +309,9 @@ mod tests {
         for batch in &batches {
             queue.finish(&appended(batch, Some(head(2))));
         }
-        let rest = queue.take_ready();
-        let rest: Vec<_> = rest.iter().map(|it| (it.topic.as_str(), texts(it), it.head)).collect();
+        let batches = queue.take_ready();
+        let rest: Vec<_> =
+            batches.iter().map(|it| (it.topic.as_str(), texts(it), it.head)).collect();
         assert_eq!(rest, [("mastodon/public", vec!["another"], Some(head(2)))]);
         assert_eq!(queue.last_numbers(), [(topic("mastodon/public"), 1)]);
     }

@@ -84,8 +84,10 @@ impl Source for Coinbase {
     fn run(&self, feed: Feed, shutdown: CancellationToken) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let (online, products) = watch::channel(Arc::new(HashSet::new()));
-            let (url, user_agent) = (self.url.to_string(), self.user_agent.clone());
-            let (rest, downstream) = (self.rest.clone(), feed.clone());
+            let url = self.url.to_string();
+            let user_agent = self.user_agent.clone();
+            let rest = self.rest.clone();
+            let downstream = feed.clone();
             let upstream = Upstream::new(downstream, rest.clone(), products, url, user_agent);
             tokio::select! {
                 () = upstream.run(&shutdown) => {}
@@ -103,7 +105,8 @@ mod tests {
     fn invalid_addresses_are_rejected_with_a_reason() {
         let url = |text: &str| Url::parse(text).expect("a URL");
         let new = |feed, rest, agent: &str| Coinbase::new(url(feed), &url(rest), agent);
-        let (feed, rest) = ("wss://feed.example", "https://api.example");
+        let feed = "wss://feed.example";
+        let rest = "https://api.example";
         assert!(new(feed, rest, "headwater").is_ok());
         assert!(new("ws://127.0.0.1:1", "http://127.0.0.1:2/base/", "headwater").is_ok());
         let cases = [

@@ -89,7 +89,8 @@ impl Gather for u128 {
 
 /// Returns all digits as one integer, and the index of the point.
 fn read<N: Gather>(bytes: &[u8]) -> Option<(N, Option<usize>)> {
-    let (mut digits, mut point) = (N::from(0), None);
+    let mut digits = N::from(0);
+    let mut point = None;
     for (index, byte) in bytes.iter().enumerate() {
         match byte {
             b'0'..=b'9' => digits = digits.push(byte - b'0'),

@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn updates_count_from_the_snapshot_until_the_book_is_crossed() {
-        let (mut level2, now) = (Level2::default(), Instant::now());
+        let mut level2 = Level2::default();
+        let now = Instant::now();
         assert_eq!(level2.update(&update("1"), None, now), Updated::NoBook);
         assert!(level2.start(&levels(SNAPSHOT), None, now));
         assert_eq!(level2.update(&update("1.5"), None, now), Updated::Applied);
@@ -192,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_changed_book_gets_a_snapshot_from_time_to_time() {
-        let (mut level2, now) = (Level2::default(), Instant::now());
+        let mut level2 = Level2::default();
+        let now = Instant::now();
         level2.start(&levels(SNAPSHOT), Some("2026-07-07T22:58:17.038046Z"), now);
         let json = level2.due_snapshot("A-B", now).expect("a snapshot at the start");
         let expected = r#"{"type":"snapshot","product_id":"A-B","asks":[["2","1"]],"bids":[["1","1"]],"time":"2026-07-07T22:58:17.038046Z"}"#;
@@ -214,7 +216,8 @@ mod tests {
 
     #[test]
     fn doubts_that_come_again_and_again_ask_more_and_more_seldom() {
-        let (mut level2, start) = (Level2::default(), Instant::now());
+        let mut level2 = Level2::default();
+        let start = Instant::now();
         let mut asks = Vec::new();
         for tenth in 0..600 {
             let now = start + tenth * Duration::from_millis(100);
@@ -232,7 +235,8 @@ mod tests {
 
     #[test]
     fn a_snapshot_that_does_not_come_is_asked_for_again() {
-        let (mut level2, now) = (Level2::default(), Instant::now());
+        let mut level2 = Level2::default();
+        let now = Instant::now();
         level2.asked(now);
         assert!(!level2.is_to_ask(now + Duration::from_secs(19)));
         assert!(level2.is_to_ask(now + SNAPSHOT_WITHIN));

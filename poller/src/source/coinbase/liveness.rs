@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn missing_heartbeats_escalate_step_by_step() {
-        let (mut liveness, mut now) = (Liveness::default(), Instant::now());
+        let mut liveness = Liveness::default();
+        let mut now = Instant::now();
         assert_eq!(liveness.stalled(now + SILENCE * 9), None, "nothing was asked for");
         for expected in [Stalled::Renew, Stalled::Reconnect, Stalled::Abandon] {
             liveness.asked(now);

@@ -174,7 +174,9 @@ impl Rest {
                     if oldest >= after {
                         break;
                     }
-                    (after, attempts, pages) = (oldest, ATTEMPTS, pages + 1);
+                    after = oldest;
+                    attempts = ATTEMPTS;
+                    pages += 1;
                     continue;
                 }
                 Ok(Err(error)) => {
@@ -205,8 +207,8 @@ impl Rest {
         let trades: Vec<Trade<'_>> = serde_json::from_slice(&body).map_err(RestError::Format)?;
         let next_page = headers.get("cb-after").and_then(|id| id.to_str().ok()?.parse().ok());
         let oldest = next_page.or_else(|| trades.iter().map(|trade| trade.id).min());
-        let trades = trades.iter().map(|trade| Ok((trade.id, message(product, trade)?)));
-        let trades = trades.collect::<Result<_, _>>().map_err(RestError::Format)?;
+        let messages = trades.iter().map(|trade| Ok((trade.id, message(product, trade)?)));
+        let trades = messages.collect::<Result<_, _>>().map_err(RestError::Format)?;
         Ok(Page { trades, oldest })
     }
 
@@ -344,8 +346,8 @@ mod tests {
 
     #[test]
     fn a_trade_is_converted_into_a_message() {
-        let trade = r#"{"trade_id":7,"side":"buy","size":"0.1","price":"2","time":"t","x":1}"#;
-        let trade: Trade<'_> = serde_json::from_str(trade).expect("a trade");
+        let json = r#"{"trade_id":7,"side":"buy","size":"0.1","price":"2","time":"t","x":1}"#;
+        let trade: Trade<'_> = serde_json::from_str(json).expect("a trade");
         let expected = br#"{"type":"match","trade_id":7,"side":"buy","size":"0.1","price":"2","product_id":"A-B","time":"t","backfilled":true}"#;
         assert_eq!(message("A-B", &trade).expect("JSON"), expected.as_slice());
     }

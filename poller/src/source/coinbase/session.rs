@@ -125,8 +125,8 @@ impl Session {
             product.wants.clear();
         }
         for topic in wanted.iter().filter(|topic| topic.source() == "coinbase") {
-            let (Some(id), channel) = (topic.key(), topic.channel()) else { continue };
-            let channel = match channel {
+            let Some(id) = topic.key() else { continue };
+            let channel = match topic.channel() {
                 "ticker" => Channel::Ticker,
                 "matches" => Channel::Matches,
                 _ => Channel::Level2,
@@ -140,8 +140,8 @@ impl Session {
         }
         for (id, product) in &mut self.products {
             if product.is_to_look_up() {
-                let (product, topic) = (Arc::clone(id), product.matches_topic.clone());
-                self.chores.push(Chore::LookUp { product, topic });
+                let topic = product.matches_topic.clone();
+                self.chores.push(Chore::LookUp { product: Arc::clone(id), topic });
             }
             product.settle();
         }
@@ -201,8 +201,12 @@ impl Session {
     /// Starts a new connection.
     pub(super) fn connect(&mut self, now: Instant) {
         self.subscriptions.reset();
-        let (heartbeat_at, is_answered, forwarded) = (None, false, 0);
-        self.connection = Some(Connection { heard_at: now, heartbeat_at, is_answered, forwarded });
+        self.connection = Some(Connection {
+            heard_at: now,
+            heartbeat_at: None,
+            is_answered: false,
+            forwarded: 0,
+        });
     }
 
     /// Ends the connection. Returns how many events it brought.
@@ -243,7 +247,8 @@ impl Session {
         publish: &mut impl FnMut(&Topic, Outgoing),
     ) -> Result<(), SessionError> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        (connection.heard_at, connection.is_answered) = (now, true);
+        connection.heard_at = now;
+        connection.is_answered = true;
         let Ok(message) = Message::read(&text, &mut self.levels) else {
             self.on_garbage(&text, now);
             return Ok(());

@@ -90,7 +90,8 @@ pub(super) fn trades_up_to(newest: u64) -> (Router, mpsc::UnboundedReceiver<u64>
             if !headers.contains_key("user-agent") {
                 return StatusCode::BAD_REQUEST.into_response();
             }
-            let (after, limit) = (query["after"], query["limit"].min(1_000));
+            let after = query["after"];
+            let limit = query["limit"].min(1_000);
             asked.send(after).expect("the test listens");
             page(newest, after, limit)
         }

@@ -173,8 +173,11 @@ impl Subscriptions {
             return;
         }
         for verb in [Verb::Unsubscribe, Verb::Subscribe] {
-            let (product_ids, channels) = (vec![Arc::clone(product)], channels.clone());
-            self.queue(SubscriptionRequest { verb, product_ids, channels });
+            self.queue(SubscriptionRequest {
+                verb,
+                product_ids: vec![Arc::clone(product)],
+                channels: channels.clone(),
+            });
         }
     }
 
@@ -293,9 +296,11 @@ impl Subscriptions {
     fn difference(&self) -> VecDeque<SubscriptionRequest> {
         let mut aim: BTreeSet<Pair> =
             self.wanted.iter().filter(|pair| !self.rejected.contains_key(*pair)).cloned().collect();
-        let heartbeats = aim.iter().map(|(product, _)| (Arc::clone(product), Channel::Heartbeat));
-        let heartbeats: Vec<_> =
-            heartbeats.filter(|pair| !self.rejected.contains_key(pair)).collect();
+        let heartbeats: Vec<_> = aim
+            .iter()
+            .map(|(product, _)| (Arc::clone(product), Channel::Heartbeat))
+            .filter(|pair| !self.rejected.contains_key(pair))
+            .collect();
         aim.extend(heartbeats);
         let more = requests(Verb::Subscribe, aim.difference(&self.asked));
         let less = requests(Verb::Unsubscribe, self.asked.difference(&aim));
@@ -374,7 +379,8 @@ mod tests {
 
     #[test]
     fn wanted_channels_are_requested_and_none_twice() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         assert!(subscriptions.is_idle());
         subscriptions.want(pairs("ticker/A-B ticker/C-D matches/E-F level2/E-F"));
         assert!(!subscriptions.is_idle());
@@ -391,7 +397,8 @@ mod tests {
 
     #[test]
     fn requests_are_small_and_rate_limited() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         let many = (0..120).map(|n| (format!("A{n}-B").into(), Channel::Ticker));
         subscriptions.want(many);
         let counts: Vec<usize> = std::iter::from_fn(|| subscriptions.next(now))
@@ -408,7 +415,8 @@ mod tests {
 
     #[test]
     fn a_named_product_is_rejected_and_the_others_are_requested_again() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         subscriptions.want(pairs("ticker/A-B ticker/C-D ticker/E-F matches/C-D"));
         assert_eq!(sent(&mut subscriptions, now).len(), 2);
         assert_eq!(confirm(&mut subscriptions, "heartbeat/C-D matches/C-D ticker/C-D", now), 3);
@@ -424,7 +432,8 @@ mod tests {
 
     #[test]
     fn without_a_name_the_invalid_channel_is_found_step_by_step() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         subscriptions.want(pairs("ticker/A-B level2/A-B ticker/C-D level2/C-D"));
         assert_eq!(sent(&mut subscriptions, now).len(), 1);
         assert!(subscriptions.fail("no", now));
@@ -446,7 +455,8 @@ mod tests {
 
     #[test]
     fn an_unconfirmed_channel_is_requested_once_more_and_then_rejected() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         subscriptions.want(pairs("ticker/A-B ticker/C-D"));
         sent(&mut subscriptions, now);
         let some = "heartbeat/A-B ticker/A-B heartbeat/C-D";
@@ -463,7 +473,8 @@ mod tests {
 
     #[test]
     fn a_renewal_unsubscribes_and_subscribes() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         subscriptions.want(pairs("ticker/A-B level2/A-B"));
         sent(&mut subscriptions, now);
         subscriptions.renew(&"A-B".into(), Some(Channel::Level2));

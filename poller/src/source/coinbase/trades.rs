@@ -263,7 +263,8 @@ mod tests {
         }
 
         fn take(&mut self, id: u64) -> Taken {
-            let (text, out) = (Bytes::from(id.to_string()), &mut self.out);
+            let text = Bytes::from(id.to_string());
+            let out = &mut self.out;
             self.trades.take(id, text, self.now, &mut |text| out.push(read(&text)))
         }
 

@@ -129,9 +129,16 @@ impl<D: Downstream> Upstream<D> {
         url: String,
         user_agent: HeaderValue,
     ) -> Self {
-        let (session, chores) = (Session::new(), JoinSet::new());
-        let wanted = downstream.wanted();
-        Self { downstream, wanted, products, rest, session, chores, url, user_agent }
+        Self {
+            wanted: downstream.wanted(),
+            downstream,
+            products,
+            rest,
+            session: Session::new(),
+            chores: JoinSet::new(),
+            url,
+            user_agent,
+        }
     }
 
     /// Connects whenever a topic is wanted, until `shutdown`.
@@ -143,9 +150,10 @@ impl<D: Downstream> Upstream<D> {
         self.on_event(Event::Products);
         while !shutdown.is_cancelled() {
             if self.session.is_idle() {
-                let detail = self.session.detail(Instant::now());
-                let detail =
-                    if detail.is_empty() { "idle: nothing is wanted".into() } else { detail };
+                let mut detail = self.session.detail(Instant::now());
+                if detail.is_empty() {
+                    "idle: nothing is wanted".clone_into(&mut detail);
+                }
                 self.downstream.report(State::Live, detail);
                 shutdown.run_until_cancelled(self.wait(Duration::from_secs(1))).await;
                 continue;

@@ -89,7 +89,8 @@ async fn posts(
         let Some(id) = page.statuses.first().map(|status| status.id().into_owned()) else {
             return Ok(());
         };
-        let (len, newer) = (page.len, page.newer.take());
+        let len = page.len;
+        let newer = page.newer.take();
         filled.updates.extend(page.statuses.into_iter().rev().map(Update::Post));
         // Servers filter a page after they have cut it, so a full page can be a little shorter.
         if len < PAGE / 2 {
@@ -124,8 +125,12 @@ pub(super) async fn check(api: &Api, ids: &[String]) -> Result<Vec<Update>, ApiE
     {
         return singly(api, ids).await;
     }
-    let gone = ids.iter().filter(|id| found.iter().all(|status| status.id() != id.as_str()));
-    let gone: Vec<Update> = gone.cloned().map(Update::Delete).collect();
+    let gone: Vec<Update> = ids
+        .iter()
+        .filter(|id| found.iter().all(|status| status.id() != id.as_str()))
+        .cloned()
+        .map(Update::Delete)
+        .collect();
     Ok(found.into_iter().map(Update::Edit).chain(gone).collect())
 }
 

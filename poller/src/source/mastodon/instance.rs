@@ -185,8 +185,8 @@ mod tests {
             (false, Disabled, Disabled, Way::None(DISABLED)),
         ];
         for (has_token, local, remote, expected) in cases {
-            let (domain, streaming) = (String::new(), Some(url.clone()));
-            let instance = Instance { domain, streaming, local, remote };
+            let instance =
+                Instance { domain: String::new(), streaming: Some(url.clone()), local, remote };
             assert_eq!(instance.way(has_token), expected, "case: {instance:?} {has_token}");
         }
         let instance = Instance {

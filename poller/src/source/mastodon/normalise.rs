@@ -97,8 +97,8 @@ pub(super) fn post(status: &Status, server: &ServerName, now: Timestamp) -> Post
 pub(super) fn tags(status: &Status) -> Vec<String> {
     let mut tags = Vec::new();
     for tag in status.fields().list("tags").filter_map(|tag| tag.text("name")).take(MAX_ITEMS) {
-        let tag = line(tag.trim_start_matches('#'));
-        let tag: String = tag.nfkc().flat_map(char::to_lowercase).nfkc().collect();
+        let name = line(tag.trim_start_matches('#'));
+        let tag: String = name.nfkc().flat_map(char::to_lowercase).nfkc().collect();
         if !tag.is_empty() && !tags.contains(&tag) {
             tags.push(tag);
         }
@@ -132,8 +132,8 @@ fn author(account: Loose<'_>, server: &ServerName) -> Author {
 
 /// Returns `user@host` of an account or mention.
 fn handle(account: Loose<'_>, server: &ServerName) -> Option<String> {
-    let handle = line(account.text("acct").or_else(|| account.text("username"))?);
-    let handle = handle.trim_start_matches('@');
+    let name = line(account.text("acct").or_else(|| account.text("username"))?);
+    let handle = name.trim_start_matches('@');
     match handle.split_once('@') {
         _ if handle.is_empty() => None,
         Some(_) => Some(handle.to_owned()),

@@ -76,8 +76,8 @@ mod tests {
             ("wrong types", json!({"noindex": 1, "note": 3, "fields": {}}), false),
         ];
         for (name, account, expected) in cases {
-            let status = json!({"id": "1", "uri": "https://a.example/1", "account": account});
-            let status = Status::new(status).expect("a status");
+            let json = json!({"id": "1", "uri": "https://a.example/1", "account": account});
+            let status = Status::new(json).expect("a status");
             assert_eq!(opted_out(status.fields().get("account")), expected, "case: {name}");
         }
         assert!(!opted_out(

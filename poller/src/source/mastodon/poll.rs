@@ -63,7 +63,8 @@ async fn poll(
     };
     out.send(SessionEvent::State(State::Live, detail.to_owned())).await?;
     // Checks are due by the same clock that measures the waits.
-    let (wall, clock) = (Timestamp::now(), Instant::now());
+    let wall = Timestamp::now();
+    let clock = Instant::now();
     let now = || wall + clock.elapsed();
     let mut recheck = Recheck::default();
     for update in filled.updates {

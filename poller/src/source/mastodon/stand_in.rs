@@ -110,8 +110,8 @@ impl Streaming {
         let headers = handshake
             .headers
             .iter()
-            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()));
-        let headers = headers.collect();
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
+            .collect();
         (Client { socket: handshake.accept().await }, headers)
     }
 

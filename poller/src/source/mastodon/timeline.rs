@@ -328,8 +328,7 @@ impl Timeline {
             return Ok(self.retract(received, &uri));
         }
         if may_ask && self.may_be_remembered(snowflake::time(id, received.at), received.at) {
-            let (id, topics) = (id.to_owned(), BTreeSet::new());
-            return Err(Lookup { server, id, uri: None, topics });
+            return Err(Lookup { server, id: id.to_owned(), uri: None, topics: BTreeSet::new() });
         }
         self.tombstones.put(key, ());
         Ok(Effects::ignored(Ignored::Unpublished))

@@ -73,8 +73,8 @@ impl Bench {
 
     /// Agrees to everything that was asked for.
     fn agree(&mut self, products: &[&str]) {
-        let channels = ["level2_50", "matches", "ticker", "heartbeat"];
-        let channels = channels.map(|name| json!({"name": name, "product_ids": products}));
+        let channels = ["level2_50", "matches", "ticker", "heartbeat"]
+            .map(|name| json!({"name": name, "product_ids": products}));
         self.get(&json!({"type": "subscriptions", "channels": channels}));
     }
 

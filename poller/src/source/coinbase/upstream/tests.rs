@@ -218,7 +218,8 @@ impl Within {
     where
         F: AsyncFnOnce(&mut ExchangePeer<DuplexStream>),
     {
-        let (start, shutdown) = (Instant::now(), CancellationToken::new());
+        let start = Instant::now();
+        let shutdown = CancellationToken::new();
         let ended = tokio::select! {
             ended = self.upstream.pump(&mut self.socket, &shutdown) => ended,
             () = async {

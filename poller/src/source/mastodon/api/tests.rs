@@ -35,8 +35,8 @@ async fn a_client_says_who_it_is_and_what_it_wants() {
     })
     .await;
     let token = Some(SecretString::from("secret"));
-    let api = Api::new(server.base.clone(), token, "Headwater/1 (+https://example.org)");
-    let api = api.expect("a client");
+    let api = Api::new(server.base.clone(), token, "Headwater/1 (+https://example.org)")
+        .expect("a client");
     api.page(Part::Local, Some("a&b")).await.expect("a page");
     let ids = ["1".to_owned(), "2/../3".to_owned()];
     api.statuses(&ids).await.expect("statuses");

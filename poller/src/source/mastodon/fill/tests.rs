@@ -135,7 +135,8 @@ async fn a_server_that_cannot_be_asked_for_several_is_asked_singly() {
     let id = there["id"].as_str().expect("an id").to_owned();
     // One knows no such request, the other answers that it has none.
     for several in [404, 200] {
-        let (there, single) = (there.clone(), format!("/api/v1/statuses/{id}"));
+        let there = there.clone();
+        let single = format!("/api/v1/statuses/{id}");
         let server = Rest::serve(move |asked, _| match asked {
             _ if asked.starts_with("/api/v1/statuses?") => answer(several, &json!([])),
             _ if asked == single => answer(200, &there),

@@ -11,7 +11,8 @@ use crate::source::mastodon::stand_in::{Rest, answer, out, status, timeline};
 #[test]
 fn a_busy_server_is_polled_more_often() {
     let seconds = |interval: Duration| interval.as_secs_f64();
-    let (least, most) = (seconds(INTERVAL.0), seconds(INTERVAL.1));
+    let least = seconds(INTERVAL.0);
+    let most = seconds(INTERVAL.1);
     let cases = [(5.0, 0, 7.5), (5.0, 3, 5.0), (5.0, 30, 2.5), (2.0, 40, least), (29.0, 0, most)];
     for (interval, fresh, expected) in cases {
         let next = seconds(next_interval(Duration::from_secs_f64(interval), fresh));

@@ -35,7 +35,8 @@ async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'stati
     let api = Api::new(rest.base.clone(), token, "Headwater/test").expect("a client");
     let (mut out, mut received) = out();
     let stop = CancellationToken::new();
-    let (url, listening) = (streaming.url.clone(), stop.clone());
+    let url = streaming.url.clone();
+    let listening = stop.clone();
     let session = tokio::spawn(async move {
         let gap = Gap::default();
         (session(&api, &url, "Headwater/test", &gap, &mut out, &listening).await, out)
@@ -135,7 +136,9 @@ async fn rejected_upgrades_are_distinguished() {
     {
         let streaming = Streaming::bind().await;
         let (mut out, _received) = out();
-        let (api, stop, gap) = (rest.api(), CancellationToken::new(), Gap::default());
+        let api = rest.api();
+        let stop = CancellationToken::new();
+        let gap = Gap::default();
         let (ended, ()) = tokio::join!(
             session(&api, &streaming.url, "Headwater/test", &gap, &mut out, &stop),
             streaming.refuse(status),
@@ -164,7 +167,8 @@ async fn events_that_arrive_while_a_gap_is_filled_are_forwarded_after_it() {
     });
     let (rest, streaming) = tokio::join!(rest, Streaming::bind());
     let (mut out, mut received) = out();
-    let (api, url) = (rest.api(), streaming.url.clone());
+    let api = rest.api();
+    let url = streaming.url.clone();
     let stop = CancellationToken::new();
     let listening = stop.clone();
     let session = tokio::spawn(async move {

@@ -296,8 +296,8 @@ fn a_post_goes_to_each_of_its_topics_that_is_wanted() {
 fn what_became_wanted_later_gets_the_post_from_the_next_server() {
     let mut timeline = timeline();
     let update = || Update::Post(status("1", &json!({})));
-    let (before, after) =
-        (wanted(&["mastodon/public"]), wanted(&["mastodon/public", "mastodon/tag/rust"]));
+    let before = wanted(&["mastodon/public"]);
+    let after = wanted(&["mastodon/public", "mastodon/tag/rust"]);
     assert_eq!(take(&mut timeline, "a.example", update(), &before), ["post mastodon/public"]);
     assert_eq!(take(&mut timeline, "b.example", update(), &after), ["post mastodon/tag/rust"]);
     // An id without a time may be an earlier process's, so both are known here.

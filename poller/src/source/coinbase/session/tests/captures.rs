@@ -46,11 +46,10 @@ fn assert_counts(out: &[(Topic, Outgoing)], expected: &Value) {
 fn assert_top(bench: &mut Bench, product: &str, expected: &Value) {
     let now = bench.now;
     let level2 = &mut bench.session.products.get_mut(product).expect("a product").level2;
-    let json = level2.snapshot(product, now).expect("a sound book");
-    let json: Value = serde_json::from_slice(&json).expect("JSON");
+    let snapshot = level2.snapshot(product, now).expect("a sound book");
+    let json: Value = serde_json::from_slice(&snapshot).expect("JSON");
     for (side, name) in [("asks", "ask"), ("bids", "bid")] {
-        let (price, amount) = (format!("best_{name}"), format!("best_{name}_size"));
-        let best = json!([expected[price], expected[amount]]);
+        let best = json!([expected[format!("best_{name}")], expected[format!("best_{name}_size")]]);
         assert_eq!(json[side][0], best, "{side} of {product}");
         let depth = expected[format!("{name}_levels")].as_u64().map(|depth| depth.min(200));
         let shown = json[side].as_array().map(|shown| shown.len() as u64);
@@ -78,8 +77,11 @@ fn a_minute_of_two_products_is_passed_on_whole() {
         for kind in ["l2update", "match", "last_match"] {
             let is_one = |text: &&str| text.contains(&format!(r#""type":"{kind}""#));
             let came: Vec<&str> = text.lines().filter(is_one).collect();
-            let went = bench.out.iter().filter(|(_, event)| event.role == Role::Plain);
-            let went = went.map(|(_, event)| std::str::from_utf8(&event.json).expect("UTF-8"));
+            let went = bench
+                .out
+                .iter()
+                .filter(|(_, event)| event.role == Role::Plain)
+                .map(|(_, event)| std::str::from_utf8(&event.json).expect("UTF-8"));
             assert_eq!(went.filter(is_one).collect::<Vec<_>>(), came);
         }
         for product in products {
@@ -103,8 +105,8 @@ fn thin_products_are_passed_on_whole() {
         let text = &capture.text;
         let books = expected["final_book"].as_object().expect("an object");
         let products: Vec<&str> = books.keys().map(String::as_str).collect();
-        let wanted = topics(&products, &["ticker", "matches", "level2"]);
-        let wanted = wanted.iter().map(|topic| Topic::parse(topic).expect("a topic")).collect();
+        let names = topics(&products, &["ticker", "matches", "level2"]);
+        let wanted = names.iter().map(|topic| Topic::parse(topic).expect("a topic")).collect();
         let now = Instant::now();
         // Without requests, since it was another client's that were answered.
         let mut bench = Bench { session: Session::connected(&wanted, now), now, out: Vec::new() };
@@ -127,11 +129,11 @@ fn faults_in_a_minute_are_made_good() {
     for capture in fixtures::captures("faults.jsonl", &recorded) {
         let expected = fixtures::expected(&capture);
         let text = &capture.text;
-        let rest =
+        let text_of_rest =
             fixtures::beside(&capture, "faults-trades.json", "rest-trades-btc-usd-derived.json");
-        let rest: Value = serde_json::from_str(&rest).expect("JSON");
-        // A recording has the page within a whole response.
-        let rest = rest.get("body").unwrap_or(&rest).as_array().expect("an array");
+        let response: Value = serde_json::from_str(&text_of_rest).expect("JSON");
+        // In a recording, the page is a part of the whole response.
+        let rest = response.get("body").unwrap_or(&response).as_array().expect("an array");
         // The recording is of trades from this one to that one, of which its list is silent.
         let trade_ids = match &expected["trade_ids"] {
             Value::Null => [1_052_119_288, 1_052_119_632],
@@ -148,10 +150,12 @@ fn faults_in_a_minute_are_made_good() {
             for chore in bench.session.take_chores() {
                 let Chore::Fill { product, ids } = chore else { panic!("{chore:?}") };
                 assert_eq!(&*product, "BTC-USD");
-                let found =
-                    rest.iter().map(|it| (it["trade_id"].as_u64().expect("an id"), it.to_string()));
-                let found = found.filter(|(id, _)| ids.contains(id));
-                bench.fill(&product, &ids, found.map(|(id, text)| (id, text.into())).collect());
+                let found = rest
+                    .iter()
+                    .map(|it| (it["trade_id"].as_u64().expect("an id"), it.to_string().into()))
+                    .filter(|(id, _)| ids.contains(id))
+                    .collect();
+                bench.fill(&product, &ids, found);
             }
         }
         assert!(matches!(ended, Err(SessionError::Rejected(_))), "the last is an error: {ended:?}");
