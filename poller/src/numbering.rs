@@ -90,6 +90,19 @@ impl Numbering {
         self.inner.queue.forget(family);
     }
 
+    /// Waits for pending events and takes them, as a round does. Nothing is appended.
+    #[cfg(test)]
+    pub(crate) async fn take_pending(&self) -> Vec<(Topic, Outgoing)> {
+        let queue = &self.inner.queue;
+        queue.ready().await;
+        let mut taken = Vec::new();
+        for Batch { topic, head, generation, events, .. } in queue.take_ready() {
+            taken.extend(events.into_iter().map(|event| (topic.clone(), event)));
+            queue.finish(&Appended { topic, head, generation, entries: vec![], posts: vec![] });
+        }
+        taken
+    }
+
     /// Returns the leases that this poller holds.
     pub(crate) fn leases(&self) -> Vec<Lease> {
         self.inner.leadership.all()

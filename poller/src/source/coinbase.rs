@@ -5,17 +5,16 @@
 
 mod book;
 mod decimal;
-mod downstream;
 #[cfg(test)]
 mod fixtures;
 mod level2;
 mod liveness;
 mod message;
 mod product;
+#[cfg(test)]
+mod recorder;
 mod rest;
 mod session;
-#[cfg(test)]
-mod stand_in;
 mod subscriptions;
 mod tally;
 mod trades;
@@ -32,9 +31,8 @@ use url::Url;
 
 pub use self::session::{Session, SessionError};
 use self::{
-    downstream::NAME,
     rest::Rest,
-    upstream::{Upstream, keep_catalogue},
+    upstream::{NAME, Upstream, keep_catalogue},
 };
 use crate::{feed::Feed, source::Source};
 
@@ -84,14 +82,16 @@ impl Source for Coinbase {
     fn run(&self, feed: Feed, shutdown: CancellationToken) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let (online, products) = watch::channel(Arc::new(HashSet::new()));
-            let url = self.url.to_string();
-            let user_agent = self.user_agent.clone();
-            let rest = self.rest.clone();
-            let downstream = feed.clone();
-            let upstream = Upstream::new(downstream, rest.clone(), products, url, user_agent);
+            let upstream = Upstream::new(
+                feed.clone(),
+                self.rest.clone(),
+                products,
+                self.url.to_string(),
+                self.user_agent.clone(),
+            );
             tokio::select! {
                 () = upstream.run(&shutdown) => {}
-                () = keep_catalogue(rest, feed, online) => {}
+                () = keep_catalogue(self.rest.clone(), feed, online) => {}
             }
         })
     }

@@ -22,14 +22,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, instrument, warn};
 
 use super::{
-    downstream::Downstream,
     rest::Rest,
     session::{Chore, Session, SessionError},
 };
-use crate::{source::http::retry_after, wanted::Wanted};
+use crate::{feed::Feed, source::http::retry_after, wanted::Wanted};
 
 #[cfg(test)]
 mod tests;
+
+/// The name of the source.
+pub(super) const NAME: &str = "coinbase";
 
 /// Longest time to connect, including the TLS and WebSocket handshakes.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -51,8 +53,8 @@ const CATALOGUE_EVERY: Duration = Duration::from_mins(10);
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
 /// The connection to the exchange, and everything that outlives it.
-pub(super) struct Upstream<D> {
-    downstream: D,
+pub(super) struct Upstream {
+    feed: Feed,
     wanted: watch::Receiver<Arc<Wanted>>,
     products: watch::Receiver<Arc<HashSet<String>>>,
     rest: Rest,
@@ -120,18 +122,18 @@ impl UpstreamError {
     }
 }
 
-impl<D: Downstream> Upstream<D> {
+impl Upstream {
     /// Starts without a connection. `products` is empty until the traded products are known.
     pub(super) fn new(
-        downstream: D,
+        feed: Feed,
         rest: Rest,
         products: watch::Receiver<Arc<HashSet<String>>>,
         url: String,
         user_agent: HeaderValue,
     ) -> Self {
         Self {
-            wanted: downstream.wanted(),
-            downstream,
+            wanted: feed.wanted(),
+            feed,
             products,
             rest,
             session: Session::new(),
@@ -142,7 +144,7 @@ impl<D: Downstream> Upstream<D> {
     }
 
     /// Connects whenever a topic is wanted, until `shutdown`.
-    #[instrument(name = "upstream", skip_all, fields(upstream.name = super::downstream::NAME))]
+    #[instrument(name = "upstream", skip_all, fields(upstream.name = NAME))]
     pub(super) async fn run(mut self, shutdown: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
         let mut failures = 0;
@@ -154,12 +156,12 @@ impl<D: Downstream> Upstream<D> {
                 if detail.is_empty() {
                     "idle: nothing is wanted".clone_into(&mut detail);
                 }
-                self.downstream.report(State::Live, detail);
+                self.feed.report(State::Live, detail);
                 shutdown.run_until_cancelled(self.wait(Duration::from_secs(1))).await;
                 continue;
             }
             if failures == 0 {
-                self.downstream.report(State::Connecting, "connecting".to_owned());
+                self.feed.report(State::Connecting, "connecting".to_owned());
             }
             let Some(connected) = shutdown.run_until_cancelled(self.connect()).await else { break };
             let ended = match connected {
@@ -185,7 +187,7 @@ impl<D: Downstream> Upstream<D> {
             warn!(error = %Chain(&error), delay_ms = delay.as_millis(), "connection ended; reconnecting");
             let is_down = failures >= DOWN_AFTER || error.is_rejection();
             let state = if is_down { State::Down } else { State::Connecting };
-            self.downstream.report(state, format!("{}; reconnecting", Chain(&error)));
+            self.feed.report(state, format!("{}; reconnecting", Chain(&error)));
             let until = Instant::now() + delay;
             while Instant::now() < until && !shutdown.is_cancelled() {
                 let rest = until - Instant::now();
@@ -247,7 +249,7 @@ impl<D: Downstream> Upstream<D> {
                     }
                     if self.session.is_answered() && now >= report_at {
                         report_at = now + Duration::from_secs(1);
-                        self.downstream.report(State::Live, self.session.detail(now));
+                        self.feed.report(State::Live, self.session.detail(now));
                     }
                 }
             }
@@ -274,8 +276,7 @@ impl<D: Downstream> Upstream<D> {
     ) -> Result<(), UpstreamError> {
         match message {
             Some(Ok(Message::Text(text))) => {
-                let downstream = &self.downstream;
-                let mut publish = |topic: &Topic, event| downstream.publish(topic, event);
+                let mut publish = |topic: &Topic, event| self.feed.publish(topic, event);
                 self.session.on_message(text, now, &mut publish)?;
             }
             Some(Ok(Message::Binary(_))) => self.session.on_binary(now),
@@ -293,8 +294,8 @@ impl<D: Downstream> Upstream<D> {
     }
 
     fn tick(&mut self, now: Instant) -> Result<(), SessionError> {
-        let downstream = &self.downstream;
-        self.session.tick(now, &mut |topic, event| downstream.publish(topic, event))
+        let feed = &self.feed;
+        self.session.tick(now, &mut |topic, event| feed.publish(topic, event))
     }
 
     /// Waits for something that happens apart from the connection.
@@ -308,8 +309,8 @@ impl<D: Downstream> Upstream<D> {
 
     fn on_event(&mut self, event: Event) {
         let now = Instant::now();
-        let downstream = &self.downstream;
-        let mut publish = |topic: &Topic, event| downstream.publish(topic, event);
+        let feed = &self.feed;
+        let mut publish = |topic: &Topic, event| feed.publish(topic, event);
         match event {
             Event::Wanted => {
                 let wanted = Arc::clone(&self.wanted.borrow_and_update());
@@ -338,9 +339,9 @@ impl<D: Downstream> Upstream<D> {
         for chore in self.session.take_chores() {
             match chore {
                 Chore::LookUp { product, topic } => {
-                    let downstream = self.downstream.clone();
+                    let feed = self.feed.clone();
                     self.chores.spawn(async move {
-                        let logged = newest_trade(&downstream, &topic).await;
+                        let logged = newest_trade(&feed, &topic).await;
                         Done::Known { product, logged }
                     });
                 }
@@ -381,7 +382,7 @@ where
 }
 
 /// Returns the newest trade in the log. Retries until it succeeds, because trades are held until then.
-async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64> {
+async fn newest_trade(feed: &Feed, topic: &Topic) -> Option<u64> {
     #[derive(Deserialize)]
     struct Event {
         trade_id: Option<u64>,
@@ -389,7 +390,7 @@ async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64
 
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     let frame = loop {
-        match downstream.newest(topic).await {
+        match feed.newest(topic).await {
             Ok(frame) => break frame?,
             Err(error) => {
                 warn!(%topic, error = %Chain(&error), "could not read the newest trade from the log; retrying");
@@ -405,7 +406,7 @@ async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64
 /// Fetches the catalogue of products from time to time, and passes it on.
 pub(super) async fn keep_catalogue(
     rest: Rest,
-    downstream: impl Downstream,
+    feed: Feed,
     online: watch::Sender<Arc<HashSet<String>>>,
 ) {
     let mut backoff = Backoff::new(Duration::from_secs(1), CATALOGUE_EVERY);
@@ -418,7 +419,7 @@ pub(super) async fn keep_catalogue(
             Ok(products) => {
                 let ids = products.iter().filter(|product| product.online);
                 online.send_replace(Arc::new(ids.map(|product| product.id.clone()).collect()));
-                match downstream.put_products(&products).await {
+                match feed.control().put_products(NAME, &products).await {
                     Ok(()) => {
                         backoff.reset();
                         delay = CATALOGUE_EVERY;
