@@ -72,18 +72,6 @@ pub(super) fn status(at: jiff::Timestamp, changes: &Value) -> Value {
     json
 }
 
-/// The public timeline that has `statuses`, newest first, as a server pages it.
-pub(super) fn timeline(statuses: &[Value], asked: &str) -> Value {
-    let min_id = asked.split(['?', '&']).find_map(|pair| pair.strip_prefix("min_id="));
-    let is_newer = |status: &&Value| {
-        let id = status["id"].as_str().expect("an id");
-        min_id.is_none_or(|min| (id.len(), id) > (min.len(), min))
-    };
-    let newer: Vec<&Value> = statuses.iter().filter(is_newer).collect();
-    let first = if min_id.is_some() { newer.len().saturating_sub(40) } else { 0 };
-    json!(newer.into_iter().skip(first).take(40).collect::<Vec<_>>())
-}
-
 /// Where a session says what it has to say, and what hears it.
 pub(super) fn out() -> (Out, mpsc::Receiver<SessionEvent>) {
     let (said, received) = mpsc::channel(10_000);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::source::mastodon::{
     session::Position,
-    stand_in::{Rest, answer, status, timeline},
+    stand_in::{Rest, answer, status},
 };
 
 fn now() -> Timestamp {
@@ -17,6 +17,8 @@ fn statuses(now: Timestamp, count: u32, step: Duration) -> Vec<Value> {
     (0..count).map(|n| status(now - step * n, &json!({}))).collect()
 }
 
+/// Starts a server with these statuses. It announces no rate limit, so requests need not wait for
+/// each other, and its ids can be of any kind.
 async fn serve(statuses: Vec<Value>) -> Rest {
     Rest::serve(move |asked, _| {
         let by_id: Vec<&Value> = statuses
@@ -32,6 +34,18 @@ async fn serve(statuses: Vec<Value>) -> Rest {
         }
     })
     .await
+}
+
+/// Returns the page of the timeline that a request asks for. `statuses` has the newest first.
+fn timeline(statuses: &[Value], asked: &str) -> Value {
+    let min_id = asked.split(['?', '&']).find_map(|pair| pair.strip_prefix("min_id="));
+    let is_newer = |status: &&Value| {
+        let id = status["id"].as_str().expect("an id");
+        min_id.is_none_or(|min| (id.len(), id) > (min.len(), min))
+    };
+    let newer: Vec<&Value> = statuses.iter().filter(is_newer).collect();
+    let first = if min_id.is_some() { newer.len().saturating_sub(40) } else { 0 };
+    json!(newer.into_iter().skip(first).take(40).collect::<Vec<_>>())
 }
 
 fn gap(at: Timestamp) -> Gap {
