@@ -32,7 +32,7 @@ use url::Url;
 pub use self::session::{Session, SessionError};
 use self::{
     rest::Rest,
-    upstream::{NAME, Upstream, keep_catalogue},
+    upstream::{NAME, Upstream, keep_catalog},
 };
 use crate::{feed::Feed, source::Source};
 
@@ -91,7 +91,7 @@ impl Source for Coinbase {
             );
             tokio::select! {
                 () = upstream.run(&shutdown) => {}
-                () = keep_catalogue(self.rest.clone(), feed, online) => {}
+                () = keep_catalog(self.rest.clone(), feed, online) => {}
             }
         })
     }

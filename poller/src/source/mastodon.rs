@@ -35,7 +35,7 @@ mod fill;
 mod fixtures;
 mod html;
 mod instance;
-mod normalise;
+mod normalize;
 mod optout;
 mod poll;
 mod recheck;
@@ -53,7 +53,7 @@ pub use timeline::Timeline;
 use self::{
     api::Api,
     instance::Way,
-    normalise::ServerName,
+    normalize::ServerName,
     session::{Gap, Out, Position, SessionEnd, SessionEvent, Unexpected},
     status::Update,
     timeline::{Found, Ignored, Lookup, Outcome, Remember, ServerUpdate},

@@ -48,7 +48,7 @@ const NAMED: usize = 5;
 pub struct Session {
     products: HashMap<Arc<str>, Product>,
     /// All traded products, once they are known.
-    catalogue: Option<Arc<HashSet<String>>>,
+    catalog: Option<Arc<HashSet<String>>>,
     /// Wanted products that are not traded.
     absent: Vec<Arc<str>>,
     subscriptions: Subscriptions,
@@ -96,7 +96,7 @@ impl Session {
     pub(super) fn new() -> Self {
         Self {
             products: HashMap::new(),
-            catalogue: None,
+            catalog: None,
             absent: Vec::new(),
             subscriptions: Subscriptions::default(),
             chores: Vec::new(),
@@ -149,8 +149,8 @@ impl Session {
     }
 
     /// Sets the traded products.
-    pub(super) fn know_catalogue(&mut self, catalogue: Arc<HashSet<String>>) {
-        self.catalogue = Some(catalogue);
+    pub(super) fn know_catalog(&mut self, catalog: Arc<HashSet<String>>) {
+        self.catalog = Some(catalog);
         self.subscribe();
     }
 
@@ -431,10 +431,10 @@ impl Session {
     }
 
     fn subscribe(&mut self) {
-        let catalogue = self.catalogue.as_ref();
+        let catalog = self.catalog.as_ref();
         let wanted = self.products.iter().filter(|(_, product)| !product.wants.is_empty());
-        let (there, absent): (Vec<_>, Vec<_>) = wanted
-            .partition(|(id, _)| catalogue.is_none_or(|catalogue| catalogue.contains(&***id)));
+        let (there, absent): (Vec<_>, Vec<_>) =
+            wanted.partition(|(id, _)| catalog.is_none_or(|catalog| catalog.contains(&***id)));
         self.absent = absent.into_iter().map(|(id, _)| Arc::clone(id)).collect();
         self.absent.sort_unstable();
         self.subscriptions.want(there.into_iter().flat_map(|(id, product)| {

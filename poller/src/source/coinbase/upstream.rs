@@ -47,8 +47,8 @@ const BATCH: usize = 256;
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// Number of failures in a row after which the exchange counts as down.
 const DOWN_AFTER: u32 = 3;
-/// How often the catalogue is fetched.
-const CATALOGUE_EVERY: Duration = Duration::from_mins(10);
+/// How often the catalog is fetched.
+const CATALOG_EVERY: Duration = Duration::from_mins(10);
 /// Longest pause that the exchange can ask for; a longer one is shortened to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
@@ -319,7 +319,7 @@ impl Upstream {
             Event::Products => {
                 let products = Arc::clone(&self.products.borrow_and_update());
                 if !products.is_empty() {
-                    self.session.know_catalogue(products);
+                    self.session.know_catalog(products);
                 }
             }
             Event::Done(Ok(Done::Known { product, logged })) => {
@@ -403,18 +403,18 @@ async fn newest_trade(feed: &Feed, topic: &Topic) -> Option<u64> {
     frame.events().iter().rev().find_map(|(_, event)| trade(event))
 }
 
-/// Fetches the catalogue of products from time to time, and passes it on.
-pub(super) async fn keep_catalogue(
+/// Fetches the catalog of products from time to time, and passes it on.
+pub(super) async fn keep_catalog(
     rest: Rest,
     feed: Feed,
     online: watch::Sender<Arc<HashSet<String>>>,
 ) {
-    let mut backoff = Backoff::new(Duration::from_secs(1), CATALOGUE_EVERY);
+    let mut backoff = Backoff::new(Duration::from_secs(1), CATALOG_EVERY);
     loop {
         let mut delay = backoff.next_delay(&mut rand::rng());
         match rest.products().await {
             Ok(products) if products.is_empty() => {
-                warn!("ignored the catalogue: the exchange lists no products");
+                warn!("ignored the catalog: the exchange lists no products");
             }
             Ok(products) => {
                 let ids = products.iter().filter(|product| product.online);
@@ -422,15 +422,15 @@ pub(super) async fn keep_catalogue(
                 match feed.control().put_products(NAME, &products).await {
                     Ok(()) => {
                         backoff.reset();
-                        delay = CATALOGUE_EVERY;
+                        delay = CATALOG_EVERY;
                     }
                     Err(error) => {
-                        warn!(error = %Chain(&error), "could not store the catalogue; retrying");
+                        warn!(error = %Chain(&error), "could not store the catalog; retrying");
                     }
                 }
             }
             Err(error) => {
-                warn!(error = %Chain(&error), "could not fetch the catalogue; retrying");
+                warn!(error = %Chain(&error), "could not fetch the catalog; retrying");
                 delay = delay.max(error.retry_after().unwrap_or_default());
             }
         }

@@ -53,7 +53,7 @@ const DROPPED: &[&str] = &[
 const CLASSES: &[&str] =
     &["ellipsis", "h-card", "hashtag", "invisible", "mention", "quote-inline", "u-url"];
 
-static SANITISER: LazyLock<Builder<'static>> = LazyLock::new(|| {
+static SANITIZER: LazyLock<Builder<'static>> = LazyLock::new(|| {
     let set = |items: &[&'static str]| items.iter().copied().collect::<HashSet<_>>();
     let mut builder = Builder::empty();
     builder
@@ -92,14 +92,14 @@ const MAX_PASSES: usize = 4;
 /// The result is stable: sanitizing it again changes nothing. A dropped element can have contained
 /// others where HTML does not allow them, so several passes may be necessary. Markup that would take
 /// long to parse is dropped, and only its text is kept.
-pub(super) fn sanitise(html: &str) -> String {
+pub(super) fn sanitize(html: &str) -> String {
     let html = cut(html, MAX_HTML_BYTES);
     if !complexity::is_bounded(html) {
         return from_text(&text(html));
     }
-    let mut clean = SANITISER.clean(html).to_string();
+    let mut clean = SANITIZER.clean(html).to_string();
     for _ in 0..MAX_PASSES {
-        let again = SANITISER.clean(&clean).to_string();
+        let again = SANITIZER.clean(&clean).to_string();
         if again == clean {
             return clean;
         }
@@ -111,9 +111,9 @@ pub(super) fn sanitise(html: &str) -> String {
 /// Returns the text of sanitized HTML: `br` is a line break, the end of a block a blank line.
 ///
 /// Parts that readers fold, such as the start of a link, are included.
-pub(super) fn text(sanitised: &str) -> String {
+pub(super) fn text(sanitized: &str) -> String {
     let mut out = Plain::default();
-    let mut rest = sanitised;
+    let mut rest = sanitized;
     while let Some((before, tag)) = rest.split_once('<') {
         out.push(&decode(before));
         // A sanitized attribute has neither `<` nor `>`.
@@ -284,7 +284,7 @@ mod tests {
             ("emoji", "<p>:blobcat:</p>", "<p>:blobcat:</p>"),
         ];
         for (name, html, expected) in cases {
-            assert_eq!(sanitise(html), expected, "case: {name}");
+            assert_eq!(sanitize(html), expected, "case: {name}");
         }
     }
 
@@ -319,7 +319,7 @@ mod tests {
             ("nothing", "", ""),
         ];
         for (name, html, expected) in cases {
-            assert_eq!(text(&sanitise(html)), expected, "case: {name}");
+            assert_eq!(text(&sanitize(html)), expected, "case: {name}");
         }
     }
 
@@ -334,9 +334,9 @@ mod tests {
     fn real_posts_keep_their_words() {
         for line in fixtures::lines("statuses.jsonl", "statuses-real.jsonl") {
             let content = line["status"]["content"].as_str().unwrap_or_default();
-            let clean = sanitise(content);
+            let clean = sanitize(content);
             assert_safe(&clean);
-            assert_eq!(sanitise(&clean), clean, "stable: {content:.300}");
+            assert_eq!(sanitize(&clean), clean, "stable: {content:.300}");
             let words = |html: &str| text(html).split_whitespace().collect::<String>();
             assert_eq!(words(&from_text(&text(&clean))), words(&clean));
         }
@@ -390,14 +390,14 @@ mod tests {
 
         #[test]
         fn whatever_comes_in_only_harmless_markup_comes_out(html in markup()) {
-            let clean = sanitise(&html);
+            let clean = sanitize(&html);
             assert_safe(&clean);
-            prop_assert_eq!(sanitise(&clean), clean);
+            prop_assert_eq!(sanitize(&clean), clean);
         }
 
         #[test]
         fn text_has_no_markup(html in markup()) {
-            let clean = sanitise(&html);
+            let clean = sanitize(&html);
             let text = text(&clean);
             // A bracket in the text stands for one that was written as text.
             let texts = clean.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text));
@@ -405,7 +405,7 @@ mod tests {
             prop_assert_eq!(text.matches('<').count(), written);
             let again = from_text(&text);
             assert_safe(&again);
-            prop_assert_eq!(sanitise(&again), again);
+            prop_assert_eq!(sanitize(&again), again);
         }
     }
 }

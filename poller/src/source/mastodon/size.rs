@@ -124,7 +124,7 @@ mod tests {
         assert!(cut.truncated);
         assert!((16 * 1024 - 8..=16 * 1024).contains(&cut.text.len()), "{}", cut.text.len());
         assert!(large.text.starts_with(&cut.text));
-        assert_eq!(html::sanitise(&cut.html), cut.html);
+        assert_eq!(html::sanitize(&cut.html), cut.html);
         assert_eq!(html::text(&cut.html), cut.text);
         assert_eq!(cut.media, large.media);
     }

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use lru::LruCache;
 
 use super::{
-    normalise::{self, Exclusion, ServerName},
+    normalize::{self, Exclusion, ServerName},
     size, snowflake,
     status::{Status, Update},
 };
@@ -259,7 +259,7 @@ impl Timeline {
             _ => Effects::default(),
         };
         if !fresh.is_empty() {
-            let post = normalise::post(status, &received.server, received.at);
+            let post = normalize::post(status, &received.server, received.at);
             let json = size::fit(PostEvent::Post(Box::new(post)));
             let role = Role::Posted(uri.clone());
             effects.publish.extend(
@@ -346,7 +346,7 @@ impl Timeline {
             self.know(key, &uri.into());
             return Err(Effects::ignored(Ignored::Deleted));
         }
-        normalise::admit(status).map_err(|exclusion| match exclusion {
+        normalize::admit(status).map_err(|exclusion| match exclusion {
             Exclusion::NotPublic | Exclusion::OptedOut if deleted.is_some() => {
                 self.retract(received, uri)
             }
@@ -358,7 +358,7 @@ impl Timeline {
     fn publish_edit(&mut self, received: &ServerUpdate, status: &Status) -> Effects {
         let Some(held) = self.posts.peek_mut(status.uri()) else { return Effects::default() };
         held.revision = Some(Revision::of(status, &received.server));
-        let post = normalise::post(status, &received.server, received.at);
+        let post = normalize::post(status, &received.server, received.at);
         let json = size::fit(PostEvent::PostEdited(Box::new(post)));
         let role = Role::Edited(status.uri().into());
         let event =
@@ -481,9 +481,9 @@ fn content(status: &Status) -> u64 {
 
 /// Returns the wanted topics that a status belongs to.
 fn topics(status: &Status, server: &ServerName, wanted: &Wanted) -> BTreeSet<Topic> {
-    let language = normalise::language(status);
+    let language = normalize::language(status);
     let main = language.and_then(|code| code.split('-').next());
-    let tags = normalise::tags(status);
+    let tags = normalize::tags(status);
     [Some(Topic::mastodon_public()), Topic::mastodon_server(&server.host)]
         .into_iter()
         .chain([main, language].map(|code| Topic::mastodon_lang(code?)))

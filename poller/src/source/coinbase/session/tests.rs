@@ -309,13 +309,13 @@ fn an_exchange_without_any_heartbeat_is_never_given_up() {
 #[test]
 fn products_that_do_not_trade_are_not_asked_for() {
     let mut bench = Bench::new(&[]);
-    bench.session.know_catalogue(Arc::new([A.to_owned()].into()));
+    bench.session.know_catalog(Arc::new([A.to_owned()].into()));
     bench.want(&["coinbase/ticker/C-D"]);
     assert!(bench.session.is_idle());
     assert_eq!(bench.session.detail(bench.now), "not traded: C-D");
     bench.want(&["coinbase/ticker/A-B", "coinbase/ticker/C-D"]);
     assert!(bench.requests().concat().contains(r#""product_ids":["A-B"]"#));
-    bench.session.know_catalogue(Arc::new([A.to_owned(), "C-D".to_owned()].into()));
+    bench.session.know_catalog(Arc::new([A.to_owned(), "C-D".to_owned()].into()));
     assert!(bench.requests().concat().contains(r#""product_ids":["C-D"]"#));
     assert_eq!(bench.session.detail(bench.now), "");
 }

@@ -341,7 +341,7 @@ async fn garbage_does_not_end_a_connection() {
 }
 
 #[tokio::test]
-async fn the_catalogue_is_passed_on_once_it_can_be_fetched() {
+async fn the_catalog_is_passed_on_once_it_can_be_fetched() {
     let listed = json!([
         {"id": "A-B", "status": "online", "trading_disabled": false},
         {"id": "C-D", "status": "delisted"},
@@ -358,7 +358,7 @@ async fn the_catalogue_is_passed_on_once_it_can_be_fetched() {
     let rest = Rest::new(&format!("http://{}", server.address()), user_agent).expect("a client");
     let (feed, recorder) = Recorder::start().await;
     let (online, mut products) = watch::channel(Arc::default());
-    let task = tokio::spawn(keep_catalogue(rest, feed, online));
+    let task = tokio::spawn(keep_catalog(rest, feed, online));
     let listed = recorder.products().await;
     let listed: Vec<(&str, bool)> = listed.iter().map(|it| (it.id.as_str(), it.online)).collect();
     assert_eq!(listed, [("A-B", true), ("C-D", false), ("E-F", false)]);

@@ -64,12 +64,12 @@ mod tests {
             // As large as a post can be, it never reaches the parser.
             let html = repeat(piece, 300_000 / piece.len());
             assert!(!is_bounded(&html), "{piece}");
-            let clean = html::sanitise(&html);
+            let clean = html::sanitize(&html);
             assert!(!clean.contains(piece), "{piece}");
             assert!(clean.len() <= 2 * html.len(), "{piece}: {} bytes", clean.len());
             // With as many tags as allowed, the parser makes only so much of them. Its output grows
             // with the elements that it opens, as its time does.
-            let clean = html::sanitise(&repeat(piece, MAX_TAGS / piece.matches('<').count()));
+            let clean = html::sanitize(&repeat(piece, MAX_TAGS / piece.matches('<').count()));
             let opened = clean.matches('<').count();
             assert!(opened <= 2 * MAX_TAGS * MAX_OPEN, "{piece}: {opened} tags");
         }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn what_is_not_keeps_its_text() {
         let html = format!("<p>Hello &amp; <script>{}</p>", "<i>x".repeat(MAX_TAGS));
-        let clean = html::sanitise(&html);
+        let clean = html::sanitize(&html);
         assert!(clean.starts_with("<p>Hello &amp; xx"), "{clean:.40}");
     }
 }

@@ -15,7 +15,7 @@ fn now() -> Timestamp {
     "2026-11-22T12:00:00Z".parse().expect("a time")
 }
 
-fn normalise(json: Value) -> Post {
+fn normalize(json: Value) -> Post {
     post(&Status::new(json).expect("a status"), &origin(), now())
 }
 
@@ -25,12 +25,12 @@ fn with(members: &Value) -> Post {
     for (key, value) in members.as_object().expect("an object") {
         json[key] = value.clone();
     }
-    normalise(json)
+    normalize(json)
 }
 
 #[test]
 fn a_plain_status_becomes_a_post() {
-    insta::assert_json_snapshot!(normalise(json!({
+    insta::assert_json_snapshot!(normalize(json!({
         "id": "117659978849024469",
         "uri": "https://social.example/users/ana/statuses/117659978849024469",
         "url": "https://social.example/@ana/117659978849024469",
@@ -56,7 +56,7 @@ fn a_plain_status_becomes_a_post() {
 
 #[test]
 fn a_full_status_becomes_a_post() {
-    insta::assert_json_snapshot!(normalise(json!({
+    insta::assert_json_snapshot!(normalize(json!({
         "id": 117_659_978_849_024_469_u64,
         "uri": "https://remote.example/notes/9",
         "url": "https://remote.example/notes/9",
@@ -161,7 +161,7 @@ fn recorded_statuses_become_posts_that_fit() {
         assert_eq!(post.author.handle.matches('@').count(), 1, "{}", post.author.handle);
         assert_eq!(post.at != now(), line["status"]["created_at"].is_string());
         let written = line["status"]["content"].as_str().unwrap_or_default();
-        assert_eq!(post.text.is_empty(), html::text(&html::sanitise(written)).is_empty());
+        assert_eq!(post.text.is_empty(), html::text(&html::sanitize(written)).is_empty());
         let media = line["status"]["media_attachments"].as_array().map_or(0, Vec::len);
         assert_eq!(post.media.len(), media);
         let json = size::fit(PostEvent::Post(Box::new(post.clone())));
@@ -238,7 +238,7 @@ proptest! {
         let status = Status::new(json).expect("a status");
         let _ = admit(&status);
         let post = post(&status, &origin(), now());
-        prop_assert_eq!(html::sanitise(&post.html), post.html.clone());
+        prop_assert_eq!(html::sanitize(&post.html), post.html.clone());
         for url in [&post.url, &post.author.url, &post.author.avatar].into_iter().flatten() {
             prop_assert!(url.starts_with("http"), "{}", url);
         }

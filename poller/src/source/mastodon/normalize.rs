@@ -59,7 +59,7 @@ pub(super) fn admit(status: &Status) -> Result<(), Exclusion> {
 /// Converts a status into a post. If it has no time, it gets `now`.
 pub(super) fn post(status: &Status, server: &ServerName, now: Timestamp) -> Post {
     let fields = status.fields();
-    let html = html::sanitise(fields.text("content").unwrap_or_default());
+    let html = html::sanitize(fields.text("content").unwrap_or_default());
     let content_warning =
         fields.text("spoiler_text").map(paragraph).filter(|text| !text.is_empty());
     Post {
