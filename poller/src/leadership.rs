@@ -36,7 +36,7 @@ impl Leadership {
         self.leases.lock().get(topic.source()).cloned()
     }
 
-    /// Returns whether this poller may number a topic, as far as it knows.
+    /// Returns whether this poller may number a topic, according to its own leases.
     ///
     /// The system's own topics have no leader: if two pollers write at the same time, the second
     /// one takes the next number.

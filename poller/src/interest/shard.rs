@@ -1,4 +1,4 @@
-//! The subscribers in one shard: which topics they want, and when their tokens expire.
+//! The subscribers in one shard: their topics, and when their tokens expire.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,4 +1,4 @@
-//! The topics that have, or had until recently, a subscriber.
+//! The topics that have a subscriber, or had one until recently.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// How long a topic is still fetched after its last subscriber has left.
 const LINGER: Duration = Duration::from_mins(1);
 
-/// Topics, and when each had a subscriber last.
+/// Topics, and when each last had a subscriber.
 #[derive(Debug, Default)]
 pub(super) struct RecentTopics(BTreeMap<Topic, Instant>);
 

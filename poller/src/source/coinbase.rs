@@ -1,7 +1,7 @@
 //! The Coinbase Exchange: public market data over its WebSocket feed.
 //!
-//! Subscribes upstream to the wanted topics, forwards messages byte for byte, keeps the order books
-//! that the `level2` topics need, and fetches missed trades.
+//! Subscribes to the wanted topics, forwards messages byte for byte, keeps the order books of the
+//! `level2` topics, and fetches missed trades.
 
 mod book;
 mod decimal;

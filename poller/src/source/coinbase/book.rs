@@ -17,7 +17,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Makes a book of these levels, which can be in any order.
+    /// Makes a book from these levels, which can be in any order.
     pub(super) fn new(asks: &[Level], bids: &[Level]) -> Self {
         let side = |levels: &[Level]| {
             let levels = levels.iter().filter(|level| !level.size.is_zero());

@@ -17,10 +17,10 @@ use tracing::warn;
 
 use crate::source::http::{BodyError, read_body, retry_after};
 
-/// Longest time for one request.
+/// Longest time that a request takes.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
-/// Most bytes of a response. The largest, the list of products, has about half a megabyte.
+/// Most bytes of a response. The largest is the list of products, with about half a megabyte.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// Number of trades on a page.
@@ -58,7 +58,7 @@ pub(super) enum RestError {
 }
 
 impl RestError {
-    /// Returns how long the exchange asks to wait.
+    /// Returns how long the exchange asks the client to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
@@ -150,8 +150,8 @@ impl Rest {
 
     /// Fetches trades of a product, newest first, each as a message.
     ///
-    /// Stops after a while and returns what it has. If there are too many trades, these are the
-    /// newest.
+    /// Stops after a time limit, and returns the trades found so far. If there are too many trades,
+    /// returns the newest.
     pub(super) async fn trades(
         &self,
         product: &str,
@@ -238,7 +238,7 @@ struct Page {
 }
 
 impl Page {
-    /// Returns whether the trade just before `after`, which is known to exist, is missing.
+    /// Returns whether the trade just before `after` is missing, although it exists.
     fn is_behind(&self, after: u64) -> bool {
         self.trades.iter().all(|(id, _)| *id != after - 1)
     }

@@ -1,5 +1,5 @@
-//! The state of the exchange as we know it, and how each of its messages changes that. Without I/O
-//! and without a clock.
+//! The known state of the exchange, and how its messages change that state. Has no I/O and no
+//! clock.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,20 +34,20 @@ mod tests;
 /// Longest time without any message on a connection.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// How long after a heartbeat the exchange counts as alive.
+/// Time since the last heartbeat during which the exchange counts as alive.
 const ALIVE: Duration = Duration::from_secs(3);
 
-/// Most products that the state of the source names.
+/// Most products that are named in the state of the source.
 const NAMED: usize = 5;
 
-/// Everything that is known of the exchange, across all connections to it.
+/// The known state of the exchange, across all connections to it.
 ///
-/// It is given the messages and the time, and returns what to publish, what to send and what to
-/// look up.
+/// Gets the messages and the time. Returns the events to publish, the requests to send, and the
+/// chores.
 #[derive(Debug)]
 pub struct Session {
     products: HashMap<Arc<str>, Product>,
-    /// All traded products, once they are known.
+    /// All traded products, if they are known.
     catalog: Option<Arc<HashSet<String>>>,
     /// Wanted products that are not traded.
     absent: Vec<Arc<str>>,
@@ -107,8 +107,8 @@ impl Session {
         }
     }
 
-    /// Makes a session with a connection and wanted topics, whose log is empty. It is there to
-    /// measure [`on_message`](Self::on_message).
+    /// Makes a session with a connection, wanted topics and an empty log, to measure
+    /// [`on_message`](Self::on_message).
     pub fn connected(wanted: &Wanted, now: Instant) -> Self {
         let mut session = Self::new();
         session.want(wanted);
@@ -167,7 +167,7 @@ impl Session {
         product.trades.know(logged, now, &mut |text| publish(topic, Outgoing::plain(text)));
     }
 
-    /// Adds the missing trades that were found, in any order.
+    /// Adds the missing trades that were found. They can be in any order.
     pub(super) fn fill(
         &mut self,
         id: &str,
@@ -209,7 +209,7 @@ impl Session {
         });
     }
 
-    /// Ends the connection. Returns how many events it brought.
+    /// Ends the connection. Returns how many events were published from it.
     pub(super) fn disconnect(&mut self) -> u64 {
         for product in self.products.values_mut() {
             product.disconnect();
@@ -268,7 +268,7 @@ impl Session {
                 Updated::Applied if is_small => {
                     publish(&product.level2_topic, Outgoing::plain(text));
                 }
-                // Too large to forward, so a snapshot of the resulting book is sent in its place.
+                // Too large to forward, so a snapshot of the resulting book replaces it.
                 Updated::Applied => {
                     if let Some(json) = product.level2.snapshot(id, now) {
                         publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
@@ -321,7 +321,7 @@ impl Session {
                         );
                     }
                 }
-                // Frees the memory: a snapshot has tens of thousands of levels, every other message a few.
+                // Frees the memory: a snapshot has tens of thousands of levels, other messages have a few.
                 self.levels = Levels::default();
             }
             ("ticker" | "match" | "last_match", _) => self.on_garbage(&text, now),
@@ -330,7 +330,7 @@ impl Session {
         Ok(())
     }
 
-    /// Does what is due, and publishes the resulting events.
+    /// Performs the work that is due, and publishes the resulting events.
     ///
     /// # Errors
     ///
@@ -409,7 +409,7 @@ impl Session {
         std::mem::take(&mut self.chores)
     }
 
-    /// Describes the problems of a working connection for people; empty if there are none.
+    /// Describes the problems of a working connection for people. Empty if there are none.
     pub(super) fn detail(&self, now: Instant) -> String {
         let mut parts = Vec::new();
         let rejections = self.subscriptions.rejections();
@@ -478,7 +478,7 @@ impl Session {
         Ok(())
     }
 
-    /// Handles a text that cannot be parsed. An order book that it may belong to is discarded.
+    /// Handles a text that cannot be parsed. Discards the order books of the products that it names.
     fn on_garbage(&mut self, text: &str, now: Instant) {
         self.tally.garbage.add(text);
         for (id, product) in &mut self.products {

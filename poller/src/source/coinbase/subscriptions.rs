@@ -13,10 +13,10 @@ use tracing::{debug, warn};
 
 use super::message::Acknowledged;
 
-/// Most products in one request, so that it is never too large.
+/// Most products in one request, which limits its size.
 const PRODUCTS_PER_REQUEST: usize = 50;
 
-/// How long a rejected subscription is not requested again.
+/// Time after which a rejected subscription is requested again.
 const REJECTED_FOR: Duration = Duration::from_mins(10);
 
 /// Longest time that the exchange takes to answer a request.
@@ -78,7 +78,7 @@ impl SubscriptionRequest {
     }
 }
 
-/// Why a subscription was rejected, and until when it is not requested again.
+/// Why a subscription was rejected, and when it can be requested again.
 #[derive(Debug)]
 struct Rejection {
     until: Instant,
@@ -88,11 +88,11 @@ struct Rejection {
 /// The subscriptions of one connection, and the rejections of all connections.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
-    /// The wanted channels, without the heartbeats that each of them implies.
+    /// The wanted channels, without the heartbeats that they imply.
     wanted: BTreeSet<Pair>,
-    /// What was requested on this connection.
+    /// The channels that were requested on this connection.
     asked: BTreeSet<Pair>,
-    /// Requests to send before others are derived from what is wanted.
+    /// Requests to send before others are derived from the wanted channels.
     queue: VecDeque<SubscriptionRequest>,
     /// Requests that are not answered yet. The exchange answers in the order of requests.
     in_flight: VecDeque<(SubscriptionRequest, Instant)>,
@@ -104,8 +104,8 @@ pub(super) struct Subscriptions {
 
 impl Default for Subscriptions {
     fn default() -> Self {
-        // The exchange allows 100 messages a second from an address, and 10 a second on a
-        // connection in the long run.
+        // The exchange allows 100 messages a second from an address, and on average 10 a second on
+        // a connection.
         let pace = TokenBucket::every(Duration::from_millis(125), 50);
         Self {
             wanted: BTreeSet::new(),
@@ -131,7 +131,7 @@ impl Subscriptions {
         self.wanted.iter().all(|pair| self.rejected.contains_key(pair))
     }
 
-    /// Forgets what was requested on the previous connection.
+    /// Drops the requests of the previous connection.
     pub(super) fn reset(&mut self) {
         self.asked.clear();
         self.queue.clear();
@@ -209,8 +209,8 @@ impl Subscriptions {
 
     /// Handles an error, which answers the oldest request. Returns whether there was one.
     ///
-    /// One invalid product fails a whole request, so everything that may be valid is requested
-    /// again in smaller requests.
+    /// One invalid product fails a whole request, so all parts that may be valid are requested again
+    /// in smaller requests.
     pub(super) fn fail(&mut self, reason: &str, now: Instant) -> bool {
         let Some((request, _)) = self.in_flight.pop_front() else { return false };
         if request.verb == Verb::Unsubscribe {
@@ -254,7 +254,7 @@ impl Subscriptions {
         self.reject(pairs, reason, now);
     }
 
-    /// Removes rejections that are over, and requests that will not be answered any more.
+    /// Removes rejections that have ended, and requests that were not answered in time.
     pub(super) fn tick(&mut self, now: Instant) {
         let before = self.rejected.len();
         self.rejected.retain(|_, rejection| now < rejection.until);
@@ -273,7 +273,7 @@ impl Subscriptions {
 
     fn reject(&mut self, pairs: Vec<Pair>, reason: &str, now: Instant) {
         for pair in pairs {
-            warn!(product = &*pair.0, channel = ?pair.1, reason, "the exchange rejected a subscription; not requesting it for a while");
+            warn!(product = &*pair.0, channel = ?pair.1, reason, "the exchange rejected a subscription; requesting it again later");
             let rejection = Rejection { until: now + REJECTED_FOR, reason: reason.to_owned() };
             self.rejected.insert(pair, rejection);
         }
@@ -349,7 +349,7 @@ mod tests {
         pairs.map(|(name, product)| (product.into(), channel(name))).collect()
     }
 
-    /// All requests that can go now, as `+product,product:channel,channel`.
+    /// All requests that can be sent, as `+product,product [channel,channel]`.
     fn sent(subscriptions: &mut Subscriptions, now: Instant) -> Vec<String> {
         let requests = std::iter::from_fn(|| subscriptions.next(now));
         requests
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn wanted_channels_are_requested_and_none_twice() {
+    fn wanted_channels_are_requested_once() {
         let mut subscriptions = Subscriptions::default();
         let now = Instant::now();
         assert!(subscriptions.is_idle());

@@ -41,18 +41,18 @@ const SEND_WITHIN: Duration = Duration::from_secs(5);
 const PING_EVERY: Duration = Duration::from_secs(15);
 /// How often the session checks what is due.
 const TICK: Duration = Duration::from_millis(100);
-/// Most messages that are handled before anything else is.
+/// Most messages that are handled in a row.
 const BATCH: usize = 256;
-/// Largest message. The book of a busy product has over 1 MB.
+/// Largest message. The book of a busy product is larger than 1 MB.
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// Number of failures in a row after which the exchange counts as down.
 const DOWN_AFTER: u32 = 3;
 /// How often the catalog is fetched.
 const CATALOG_EVERY: Duration = Duration::from_mins(10);
-/// Longest pause that the exchange can ask for; a longer one is shortened to this.
+/// Longest wait that the exchange can ask for. A longer one is shortened to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
-/// The connection to the exchange, and everything that outlives it.
+/// The connection to the exchange, and the state that outlives it.
 pub(super) struct Upstream {
     feed: Feed,
     wanted: watch::Receiver<Arc<Wanted>>,
@@ -70,7 +70,7 @@ enum Done {
     Filled { product: Arc<str>, ids: RangeInclusive<u64>, found: Vec<(u64, Bytes)> },
 }
 
-/// Something that happened apart from the connection.
+/// Something that happened outside the connection.
 enum Event {
     Wanted,
     Products,
@@ -84,7 +84,7 @@ enum UpstreamError {
     ConnectTimeout,
     #[error("the exchange rejected the connection with status {status}")]
     Rejected { status: tungstenite::http::StatusCode, retry_after: Option<Duration> },
-    // Its text holds its causes.
+    // Its text contains its causes.
     #[error("connection failed: {0}")]
     Socket(tungstenite::Error),
     #[error("a request could not be sent within {} seconds", SEND_WITHIN.as_secs())]
@@ -179,7 +179,7 @@ impl Upstream {
                 Err(error) => Err(error),
             };
             let Err(error) = ended else {
-                info!("disconnected: no topic is wanted, or the poller is stopping");
+                info!("closed the connection: no topic is wanted, or the source is stopping");
                 continue;
             };
             failures += 1;
@@ -208,7 +208,7 @@ impl Upstream {
         Ok(socket)
     }
 
-    /// Reads a connection until it fails, or no topic is wanted any more.
+    /// Reads a connection until it fails, or until no topic is wanted.
     async fn pump<S>(
         &mut self,
         socket: &mut S,
@@ -225,7 +225,7 @@ impl Upstream {
         let mut report_at = Instant::now();
         while !self.session.is_idle() {
             while let Some(request) = self.session.next_request(Instant::now()) {
-                debug!(request, "request");
+                debug!(request, "sending a request");
                 send(socket, Message::text(request)).await?;
             }
             self.start_chores();
@@ -257,7 +257,7 @@ impl Upstream {
         Ok(())
     }
 
-    /// Waits for an event, at most for a second.
+    /// Waits for an event, for at most a second.
     async fn wait(&mut self, duration: Duration) {
         self.start_chores();
         tokio::select! {
@@ -298,7 +298,7 @@ impl Upstream {
         self.session.tick(now, &mut |topic, event| feed.publish(topic, event))
     }
 
-    /// Waits for something that happens apart from the connection.
+    /// Waits for something that happens outside the connection.
     async fn event(&mut self) -> Event {
         tokio::select! {
             () = changed(&mut self.wanted) => Event::Wanted,
@@ -357,7 +357,7 @@ impl Upstream {
     }
 }
 
-/// Waits until a watched value changes; forever if its sender is gone.
+/// Waits until a watched value changes. Never returns if its sender is gone.
 async fn changed<T>(watched: &mut watch::Receiver<T>) {
     if watched.changed().await.is_err() {
         future::pending::<()>().await;
@@ -381,7 +381,7 @@ where
     }
 }
 
-/// Returns the newest trade in the log. Retries until it succeeds, because trades are held until then.
+/// Returns the newest trade in the log. Retries until it succeeds, because trades are held meanwhile.
 async fn newest_trade(feed: &Feed, topic: &Topic) -> Option<u64> {
     #[derive(Deserialize)]
     struct Event {
@@ -403,7 +403,7 @@ async fn newest_trade(feed: &Feed, topic: &Topic) -> Option<u64> {
     frame.events().iter().rev().find_map(|(_, event)| trade(event))
 }
 
-/// Fetches the catalog of products from time to time, and passes it on.
+/// Fetches the catalog of products periodically, stores it, and sends the traded products to `online`.
 pub(super) async fn keep_catalog(
     rest: Rest,
     feed: Feed,

@@ -9,7 +9,7 @@ use ammonia::{Builder, UrlRelative};
 
 mod complexity;
 
-/// Elements that are kept. Of all others only the text is kept.
+/// Elements that are kept. Of all others, only the text is kept.
 const ELEMENTS: &[&str] = &[
     "a",
     "b",
@@ -42,14 +42,14 @@ const ELEMENTS: &[&str] = &[
     "ul",
 ];
 
-/// Elements whose text is dropped as well, because it is not for people.
+/// Elements whose text is dropped as well, because people do not read it.
 const DROPPED: &[&str] = &[
     "iframe", "math", "noembed", "noframes", "noscript", "object", "script", "select", "style",
     "svg", "template", "textarea", "title", "xmp",
 ];
 
-/// Classes that readers use to style and fold. All others are dropped, so that no post can imitate a
-/// page.
+/// Classes that clients use to style and fold text. All others are dropped, so that no post can
+/// imitate a page.
 const CLASSES: &[&str] =
     &["ellipsis", "h-card", "hashtag", "invisible", "mention", "quote-inline", "u-url"];
 
@@ -81,7 +81,7 @@ static SANITIZER: LazyLock<Builder<'static>> = LazyLock::new(|| {
     builder
 });
 
-/// Largest HTML that is parsed, in bytes: twice what fits into an event.
+/// Largest HTML that is parsed, in bytes: twice the largest event.
 const MAX_HTML_BYTES: usize = 256 * 1024;
 
 /// Most passes until markup is stable. Nearly all markup is stable after two.
@@ -89,9 +89,9 @@ const MAX_PASSES: usize = 4;
 
 /// Returns the part of `html` that is safe to insert into a page.
 ///
-/// The result is stable: sanitizing it again changes nothing. A dropped element can have contained
-/// others where HTML does not allow them, so several passes may be necessary. Markup that would take
-/// long to parse is dropped, and only its text is kept.
+/// The result is stable: sanitizing it again changes nothing. If an element is dropped, its children
+/// can end up where HTML does not allow them, so several passes may be necessary. Markup that is slow
+/// to parse is dropped, and only its text is kept.
 pub(super) fn sanitize(html: &str) -> String {
     let html = cut(html, MAX_HTML_BYTES);
     if !complexity::is_bounded(html) {
@@ -110,7 +110,7 @@ pub(super) fn sanitize(html: &str) -> String {
 
 /// Returns the text of sanitized HTML: `br` is a line break, the end of a block a blank line.
 ///
-/// Parts that readers fold, such as the start of a link, are included.
+/// Parts that clients fold, such as the start of a link, are included.
 pub(super) fn text(sanitized: &str) -> String {
     let mut out = Plain::default();
     let mut rest = sanitized;
@@ -155,7 +155,7 @@ pub(super) fn from_text(text: &str) -> String {
     html
 }
 
-/// Decodes the references that sanitized HTML can have, once.
+/// Decodes the character references that sanitized HTML can have, once.
 fn decode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -172,7 +172,7 @@ fn decode(text: &str) -> String {
     out
 }
 
-/// Text that is being built. Line breaks are held back until text follows them.
+/// Text that is being built. Line breaks are added when text follows them.
 #[derive(Default)]
 struct Plain {
     text: String,
@@ -208,7 +208,7 @@ impl Plain {
                 c => c,
             };
             if self.breaks > 0 {
-                // Space next to a break is the layout of the HTML and not the author's.
+                // Space next to a break is layout of the HTML and not part of the text.
                 if c == ' ' && self.preformatted == 0 {
                     continue;
                 }
@@ -342,7 +342,7 @@ mod tests {
         }
     }
 
-    /// Asserts that markup has only what is allowed, by reading it as strictly as it was written.
+    /// Asserts that markup has only allowed elements and attributes.
     fn assert_safe(clean: &str) {
         let mut rest = clean;
         while let Some((before, tag)) = rest.split_once('<') {

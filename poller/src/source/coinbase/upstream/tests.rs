@@ -1,4 +1,4 @@
-//! Connections to a stand-in exchange.
+//! Connections to exchanges that a test controls.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -161,7 +161,7 @@ async fn after_a_restart_trades_continue_from_the_log() {
 }
 
 #[tokio::test]
-async fn one_bad_product_does_not_keep_the_others_from_streaming() {
+async fn one_bad_product_does_not_stop_the_others() {
     let exchange = exchange().await;
     let topics = ["coinbase/ticker/BTC-USD", "coinbase/ticker/X-Y"];
     let mut running = Running::start(&exchange, &topics).await;
@@ -195,7 +195,7 @@ async fn a_rejected_handshake_is_reported_and_its_retry_after_is_respected() {
 }
 
 #[tokio::test]
-async fn an_exchange_that_only_hangs_up_is_down_in_the_end() {
+async fn an_exchange_that_closes_each_connection_is_reported_as_down() {
     let exchange = exchange().await;
     let mut running = Running::start(&exchange, &["coinbase/ticker/BTC-USD"]).await;
     for _ in 0..DOWN_AFTER {
@@ -220,7 +220,7 @@ async fn shutdown_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_an_error_and_no_panic() {
+async fn a_server_without_tls_is_an_error_and_not_a_panic() {
     let exchange = exchange().await;
     let url = format!("wss://{}", exchange.address());
     let (upstream, _recorder) = upstream(&url, "http://nowhere.invalid").await;
@@ -249,8 +249,8 @@ impl Within {
         Self { upstream, socket, peer, recorder }
     }
 
-    /// Reads the connection until it ends, while the exchange does something; tells after how long
-    /// it ended.
+    /// Reads the connection until it ends, while `exchange` plays the exchange. Also returns how long
+    /// that took.
     async fn pump<F>(mut self, exchange: F) -> (Result<(), UpstreamError>, Duration)
     where
         F: AsyncFnOnce(&mut ExchangePeer<DuplexStream>),
@@ -270,7 +270,7 @@ impl Within {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_exchange_is_left() {
+async fn a_silent_exchange_is_disconnected() {
     let within = Within::open(&["coinbase/ticker/BTC-USD"]).await;
     let (ended, after) = within.pump(async |peer| drop(peer.request().await)).await;
     assert!(matches!(ended, Err(UpstreamError::Session(SessionError::Silent))), "{ended:?}");
@@ -278,7 +278,7 @@ async fn a_silent_exchange_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exchange_without_heartbeats_is_asked_anew_and_then_left() {
+async fn missing_heartbeats_lead_to_a_new_subscription_and_then_to_a_disconnect() {
     let within = Within::open(&["coinbase/ticker/BTC-USD"]).await;
     let (ended, after) = within
         .pump(async |peer| {
@@ -298,7 +298,7 @@ async fn an_exchange_without_heartbeats_is_asked_anew_and_then_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_are_sent_and_heartbeats_keep_a_connection() {
+async fn pings_are_sent_and_heartbeats_keep_a_connection_open() {
     let within = Within::open(&["coinbase/ticker/BTC-USD"]).await;
     let (ended, after) = within
         .pump(async |peer| {
@@ -341,7 +341,7 @@ async fn garbage_does_not_end_a_connection() {
 }
 
 #[tokio::test]
-async fn the_catalog_is_passed_on_once_it_can_be_fetched() {
+async fn the_catalog_is_stored_once_it_can_be_fetched() {
     let listed = json!([
         {"id": "A-B", "status": "online", "trading_disabled": false},
         {"id": "C-D", "status": "delisted"},

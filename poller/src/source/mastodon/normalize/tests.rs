@@ -1,4 +1,4 @@
-//! What becomes of statuses, whole and broken.
+//! Conversions of valid and invalid statuses.
 
 use domain::post::PostEvent;
 use proptest::prelude::*;
@@ -93,7 +93,7 @@ fn a_full_status_becomes_a_post() {
 }
 
 #[test]
-fn odd_values_are_left_out() {
+fn invalid_values_are_omitted() {
     let post = with(&json!({
         "url": "javascript:alert(1)", "created_at": "yesterday", "language": "<script>", "content": 3,
         "account": null, "tags": {}, "mentions": "x", "media_attachments": [null, 1], "poll": {"options": []},
@@ -123,7 +123,7 @@ fn texts_and_lists_are_bounded() {
 }
 
 #[test]
-fn only_public_posts_of_those_who_did_not_opt_out_are_admitted() {
+fn only_public_posts_of_authors_who_did_not_opt_out_are_admitted() {
     let cases = [
         ("public", json!({"visibility": "public"}), Ok(())),
         ("unlisted", json!({"visibility": "unlisted"}), Err(Exclusion::NotPublic)),
@@ -229,7 +229,7 @@ fn key() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_status_is_too_odd(
+    fn every_status_becomes_a_post_that_can_be_parsed(
         members in prop::collection::vec((key(), anything()), 0..20), text in "\\PC{0,20}",
     ) {
         let mut json = Value::Object(members.into_iter().collect());

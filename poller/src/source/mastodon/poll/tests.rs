@@ -1,4 +1,4 @@
-//! Polling, against a stand-in.
+//! Polling, with servers that a test controls.
 
 use serde_json::json;
 use simulator::MastodonServer;
@@ -55,7 +55,7 @@ async fn a_rejected_request_ends_the_session_with_its_reason() {
 }
 
 #[tokio::test]
-async fn new_posts_are_forwarded_and_deleted_ones_are_noticed() {
+async fn new_posts_are_forwarded_and_deletes_are_detected() {
     let server = MastodonServer::start().await.expect("a port");
     let earlier = Timestamp::now() - Duration::from_secs(20);
     let first =
@@ -89,7 +89,7 @@ async fn new_posts_are_forwarded_and_deleted_ones_are_noticed() {
     let mut checks = 0;
     while id(said.recv().await) != gone {
         checks += 1;
-        assert!(checks < 10, "a post is not checked endlessly");
+        assert!(checks < 10, "the number of checks is bounded");
     }
     stop.cancel();
     assert!(matches!(polling.await, Ok(SessionEnd::Stopped)));
