@@ -1,4 +1,8 @@
 //! Prices and sizes as exact integers that remember how they were spelled.
+//!
+//! The crate `rust_decimal` would do, too: its 28 digits are enough for every price and size. But with
+//! it, `headwater bench ingest` processes only 0.68 times as many events per CPU-second of kind
+//! `l2update`, and 0.86 times as many of all kinds mixed.
 
 use std::fmt;
 
