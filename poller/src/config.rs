@@ -40,8 +40,8 @@ impl Tokens {
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Shortest time between two frames of a topic, in milliseconds. An event after a longer silence
-    /// is sent at once. Under load, a frame holds all events of this time.
+    /// Shortest time between two frames of a topic, in milliseconds. After a longer silence, an event
+    /// is sent at once. Under load, a frame contains all events of this interval.
     #[arg(long, env = "HEADWATER_FLUSH_MS", default_value_t = 20,
           value_parser = clap::value_parser!(u64).range(LEAST_FLUSH_MS..=10_000))]
     pub flush_ms: u64,
@@ -62,8 +62,8 @@ pub struct Options {
     )]
     pub coinbase_rest_url: url::Url,
 
-    /// Coinbase topics that are recorded even without subscribers, such as
-    /// `ticker/BTC-USD,level2/ETH-USD`. A pair alone means its ticker and its matches.
+    /// Record these Coinbase topics even without subscribers, such as
+    /// `ticker/BTC-USD,level2/ETH-USD`. A pair alone stands for its ticker and its matches.
     #[arg(long, env = "HEADWATER_COINBASE_RECORD", default_value = "", value_parser = parse_coinbase)]
     pub coinbase_record: Wanted,
 
@@ -77,7 +77,7 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_MASTODON_TOKENS", hide_env_values = true, default_value = "", hide_default_value = true, value_parser = parse_tokens)]
     pub mastodon_tokens: Tokens,
 
-    /// Mastodon topics that are recorded even without subscribers, such as `public,tag/rustlang`.
+    /// Record these Mastodon topics even without subscribers, such as `public,tag/rustlang`.
     #[arg(long, env = "HEADWATER_MASTODON_RECORD", default_value = "", value_parser = parse_mastodon)]
     pub mastodon_record: Wanted,
 
@@ -85,7 +85,7 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_USER_AGENT", default_value = concat!("Headwater/", env!("CARGO_PKG_VERSION")))]
     pub user_agent: String,
 
-    /// Most bytes of events that are pending while the database does not answer.
+    /// Most bytes of events that are pending while the database does not respond.
     #[arg(long, env = "HEADWATER_MEMORY_BYTES", default_value_t = 64 * 1024 * 1024, hide = true)]
     pub memory_bytes: usize,
 }
@@ -98,8 +98,8 @@ impl Options {
 }
 
 fn parse_servers(text: &str) -> Result<Servers, String> {
-    let servers = text.split(',').map(str::trim).filter(|server| !server.is_empty());
-    let servers = servers.map(|server| match url::Url::parse(server) {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let servers = names.map(|server| match url::Url::parse(server) {
         Ok(url) if url.has_host() && matches!(url.scheme(), "http" | "https") => Ok(url),
         _ => Err(format!("{server} is not an http or https address")),
     });
@@ -119,7 +119,7 @@ fn parse_topics(family: &str, text: &str) -> Result<Wanted, String> {
     let mut topics = Wanted::new();
     for name in names {
         let spellings = match (family, name.contains('/')) {
-            // A pair alone means the channels that are most used.
+            // A pair alone stands for the two most used channels.
             ("coinbase", false) => {
                 vec![format!("coinbase/ticker/{name}"), format!("coinbase/matches/{name}")]
             }

@@ -19,11 +19,11 @@ use crate::{
 /// A family of sources and its name. All sources of a family have the same leader.
 pub type Family = (String, Vec<Arc<dyn Source>>);
 
-/// Makes the sources that the options name. They remember posts for as long as the log does.
+/// Makes the sources that the options name. They remember posts for as long as the log retains them.
 ///
 /// # Errors
 ///
-/// When an address is not one of an upstream.
+/// When an address is invalid.
 pub fn families(
     options: &Options,
     remembered_for: Duration,

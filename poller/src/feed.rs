@@ -1,4 +1,4 @@
-//! What a source is given: which topics are wanted, where to publish, and what it stored before.
+//! The feed of a source: its wanted topics, its way to publish, and its access to the database.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::{numbering::Numbering, outgoing::Outgoing, states::States, wanted::Wanted};
 
-/// What a source is given. Clones share everything.
+/// The interface of a source to the rest of the poller. Clones share everything.
 #[derive(Clone)]
 pub struct Feed {
     source: Arc<str>,
@@ -32,8 +32,8 @@ impl Feed {
         Self { source: source.into(), wanted, numbering, states, log, control }
     }
 
-    /// Returns the wanted topics of the source's family. A topic stays for a minute after its last
-    /// subscriber has left.
+    /// Returns the wanted topics of the source's family. A topic stays wanted for a minute after its
+    /// last subscriber has left.
     pub fn wanted(&self) -> watch::Receiver<Arc<Wanted>> {
         self.wanted.clone()
     }
@@ -62,7 +62,7 @@ impl Feed {
         }))
     }
 
-    /// Returns the table in which a source keeps what it has to remember.
+    /// Returns the table in which a source stores its own data.
     pub fn control(&self) -> &Control {
         &self.control
     }

@@ -13,10 +13,10 @@ use tokio::sync::watch;
 /// How often a poller checks its health.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Age at which the newest look is stale, because the poller hangs.
+/// Age at which the newest look is stale, which means that the poller hangs.
 const STALE_AFTER: Duration = Duration::from_secs(20);
 
-/// How often metrics are written: `CloudWatch` counts by the minute.
+/// How often metrics are written. `CloudWatch` aggregates them by the minute.
 pub const METRICS_EVERY: Duration = Duration::from_mins(1);
 
 /// What a poller did since it started.
@@ -25,7 +25,7 @@ pub struct Counters {
     frames: AtomicU64,
     events: AtomicU64,
     push_failures: AtomicU64,
-    /// Milliseconds since 1970; 0 before the first.
+    /// Milliseconds since 1970; 0 before the first frame.
     newest_frame: AtomicU64,
 }
 
@@ -37,7 +37,7 @@ pub struct Look {
     pub at: Timestamp,
     /// The families of sources that it leads, such as `coinbase`; empty on a standby.
     pub leads: Vec<String>,
-    /// Whether the database answers.
+    /// Whether the database responds.
     pub database: bool,
     /// Number of its sources that are down.
     pub sources_down: usize,
@@ -87,7 +87,7 @@ impl Counters {
 }
 
 impl Look {
-    /// Returns whether the poller works at `now`: the look is recent, and the database answers.
+    /// Returns whether the poller works at `now`: the look is recent, and the database responds.
     pub fn is_healthy(&self, now: Timestamp) -> bool {
         self.database && now.duration_since(self.at).unsigned_abs() < STALE_AFTER
     }

@@ -1,4 +1,4 @@
-//! The name of a server, made from its address.
+//! The name of a server, derived from its address.
 
 /// Returns the name of a server in tokens and topics: its host, with the port if that is not the
 /// default of the scheme.

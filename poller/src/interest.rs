@@ -1,6 +1,5 @@
-//! Interest: which topics have a subscriber, as the connections say, and therefore what the sources
-//! fetch. It also notices what `push` has to check when nothing is sent: rules that change, and
-//! tokens that expire.
+//! Interest: reads from the connections which topics have subscribers, so that the sources fetch only
+//! those. It also makes `push` check its connections when rules change or tokens expire.
 
 mod shard;
 mod topics;
@@ -20,16 +19,16 @@ use tracing::warn;
 use self::{shard::Subscribers, topics::RecentTopics};
 use crate::{lanes::Lanes, wanted::Wanted};
 
-/// How often the index is asked for changes, if no other part of this process reports them.
+/// How often the index is read for changes, if no other part of this process reports them.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// Shortest time between two reads, so that many new connections are read together.
+/// Shortest time between two reads, so that one read covers many new connections.
 const AT_MOST_EVERY: Duration = Duration::from_millis(10);
 
-/// How often the version of the rules is read, and `push` is asked to check expired tokens.
+/// How often the version of the rules is read, and `push` is invoked to check expired tokens.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Follows the connections, announces new ones to the lanes, and wanted topics to the sources.
+/// Follows the connections. Announces new ones to the lanes, and wanted topics to the sources.
 pub struct Interest {
     connections: Connections,
     control: Control,
@@ -109,13 +108,13 @@ impl Interest {
         }
     }
 
-    /// Announces the wanted topics of each family, and stores them where they changed.
+    /// Announces the wanted topics of each family, and stores those that changed.
     async fn publish(&mut self) {
         let subscribed = self.shards.iter().flat_map(|(_, subscribers)| subscribers.topics());
         self.topics.see(subscribed, Instant::now());
         for (family, sender) in &self.families {
-            let wanted = self.topics.iter().chain(&self.recorded);
-            let wanted: Wanted = wanted.filter(|it| it.source() == family).cloned().collect();
+            let topics = self.topics.iter().chain(&self.recorded);
+            let wanted: Wanted = topics.filter(|it| it.source() == family).cloned().collect();
             let wanted = Arc::new(wanted);
             let changed = sender.send_if_modified(|before| {
                 let changed = *before != wanted;

@@ -1,5 +1,5 @@
-//! Lanes: one for each shard, with one invocation of `push` in flight. What is published meanwhile
-//! goes into the next invocation.
+//! Lanes: one for each shard, with at most one invocation of `push` in flight. Frames that arrive
+//! during an invocation go into the next one.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -40,7 +40,7 @@ const JOB_JOINED: usize = 50_000;
 /// Most bytes of frames that are pending for `push`. Frames that are dropped stay in the log.
 const PENDING_BYTES: usize = 16 * 1024 * 1024;
 
-/// Time until connections that did not accept everything are tried again.
+/// Time until connections with a backlog are tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// The lanes of all shards. Clones share them.
@@ -58,7 +58,7 @@ struct Lane {
     rules: Arc<AtomicU64>,
 }
 
-/// What the next invocations of `push` have to do.
+/// The work of the next invocations of `push`.
 #[derive(Default)]
 struct Pending {
     /// The topics with a subscriber in the shard.
@@ -87,7 +87,7 @@ impl Lanes {
         Self { lanes: Arc::new(lanes.collect()), counters: Arc::default() }
     }
 
-    /// Returns the counts of what went through the lanes.
+    /// Returns the counters of frames and failures.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -144,7 +144,9 @@ impl Lanes {
     /// Runs all lanes until `shutdown`, and after that until nothing is pending.
     pub async fn run(&self, push: Arc<dyn Push>, shutdown: CancellationToken) {
         let lanes = self.lanes.keys().map(|shard| {
-            let (lanes, push, shutdown) = (self.clone(), push.clone(), shutdown.clone());
+            let lanes = self.clone();
+            let push = push.clone();
+            let shutdown = shutdown.clone();
             let shard = *shard;
             tokio::spawn(async move {
                 if let Some(lane) = lanes.lanes.get(&shard) {
@@ -190,7 +192,7 @@ impl Lane {
     #[instrument(name = "lane", skip_all, fields(shard = self.shard))]
     async fn run(&self, push: &dyn Push, counters: &Counters, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        // Whether some connections have not accepted everything.
+        // Whether some connections have a backlog.
         let mut retry = false;
         loop {
             let patience = if retry { RETRY_AFTER } else { Duration::MAX };
@@ -240,7 +242,7 @@ impl Lane {
         Job { shard: self.shard, joined: vec![], lost: vec![], rules, frames: vec![] }
     }
 
-    /// Takes what fits into one job, or `None` if nothing is pending.
+    /// Takes as much as fits into one job. Returns `None` if nothing is pending.
     fn take(&self) -> Option<Job> {
         let mut pending = self.pending.lock();
         if pending.is_empty() {
@@ -297,7 +299,8 @@ impl Pending {
         {
             count += 1;
             self.bytes -= frame.json().len();
-            let (from, to) = (frame.seq(), frame.last());
+            let from = frame.seq();
+            let to = frame.last();
             let topic = frame.topic();
             match self.lost.iter_mut().find(|lost| lost.topic == *topic && lost.to + 1 == from) {
                 Some(lost) => lost.to = to,

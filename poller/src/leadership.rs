@@ -36,7 +36,7 @@ impl Leadership {
         self.leases.lock().get(topic.source()).cloned()
     }
 
-    /// Returns whether this poller may number a topic, as far as it knows.
+    /// Returns whether this poller may number a topic, according to its own leases.
     ///
     /// The system's own topics have no leader: if two pollers write at the same time, the second
     /// one takes the next number.
@@ -57,7 +57,8 @@ mod tests {
     #[test]
     fn a_poller_leads_the_topics_of_its_families_and_those_of_the_system() {
         let topic = |text: &str| Topic::parse(text).expect("a topic");
-        let (ticker, public) = (topic("coinbase/ticker/BTC-USD"), topic("mastodon/public"));
+        let ticker = topic("coinbase/ticker/BTC-USD");
+        let public = topic("mastodon/public");
         let leadership = Leadership::default();
         assert!(leadership.leads(&Topic::system_sources()));
         assert!(!leadership.leads(&ticker));

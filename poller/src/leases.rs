@@ -16,7 +16,7 @@ use crate::{leadership::TERM, numbering::Numbering};
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
 /// Runs `lead` whenever this poller, called `owner`, holds the lease of `family`, until `shutdown`.
-/// The token that `lead` is given is cancelled when the lease is lost.
+/// `lead` gets a token that is canceled when the lease is lost.
 pub async fn hold<F, Fut>(
     control: Control,
     numbering: Numbering,
@@ -45,8 +45,8 @@ pub async fn hold<F, Fut>(
                     }
                 }
                 if shutdown.is_cancelled() {
-                    // The last events are still on their way to the log. The lease is released
-                    // once they are there.
+                    // The last events are not in the log yet. The lease is released after they are
+                    // appended.
                     return;
                 }
                 numbering.follow(family);
@@ -82,7 +82,7 @@ where
                 warn!(family, error = %Chain(&error), "could not renew the lease; retrying");
             }
         }
-        // A standby takes over when the term is over, even if the database did not say so.
+        // When the term is over, a standby takes over, even if the database did not report that.
         if renewed_at.elapsed() >= TERM {
             return;
         }
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// How a renewal ends.
+    /// The result of a renewal.
     #[derive(Clone, Copy)]
     enum Renewal {
         Held,
@@ -106,7 +106,7 @@ mod tests {
     }
     use Renewal::{Failed, Held, Lost, Slow};
 
-    /// Returns after how many seconds a lease is lost that is renewed with these results.
+    /// Returns after how many seconds a lease is lost, given the results of its renewals.
     async fn lost_after(renewals: &[Renewal]) -> Option<u64> {
         let start = Instant::now();
         let left = RefCell::new(renewals.iter().copied());

@@ -1,5 +1,5 @@
-//! The poller: reads the upstreams, numbers their events, appends them to the log and has them
-//! pushed.
+//! The poller: reads the upstreams, numbers their events, appends them to the log, and invokes
+//! `push`.
 
 pub mod config;
 pub mod families;

@@ -30,10 +30,10 @@ use tracing_subscriber::EnvFilter;
 /// The exit code for a wrong command line, as `clap` has it.
 const USAGE: u8 = 2;
 
-/// Longest time for a response to the health check.
+/// Longest time that the health check waits for a response.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Reads the upstreams, numbers their events, appends them to the log and has them pushed.
+/// Read the upstreams, number their events, append them to the log, and invoke `push`.
 #[derive(Debug, Parser)]
 #[command(name = "headwater-poller", version)]
 struct Options {
@@ -46,7 +46,7 @@ struct Options {
     #[command(flatten)]
     tables: TableOptions,
 
-    /// Number of shards that the connections are divided into. Must be the same as for the functions.
+    /// Number of shards that connections are divided into. The functions must use the same number.
     #[arg(long, env = "HEADWATER_SHARDS", default_value = "1", value_parser = Shards::parse)]
     shards: Shards,
 
@@ -58,7 +58,7 @@ struct Options {
     #[arg(long, env = "HEADWATER_SIMULATED")]
     simulated: bool,
 
-    /// Listen address of the health endpoint, `/healthz`. Without it there is none.
+    /// Serve the health endpoint, `/healthz`, at this address. By default there is none.
     #[arg(long, env = "HEADWATER_HEALTH_LISTEN", global = true)]
     health_listen: Option<SocketAddr>,
 
@@ -114,8 +114,8 @@ async fn main() -> ExitCode {
 
 async fn run(options: Options) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let stop = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -169,7 +169,7 @@ async fn check_health(address: Option<SocketAddr>) -> anyhow::Result<String> {
         .get(format!("http://{address}/healthz"))
         .send()
         .await
-        .with_context(|| format!("no poller answers at {address}"))?;
+        .with_context(|| format!("no poller responded at {address}"))?;
     let status = response.status();
     let health = response.text().await?;
     ensure!(status.is_success(), "the poller is not healthy: {health}");

@@ -1,7 +1,7 @@
 //! Numbering: gives events their numbers, packs them into frames and appends those to the log.
 //!
 //! A topic has at most one append in flight. Events that are published meanwhile go into the next
-//! round, so load makes frames fuller and not queues longer.
+//! round, so under load frames become fuller, and queues do not become longer.
 
 mod append;
 mod queue;
@@ -29,10 +29,10 @@ use crate::{lanes::Lanes, leadership::Leadership, outgoing::Outgoing};
 /// Appends in flight in one round.
 const APPENDS_AT_ONCE: usize = 64;
 
-/// How long the topics of a round wait for each other, at least.
+/// Shortest time that the topics of a round wait for each other.
 const LEAST_PATIENCE: Duration = Duration::from_millis(5);
 
-/// How often it is checked, while stopping, whether all appends are done.
+/// How often a stopping poller checks whether all appends are done.
 const STOP_POLL: Duration = Duration::from_millis(5);
 
 /// Numbers events and appends them. Clones share the pending events.
@@ -52,9 +52,9 @@ struct Inner {
 /// How frames are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Shortest time between two rounds. After a longer silence an event is sent at once.
+    /// Shortest time between two rounds. After a longer silence, an event is sent at once.
     pub flush: Duration,
-    /// Most bytes of events that are pending while the database does not answer.
+    /// Most bytes of events that are pending while the database does not respond.
     pub memory_bytes: usize,
 }
 
@@ -88,6 +88,19 @@ impl Numbering {
     pub fn follow(&self, family: &str) {
         self.inner.leadership.remove(family);
         self.inner.queue.forget(family);
+    }
+
+    /// Waits for pending events and takes them, as a round does. Nothing is appended.
+    #[cfg(test)]
+    pub(crate) async fn take_pending(&self) -> Vec<(Topic, Outgoing)> {
+        let queue = &self.inner.queue;
+        queue.ready().await;
+        let mut taken = Vec::new();
+        for Batch { topic, head, generation, events, .. } in queue.take_ready() {
+            taken.extend(events.into_iter().map(|event| (topic.clone(), event)));
+            queue.finish(&Appended { topic, head, generation, entries: vec![], posts: vec![] });
+        }
+        taken
     }
 
     /// Returns the leases that this poller holds.
@@ -132,7 +145,7 @@ impl Numbering {
         let mut done = Vec::new();
         loop {
             // All topics of a round go to the lanes together, so that a connection gets one
-            // message; but no topic waits long for one that is stuck.
+            // message. But no topic waits long for another whose append is stuck.
             match time::timeout(patience, appends.next()).await {
                 Ok(Some(appended)) => done.push(appended),
                 Ok(None) => break self.hand_over(&lanes, done),

@@ -9,27 +9,27 @@ use bytes::Bytes;
 pub struct Outgoing {
     /// The event: one JSON object.
     pub json: Bytes,
-    /// What it means for the log.
+    /// Its role in the log.
     pub role: Role,
 }
 
-/// What an event means for the log, besides being part of it.
+/// The role of an event in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Nothing more.
+    /// An ordinary event.
     Plain,
-    /// A subscriber can start here, because the event holds the complete state.
+    /// A subscriber can start here, because the event contains the complete state.
     Snapshot,
     /// The event is the post with this ActivityPub URI, which may be edited or deleted later.
     Posted(Arc<str>),
-    /// The event replaces the post in the log, and is the post from here on.
+    /// The event is a new version of the post, and replaces it in the log.
     Edited(Arc<str>),
-    /// The event replaces the post in the log by a note of its deletion.
+    /// The event reports the deletion of the post, and replaces it in the log.
     Deleted(Arc<str>),
 }
 
 impl Outgoing {
-    /// Makes an event that means nothing more for the log.
+    /// Makes an ordinary event.
     pub fn plain(json: impl Into<Bytes>) -> Self {
         Self { json: json.into(), role: Role::Plain }
     }

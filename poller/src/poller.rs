@@ -1,4 +1,4 @@
-//! The whole poller: sources, numbering and lanes, put together.
+//! The whole poller: combines the sources, numbering and the lanes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,14 +27,14 @@ use crate::{
     wanted::Wanted,
 };
 
-/// How long the last frames may take when the poller stops.
+/// Longest time to send the last frames when the poller stops.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The parts of a poller.
 pub struct Poller {
     /// The tables.
     pub tables: Tables,
-    /// The way to invoke `push`.
+    /// Invokes `push`.
     pub push: Arc<dyn Push>,
     /// Whether the upstreams are real.
     pub origin: Provenance,
@@ -48,16 +48,19 @@ pub struct Poller {
     pub looks: watch::Sender<Option<Look>>,
 }
 
-/// Makes sure that the tables hold either live or simulated data, never both.
+/// Ensures that the tables contain either live or simulated data, never both.
 ///
 /// # Errors
 ///
-/// When they hold data of the other kind, or cannot be read.
+/// When they contain data of the other kind, or cannot be read.
 pub async fn claim(tables: &Tables, ours: Provenance) -> anyhow::Result<()> {
     let theirs = tables.control.claim_provenance(ours).await?;
     if theirs != ours {
-        let (theirs, ours) = (name(theirs), name(ours));
-        bail!("the tables hold {theirs} data, but the sources are {ours}; use other tables");
+        bail!(
+            "the tables contain {} data, but the sources are {}; use other tables",
+            name(theirs),
+            name(ours)
+        );
     }
     Ok(())
 }
@@ -67,7 +70,7 @@ impl Poller {
     ///
     /// # Errors
     ///
-    /// When the tables hold data of the other kind, or cannot be read at the start.
+    /// When the tables contain data of the other kind, or cannot be read at the start.
     pub async fn run(
         self,
         options: &config::Options,
@@ -83,8 +86,12 @@ impl Poller {
         );
         let lanes = Lanes::new(self.shards.clone());
         let states = States::new(self.origin, control.clone(), numbering.clone());
-        let recorded = options.coinbase_record.union(&options.mastodon_record).cloned();
-        let recorded = recorded.chain([Topic::system_sources()]).collect();
+        let recorded = options
+            .coinbase_record
+            .union(&options.mastodon_record)
+            .cloned()
+            .chain([Topic::system_sources()])
+            .collect();
         let connections = &self.tables.connections;
         let mut interest = Interest::new(connections, control.clone(), self.shards, recorded);
 
@@ -113,17 +120,19 @@ impl Poller {
         };
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(health.publish(self.looks)));
 
-        // Each stage stops after the one before it, so that no event is left behind.
+        // Each stage stops after the one before it, so that no event is lost.
         let sources_done = CancellationToken::new();
         let frames_done = CancellationToken::new();
         let following = tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
         let framing = {
-            let (numbering, lanes, done) = (numbering.clone(), lanes.clone(), sources_done.clone());
+            let numbering = numbering.clone();
+            let lanes = lanes.clone();
+            let done = sources_done.clone();
             tokio::spawn(async move { numbering.run(lanes, done).await })
         };
         let pushing = {
-            let (push, done) = (self.push, frames_done.clone());
-            tokio::spawn(async move { lanes.run(push, done).await })
+            let done = frames_done.clone();
+            tokio::spawn(async move { lanes.run(self.push, done).await })
         };
         shutdown.cancelled().await;
         let stop = async {
@@ -136,7 +145,7 @@ impl Poller {
             let _ = following.await;
         };
         if time::timeout(GRACE, stop).await.is_err() {
-            warn!("the poller did not stop in time; frames that were not sent are in the log");
+            warn!("the poller did not stop in time; the frames that were not sent are in the log");
         }
         Ok(())
     }
@@ -176,7 +185,7 @@ impl Leader {
     }
 }
 
-/// What the health of a poller is made of.
+/// The parts that determine the health of a poller.
 struct Health {
     control: Control,
     numbering: Numbering,
@@ -186,7 +195,7 @@ struct Health {
 }
 
 impl Health {
-    /// Publishes the health again and again.
+    /// Publishes the health periodically.
     async fn publish(self, looks: watch::Sender<Option<Look>>) {
         let mut timer = time::interval(LOOK_EVERY);
         loop {

@@ -22,6 +22,6 @@ pub trait Source: Send + Sync + 'static {
     /// Reads the upstream while any of its topics is wanted, and publishes on `feed`, until
     /// `shutdown`.
     ///
-    /// An upstream that fails is reported on the feed and retried; it is no reason to return.
+    /// If an upstream fails, reports that on the feed and retries, and does not return.
     fn run(&self, feed: Feed, shutdown: CancellationToken) -> BoxFuture<'_, ()>;
 }

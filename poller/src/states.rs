@@ -30,9 +30,10 @@ struct Inner {
 }
 
 impl States {
-    /// Starts without states. Must be called within a runtime, because a task stores the changes.
+    /// Starts without states. Must be called within a runtime, because it spawns a task that stores the
+    /// changes.
     pub fn new(provenance: Provenance, control: Control, numbering: Numbering) -> Self {
-        // Unbounded, but a source changes its state a few times a second at worst.
+        // Unbounded, but a source changes its state at most a few times a second.
         let (changed, mut changes) = mpsc::unbounded_channel::<SourceState>();
         tokio::spawn(async move {
             while let Some(state) = changes.recv().await {
@@ -57,7 +58,7 @@ impl States {
         if let Ok(json) = serde_json::to_vec(&changed) {
             self.inner.numbering.publish(&Topic::system_sources(), Outgoing::plain(json));
         }
-        // The task ends with the runtime only.
+        // The receiver exists as long as the runtime.
         let _ = self.inner.changed.send(changed);
     }
 

@@ -1,4 +1,4 @@
-//! The set of topics that a source has to fetch.
+//! The set of topics that a source fetches.
 
 use std::collections::BTreeSet;
 

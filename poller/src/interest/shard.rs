@@ -1,4 +1,4 @@
-//! The subscribers in one shard: which topics they want, and when their tokens expire.
+//! The subscribers in one shard: their topics, and when their tokens expire.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -137,8 +137,8 @@ mod tests {
 
     /// The connections that joined, and then the tags with a subscriber.
     fn apply(subscribers: &mut Subscribers, refresh: Refresh) -> (Option<Vec<String>>, String) {
-        let joined = subscribers.apply(refresh);
-        let joined = joined.map(|ids| ids.iter().map(ToString::to_string).collect());
+        let joined =
+            subscribers.apply(refresh).map(|ids| ids.iter().map(ToString::to_string).collect());
         let tags = subscribers.topics().filter_map(|it| it.as_str().rsplit('/').next());
         (joined, tags.collect::<Vec<_>>().join(" "))
     }

@@ -1,4 +1,4 @@
-//! The topics that have, or had until recently, a subscriber.
+//! The topics that have a subscriber, or had one until recently.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// How long a topic is still fetched after its last subscriber has left.
 const LINGER: Duration = Duration::from_mins(1);
 
-/// Topics, and when each had a subscriber last.
+/// Topics, and when each last had a subscriber.
 #[derive(Debug, Default)]
 pub(super) struct RecentTopics(BTreeMap<Topic, Instant>);
 
@@ -41,7 +41,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_topic_is_fetched_for_a_minute_after_its_last_subscriber() {
         let topic = |name: &str| Topic::mastodon_tag(name).expect("a topic");
-        let (left, stays) = (topic("left"), topic("stays"));
+        let left = topic("left");
+        let stays = topic("stays");
         let mut recent = RecentTopics::default();
         recent.see([&left, &stays].into_iter(), Instant::now());
         time::advance(LINGER.saturating_sub(Duration::from_millis(1))).await;

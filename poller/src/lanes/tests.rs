@@ -4,17 +4,17 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::*;
 
-/// A `push` that passes on each job with the time at which it came, and answers as scripted.
+/// A `push` that records each job with its time of arrival, and returns scripted results.
 struct Script {
     jobs: mpsc::UnboundedSender<(u128, Job)>,
     answers: Mutex<VecDeque<Answered>>,
     started: Instant,
 }
 
-/// How one invocation ends.
+/// The result of an invocation.
 #[derive(Clone, Copy)]
 enum Answered {
-    /// At once, with this many connections that did not accept everything.
+    /// At once, with this many connections that have a backlog.
     Waiting(u64),
     /// With success, after some milliseconds.
     After(u64),
@@ -56,8 +56,9 @@ impl Bench {
         let lanes = Lanes::new([0]);
         lanes.set_wanted(0, BTreeSet::from([topic()]), vec![]);
         let shutdown = CancellationToken::new();
-        let (running, stop) = (lanes.clone(), shutdown.clone());
-        let running = tokio::spawn(async move { running.run(push, stop).await });
+        let runner = lanes.clone();
+        let stop = shutdown.clone();
+        let running = tokio::spawn(async move { runner.run(push, stop).await });
         Self { lanes, jobs, shutdown, running }
     }
 
@@ -65,7 +66,7 @@ impl Bench {
         self.lanes.send(&[&frame(&topic(), seq, 10)]);
     }
 
-    /// The next job: when it came, and the numbers of its frames.
+    /// The next job: when it arrived, and the numbers of its frames.
     async fn next(&mut self) -> Option<(u128, Vec<u64>)> {
         let (at, job) = self.next_job().await?;
         Some((at, job.frames.iter().map(Frame::seq).collect()))

@@ -20,7 +20,7 @@ use crate::{
     outgoing::{Outgoing, Role},
 };
 
-/// How many numbers are reserved at a time, for the case that the whole log of a topic expires.
+/// How many numbers are reserved at a time, in case the whole log of a topic expires.
 const RESERVE: u64 = 1 << 20;
 
 /// Appends batches to the log.
@@ -30,14 +30,14 @@ pub(super) struct Appender {
     leadership: Leadership,
 }
 
-/// What is left of a batch, and what was appended of it.
+/// The part of a batch that is not appended yet, and the result so far.
 struct Progress {
     events: Vec<Outgoing>,
     dropped: u64,
     appended: Appended,
 }
 
-/// The entry of a batch that comes next in the log.
+/// The next entry of a batch.
 #[derive(Debug, PartialEq, Eq)]
 struct NextEntry {
     entry: Entry,
@@ -138,7 +138,7 @@ impl Appender {
                 snapshot: newest.snapshot,
                 reserved: reserved.unwrap_or(0),
             },
-            // Everything has expired. Continuing after the reserved numbers uses none twice.
+            // Everything has expired. Continuing after the reserved numbers uses no number twice.
             None => Head {
                 next: reserved.map_or(1, |reserved| reserved + 1),
                 snapshot: None,
@@ -176,7 +176,7 @@ impl Progress {
         self.events.is_empty() && self.dropped == 0
     }
 
-    /// Makes the next entry. Dropped events come first, because they were older than the others.
+    /// Makes the next entry. Dropped events come first, because they are older than the others.
     fn next_entry(&self, head: Head, now: Timestamp) -> NextEntry {
         let topic = &self.appended.topic;
         if self.dropped > 0 {
@@ -228,7 +228,7 @@ mod tests {
     /// An entry: its first and last number, and the newest snapshot.
     type Numbers = (u64, u64, Option<u64>);
 
-    /// Appends a batch to a log that takes everything. Returns the entries, and the numbers of the
+    /// Appends a batch to a log that accepts everything. Returns the entries, and the numbers of the
     /// posts.
     fn append(head: Head, dropped: u64, events: Vec<Outgoing>) -> (Vec<Numbers>, Vec<u64>) {
         let topic = Topic::mastodon_public();

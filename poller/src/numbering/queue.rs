@@ -25,18 +25,18 @@ struct State {
     bytes: usize,
 }
 
-/// What is pending on one topic.
+/// The pending events of one topic.
 #[derive(Default)]
 struct Pending {
     events: Vec<Outgoing>,
     bytes: usize,
-    /// How many events were dropped; they were older than all that are pending.
+    /// How many events were dropped. They were older than all pending ones.
     dropped: u64,
     queued: bool,
     in_flight: bool,
     /// The end of the topic in the log, if it is known.
     head: Option<Head>,
-    /// How often the head was forgotten, so that an append in flight does not bring it back.
+    /// How often the head was forgotten, so that an append in flight does not restore it.
     generation: u64,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Batch {
     pub(super) events: Vec<Outgoing>,
 }
 
-/// What became of a [`Batch`].
+/// The result of appending a [`Batch`].
 #[derive(Debug)]
 pub(super) struct Appended {
     pub(super) topic: Topic,
@@ -131,8 +131,8 @@ impl Queue {
         }
     }
 
-    /// Takes everything that is pending on the topics that are ready. Each of them is in flight
-    /// until [`Self::finish`].
+    /// Takes all pending events of the topics that are ready. Each of these topics is in flight until
+    /// [`Self::finish`].
     pub(super) fn take_ready(&self) -> Vec<Batch> {
         let mut state = self.state.lock();
         let State { topics, ready, bytes } = &mut *state;
@@ -192,7 +192,7 @@ impl Queue {
 
 impl State {
     /// Drops the older half of the pending events of the topic with the most bytes. Topics that
-    /// conflate hold one event each, so they are left alone.
+    /// conflate have one event each, so they are skipped.
     fn shed(&mut self) {
         let lossless = self.topics.iter_mut().filter(|(topic, _)| !topic.kind().conflates());
         let Some((topic, pending)) = lossless.max_by_key(|(_, pending)| pending.bytes) else {
@@ -309,8 +309,9 @@ mod tests {
         for batch in &batches {
             queue.finish(&appended(batch, Some(head(2))));
         }
-        let rest = queue.take_ready();
-        let rest: Vec<_> = rest.iter().map(|it| (it.topic.as_str(), texts(it), it.head)).collect();
+        let batches = queue.take_ready();
+        let rest: Vec<_> =
+            batches.iter().map(|it| (it.topic.as_str(), texts(it), it.head)).collect();
         assert_eq!(rest, [("mastodon/public", vec!["another"], Some(head(2)))]);
         assert_eq!(queue.last_numbers(), [(topic("mastodon/public"), 1)]);
     }

@@ -1,4 +1,4 @@
-//! Settling: records where posts are in the log, and removes edited and deleted posts from it.
+//! Settling: records the positions of posts in the log, and replaces posts that were edited or deleted.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tracing::error;
 use super::queue::Appended;
 use crate::outgoing::{Outgoing, Role};
 
-/// How often one post is tried.
+/// Most attempts to settle a post.
 const ATTEMPTS: u32 = 8;
 
-/// Keeps the places of posts in the log up to date.
+/// Keeps the recorded positions of posts up to date.
 pub(super) struct Settler {
     log: Log,
     control: Control,
@@ -35,7 +35,7 @@ impl Settler {
                 match self.settle_post(topic, *seq, event).await {
                     Ok(()) => break,
                     Err(error) if attempt == ATTEMPTS => {
-                        error!(%topic, seq, error = %Chain(&error), "could not update the place of a post; a later edit or delete will not reach it");
+                        error!(%topic, seq, error = %Chain(&error), "could not update the position of a post in the log; a later edit or delete will not replace it");
                     }
                     Err(_) => {
                         let delay = backoff.next_delay(&mut rand::rng());

@@ -1,21 +1,20 @@
 //! The Coinbase Exchange: public market data over its WebSocket feed.
 //!
-//! Subscribes upstream to the wanted topics, forwards messages byte for byte, keeps the order books
-//! that the `level2` topics need, and fetches missed trades.
+//! Subscribes to the wanted topics, forwards messages byte for byte, keeps the order books of the
+//! `level2` topics, and fetches missed trades.
 
 mod book;
 mod decimal;
-mod downstream;
 #[cfg(test)]
 mod fixtures;
 mod level2;
 mod liveness;
 mod message;
 mod product;
+#[cfg(test)]
+mod recorder;
 mod rest;
 mod session;
-#[cfg(test)]
-mod stand_in;
 mod subscriptions;
 mod tally;
 mod trades;
@@ -32,9 +31,8 @@ use url::Url;
 
 pub use self::session::{Session, SessionError};
 use self::{
-    downstream::NAME,
     rest::Rest,
-    upstream::{Upstream, keep_catalogue},
+    upstream::{NAME, Upstream, keep_catalog},
 };
 use crate::{feed::Feed, source::Source};
 
@@ -84,12 +82,16 @@ impl Source for Coinbase {
     fn run(&self, feed: Feed, shutdown: CancellationToken) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let (online, products) = watch::channel(Arc::new(HashSet::new()));
-            let (url, user_agent) = (self.url.to_string(), self.user_agent.clone());
-            let (rest, downstream) = (self.rest.clone(), feed.clone());
-            let upstream = Upstream::new(downstream, rest.clone(), products, url, user_agent);
+            let upstream = Upstream::new(
+                feed.clone(),
+                self.rest.clone(),
+                products,
+                self.url.to_string(),
+                self.user_agent.clone(),
+            );
             tokio::select! {
                 () = upstream.run(&shutdown) => {}
-                () = keep_catalogue(rest, feed, online) => {}
+                () = keep_catalog(self.rest.clone(), feed, online) => {}
             }
         })
     }
@@ -103,7 +105,8 @@ mod tests {
     fn invalid_addresses_are_rejected_with_a_reason() {
         let url = |text: &str| Url::parse(text).expect("a URL");
         let new = |feed, rest, agent: &str| Coinbase::new(url(feed), &url(rest), agent);
-        let (feed, rest) = ("wss://feed.example", "https://api.example");
+        let feed = "wss://feed.example";
+        let rest = "https://api.example";
         assert!(new(feed, rest, "headwater").is_ok());
         assert!(new("ws://127.0.0.1:1", "http://127.0.0.1:2/base/", "headwater").is_ok());
         let cases = [

@@ -1,8 +1,8 @@
 //! Captures of upstream messages for tests.
 //!
-//! Our own are in `tests/fixtures`: they are made up, and always there. Recordings of the real
-//! upstreams are no part of the repository. Tests use them as well if `HEADWATER_FIXTURES`, or
-//! `../shared/fixtures` beside the workspace, has them.
+//! Our own captures are synthetic, and are in `tests/fixtures`. Recordings of the real upstreams are
+//! not part of the repository. Tests also use them if the folder in `HEADWATER_FIXTURES`, or
+//! `../shared/fixtures` beside the workspace, contains them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub(super) struct Capture {
     pub(super) text: String,
 }
 
-/// Reads our own capture, then those recordings of the same kind that are there.
+/// Reads our own capture, and then the recordings of the same kind that exist.
 pub(super) fn captures(
     upstream: &str,
     own: &'static str,
@@ -27,14 +27,14 @@ pub(super) fn captures(
     std::iter::once(own).chain(recorded).collect()
 }
 
-/// Reads a file of our own.
+/// Reads one of our own files.
 pub(super) fn own_text(upstream: &str, name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
     let path = folder.join(upstream).join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Reads a recording, if it is there.
+/// Reads a recording, if it exists.
 pub(super) fn recorded_text(upstream: &str, name: &str) -> Option<String> {
     let folder = std::env::var_os("HEADWATER_FIXTURES").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures"),
@@ -42,5 +42,6 @@ pub(super) fn recorded_text(upstream: &str, name: &str) -> Option<String> {
     );
     let path = folder.join(upstream).join(name);
     let text = std::fs::read_to_string(&path);
-    text.inspect_err(|error| eprintln!("only our own captures: {}: {error}", path.display())).ok()
+    text.inspect_err(|error| eprintln!("using only our own captures: {}: {error}", path.display()))
+        .ok()
 }

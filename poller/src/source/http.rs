@@ -1,4 +1,4 @@
-//! HTTP responses of upstreams: how long they ask to wait, and bodies of a bounded size.
+//! HTTP responses of upstreams: their `Retry-After`, and their bodies up to a maximum size.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 //! Public posts of Mastodon servers, and of other software with the same interface.
 //!
-//! With a user's token a server is streamed. Without one its public timeline is polled, if the server
-//! shows it to everyone. The [`Timeline`] decides which updates become events. All servers share it,
-//! so that a post which several servers send is published once.
+//! With a user's token, a server is streamed. Without one, its public timeline is polled, if the
+//! server shows it to everyone. The [`Timeline`] decides which updates become events. All servers
+//! share it, so that a post from several servers is published once.
 //!
 //! Only public posts are forwarded, and no posts of authors who ask not to be collected (`optout`).
-//! A post that a server deletes is deleted here, on the topics and in the log.
+//! If a server deletes a post, it is deleted on its topics and in the log.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ mod fill;
 mod fixtures;
 mod html;
 mod instance;
-mod normalise;
+mod normalize;
 mod optout;
 mod poll;
 mod recheck;
@@ -53,29 +53,29 @@ pub use timeline::Timeline;
 use self::{
     api::Api,
     instance::Way,
-    normalise::ServerName,
+    normalize::ServerName,
     session::{Gap, Out, Position, SessionEnd, SessionEvent, Unexpected},
     status::Update,
     timeline::{Found, Ignored, Lookup, Outcome, Remember, ServerUpdate},
 };
 use crate::{feed::Feed, host::host_of, source::Source, wanted::Wanted};
 
-/// First and longest upper limit of the wait between two attempts.
+/// First and longest wait between two attempts, before jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// Wait after the server rejected us, which lasts until someone changes its settings or ours.
+/// Wait after the server rejected us. A retry fails until someone changes its settings or ours.
 const REJECTED: Duration = Duration::from_mins(10);
-/// Number of useless attempts in a row after which a server counts as down.
+/// Number of failed attempts in a row after which a server counts as down.
 const ATTEMPTS: u32 = 3;
-/// A topic that becomes wanted this soon after the start was wanted before it, so missed posts are
-/// fetched.
+/// If a topic becomes wanted within this time after the start, it was probably wanted before, so
+/// missed posts are fetched.
 const RESUME: Duration = Duration::from_secs(15);
 /// Most posts from before a gap that are checked.
 const CHECKED: usize = 200;
-/// How long before a gap those posts were published at most.
+/// Longest time between the publication of these posts and the gap.
 const CHECKED_SINCE: Duration = Duration::from_hours(1);
-/// Most events of a session that are pending; then the server is not read any further.
+/// Most events of a session that are pending. Beyond it, reading from the server pauses.
 const QUEUE: usize = 1024;
-/// Writes to the database in flight.
+/// Most writes to the database in flight.
 const WRITES: usize = 16;
 /// How often the ignored messages are logged.
 const TALLY: Duration = Duration::from_mins(1);
@@ -103,7 +103,7 @@ pub enum MastodonError {
 }
 
 impl Mastodon {
-    /// Makes the source of the server at `base`, which is read with or without a user's token.
+    /// Makes the source of the server at `base`, with or without a user's token.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl Mastodon {
             let (remember, remembered) = mpsc::channel(QUEUE);
             let stop_if_unwanted = async {
                 let unwanted = wanted.wait_for(|wanted| !self.concerns(wanted));
-                // Either way the session ends.
+                // The session ends in either case.
                 let _ = stop.run_until_cancelled(unwanted).await;
                 stop.cancel();
             };
@@ -175,7 +175,7 @@ impl Mastodon {
         })
     }
 
-    /// Returns up to where an earlier process has published this server's posts.
+    /// Returns the position up to which an earlier process published this server's posts.
     async fn last_published(&self, feed: &Feed) -> Option<Position> {
         for topic in self.topic.iter().chain([&Topic::mastodon_public()]) {
             match feed.newest(topic).await {
@@ -200,7 +200,7 @@ impl Mastodon {
             let ended = match self.session(&mut out, stop).await {
                 Ok(ended) | Err(ended) => ended,
             };
-            // A connection is not enough: a server that accepts and closes must not reset the backoff.
+            // A connection is not enough: a server that only accepts it must not reset the backoff.
             if out.forwarded > before {
                 backoff.reset();
                 useless = 0;
@@ -230,7 +230,7 @@ impl Mastodon {
         }
     }
 
-    /// Finds out how the server can be read, and reads it.
+    /// Determines how the server can be read, and reads it.
     async fn session(
         &self,
         out: &mut Out,
@@ -260,7 +260,7 @@ impl Mastodon {
         }
     }
 
-    /// Handles the events of sessions, and publishes the results.
+    /// Handles the events of a session, and publishes the results.
     async fn forward(
         &self,
         mut events: mpsc::Receiver<SessionEvent>,
@@ -278,7 +278,7 @@ impl Mastodon {
                         *tally.ignored.entry(why).or_default() += 1;
                     }
                     if let Some(record) = record {
-                        // The receiver lives as long as this task.
+                        // The receiver exists as long as this task.
                         let _ = remember.send(record).await;
                     }
                 }
@@ -294,7 +294,7 @@ impl Mastodon {
         let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         let received = ServerUpdate { server, at, update };
         let wanted = feed.wanted().borrow().clone();
-        // Published under the lock, so that an update of the same post from another server comes after.
+        // Publishes under the lock, so that other updates of the same post are published later.
         let publish = |effects: timeline::Effects| {
             for (topic, outgoing) in effects.publish {
                 feed.publish(&topic, outgoing);
@@ -371,7 +371,8 @@ impl Tally {
     }
 }
 
-/// Looks up what an earlier process published. If the database fails, nothing counts as published.
+/// Looks up a post that an earlier process published. If the database fails, it counts as
+/// unpublished.
 async fn look_up(control: &Control, lookup: Lookup) -> Found {
     let mut found = Found { uri: lookup.uri, topics: lookup.topics.clone() };
     found.topics.clear();

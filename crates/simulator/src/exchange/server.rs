@@ -154,6 +154,11 @@ impl ExchangeServer {
         usize::try_from(accepted).unwrap_or(usize::MAX)
     }
 
+    /// Returns how many REST requests have arrived so far.
+    pub fn rest_requests(&self) -> u64 {
+        self.exchange.host.stats.requests.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Returns the JSON messages that clients have sent.
     pub fn requests(&self) -> Vec<Value> {
         let received = self.exchange.host.received();

@@ -17,7 +17,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Makes a book of these levels, which can be in any order.
+    /// Makes a book from these levels, which can be in any order.
     pub(super) fn new(asks: &[Level], bids: &[Level]) -> Self {
         let side = |levels: &[Level]| {
             let levels = levels.iter().filter(|level| !level.size.is_zero());
@@ -43,7 +43,8 @@ impl Book {
 
     /// Returns whether the highest bid reaches the lowest ask, which never happens in a valid book.
     pub(super) fn is_crossed(&self) -> bool {
-        let (bid, ask) = (self.bids.last_key_value(), self.asks.first_key_value());
+        let bid = self.bids.last_key_value();
+        let ask = self.asks.first_key_value();
         bid.zip(ask).is_some_and(|((bid, _), (ask, _))| bid >= ask)
     }
 
@@ -151,7 +152,8 @@ mod tests {
                 let rows = model.iter().filter(|(s, ..)| *s == side);
                 rows.map(|(_, price, size)| format!(r#"["{price}","{size}"]"#)).collect()
             };
-            let (asks, mut bids) = (rows(Side::Sell), rows(Side::Buy));
+            let asks = rows(Side::Sell);
+            let mut bids = rows(Side::Buy);
             bids.reverse();
             let expected = format!(r#""asks":[{}],"bids":[{}]}}"#, asks.join(","), bids.join(","));
             prop_assert!(text(&book, 100).ends_with(&expected));

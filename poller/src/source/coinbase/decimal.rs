@@ -1,4 +1,8 @@
 //! Prices and sizes as exact integers that remember how they were spelled.
+//!
+//! The crate `rust_decimal` would do, too: its 28 digits are enough for every price and size. But with
+//! it, `headwater bench ingest` processes only 0.68 times as many events per CPU-second of kind
+//! `l2update`, and 0.86 times as many of all kinds mixed.
 
 use std::fmt;
 
@@ -89,7 +93,8 @@ impl Gather for u128 {
 
 /// Returns all digits as one integer, and the index of the point.
 fn read<N: Gather>(bytes: &[u8]) -> Option<(N, Option<usize>)> {
-    let (mut digits, mut point) = (N::from(0), None);
+    let mut digits = N::from(0);
+    let mut point = None;
     for (index, byte) in bytes.iter().enumerate() {
         match byte {
             b'0'..=b'9' => digits = digits.push(byte - b'0'),

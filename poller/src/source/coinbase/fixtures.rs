@@ -7,12 +7,12 @@ use crate::source::fixtures::{self, Capture};
 /// The name of the folder.
 const UPSTREAM: &str = "coinbase";
 
-/// Reads our own capture, then those recordings of the same kind that are there.
+/// Reads our own capture, and then the recordings of the same kind that exist.
 pub(super) fn captures(own: &'static str, recorded: &[&'static str]) -> Vec<Capture> {
     fixtures::captures(UPSTREAM, own, recorded)
 }
 
-/// Returns the text of the file that belongs to a capture: `own` or `recorded`.
+/// Returns the text of the file beside a capture: `own` for our own captures, else `recorded`.
 pub(super) fn beside(capture: &Capture, own: &str, recorded: &str) -> String {
     if is_own(capture) {
         fixtures::own_text(UPSTREAM, own)
@@ -21,7 +21,7 @@ pub(super) fn beside(capture: &Capture, own: &str, recorded: &str) -> String {
     }
 }
 
-/// Returns what is known about a capture.
+/// Returns the expected results of a capture.
 pub(super) fn expected(capture: &Capture) -> Value {
     let text = beside(capture, "expected.json", "EXPECTED.json");
     let all: Value = serde_json::from_str(&text).expect("JSON");

@@ -1,4 +1,4 @@
-//! Keeps the order book of one product, and detects when it cannot be trusted.
+//! Keeps the order book of one product, and discards it when it may be wrong.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ const SNAPSHOT_WITHIN: Duration = Duration::from_secs(20);
 
 /// Shortest delay before a snapshot is requested again.
 const MIN_DELAY: Duration = Duration::from_secs(1);
-/// Longest such delay. A snapshot can have over 1 MB.
+/// Longest such delay. A snapshot can be larger than 1 MB.
 const MAX_DELAY: Duration = Duration::from_secs(10);
-/// Time after which the delay starts from the shortest again.
+/// Time without a request after which the delay is the shortest again.
 const CALM: Duration = Duration::from_mins(1);
 
-/// The book of one product, if it can be trusted.
+/// The book of one product, unless it may be wrong.
 #[derive(Debug, Default)]
 pub(super) struct Level2 {
     book: Option<Book>,
-    /// When the exchange last changed it, as the exchange spells it.
+    /// The time of its last change, as the exchange wrote it.
     time: String,
     /// Whether it changed since the last snapshot.
     is_changed: bool,
@@ -40,12 +40,12 @@ pub(super) struct Level2 {
     last_ask: Option<(Instant, Duration)>,
 }
 
-/// What to do with an update.
+/// The result of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Updated {
-    /// It is in the book and can be forwarded.
+    /// It was applied and can be forwarded.
     Applied,
-    /// There is no book that it could change.
+    /// There is no book.
     NoBook,
     /// It made a bid reach an ask, so the book was discarded.
     Crossed,
@@ -109,12 +109,12 @@ impl Level2 {
         *self = Self { asked_at: Some(now), last_ask: self.last_ask, ..Self::default() };
     }
 
-    /// Forgets the book, because the connection is lost or the topic is not wanted.
+    /// Discards the book, because the connection was lost or the topic is not wanted.
     pub(super) fn forget(&mut self) {
         *self = Self { last_ask: self.last_ask, ..Self::default() };
     }
 
-    /// Returns whether to request a snapshot, once each time.
+    /// Returns whether a snapshot must be requested. Returns `true` once for each request.
     pub(super) fn is_to_ask(&mut self, now: Instant) -> bool {
         if self.asked_at.is_some_and(|at| now >= at + SNAPSHOT_WITHIN) {
             self.doubt(now);
@@ -176,8 +176,9 @@ mod tests {
     }
 
     #[test]
-    fn updates_count_from_the_snapshot_until_the_book_is_crossed() {
-        let (mut level2, now) = (Level2::default(), Instant::now());
+    fn updates_are_applied_from_the_snapshot_until_the_book_is_crossed() {
+        let mut level2 = Level2::default();
+        let now = Instant::now();
         assert_eq!(level2.update(&update("1"), None, now), Updated::NoBook);
         assert!(level2.start(&levels(SNAPSHOT), None, now));
         assert_eq!(level2.update(&update("1.5"), None, now), Updated::Applied);
@@ -191,8 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_book_gets_a_snapshot_from_time_to_time() {
-        let (mut level2, now) = (Level2::default(), Instant::now());
+    fn a_changed_book_gets_a_snapshot_periodically() {
+        let mut level2 = Level2::default();
+        let now = Instant::now();
         level2.start(&levels(SNAPSHOT), Some("2026-07-07T22:58:17.038046Z"), now);
         let json = level2.due_snapshot("A-B", now).expect("a snapshot at the start");
         let expected = r#"{"type":"snapshot","product_id":"A-B","asks":[["2","1"]],"bids":[["1","1"]],"time":"2026-07-07T22:58:17.038046Z"}"#;
@@ -213,8 +215,9 @@ mod tests {
     }
 
     #[test]
-    fn doubts_that_come_again_and_again_ask_more_and_more_seldom() {
-        let (mut level2, start) = (Level2::default(), Instant::now());
+    fn repeated_requests_for_a_snapshot_back_off() {
+        let mut level2 = Level2::default();
+        let start = Instant::now();
         let mut asks = Vec::new();
         for tenth in 0..600 {
             let now = start + tenth * Duration::from_millis(100);
@@ -227,12 +230,13 @@ mod tests {
         assert_eq!(asks, [0, 1, 3, 7, 15, 25, 35, 45, 55]);
         let later = start + Duration::from_mins(15);
         level2.doubt(later);
-        assert!(level2.is_to_ask(later), "that is long ago");
+        assert!(level2.is_to_ask(later), "the last request was long ago");
     }
 
     #[test]
-    fn a_snapshot_that_does_not_come_is_asked_for_again() {
-        let (mut level2, now) = (Level2::default(), Instant::now());
+    fn a_snapshot_that_does_not_arrive_is_requested_again() {
+        let mut level2 = Level2::default();
+        let now = Instant::now();
         level2.asked(now);
         assert!(!level2.is_to_ask(now + Duration::from_secs(19)));
         assert!(level2.is_to_ask(now + SNAPSHOT_WITHIN));

@@ -17,19 +17,19 @@ pub(super) struct Liveness {
     stalls: u32,
 }
 
-/// What to do about a product whose heartbeats stopped.
+/// How to handle a product whose heartbeats stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stalled {
     /// Subscribe to the product again.
     Renew,
     /// Reconnect.
     Reconnect,
-    /// Stop asking for the product: nothing helped, and reconnecting disturbs the others.
+    /// Stop requesting the product: nothing helped, and reconnecting disturbs the others.
     Abandon,
 }
 
 impl Liveness {
-    /// Notes that the exchange was asked for heartbeats.
+    /// Notes that heartbeats were requested.
     pub(super) fn asked(&mut self, now: Instant) {
         self.due_since = Some(now + SILENCE);
         self.heard_at = None;
@@ -52,7 +52,7 @@ impl Liveness {
         self.heard_at = None;
     }
 
-    /// Returns what to do if heartbeats have stopped, once each time.
+    /// Returns what to do if heartbeats have stopped. Returns `None` until they stop again.
     pub(super) fn stalled(&mut self, now: Instant) -> Option<Stalled> {
         let due = self.due_since?;
         let since = self.heard_at.map_or(due, |heard| heard.max(due));
@@ -78,8 +78,9 @@ mod tests {
 
     #[test]
     fn missing_heartbeats_escalate_step_by_step() {
-        let (mut liveness, mut now) = (Liveness::default(), Instant::now());
-        assert_eq!(liveness.stalled(now + SILENCE * 9), None, "nothing was asked for");
+        let mut liveness = Liveness::default();
+        let mut now = Instant::now();
+        assert_eq!(liveness.stalled(now + SILENCE * 9), None, "nothing was requested");
         for expected in [Stalled::Renew, Stalled::Reconnect, Stalled::Abandon] {
             liveness.asked(now);
             liveness.confirmed(now);

@@ -38,8 +38,7 @@ pub(super) struct Acknowledged<'a> {
 #[derive(Debug, Deserialize)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
-/// The repeated parts of a message. They are reused from message to message, so that parsing does
-/// not allocate.
+/// The repeated parts of a message. Each message reuses them, so that parsing does not allocate.
 #[derive(Debug, Default)]
 pub(super) struct Levels {
     pub(super) changes: Vec<Change>,
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_is_read_in_any_order_and_spelling() {
+    fn fields_are_read_in_any_order_and_spelling() {
         let mut levels = Levels::default();
         let text = r#"{"changes":[["sell","2","0.10","?"],["buy","1","0"]],"x":{"type":"no"},
             "product_id":"BTC\u002dUSD","time":null,"trade_id":7,"type":"l2update"}"#;
@@ -282,7 +281,7 @@ mod tests {
         let message = Message::read(text, &mut levels).expect("a message");
         assert_eq!(message.channels[0].name.0, "level2_50");
         assert!(message.channels[1].product_ids.is_none());
-        assert!(levels.changes.is_empty(), "nothing stays from the message before");
+        assert!(levels.changes.is_empty(), "nothing is left of the previous message");
     }
 
     proptest! {

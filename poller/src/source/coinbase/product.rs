@@ -21,7 +21,7 @@ pub(super) struct Product {
 }
 
 impl Product {
-    /// Starts with nothing wanted and nothing known.
+    /// Starts without wanted channels.
     ///
     /// # Errors
     ///
@@ -43,7 +43,7 @@ impl Product {
         self.wants.contains(&channel)
     }
 
-    /// Forgets what only unwanted topics need, except the newest trade.
+    /// Drops the state that only unwanted topics need, except the newest trade.
     pub(super) fn settle(&mut self) {
         if !self.wants(Channel::Matches) {
             self.trades.rest();
@@ -56,14 +56,14 @@ impl Product {
         }
     }
 
-    /// Returns whether to look up its newest trade in the log, once.
+    /// Returns whether to look up its newest trade in the log. Returns `true` once.
     pub(super) fn is_to_look_up(&mut self) -> bool {
         let is_first = self.wants(Channel::Matches) && !self.is_looked_up;
         self.is_looked_up |= is_first;
         is_first
     }
 
-    /// Forgets what belongs to one connection.
+    /// Drops the state that belongs to the connection.
     pub(super) fn disconnect(&mut self) {
         self.trades.disconnect();
         self.level2.forget();

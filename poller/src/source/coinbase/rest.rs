@@ -17,10 +17,10 @@ use tracing::warn;
 
 use crate::source::http::{BodyError, read_body, retry_after};
 
-/// Longest time for one request.
+/// Longest time that a request takes.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
-/// Most bytes of a response. The largest, the list of products, has about half a megabyte.
+/// Most bytes of a response. The largest is the list of products, with about half a megabyte.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// Number of trades on a page.
@@ -58,7 +58,7 @@ pub(super) enum RestError {
 }
 
 impl RestError {
-    /// Returns how long the exchange asks to wait.
+    /// Returns how long the exchange asks the client to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
@@ -150,8 +150,8 @@ impl Rest {
 
     /// Fetches trades of a product, newest first, each as a message.
     ///
-    /// Stops after a while and returns what it has. If there are too many trades, these are the
-    /// newest.
+    /// Stops after a time limit, and returns the trades found so far. If there are too many trades,
+    /// returns the newest.
     pub(super) async fn trades(
         &self,
         product: &str,
@@ -174,7 +174,9 @@ impl Rest {
                     if oldest >= after {
                         break;
                     }
-                    (after, attempts, pages) = (oldest, ATTEMPTS, pages + 1);
+                    after = oldest;
+                    attempts = ATTEMPTS;
+                    pages += 1;
                     continue;
                 }
                 Ok(Err(error)) => {
@@ -205,8 +207,8 @@ impl Rest {
         let trades: Vec<Trade<'_>> = serde_json::from_slice(&body).map_err(RestError::Format)?;
         let next_page = headers.get("cb-after").and_then(|id| id.to_str().ok()?.parse().ok());
         let oldest = next_page.or_else(|| trades.iter().map(|trade| trade.id).min());
-        let trades = trades.iter().map(|trade| Ok((trade.id, message(product, trade)?)));
-        let trades = trades.collect::<Result<_, _>>().map_err(RestError::Format)?;
+        let messages = trades.iter().map(|trade| Ok((trade.id, message(product, trade)?)));
+        let trades = messages.collect::<Result<_, _>>().map_err(RestError::Format)?;
         Ok(Page { trades, oldest })
     }
 
@@ -236,7 +238,7 @@ struct Page {
 }
 
 impl Page {
-    /// Returns whether the trade just before `after`, which is known to exist, is missing.
+    /// Returns whether the trade just before `after` is missing, although it exists.
     fn is_behind(&self, after: u64) -> bool {
         self.trades.iter().all(|(id, _)| *id != after - 1)
     }
@@ -259,12 +261,52 @@ fn message(product: &str, trade: &Trade<'_>) -> serde_json::Result<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use axum::{Json, Router, http, response::IntoResponse as _, routing::get};
+    use axum::{
+        Json,
+        body::Body,
+        http::{Response, StatusCode, request::Parts},
+        response::IntoResponse as _,
+    };
+    use serde_json::{Value, json};
+    use simulator::{ExchangeServer, script::ScriptedServer};
 
     use super::*;
-    use crate::source::coinbase::stand_in::{rest_trade, serve, trades_up_to};
+
+    fn client(base: &str) -> Rest {
+        Rest::new(base, HeaderValue::from_static("headwater/test")).expect("a client")
+    }
+
+    /// Starts an exchange that answers each request by `respond`, which gets the number of earlier
+    /// requests.
+    async fn scripted<F>(respond: F) -> (ScriptedServer, Rest)
+    where
+        F: Fn(usize, &str) -> Response<Body> + Clone + Send + Sync + 'static,
+    {
+        let count = Arc::new(Mutex::new(0));
+        let respond = move |request: &Parts| {
+            let mut count = count.lock();
+            *count += 1;
+            respond(*count - 1, request.uri.path())
+        };
+        let server = ScriptedServer::start(respond).await.expect("a port");
+        let rest = client(&format!("http://{}", server.address()));
+        (server, rest)
+    }
+
+    /// Starts an exchange with this many trades. Returns the id of the first.
+    async fn exchange_with(trades: u64) -> (ExchangeServer, Rest, u64) {
+        let server = ExchangeServer::start().await.expect("a port");
+        let first = server.newest_trade("BTC-USD") + 1;
+        for _ in 0..trades {
+            server.trade_unstreamed("BTC-USD");
+        }
+        let rest = client(&server.rest_url());
+        (server, rest, first)
+    }
+
+    fn trade(id: u64) -> Value {
+        json!({"trade_id": id, "side": "buy", "size": "1", "price": "2", "time": "t"})
+    }
 
     fn ids(found: &[(u64, Bytes)]) -> Vec<u64> {
         found.iter().map(|(id, _)| *id).collect()
@@ -272,71 +314,59 @@ mod tests {
 
     #[tokio::test]
     async fn a_hole_is_read_page_by_page() {
-        let (router, mut asks) = trades_up_to(10_000);
-        let rest = serve(router).await;
-        let found = rest.trades("A-B", &(7_000..=9_200)).await;
-        assert_eq!(ids(&found), (7_000..=9_200).rev().collect::<Vec<_>>());
-        asks.close();
-        assert_eq!(asks.recv().await, Some(9_201));
-        assert_eq!(asks.recv().await, Some(8_201));
-        assert_eq!(asks.recv().await, Some(7_201));
-        assert_eq!(asks.recv().await, None);
+        let (server, rest, first) = exchange_with(4_000).await;
+        let hole = first + 1_000..=first + 3_200;
+        let found = rest.trades("BTC-USD", &hole).await;
+        assert_eq!(ids(&found), hole.rev().collect::<Vec<_>>());
+        assert_eq!(server.rest_requests(), 3);
     }
 
     #[tokio::test]
     async fn only_the_newest_of_too_many_trades_are_fetched_within_the_rate_limit() {
-        let (router, mut asks) = trades_up_to(30_000);
-        let rest = serve(router).await;
+        let (server, rest, first) = exchange_with(30_000).await;
         let start = Instant::now();
-        let found = rest.trades("A-B", &(1..=30_000)).await;
-        assert_eq!(ids(&found), (10_001..=30_000).rev().collect::<Vec<_>>());
-        assert_eq!((asks.len(), asks.recv().await), (20, Some(30_001)));
+        let found = rest.trades("BTC-USD", &(first..=first + 29_999)).await;
+        assert_eq!(ids(&found), (first + 10_000..first + 30_000).rev().collect::<Vec<_>>());
+        assert_eq!(server.rest_requests(), 20);
         assert!(start.elapsed() >= Duration::from_millis(1_400), "{:?}", start.elapsed());
     }
 
     #[tokio::test]
     async fn failures_are_retried_and_rejections_are_not() {
-        use http::StatusCode;
-
         let cases = [
             (vec![StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE], 3, vec![7]),
             (vec![StatusCode::INTERNAL_SERVER_ERROR; 3], 3, vec![]),
             (vec![StatusCode::NOT_FOUND], 1, vec![]),
         ];
         for (failures, requests, expected) in cases {
-            let count = Arc::new(AtomicU32::new(0));
-            let counted = Arc::clone(&count);
-            let page = async move || {
-                let attempt = counted.fetch_add(1, Ordering::Relaxed);
-                match failures.get(usize::try_from(attempt).expect("small")) {
-                    Some(status) => (*status, [("retry-after", "0")]).into_response(),
-                    None => Json([rest_trade(7)]).into_response(),
-                }
-            };
-            let router = Router::new().route("/products/A-B/trades", get(page));
-            let found = serve(router).await.trades("A-B", &(7..=7)).await;
-            assert_eq!((ids(&found), count.load(Ordering::Relaxed)), (expected, requests));
+            let (server, rest) = scripted(move |attempt, _| match failures.get(attempt) {
+                Some(status) => (*status, [("retry-after", "0")]).into_response(),
+                None => Json([trade(7)]).into_response(),
+            })
+            .await;
+            let found = rest.trades("A-B", &(7..=7)).await;
+            assert_eq!((ids(&found), server.requests().len()), (expected, requests));
         }
     }
 
     #[tokio::test]
     async fn a_trade_that_reaches_the_rest_interface_late_is_retried() {
-        let count = Arc::new(AtomicU32::new(0));
-        let page = async move || {
-            let newest = if count.fetch_add(1, Ordering::Relaxed) == 0 { 6 } else { 7 };
-            Json((5..=newest).rev().map(rest_trade).collect::<Vec<_>>())
-        };
-        let router = Router::new().route("/products/A-B/trades", get(page));
-        let found = serve(router).await.trades("A-B", &(6..=7)).await;
+        let (_server, rest) = scripted(|attempt, _| {
+            let newest = if attempt == 0 { 6 } else { 7 };
+            Json((5..=newest).rev().map(trade).collect::<Vec<_>>()).into_response()
+        })
+        .await;
+        let found = rest.trades("A-B", &(6..=7)).await;
         assert_eq!(ids(&found), [7, 6]);
     }
 
     #[tokio::test]
     async fn a_response_that_is_too_large_is_rejected() {
-        let router = Router::new()
-            .route("/products", get(async || " ".repeat(MAX_BODY_BYTES + 1)))
-            .route("/products/A-B/trades", get(async || "[{}]"));
-        let rest = serve(router).await;
+        let (_server, rest) = scripted(|_, path| match path {
+            "/products" => " ".repeat(MAX_BODY_BYTES + 1).into_response(),
+            _ => "[{}]".into_response(),
+        })
+        .await;
         let products = rest.products().await;
         assert!(matches!(products, Err(RestError::TooLarge)), "{products:?}");
         assert_eq!(rest.trades("A-B", &(1..=2)).await, []);
@@ -344,8 +374,8 @@ mod tests {
 
     #[test]
     fn a_trade_is_converted_into_a_message() {
-        let trade = r#"{"trade_id":7,"side":"buy","size":"0.1","price":"2","time":"t","x":1}"#;
-        let trade: Trade<'_> = serde_json::from_str(trade).expect("a trade");
+        let json = r#"{"trade_id":7,"side":"buy","size":"0.1","price":"2","time":"t","x":1}"#;
+        let trade: Trade<'_> = serde_json::from_str(json).expect("a trade");
         let expected = br#"{"type":"match","trade_id":7,"side":"buy","size":"0.1","price":"2","product_id":"A-B","time":"t","backfilled":true}"#;
         assert_eq!(message("A-B", &trade).expect("JSON"), expected.as_slice());
     }

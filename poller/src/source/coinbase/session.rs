@@ -1,5 +1,5 @@
-//! The state of the exchange as we know it, and how each of its messages changes that. Without I/O
-//! and without a clock.
+//! The known state of the exchange, and how its messages change that state. Has no I/O and no
+//! clock.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,21 +34,21 @@ mod tests;
 /// Longest time without any message on a connection.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// How long after a heartbeat the exchange counts as alive.
+/// Time since the last heartbeat during which the exchange counts as alive.
 const ALIVE: Duration = Duration::from_secs(3);
 
-/// Most products that the state of the source names.
+/// Most products that are named in the state of the source.
 const NAMED: usize = 5;
 
-/// Everything that is known of the exchange, across all connections to it.
+/// The known state of the exchange, across all connections to it.
 ///
-/// It is given the messages and the time, and returns what to publish, what to send and what to
-/// look up.
+/// Gets the messages and the time. Returns the events to publish, the requests to send, and the
+/// chores.
 #[derive(Debug)]
 pub struct Session {
     products: HashMap<Arc<str>, Product>,
-    /// All traded products, once they are known.
-    catalogue: Option<Arc<HashSet<String>>>,
+    /// All traded products, if they are known.
+    catalog: Option<Arc<HashSet<String>>>,
     /// Wanted products that are not traded.
     absent: Vec<Arc<str>>,
     subscriptions: Subscriptions,
@@ -96,7 +96,7 @@ impl Session {
     pub(super) fn new() -> Self {
         Self {
             products: HashMap::new(),
-            catalogue: None,
+            catalog: None,
             absent: Vec::new(),
             subscriptions: Subscriptions::default(),
             chores: Vec::new(),
@@ -107,8 +107,8 @@ impl Session {
         }
     }
 
-    /// Makes a session with a connection and wanted topics, whose log is empty. It is there to
-    /// measure [`on_message`](Self::on_message).
+    /// Makes a session with a connection, wanted topics and an empty log, to measure
+    /// [`on_message`](Self::on_message).
     pub fn connected(wanted: &Wanted, now: Instant) -> Self {
         let mut session = Self::new();
         session.want(wanted);
@@ -125,8 +125,8 @@ impl Session {
             product.wants.clear();
         }
         for topic in wanted.iter().filter(|topic| topic.source() == "coinbase") {
-            let (Some(id), channel) = (topic.key(), topic.channel()) else { continue };
-            let channel = match channel {
+            let Some(id) = topic.key() else { continue };
+            let channel = match topic.channel() {
                 "ticker" => Channel::Ticker,
                 "matches" => Channel::Matches,
                 _ => Channel::Level2,
@@ -140,8 +140,8 @@ impl Session {
         }
         for (id, product) in &mut self.products {
             if product.is_to_look_up() {
-                let (product, topic) = (Arc::clone(id), product.matches_topic.clone());
-                self.chores.push(Chore::LookUp { product, topic });
+                let topic = product.matches_topic.clone();
+                self.chores.push(Chore::LookUp { product: Arc::clone(id), topic });
             }
             product.settle();
         }
@@ -149,8 +149,8 @@ impl Session {
     }
 
     /// Sets the traded products.
-    pub(super) fn know_catalogue(&mut self, catalogue: Arc<HashSet<String>>) {
-        self.catalogue = Some(catalogue);
+    pub(super) fn know_catalog(&mut self, catalog: Arc<HashSet<String>>) {
+        self.catalog = Some(catalog);
         self.subscribe();
     }
 
@@ -167,7 +167,7 @@ impl Session {
         product.trades.know(logged, now, &mut |text| publish(topic, Outgoing::plain(text)));
     }
 
-    /// Adds the missing trades that were found, in any order.
+    /// Adds the missing trades that were found. They can be in any order.
     pub(super) fn fill(
         &mut self,
         id: &str,
@@ -201,11 +201,15 @@ impl Session {
     /// Starts a new connection.
     pub(super) fn connect(&mut self, now: Instant) {
         self.subscriptions.reset();
-        let (heartbeat_at, is_answered, forwarded) = (None, false, 0);
-        self.connection = Some(Connection { heard_at: now, heartbeat_at, is_answered, forwarded });
+        self.connection = Some(Connection {
+            heard_at: now,
+            heartbeat_at: None,
+            is_answered: false,
+            forwarded: 0,
+        });
     }
 
-    /// Ends the connection. Returns how many events it brought.
+    /// Ends the connection. Returns how many events were published from it.
     pub(super) fn disconnect(&mut self) -> u64 {
         for product in self.products.values_mut() {
             product.disconnect();
@@ -243,7 +247,8 @@ impl Session {
         publish: &mut impl FnMut(&Topic, Outgoing),
     ) -> Result<(), SessionError> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        (connection.heard_at, connection.is_answered) = (now, true);
+        connection.heard_at = now;
+        connection.is_answered = true;
         let Ok(message) = Message::read(&text, &mut self.levels) else {
             self.on_garbage(&text, now);
             return Ok(());
@@ -263,7 +268,7 @@ impl Session {
                 Updated::Applied if is_small => {
                     publish(&product.level2_topic, Outgoing::plain(text));
                 }
-                // Too large to forward, so a snapshot of the resulting book is sent in its place.
+                // Too large to forward, so a snapshot of the resulting book replaces it.
                 Updated::Applied => {
                     if let Some(json) = product.level2.snapshot(id, now) {
                         publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
@@ -316,7 +321,7 @@ impl Session {
                         );
                     }
                 }
-                // Frees the memory: a snapshot has tens of thousands of levels, every other message a few.
+                // Frees the memory: a snapshot has tens of thousands of levels, other messages have a few.
                 self.levels = Levels::default();
             }
             ("ticker" | "match" | "last_match", _) => self.on_garbage(&text, now),
@@ -325,7 +330,7 @@ impl Session {
         Ok(())
     }
 
-    /// Does what is due, and publishes the resulting events.
+    /// Performs the work that is due, and publishes the resulting events.
     ///
     /// # Errors
     ///
@@ -404,7 +409,7 @@ impl Session {
         std::mem::take(&mut self.chores)
     }
 
-    /// Describes the problems of a working connection for people; empty if there are none.
+    /// Describes the problems of a working connection for people. Empty if there are none.
     pub(super) fn detail(&self, now: Instant) -> String {
         let mut parts = Vec::new();
         let rejections = self.subscriptions.rejections();
@@ -426,10 +431,10 @@ impl Session {
     }
 
     fn subscribe(&mut self) {
-        let catalogue = self.catalogue.as_ref();
+        let catalog = self.catalog.as_ref();
         let wanted = self.products.iter().filter(|(_, product)| !product.wants.is_empty());
-        let (there, absent): (Vec<_>, Vec<_>) = wanted
-            .partition(|(id, _)| catalogue.is_none_or(|catalogue| catalogue.contains(&***id)));
+        let (there, absent): (Vec<_>, Vec<_>) =
+            wanted.partition(|(id, _)| catalog.is_none_or(|catalog| catalog.contains(&***id)));
         self.absent = absent.into_iter().map(|(id, _)| Arc::clone(id)).collect();
         self.absent.sort_unstable();
         self.subscriptions.want(there.into_iter().flat_map(|(id, product)| {
@@ -473,7 +478,7 @@ impl Session {
         Ok(())
     }
 
-    /// Handles a text that cannot be parsed. An order book that it may belong to is discarded.
+    /// Handles a text that cannot be parsed. Discards the order books of the products that it names.
     fn on_garbage(&mut self, text: &str, now: Instant) {
         self.tally.garbage.add(text);
         for (id, product) in &mut self.products {

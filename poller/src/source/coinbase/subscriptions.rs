@@ -13,10 +13,10 @@ use tracing::{debug, warn};
 
 use super::message::Acknowledged;
 
-/// Most products in one request, so that it is never too large.
+/// Most products in one request, which limits its size.
 const PRODUCTS_PER_REQUEST: usize = 50;
 
-/// How long a rejected subscription is not requested again.
+/// Time after which a rejected subscription is requested again.
 const REJECTED_FOR: Duration = Duration::from_mins(10);
 
 /// Longest time that the exchange takes to answer a request.
@@ -78,7 +78,7 @@ impl SubscriptionRequest {
     }
 }
 
-/// Why a subscription was rejected, and until when it is not requested again.
+/// Why a subscription was rejected, and when it can be requested again.
 #[derive(Debug)]
 struct Rejection {
     until: Instant,
@@ -88,11 +88,11 @@ struct Rejection {
 /// The subscriptions of one connection, and the rejections of all connections.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
-    /// The wanted channels, without the heartbeats that each of them implies.
+    /// The wanted channels, without the heartbeats that they imply.
     wanted: BTreeSet<Pair>,
-    /// What was requested on this connection.
+    /// The channels that were requested on this connection.
     asked: BTreeSet<Pair>,
-    /// Requests to send before others are derived from what is wanted.
+    /// Requests to send before others are derived from the wanted channels.
     queue: VecDeque<SubscriptionRequest>,
     /// Requests that are not answered yet. The exchange answers in the order of requests.
     in_flight: VecDeque<(SubscriptionRequest, Instant)>,
@@ -104,8 +104,8 @@ pub(super) struct Subscriptions {
 
 impl Default for Subscriptions {
     fn default() -> Self {
-        // The exchange allows 100 messages a second from an address, and 10 a second on a
-        // connection in the long run.
+        // The exchange allows 100 messages a second from an address, and on average 10 a second on
+        // a connection.
         let pace = TokenBucket::every(Duration::from_millis(125), 50);
         Self {
             wanted: BTreeSet::new(),
@@ -131,7 +131,7 @@ impl Subscriptions {
         self.wanted.iter().all(|pair| self.rejected.contains_key(pair))
     }
 
-    /// Forgets what was requested on the previous connection.
+    /// Drops the requests of the previous connection.
     pub(super) fn reset(&mut self) {
         self.asked.clear();
         self.queue.clear();
@@ -173,8 +173,11 @@ impl Subscriptions {
             return;
         }
         for verb in [Verb::Unsubscribe, Verb::Subscribe] {
-            let (product_ids, channels) = (vec![Arc::clone(product)], channels.clone());
-            self.queue(SubscriptionRequest { verb, product_ids, channels });
+            self.queue(SubscriptionRequest {
+                verb,
+                product_ids: vec![Arc::clone(product)],
+                channels: channels.clone(),
+            });
         }
     }
 
@@ -206,8 +209,8 @@ impl Subscriptions {
 
     /// Handles an error, which answers the oldest request. Returns whether there was one.
     ///
-    /// One invalid product fails a whole request, so everything that may be valid is requested
-    /// again in smaller requests.
+    /// One invalid product fails a whole request, so all parts that may be valid are requested again
+    /// in smaller requests.
     pub(super) fn fail(&mut self, reason: &str, now: Instant) -> bool {
         let Some((request, _)) = self.in_flight.pop_front() else { return false };
         if request.verb == Verb::Unsubscribe {
@@ -251,7 +254,7 @@ impl Subscriptions {
         self.reject(pairs, reason, now);
     }
 
-    /// Removes rejections that are over, and requests that will not be answered any more.
+    /// Removes rejections that have ended, and requests that were not answered in time.
     pub(super) fn tick(&mut self, now: Instant) {
         let before = self.rejected.len();
         self.rejected.retain(|_, rejection| now < rejection.until);
@@ -270,7 +273,7 @@ impl Subscriptions {
 
     fn reject(&mut self, pairs: Vec<Pair>, reason: &str, now: Instant) {
         for pair in pairs {
-            warn!(product = &*pair.0, channel = ?pair.1, reason, "the exchange rejected a subscription; not requesting it for a while");
+            warn!(product = &*pair.0, channel = ?pair.1, reason, "the exchange rejected a subscription; requesting it again later");
             let rejection = Rejection { until: now + REJECTED_FOR, reason: reason.to_owned() };
             self.rejected.insert(pair, rejection);
         }
@@ -293,9 +296,11 @@ impl Subscriptions {
     fn difference(&self) -> VecDeque<SubscriptionRequest> {
         let mut aim: BTreeSet<Pair> =
             self.wanted.iter().filter(|pair| !self.rejected.contains_key(*pair)).cloned().collect();
-        let heartbeats = aim.iter().map(|(product, _)| (Arc::clone(product), Channel::Heartbeat));
-        let heartbeats: Vec<_> =
-            heartbeats.filter(|pair| !self.rejected.contains_key(pair)).collect();
+        let heartbeats: Vec<_> = aim
+            .iter()
+            .map(|(product, _)| (Arc::clone(product), Channel::Heartbeat))
+            .filter(|pair| !self.rejected.contains_key(pair))
+            .collect();
         aim.extend(heartbeats);
         let more = requests(Verb::Subscribe, aim.difference(&self.asked));
         let less = requests(Verb::Unsubscribe, self.asked.difference(&aim));
@@ -344,7 +349,7 @@ mod tests {
         pairs.map(|(name, product)| (product.into(), channel(name))).collect()
     }
 
-    /// All requests that can go now, as `+product,product:channel,channel`.
+    /// All requests that can be sent, as `+product,product [channel,channel]`.
     fn sent(subscriptions: &mut Subscriptions, now: Instant) -> Vec<String> {
         let requests = std::iter::from_fn(|| subscriptions.next(now));
         requests
@@ -373,8 +378,9 @@ mod tests {
     }
 
     #[test]
-    fn wanted_channels_are_requested_and_none_twice() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+    fn wanted_channels_are_requested_once() {
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         assert!(subscriptions.is_idle());
         subscriptions.want(pairs("ticker/A-B ticker/C-D matches/E-F level2/E-F"));
         assert!(!subscriptions.is_idle());
@@ -391,7 +397,8 @@ mod tests {
 
     #[test]
     fn requests_are_small_and_rate_limited() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         let many = (0..120).map(|n| (format!("A{n}-B").into(), Channel::Ticker));
         subscriptions.want(many);
         let counts: Vec<usize> = std::iter::from_fn(|| subscriptions.next(now))
@@ -408,7 +415,8 @@ mod tests {
 
     #[test]
     fn a_named_product_is_rejected_and_the_others_are_requested_again() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         subscriptions.want(pairs("ticker/A-B ticker/C-D ticker/E-F matches/C-D"));
         assert_eq!(sent(&mut subscriptions, now).len(), 2);
         assert_eq!(confirm(&mut subscriptions, "heartbeat/C-D matches/C-D ticker/C-D", now), 3);
@@ -424,7 +432,8 @@ mod tests {
 
     #[test]
     fn without_a_name_the_invalid_channel_is_found_step_by_step() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         subscriptions.want(pairs("ticker/A-B level2/A-B ticker/C-D level2/C-D"));
         assert_eq!(sent(&mut subscriptions, now).len(), 1);
         assert!(subscriptions.fail("no", now));
@@ -446,7 +455,8 @@ mod tests {
 
     #[test]
     fn an_unconfirmed_channel_is_requested_once_more_and_then_rejected() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         subscriptions.want(pairs("ticker/A-B ticker/C-D"));
         sent(&mut subscriptions, now);
         let some = "heartbeat/A-B ticker/A-B heartbeat/C-D";
@@ -463,7 +473,8 @@ mod tests {
 
     #[test]
     fn a_renewal_unsubscribes_and_subscribes() {
-        let (mut subscriptions, now) = (Subscriptions::default(), Instant::now());
+        let mut subscriptions = Subscriptions::default();
+        let now = Instant::now();
         subscriptions.want(pairs("ticker/A-B level2/A-B"));
         sent(&mut subscriptions, now);
         subscriptions.renew(&"A-B".into(), Some(Channel::Level2));

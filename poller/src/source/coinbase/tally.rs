@@ -8,7 +8,7 @@ use tracing::warn;
 /// How often an anomaly is logged.
 const LOG_EVERY: Duration = Duration::from_mins(1);
 
-/// How long a loss stays in the state of the source.
+/// How long the state of the source reports a loss.
 const REPORT_LOSS_FOR: Duration = Duration::from_mins(10);
 
 /// Most bytes of a message that are logged.
@@ -25,7 +25,7 @@ pub(super) struct Tally {
     pub(super) binary: Anomaly,
     /// Errors that answer no request.
     pub(super) errors: Anomaly,
-    /// Trades that were received before. Every subscription starts with one.
+    /// Trades that arrived before. Every subscription starts with one.
     pub(super) duplicates: u64,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Anomaly {
 }
 
 impl Tally {
-    /// Logs what was counted since the last time.
+    /// Logs the counts since the last time.
     pub(super) fn log(&mut self, now: Instant) {
         self.garbage.log("message that cannot be parsed", now);
         self.unknown.log("message of an unknown type", now);

@@ -11,8 +11,8 @@ const GRACE: Duration = Duration::from_millis(250);
 /// How long a heartbeat may be ahead of the trades.
 const HEARTBEAT_GRACE: Duration = Duration::from_secs(2);
 
-/// How long heartbeats have to name older trades, while no trades arrive, until the exchange counts
-/// as having restarted its ids.
+/// How long heartbeats must name older trades, while no trades arrive, before the ids count as
+/// restarted.
 const RESTARTED: Duration = Duration::from_secs(30);
 
 /// Most trades that are held until a hole is filled.
@@ -20,8 +20,8 @@ const MAX_HELD: usize = 10_000;
 
 /// The trades of one product.
 ///
-/// Ids count up by one. A trade beyond the next id is held until the trades before it arrive, late or
-/// from the REST interface, or count as lost.
+/// Ids are consecutive. A trade beyond the next id is held until the trades before it arrive, are
+/// fetched, or count as lost.
 #[derive(Debug, Default)]
 pub(super) struct Trades {
     /// Whether the newest trade in the log is known. Until then all trades are held.
@@ -40,12 +40,12 @@ pub(super) struct Trades {
     first_here: Option<u64>,
 }
 
-/// What happened to a trade.
+/// The result of a trade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// Published, together with the held trades that follow it.
+    /// It was published, together with the held trades that follow it.
     Published,
-    /// It was received before.
+    /// It arrived before.
     Duplicate,
     /// It is held.
     Held,
@@ -56,9 +56,9 @@ pub(super) enum Taken {
 /// Trades that are missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hole {
-    /// From the first to the last missing trade; some between may be held.
+    /// From the first to the last missing trade. Some between them may be held.
     pub(super) ids: RangeInclusive<u64>,
-    /// Whether some of them should have arrived on this connection.
+    /// Whether some of them were missed on this connection.
     pub(super) is_own_fault: bool,
 }
 
@@ -136,7 +136,7 @@ impl Trades {
         restarted
     }
 
-    /// Returns a hole that has existed for too long, and expects it to be filled.
+    /// Returns a hole that has existed for too long. The caller must fill it.
     pub(super) fn missing(&mut self, now: Instant) -> Option<Hole> {
         let last = self.last.filter(|_| self.is_known && !self.is_filling)?;
         let is_due = |since: Instant, grace| now.saturating_duration_since(since) >= grace;
@@ -169,18 +169,18 @@ impl Trades {
         self.skip_to(*ids.end(), now, publish)
     }
 
-    /// Stops expecting a hole to be filled.
+    /// Notes that the hole will not be filled.
     pub(super) fn cancel(&mut self) {
         self.is_filling = false;
     }
 
-    /// Forgets what belongs to the connection.
+    /// Drops the state that belongs to the connection.
     pub(super) fn disconnect(&mut self) {
         self.first_here = None;
         self.ahead = None;
     }
 
-    /// Forgets everything except the newest trade, because the topic is not wanted.
+    /// Drops everything except the newest trade, because the topic is not wanted.
     pub(super) fn rest(&mut self) {
         *self = Self {
             is_known: self.is_known,
@@ -248,7 +248,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Trades and what they published, as ids; a trade from the REST interface has a minus.
+    /// Trades, and the ids of those that were published. A fetched trade has a negative id.
     struct Bench {
         trades: Trades,
         now: Instant,
@@ -263,7 +263,8 @@ mod tests {
         }
 
         fn take(&mut self, id: u64) -> Taken {
-            let (text, out) = (Bytes::from(id.to_string()), &mut self.out);
+            let text = Bytes::from(id.to_string());
+            let out = &mut self.out;
             self.trades.take(id, text, self.now, &mut |text| out.push(read(&text)))
         }
 

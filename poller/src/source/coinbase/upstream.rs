@@ -22,14 +22,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, instrument, warn};
 
 use super::{
-    downstream::Downstream,
     rest::Rest,
     session::{Chore, Session, SessionError},
 };
-use crate::{source::http::retry_after, wanted::Wanted};
+use crate::{feed::Feed, source::http::retry_after, wanted::Wanted};
 
 #[cfg(test)]
 mod tests;
+
+/// The name of the source.
+pub(super) const NAME: &str = "coinbase";
 
 /// Longest time to connect, including the TLS and WebSocket handshakes.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -39,20 +41,20 @@ const SEND_WITHIN: Duration = Duration::from_secs(5);
 const PING_EVERY: Duration = Duration::from_secs(15);
 /// How often the session checks what is due.
 const TICK: Duration = Duration::from_millis(100);
-/// Most messages that are handled before anything else is.
+/// Most messages that are handled in a row.
 const BATCH: usize = 256;
-/// Largest message. The book of a busy product has over 1 MB.
+/// Largest message. The book of a busy product is larger than 1 MB.
 const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// Number of failures in a row after which the exchange counts as down.
 const DOWN_AFTER: u32 = 3;
-/// How often the catalogue is fetched.
-const CATALOGUE_EVERY: Duration = Duration::from_mins(10);
-/// Longest pause that the exchange can ask for; a longer one is shortened to this.
+/// How often the catalog is fetched.
+const CATALOG_EVERY: Duration = Duration::from_mins(10);
+/// Longest wait that the exchange can ask for. A longer one is shortened to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
-/// The connection to the exchange, and everything that outlives it.
-pub(super) struct Upstream<D> {
-    downstream: D,
+/// The connection to the exchange, and the state that outlives it.
+pub(super) struct Upstream {
+    feed: Feed,
     wanted: watch::Receiver<Arc<Wanted>>,
     products: watch::Receiver<Arc<HashSet<String>>>,
     rest: Rest,
@@ -68,7 +70,7 @@ enum Done {
     Filled { product: Arc<str>, ids: RangeInclusive<u64>, found: Vec<(u64, Bytes)> },
 }
 
-/// Something that happened apart from the connection.
+/// Something that happened outside the connection.
 enum Event {
     Wanted,
     Products,
@@ -82,7 +84,7 @@ enum UpstreamError {
     ConnectTimeout,
     #[error("the exchange rejected the connection with status {status}")]
     Rejected { status: tungstenite::http::StatusCode, retry_after: Option<Duration> },
-    // Its text holds its causes.
+    // Its text contains its causes.
     #[error("connection failed: {0}")]
     Socket(tungstenite::Error),
     #[error("a request could not be sent within {} seconds", SEND_WITHIN.as_secs())]
@@ -120,22 +122,29 @@ impl UpstreamError {
     }
 }
 
-impl<D: Downstream> Upstream<D> {
+impl Upstream {
     /// Starts without a connection. `products` is empty until the traded products are known.
     pub(super) fn new(
-        downstream: D,
+        feed: Feed,
         rest: Rest,
         products: watch::Receiver<Arc<HashSet<String>>>,
         url: String,
         user_agent: HeaderValue,
     ) -> Self {
-        let (session, chores) = (Session::new(), JoinSet::new());
-        let wanted = downstream.wanted();
-        Self { downstream, wanted, products, rest, session, chores, url, user_agent }
+        Self {
+            wanted: feed.wanted(),
+            feed,
+            products,
+            rest,
+            session: Session::new(),
+            chores: JoinSet::new(),
+            url,
+            user_agent,
+        }
     }
 
     /// Connects whenever a topic is wanted, until `shutdown`.
-    #[instrument(name = "upstream", skip_all, fields(upstream.name = super::downstream::NAME))]
+    #[instrument(name = "upstream", skip_all, fields(upstream.name = NAME))]
     pub(super) async fn run(mut self, shutdown: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
         let mut failures = 0;
@@ -143,15 +152,16 @@ impl<D: Downstream> Upstream<D> {
         self.on_event(Event::Products);
         while !shutdown.is_cancelled() {
             if self.session.is_idle() {
-                let detail = self.session.detail(Instant::now());
-                let detail =
-                    if detail.is_empty() { "idle: nothing is wanted".into() } else { detail };
-                self.downstream.report(State::Live, detail);
+                let mut detail = self.session.detail(Instant::now());
+                if detail.is_empty() {
+                    "idle: nothing is wanted".clone_into(&mut detail);
+                }
+                self.feed.report(State::Live, detail);
                 shutdown.run_until_cancelled(self.wait(Duration::from_secs(1))).await;
                 continue;
             }
             if failures == 0 {
-                self.downstream.report(State::Connecting, "connecting".to_owned());
+                self.feed.report(State::Connecting, "connecting".to_owned());
             }
             let Some(connected) = shutdown.run_until_cancelled(self.connect()).await else { break };
             let ended = match connected {
@@ -169,7 +179,7 @@ impl<D: Downstream> Upstream<D> {
                 Err(error) => Err(error),
             };
             let Err(error) = ended else {
-                info!("disconnected: no topic is wanted, or the poller is stopping");
+                info!("closed the connection: no topic is wanted, or the source is stopping");
                 continue;
             };
             failures += 1;
@@ -177,7 +187,7 @@ impl<D: Downstream> Upstream<D> {
             warn!(error = %Chain(&error), delay_ms = delay.as_millis(), "connection ended; reconnecting");
             let is_down = failures >= DOWN_AFTER || error.is_rejection();
             let state = if is_down { State::Down } else { State::Connecting };
-            self.downstream.report(state, format!("{}; reconnecting", Chain(&error)));
+            self.feed.report(state, format!("{}; reconnecting", Chain(&error)));
             let until = Instant::now() + delay;
             while Instant::now() < until && !shutdown.is_cancelled() {
                 let rest = until - Instant::now();
@@ -198,7 +208,7 @@ impl<D: Downstream> Upstream<D> {
         Ok(socket)
     }
 
-    /// Reads a connection until it fails, or no topic is wanted any more.
+    /// Reads a connection until it fails, or until no topic is wanted.
     async fn pump<S>(
         &mut self,
         socket: &mut S,
@@ -215,7 +225,7 @@ impl<D: Downstream> Upstream<D> {
         let mut report_at = Instant::now();
         while !self.session.is_idle() {
             while let Some(request) = self.session.next_request(Instant::now()) {
-                debug!(request, "request");
+                debug!(request, "sending a request");
                 send(socket, Message::text(request)).await?;
             }
             self.start_chores();
@@ -239,7 +249,7 @@ impl<D: Downstream> Upstream<D> {
                     }
                     if self.session.is_answered() && now >= report_at {
                         report_at = now + Duration::from_secs(1);
-                        self.downstream.report(State::Live, self.session.detail(now));
+                        self.feed.report(State::Live, self.session.detail(now));
                     }
                 }
             }
@@ -247,7 +257,7 @@ impl<D: Downstream> Upstream<D> {
         Ok(())
     }
 
-    /// Waits for an event, at most for a second.
+    /// Waits for an event, for at most a second.
     async fn wait(&mut self, duration: Duration) {
         self.start_chores();
         tokio::select! {
@@ -266,8 +276,7 @@ impl<D: Downstream> Upstream<D> {
     ) -> Result<(), UpstreamError> {
         match message {
             Some(Ok(Message::Text(text))) => {
-                let downstream = &self.downstream;
-                let mut publish = |topic: &Topic, event| downstream.publish(topic, event);
+                let mut publish = |topic: &Topic, event| self.feed.publish(topic, event);
                 self.session.on_message(text, now, &mut publish)?;
             }
             Some(Ok(Message::Binary(_))) => self.session.on_binary(now),
@@ -285,11 +294,11 @@ impl<D: Downstream> Upstream<D> {
     }
 
     fn tick(&mut self, now: Instant) -> Result<(), SessionError> {
-        let downstream = &self.downstream;
-        self.session.tick(now, &mut |topic, event| downstream.publish(topic, event))
+        let feed = &self.feed;
+        self.session.tick(now, &mut |topic, event| feed.publish(topic, event))
     }
 
-    /// Waits for something that happens apart from the connection.
+    /// Waits for something that happens outside the connection.
     async fn event(&mut self) -> Event {
         tokio::select! {
             () = changed(&mut self.wanted) => Event::Wanted,
@@ -300,8 +309,8 @@ impl<D: Downstream> Upstream<D> {
 
     fn on_event(&mut self, event: Event) {
         let now = Instant::now();
-        let downstream = &self.downstream;
-        let mut publish = |topic: &Topic, event| downstream.publish(topic, event);
+        let feed = &self.feed;
+        let mut publish = |topic: &Topic, event| feed.publish(topic, event);
         match event {
             Event::Wanted => {
                 let wanted = Arc::clone(&self.wanted.borrow_and_update());
@@ -310,7 +319,7 @@ impl<D: Downstream> Upstream<D> {
             Event::Products => {
                 let products = Arc::clone(&self.products.borrow_and_update());
                 if !products.is_empty() {
-                    self.session.know_catalogue(products);
+                    self.session.know_catalog(products);
                 }
             }
             Event::Done(Ok(Done::Known { product, logged })) => {
@@ -330,9 +339,9 @@ impl<D: Downstream> Upstream<D> {
         for chore in self.session.take_chores() {
             match chore {
                 Chore::LookUp { product, topic } => {
-                    let downstream = self.downstream.clone();
+                    let feed = self.feed.clone();
                     self.chores.spawn(async move {
-                        let logged = newest_trade(&downstream, &topic).await;
+                        let logged = newest_trade(&feed, &topic).await;
                         Done::Known { product, logged }
                     });
                 }
@@ -348,7 +357,7 @@ impl<D: Downstream> Upstream<D> {
     }
 }
 
-/// Waits until a watched value changes; forever if its sender is gone.
+/// Waits until a watched value changes. Never returns if its sender is gone.
 async fn changed<T>(watched: &mut watch::Receiver<T>) {
     if watched.changed().await.is_err() {
         future::pending::<()>().await;
@@ -372,8 +381,8 @@ where
     }
 }
 
-/// Returns the newest trade in the log. Retries until it succeeds, because trades are held until then.
-async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64> {
+/// Returns the newest trade in the log. Retries until it succeeds, because trades are held meanwhile.
+async fn newest_trade(feed: &Feed, topic: &Topic) -> Option<u64> {
     #[derive(Deserialize)]
     struct Event {
         trade_id: Option<u64>,
@@ -381,7 +390,7 @@ async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64
 
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     let frame = loop {
-        match downstream.newest(topic).await {
+        match feed.newest(topic).await {
             Ok(frame) => break frame?,
             Err(error) => {
                 warn!(%topic, error = %Chain(&error), "could not read the newest trade from the log; retrying");
@@ -394,34 +403,34 @@ async fn newest_trade(downstream: &impl Downstream, topic: &Topic) -> Option<u64
     frame.events().iter().rev().find_map(|(_, event)| trade(event))
 }
 
-/// Fetches the catalogue of products from time to time, and passes it on.
-pub(super) async fn keep_catalogue(
+/// Fetches the catalog of products periodically, stores it, and sends the traded products to `online`.
+pub(super) async fn keep_catalog(
     rest: Rest,
-    downstream: impl Downstream,
+    feed: Feed,
     online: watch::Sender<Arc<HashSet<String>>>,
 ) {
-    let mut backoff = Backoff::new(Duration::from_secs(1), CATALOGUE_EVERY);
+    let mut backoff = Backoff::new(Duration::from_secs(1), CATALOG_EVERY);
     loop {
         let mut delay = backoff.next_delay(&mut rand::rng());
         match rest.products().await {
             Ok(products) if products.is_empty() => {
-                warn!("ignored the catalogue: the exchange lists no products");
+                warn!("ignored the catalog: the exchange lists no products");
             }
             Ok(products) => {
                 let ids = products.iter().filter(|product| product.online);
                 online.send_replace(Arc::new(ids.map(|product| product.id.clone()).collect()));
-                match downstream.put_products(&products).await {
+                match feed.control().put_products(NAME, &products).await {
                     Ok(()) => {
                         backoff.reset();
-                        delay = CATALOGUE_EVERY;
+                        delay = CATALOG_EVERY;
                     }
                     Err(error) => {
-                        warn!(error = %Chain(&error), "could not store the catalogue; retrying");
+                        warn!(error = %Chain(&error), "could not store the catalog; retrying");
                     }
                 }
             }
             Err(error) => {
-                warn!(error = %Chain(&error), "could not fetch the catalogue; retrying");
+                warn!(error = %Chain(&error), "could not fetch the catalog; retrying");
                 delay = delay.max(error.retry_after().unwrap_or_default());
             }
         }

@@ -1,4 +1,4 @@
-//! Requests to a server's REST interface, limited in size, time and number.
+//! Requests to a server's REST interface, with limits of size, time and rate.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::source::http::{self, BodyError, read_body};
 
-/// Statuses on a page; servers return no more.
+/// Statuses on a page. Servers do not return more.
 pub(super) const PAGE: usize = 40;
 /// Statuses in one request by id.
 pub(super) const BATCH: usize = 20;
@@ -23,7 +23,7 @@ pub(super) const BATCH: usize = 20;
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 /// Longest time for a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest wait that a server can ask for; a longer one is shortened to this.
+/// Longest wait that a server can ask for. A longer one is shortened to this.
 const MAX_WAIT: Duration = Duration::from_mins(15);
 
 /// A server's REST interface.
@@ -34,7 +34,7 @@ pub(super) struct Api {
     rate_limit: Mutex<Option<RateLimit>>,
 }
 
-/// The number of requests that a server allows until some time.
+/// The number of requests that a server allows until a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RateLimit {
     remaining: u32,
@@ -62,7 +62,7 @@ pub(super) enum ApiError {
 }
 
 impl ApiError {
-    /// Returns why the server cannot be read until someone changes its settings or ours, if so.
+    /// Returns the reason if a retry fails until someone changes the settings of the server or ours.
     pub(super) fn permanent_reason(&self) -> Option<&'static str> {
         match self {
             Self::Status(StatusCode::UNAUTHORIZED) => Some(
@@ -105,7 +105,7 @@ impl Api {
         token: Option<SecretString>,
         user_agent: &str,
     ) -> Result<Self, reqwest::Error> {
-        // A token must not follow a redirect to another host.
+        // A redirect to another host must not get the token.
         let policy = Policy::custom(|attempt| {
             let from = attempt.previous().first().map(Url::origin);
             if from == Some(attempt.url().origin()) && attempt.previous().len() <= 5 {
@@ -160,12 +160,12 @@ impl Api {
         let Value::Array(items) = json else { return Ok(Page::default()) };
         let len = items.len();
         let statuses = items.into_iter().filter_map(Status::new).collect();
-        // Another host must not get the token and is not trusted.
+        // Another host is not trusted and must not get the token.
         let newer = links.filter(|url| url.origin() == self.base.origin());
         Ok(Page { statuses, len, newer })
     }
 
-    /// Fetches statuses by id, at most [`BATCH`]. Those that are gone are missing in the result.
+    /// Fetches at most [`BATCH`] statuses by id. Deleted ones are missing in the result.
     pub(super) async fn statuses(&self, ids: &[String]) -> Result<Vec<Status>, ApiError> {
         let mut url = self.url(&["api", "v1", "statuses"]);
         url.query_pairs_mut().extend_pairs(ids.iter().map(|id| ("id[]", id)));
@@ -183,7 +183,7 @@ impl Api {
         }
     }
 
-    /// Returns how long to wait between requests to stay within the server's rate limit.
+    /// Returns how long to wait before the next request to stay within the server's rate limit.
     pub(super) fn pause(&self, now: Timestamp) -> Duration {
         self.rate_limit.lock().map_or(Duration::ZERO, |b| b.pause(now))
     }

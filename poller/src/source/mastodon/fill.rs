@@ -1,7 +1,7 @@
-//! Fetches what happened on a server while there was no session.
+//! Fetches the updates of a server that were missed between two sessions.
 //!
-//! The REST interface has no edits and deletes, so posts that were published shortly before the gap
-//! are requested again, and those that no longer exist count as deleted.
+//! The REST interface does not report edits and deletes, so posts that were published shortly before
+//! the gap are requested again. Those that no longer exist count as deleted.
 
 use std::time::Duration;
 
@@ -17,25 +17,26 @@ use super::{
     status::{Status, Update},
 };
 
-/// Most pages that are fetched: half an hour of a large server.
+/// Most pages that are fetched. A large server fills them in half an hour.
 const MAX_PAGES: usize = 50;
 /// How far back a gap is filled.
 const REACH: Duration = Duration::from_hours(1);
-/// Posts reach a server later than they were written, so filling starts this long before the gap.
+/// Posts reach a server some time after they were written, so filling starts this long before the
+/// gap.
 const OVERLAP: (Duration, Duration) = (Duration::from_mins(2), Duration::from_mins(10));
 /// Most statuses that are requested one by one, if a server does not support requests for several.
 const MAX_SINGLE: usize = 5;
 
-/// What happened during a gap.
+/// The updates of a gap.
 #[derive(Debug, Default)]
 pub(super) struct Filled {
     /// The updates, oldest first.
     pub(super) updates: Vec<Update>,
-    /// Why something may be missing; empty if nothing is.
+    /// Why updates may be missing. Empty if all were fetched.
     pub(super) missing: &'static str,
 }
 
-/// Fetches what happened during a gap.
+/// Fetches the updates of a gap.
 pub(super) async fn run(api: &Api, part: Part, gap: &Gap, now: Timestamp) -> Filled {
     let mut filled = Filled::default();
     for ids in gap.check.chunks(BATCH) {
@@ -68,7 +69,7 @@ async fn posts(
     let reaches = newest.len < PAGE / 2
         || newest.statuses.last().is_some_and(|last| last.created_at() <= Some(start));
     let after = match since {
-        // Nothing was known, so nothing is missing: the newest page is the start.
+        // At the first start nothing is missing, so the newest page is enough.
         None => None,
         Some(_) if reaches => None,
         Some(_) if is_snowflake(head, now) => Some(snowflake::id(start)),
@@ -89,9 +90,10 @@ async fn posts(
         let Some(id) = page.statuses.first().map(|status| status.id().into_owned()) else {
             return Ok(());
         };
-        let (len, newer) = (page.len, page.newer.take());
+        let len = page.len;
+        let newer = page.newer.take();
         filled.updates.extend(page.statuses.into_iter().rev().map(Update::Post));
-        // Servers filter a page after they have cut it, so a full page can be a little shorter.
+        // Servers limit a page before they filter it, so a full page can be a little shorter.
         if len < PAGE / 2 {
             return Ok(());
         }
@@ -117,15 +119,19 @@ pub(super) async fn check(api: &Api, ids: &[String]) -> Result<Vec<Update>, ApiE
         }
         found => found?,
     };
-    // An empty response more often means that the server ignores this request.
+    // An empty response usually means that the server ignores the ids.
     if found.is_empty()
         && let Some(first) = ids.first()
         && api.status(first).await?.is_some()
     {
         return singly(api, ids).await;
     }
-    let gone = ids.iter().filter(|id| found.iter().all(|status| status.id() != id.as_str()));
-    let gone: Vec<Update> = gone.cloned().map(Update::Delete).collect();
+    let gone: Vec<Update> = ids
+        .iter()
+        .filter(|id| found.iter().all(|status| status.id() != id.as_str()))
+        .cloned()
+        .map(Update::Delete)
+        .collect();
     Ok(found.into_iter().map(Update::Edit).chain(gone).collect())
 }
 
@@ -138,7 +144,7 @@ async fn singly(api: &Api, ids: &[String]) -> Result<Vec<Update>, ApiError> {
     Ok(updates)
 }
 
-/// Returns from when to fetch, for a gap that started at `since`.
+/// Returns the time from which to fetch, for a gap that started at `since`.
 fn start(since: Timestamp, now: Timestamp) -> Timestamp {
     let length = Duration::try_from(now.duration_since(since)).unwrap_or_default();
     (since - length.clamp(OVERLAP.0, OVERLAP.1)).max(now - REACH)

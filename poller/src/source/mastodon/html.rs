@@ -9,7 +9,7 @@ use ammonia::{Builder, UrlRelative};
 
 mod complexity;
 
-/// Elements that are kept. Of all others only the text is kept.
+/// Elements that are kept. Of all others, only the text is kept.
 const ELEMENTS: &[&str] = &[
     "a",
     "b",
@@ -42,18 +42,18 @@ const ELEMENTS: &[&str] = &[
     "ul",
 ];
 
-/// Elements whose text is dropped as well, because it is not for people.
+/// Elements whose text is dropped as well, because people do not read it.
 const DROPPED: &[&str] = &[
     "iframe", "math", "noembed", "noframes", "noscript", "object", "script", "select", "style",
     "svg", "template", "textarea", "title", "xmp",
 ];
 
-/// Classes that readers use to style and fold. All others are dropped, so that no post can imitate a
-/// page.
+/// Classes that clients use to style and fold text. All others are dropped, so that no post can
+/// imitate a page.
 const CLASSES: &[&str] =
     &["ellipsis", "h-card", "hashtag", "invisible", "mention", "quote-inline", "u-url"];
 
-static SANITISER: LazyLock<Builder<'static>> = LazyLock::new(|| {
+static SANITIZER: LazyLock<Builder<'static>> = LazyLock::new(|| {
     let set = |items: &[&'static str]| items.iter().copied().collect::<HashSet<_>>();
     let mut builder = Builder::empty();
     builder
@@ -81,7 +81,7 @@ static SANITISER: LazyLock<Builder<'static>> = LazyLock::new(|| {
     builder
 });
 
-/// Largest HTML that is parsed, in bytes: twice what fits into an event.
+/// Largest HTML that is parsed, in bytes: twice the largest event.
 const MAX_HTML_BYTES: usize = 256 * 1024;
 
 /// Most passes until markup is stable. Nearly all markup is stable after two.
@@ -89,17 +89,17 @@ const MAX_PASSES: usize = 4;
 
 /// Returns the part of `html` that is safe to insert into a page.
 ///
-/// The result is stable: sanitizing it again changes nothing. A dropped element can have contained
-/// others where HTML does not allow them, so several passes may be necessary. Markup that would take
-/// long to parse is dropped, and only its text is kept.
-pub(super) fn sanitise(html: &str) -> String {
+/// The result is stable: sanitizing it again changes nothing. If an element is dropped, its children
+/// can end up where HTML does not allow them, so several passes may be necessary. Markup that is slow
+/// to parse is dropped, and only its text is kept.
+pub(super) fn sanitize(html: &str) -> String {
     let html = cut(html, MAX_HTML_BYTES);
     if !complexity::is_bounded(html) {
         return from_text(&text(html));
     }
-    let mut clean = SANITISER.clean(html).to_string();
+    let mut clean = SANITIZER.clean(html).to_string();
     for _ in 0..MAX_PASSES {
-        let again = SANITISER.clean(&clean).to_string();
+        let again = SANITIZER.clean(&clean).to_string();
         if again == clean {
             return clean;
         }
@@ -110,10 +110,10 @@ pub(super) fn sanitise(html: &str) -> String {
 
 /// Returns the text of sanitized HTML: `br` is a line break, the end of a block a blank line.
 ///
-/// Parts that readers fold, such as the start of a link, are included.
-pub(super) fn text(sanitised: &str) -> String {
+/// Parts that clients fold, such as the start of a link, are included.
+pub(super) fn text(sanitized: &str) -> String {
     let mut out = Plain::default();
-    let mut rest = sanitised;
+    let mut rest = sanitized;
     while let Some((before, tag)) = rest.split_once('<') {
         out.push(&decode(before));
         // A sanitized attribute has neither `<` nor `>`.
@@ -155,7 +155,7 @@ pub(super) fn from_text(text: &str) -> String {
     html
 }
 
-/// Decodes the references that sanitized HTML can have, once.
+/// Decodes the character references that sanitized HTML can have, once.
 fn decode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -172,7 +172,7 @@ fn decode(text: &str) -> String {
     out
 }
 
-/// Text that is being built. Line breaks are held back until text follows them.
+/// Text that is being built. Line breaks are added when text follows them.
 #[derive(Default)]
 struct Plain {
     text: String,
@@ -208,7 +208,7 @@ impl Plain {
                 c => c,
             };
             if self.breaks > 0 {
-                // Space next to a break is the layout of the HTML and not the author's.
+                // Space next to a break is layout of the HTML and not part of the text.
                 if c == ' ' && self.preformatted == 0 {
                     continue;
                 }
@@ -284,7 +284,7 @@ mod tests {
             ("emoji", "<p>:blobcat:</p>", "<p>:blobcat:</p>"),
         ];
         for (name, html, expected) in cases {
-            assert_eq!(sanitise(html), expected, "case: {name}");
+            assert_eq!(sanitize(html), expected, "case: {name}");
         }
     }
 
@@ -319,7 +319,7 @@ mod tests {
             ("nothing", "", ""),
         ];
         for (name, html, expected) in cases {
-            assert_eq!(text(&sanitise(html)), expected, "case: {name}");
+            assert_eq!(text(&sanitize(html)), expected, "case: {name}");
         }
     }
 
@@ -334,15 +334,15 @@ mod tests {
     fn real_posts_keep_their_words() {
         for line in fixtures::lines("statuses.jsonl", "statuses-real.jsonl") {
             let content = line["status"]["content"].as_str().unwrap_or_default();
-            let clean = sanitise(content);
+            let clean = sanitize(content);
             assert_safe(&clean);
-            assert_eq!(sanitise(&clean), clean, "stable: {content:.300}");
+            assert_eq!(sanitize(&clean), clean, "stable: {content:.300}");
             let words = |html: &str| text(html).split_whitespace().collect::<String>();
             assert_eq!(words(&from_text(&text(&clean))), words(&clean));
         }
     }
 
-    /// Asserts that markup has only what is allowed, by reading it as strictly as it was written.
+    /// Asserts that markup has only allowed elements and attributes.
     fn assert_safe(clean: &str) {
         let mut rest = clean;
         while let Some((before, tag)) = rest.split_once('<') {
@@ -390,22 +390,22 @@ mod tests {
 
         #[test]
         fn whatever_comes_in_only_harmless_markup_comes_out(html in markup()) {
-            let clean = sanitise(&html);
+            let clean = sanitize(&html);
             assert_safe(&clean);
-            prop_assert_eq!(sanitise(&clean), clean);
+            prop_assert_eq!(sanitize(&clean), clean);
         }
 
         #[test]
         fn text_has_no_markup(html in markup()) {
-            let clean = sanitise(&html);
+            let clean = sanitize(&html);
             let text = text(&clean);
             // A bracket in the text stands for one that was written as text.
-            let written = clean.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text));
-            let written: usize = written.map(|part| part.matches("&lt;").count()).sum();
+            let texts = clean.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text));
+            let written: usize = texts.map(|part| part.matches("&lt;").count()).sum();
             prop_assert_eq!(text.matches('<').count(), written);
             let again = from_text(&text);
             assert_safe(&again);
-            prop_assert_eq!(sanitise(&again), again);
+            prop_assert_eq!(sanitize(&again), again);
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) enum Access {
     Public,
     /// Its users.
     Authenticated,
-    /// Users whom an administrator allows to.
+    /// Users with a permission from an administrator.
     Disabled,
 }
 
@@ -43,11 +43,11 @@ pub(super) enum Part {
 /// How to read a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// By its stream; `checked` if the account is known to be allowed to read it.
+    /// By its stream.
     Stream {
         /// Base URL of the streaming interface.
         url: Url,
-        /// Whether posts are sure to arrive.
+        /// Whether the account is known to be allowed to read it.
         checked: bool,
     },
     /// By polling its public timeline.
@@ -67,7 +67,7 @@ impl Instance {
             Some("disabled") => Access::Disabled,
             _ => Access::Public,
         };
-        // Version 1 calls the domain `uri`; some software puts a whole URL there.
+        // Version 1 calls the domain `uri`. Some software returns a whole URL.
         let domain = instance.text("domain").or_else(|| instance.text("uri")).map(|domain| {
             domain.split_once("//").map_or(domain, |(_, rest)| rest).trim_end_matches('/')
         });
@@ -103,7 +103,7 @@ impl Instance {
     }
 }
 
-/// Why a server with disabled live feeds cannot be read.
+/// The reason for not reading a server with disabled live feeds.
 pub(super) const DISABLED: &str =
     "the server's live feeds are disabled (timelines_access.live_feeds: disabled)";
 
@@ -185,8 +185,8 @@ mod tests {
             (false, Disabled, Disabled, Way::None(DISABLED)),
         ];
         for (has_token, local, remote, expected) in cases {
-            let (domain, streaming) = (String::new(), Some(url.clone()));
-            let instance = Instance { domain, streaming, local, remote };
+            let instance =
+                Instance { domain: String::new(), streaming: Some(url.clone()), local, remote };
             assert_eq!(instance.way(has_token), expected, "case: {instance:?} {has_token}");
         }
         let instance = Instance {

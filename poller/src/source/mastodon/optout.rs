@@ -2,12 +2,12 @@
 //!
 //! Every event goes through the log, so delivering a post means recording it. Posts of authors who
 //! ask not to be indexed, archived, searched, bridged or read by bots are therefore not forwarded.
-//! `discoverable` and `indexable` are about suggestions and search inside the network, and are off
-//! for most accounts that never chose; they exclude nobody by themselves.
+//! `discoverable` and `indexable` concern suggestions and search inside the network. They are off by
+//! default, so they do not exclude an author.
 
 use super::status::Loose;
 
-/// Hashtags that ask for this in a display name, a biography or a profile field.
+/// Hashtags in a display name, a biography or a profile field that ask for this.
 const REQUESTS: &[&str] = &["nobot", "nobots", "noindex", "noarchive", "nosearch", "nobridge"];
 
 /// Returns whether an account asks not to be collected.
@@ -48,7 +48,7 @@ mod tests {
     use crate::source::mastodon::status::Status;
 
     #[test]
-    fn only_those_who_ask_are_left_out() {
+    fn only_authors_who_ask_are_excluded() {
         let cases = [
             ("nothing", json!({}), false),
             ("a setting", json!({"noindex": true}), true),
@@ -76,8 +76,8 @@ mod tests {
             ("wrong types", json!({"noindex": 1, "note": 3, "fields": {}}), false),
         ];
         for (name, account, expected) in cases {
-            let status = json!({"id": "1", "uri": "https://a.example/1", "account": account});
-            let status = Status::new(status).expect("a status");
+            let json = json!({"id": "1", "uri": "https://a.example/1", "account": account});
+            let status = Status::new(json).expect("a status");
             assert_eq!(opted_out(status.fields().get("account")), expected, "case: {name}");
         }
         assert!(!opted_out(

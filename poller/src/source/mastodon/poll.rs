@@ -1,7 +1,7 @@
 //! A session over the REST interface: polls the public timeline.
 //!
-//! This needs no token if a server shows its timeline to everybody. A timeline has no edits and
-//! deletes, so the posts of the last hours are requested again, which finds them within minutes.
+//! This needs no token if a server shows its timeline to everyone. A timeline does not report edits
+//! and deletes, so the posts of the last hours are requested again, which finds them within minutes.
 
 use domain::source::State;
 use std::{collections::BTreeSet, time::Duration};
@@ -21,11 +21,12 @@ use super::{
 
 /// Shortest and longest wait between two requests for the timeline.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
-/// First wait.
+/// First such wait.
 const FIRST_INTERVAL: Duration = Duration::from_secs(5);
-/// Shortest time between two requests that check posts: half of what servers allow without a token.
+/// Shortest time between two requests that check posts. This is half the rate that servers allow
+/// without a token.
 const CHECK: Duration = Duration::from_secs(8);
-/// Posts can arrive late, below newer ones, so this many are requested twice.
+/// Number of posts that are requested twice, because posts can arrive late, below newer ones.
 const OVERLAP: usize = PAGE / 2;
 
 /// Polls until the session ends. `is_held` returns whether a status is published.
@@ -51,7 +52,7 @@ async fn poll(
     out: &mut Out,
     is_held: impl Fn(&str) -> bool,
 ) -> Result<std::convert::Infallible, SessionEnd> {
-    // An error of the server shows here; an error while filling the gap would not end the session.
+    // An error of this request ends the session. An error while the gap is filled does not.
     let mut newest = Newest::default();
     newest.add(api.page(part, None).await?);
     let filled = fill::run(api, part, gap, Timestamp::now()).await;
@@ -62,8 +63,9 @@ async fn poll(
         (_, missing) => missing,
     };
     out.send(SessionEvent::State(State::Live, detail.to_owned())).await?;
-    // Checks are due by the same clock that measures the waits.
-    let (wall, clock) = (Timestamp::now(), Instant::now());
+    // The times of checks come from the same clock as the waits.
+    let wall = Timestamp::now();
+    let clock = Instant::now();
     let now = || wall + clock.elapsed();
     let mut recheck = Recheck::default();
     for update in filled.updates {
@@ -121,7 +123,7 @@ fn next_interval(interval: Duration, fresh: usize) -> Duration {
     interval.clamp(INTERVAL.0, INTERVAL.1)
 }
 
-/// The newest ids of a timeline in their order: ids are numbers in texts, so a longer one is newer.
+/// The newest ids of a timeline, in order. Ids are numbers as text, so a longer one is newer.
 #[derive(Debug, Default)]
 struct Newest(BTreeSet<(usize, String)>);
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::api::BATCH;
 
-/// Waits between two checks of a post; after the last one it is not checked again.
+/// Waits before the checks of a post. After the last check, it is not checked again.
 const WAITS: [Duration; 6] = [
     Duration::from_mins(1),
     Duration::from_mins(4),
@@ -17,10 +17,10 @@ const WAITS: [Duration; 6] = [
     Duration::from_hours(2),
     Duration::from_hours(3),
 ];
-/// Most posts that are pending; beyond it the most overdue are dropped.
+/// Most posts that are pending. Beyond it, those that are due first are dropped.
 const CAPACITY: usize = 20_000;
 
-/// The posts that are to be checked.
+/// The posts that will be checked.
 #[derive(Debug, Default)]
 pub(super) struct Recheck {
     due: BTreeMap<(Timestamp, String), usize>,
@@ -32,7 +32,8 @@ impl Recheck {
         self.insert(id, 0, now);
     }
 
-    /// Returns the posts that are due, as many as fit into one request, and schedules them again.
+    /// Returns the posts that are due, at most as many as fit into one request. Schedules their next
+    /// checks.
     pub(super) fn take(&mut self, now: Timestamp, is_held: impl Fn(&str) -> bool) -> Vec<String> {
         let mut ids = Vec::new();
         while ids.len() < BATCH
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_post_is_looked_at_ever_more_rarely() {
+    fn a_post_is_checked_less_and_less_often() {
         let start: Timestamp = "2026-11-22T12:00:00Z".parse().expect("a time");
         let mut recheck = Recheck::default();
         recheck.add("1".into(), start);
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn one_look_is_at_no_more_than_a_request_can_ask_for() {
+    fn a_check_has_no_more_posts_than_a_request_can_have() {
         let start: Timestamp = "2026-11-22T12:00:00Z".parse().expect("a time");
         let mut recheck = Recheck::default();
         for id in 0..50 {
@@ -85,7 +86,7 @@ mod tests {
         let later = start + Duration::from_mins(1);
         assert_eq!(recheck.take(start, |_| true), [""; 0]);
         assert_eq!(recheck.take(later, |_| true).len(), 20);
-        assert_eq!(recheck.take(later, |_| false), [""; 0], "what is gone is not asked for");
+        assert_eq!(recheck.take(later, |_| false), [""; 0], "deleted posts are not checked");
         assert_eq!(recheck.take(later, |_| true), [""; 0]);
         for id in 0..2 * CAPACITY {
             recheck.add(id.to_string(), start);

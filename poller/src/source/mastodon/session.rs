@@ -1,4 +1,4 @@
-//! Sessions: what reading a server starts with, reports meanwhile and ends with.
+//! Sessions: the start, the events and the end of reading a server.
 
 use domain::source::State;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use tokio::sync::mpsc;
 
 use super::{api::ApiError, status::Update};
 
-/// An event of a session, in the order in which they happened.
+/// An event of a session. Events are sent in the order in which they happened.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum SessionEvent {
     /// Something changed on the server's timeline.
     Update(Update),
     /// The state of the source changed.
     State(State, String),
-    /// The server sent something else than posts, or something that cannot be parsed.
+    /// The server sent a message that is not about posts, or that cannot be parsed.
     Unexpected(Unexpected),
 }
 
-/// What a server sent other than posts.
+/// A message that is not about posts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Unexpected {
     /// An event of another kind.
@@ -33,16 +33,16 @@ pub(super) enum Unexpected {
 /// The point up to which a server's timeline is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Position {
-    /// When something last arrived.
+    /// When the last update arrived.
     pub(super) at: Timestamp,
     /// The id of the last status, if it is known.
     pub(super) id: Option<String>,
 }
 
-/// The part of a server's timeline that is not known at the start of a session.
+/// The part of a server's timeline that may have been missed before a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Gap {
-    /// Where it starts; `None` if nothing was known, so nothing is missing.
+    /// Where it starts. `None` in the first session, which has missed nothing.
     pub(super) since: Option<Position>,
     /// Earlier statuses that may have been edited or deleted during the gap.
     pub(super) check: Vec<String>,
@@ -84,7 +84,7 @@ impl From<ApiError> for SessionEnd {
     }
 }
 
-/// Where a session sends its events, and how far it got.
+/// Where a session sends its events, and its position in the timeline.
 pub(super) struct Out {
     events: mpsc::Sender<SessionEvent>,
     /// The point up to which the timeline is known.
@@ -94,12 +94,12 @@ pub(super) struct Out {
 }
 
 impl Out {
-    /// Starts where an earlier session ended.
+    /// Starts at the position of an earlier session.
     pub(super) fn new(events: mpsc::Sender<SessionEvent>, position: Option<Position>) -> Self {
         Self { events, position, forwarded: 0 }
     }
 
-    /// Forwards an update of the server.
+    /// Sends an update.
     ///
     /// # Errors
     ///

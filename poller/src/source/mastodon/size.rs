@@ -8,7 +8,7 @@ use domain::{
 
 use super::html;
 
-/// How many bytes of text a post keeps if it is too large; the last one always fits.
+/// How many bytes of text a post keeps if it is too large. With the last number, it always fits.
 const TEXT_BYTES: [usize; 2] = [16 * 1024, 4 * 1024];
 
 /// Returns the JSON of an event. A post that is too large loses the end of its text.
@@ -36,7 +36,7 @@ fn to_json(event: &PostEvent) -> Bytes {
     serde_json::to_vec(event).expect("every map in a post has texts as keys").into()
 }
 
-/// Drops the parts that only take much space in a post that was made to be large.
+/// Drops the parts that take much space only in a post that is large on purpose.
 fn drop_the_rest(post: &mut Post) {
     post.media.clear();
     post.emojis.clear();
@@ -117,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn a_post_too_large_keeps_the_first_of_its_text() {
+    fn a_post_that_is_too_large_keeps_the_start_of_its_text() {
         let mut large = post("aé<&日 ".repeat(20_000), 1, 1, "careful".into());
         large.html = "<p><b>x</b></p>".repeat(10_000);
         let cut = read(&fit(PostEvent::PostEdited(Box::new(large.clone()))));
         assert!(cut.truncated);
         assert!((16 * 1024 - 8..=16 * 1024).contains(&cut.text.len()), "{}", cut.text.len());
         assert!(large.text.starts_with(&cut.text));
-        assert_eq!(html::sanitise(&cut.html), cut.html);
+        assert_eq!(html::sanitize(&cut.html), cut.html);
         assert_eq!(html::text(&cut.html), cut.text);
         assert_eq!(cut.media, large.media);
     }

@@ -1,13 +1,14 @@
 //! Mastodon's status ids, which contain a time: milliseconds since 1970, then 16 bits to make them
 //! unique.
 //!
-//! Other software has other ids, some of them numeric, so a time is used only if it is plausible.
+//! Other software has other ids, and some of those are numeric. So a time is used only if it is
+//! plausible.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Mastodon's first public year, in milliseconds since 1970: ids before that are mere counters.
+/// The start of Mastodon's first public year, in milliseconds since 1970. Ids before it are counters.
 const FIRST_MS: i64 = 1_451_606_400_000;
 
 /// Returns when a status was written, if its id contains a time.
@@ -30,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_ids_that_hold_a_time_tell_one() {
+    fn only_an_id_that_contains_a_time_has_one() {
         let now = "2026-11-22T12:00:00Z".parse().expect("a time");
         let cases = [
             ("mastodon", "117659978849024469", Some("2026-11-22T11:59:58.355Z")),

@@ -1,4 +1,4 @@
-//! A server to test against, on a port of its own.
+//! Servers for tests, which decide every response and message.
 
 use axum::{
     body::Body,
@@ -17,14 +17,14 @@ use super::{
     session::{Out, SessionEvent},
 };
 
-/// A server's REST interface.
+/// The REST interface of a scripted server.
 pub(super) struct Rest {
     pub(super) base: Url,
     server: ScriptedServer,
 }
 
 impl Rest {
-    /// Answers requests by path and query.
+    /// Starts a server that answers requests by `answer`, which gets the path and query.
     pub(super) async fn serve<F>(answer: F) -> Self
     where
         F: Fn(&str, &HeaderMap) -> Response<Body> + Clone + Send + Sync + 'static,
@@ -38,24 +38,24 @@ impl Rest {
         Self { base: base.parse().expect("a URL"), server }
     }
 
-    /// A client of it.
+    /// Returns a client of the server.
     pub(super) fn api(&self) -> Api {
         Api::new(self.base.clone(), None, "Headwater/test (+https://example.org)")
             .expect("a client")
     }
 
-    /// What was asked.
+    /// Returns the paths and queries of all requests.
     pub(super) fn asked(&self) -> Vec<String> {
         self.server.requests()
     }
 }
 
-/// An answer of a REST interface.
+/// Makes a response.
 pub(super) fn answer(status: u16, body: &Value) -> Response<Body> {
     Response::builder().status(status).body(Body::from(body.to_string())).expect("an answer")
 }
 
-/// A status that was written at `at` and has an id of Mastodon's kind.
+/// Makes a status that was written at `at`, with an id in Mastodon's format.
 pub(super) fn status(at: jiff::Timestamp, changes: &Value) -> Value {
     let id = super::snowflake::id(at);
     let mut json = json!({
@@ -72,25 +72,13 @@ pub(super) fn status(at: jiff::Timestamp, changes: &Value) -> Value {
     json
 }
 
-/// The public timeline that has `statuses`, newest first, as a server pages it.
-pub(super) fn timeline(statuses: &[Value], asked: &str) -> Value {
-    let min_id = asked.split(['?', '&']).find_map(|pair| pair.strip_prefix("min_id="));
-    let is_newer = |status: &&Value| {
-        let id = status["id"].as_str().expect("an id");
-        min_id.is_none_or(|min| (id.len(), id) > (min.len(), min))
-    };
-    let newer: Vec<&Value> = statuses.iter().filter(is_newer).collect();
-    let first = if min_id.is_some() { newer.len().saturating_sub(40) } else { 0 };
-    json!(newer.into_iter().skip(first).take(40).collect::<Vec<_>>())
-}
-
-/// Where a session says what it has to say, and what hears it.
+/// Makes the output of a session, and the receiver of its events.
 pub(super) fn out() -> (Out, mpsc::Receiver<SessionEvent>) {
     let (said, received) = mpsc::channel(10_000);
     (Out::new(said, None), received)
 }
 
-/// A server's streaming interface.
+/// The streaming interface of a scripted server.
 pub(super) struct Streaming {
     server: ScriptedServer,
     pub(super) url: Url,
@@ -104,14 +92,14 @@ impl Streaming {
         Self { server, url: url.parse().expect("a URL") }
     }
 
-    /// Accepts a client, and returns the headers it came with.
+    /// Accepts a client. Returns it with the headers of its request.
     pub(super) async fn accept(&self) -> (Client, Vec<(String, String)>) {
         let handshake = self.server.handshake().await;
         let headers = handshake
             .headers
             .iter()
-            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()));
-        let headers = headers.collect();
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
+            .collect();
         (Client { socket: handshake.accept().await }, headers)
     }
 
@@ -122,7 +110,7 @@ impl Streaming {
     }
 }
 
-/// A client of a streaming interface.
+/// A client of the streaming interface.
 pub(super) struct Client {
     pub(super) socket: WebSocketStream<Io>,
 }
@@ -134,7 +122,7 @@ impl Client {
         self.socket.send(Message::text(text)).await.expect("sent");
     }
 
-    /// What the client sends next.
+    /// Waits for the next message of the client.
     pub(super) async fn next(&mut self) -> Message {
         self.socket.next().await.expect("a message").expect("a message")
     }

@@ -1,5 +1,5 @@
-//! The messages of a server, parsed leniently: a missing key, a null or a wrong type is no value and
-//! never an error, because every software and version omits or adds something.
+//! The messages of a server, parsed leniently: a missing key, a null or a wrong type counts as no value
+//! and is never an error, because servers differ in the fields that they send.
 
 use std::borrow::Cow;
 
@@ -34,7 +34,7 @@ impl<'a> Loose<'a> {
         self.0.get(key)?.as_str().filter(|text| !text.is_empty())
     }
 
-    /// Returns the id `key`, which is an opaque text; some software sends numbers.
+    /// Returns the id `key`, which is an opaque text. Some software sends numbers.
     pub(super) fn id(self, key: &str) -> Option<Cow<'a, str>> {
         id(self.0.get(key)?)
     }
@@ -53,7 +53,7 @@ impl<'a> Loose<'a> {
         }
     }
 
-    /// Returns the time `key`, with or without a fraction. Without an offset it is UTC.
+    /// Returns the time `key`, with or without a fraction. Without an offset, it is in UTC.
     pub(super) fn time(self, key: &str) -> Option<Timestamp> {
         let text = self.text(key)?;
         text.parse().or_else(|_| format!("{text}Z").parse()).ok()
@@ -79,7 +79,7 @@ fn id(value: &Value) -> Option<Cow<'_, str>> {
 pub struct Status(Value);
 
 impl Status {
-    /// Checks a status. Returns `None` if it has no id or no URI.
+    /// Wraps a status. Returns `None` if it has no valid id or URI.
     pub fn new(json: Value) -> Option<Self> {
         let status = Self(json);
         (status.fields().id("id").is_some() && status.checked_uri().is_some()).then_some(status)
@@ -121,9 +121,9 @@ impl Status {
 pub enum Update {
     /// A status exists: it was published, or the server returned it on request.
     Post(Status),
-    /// A status of any age was changed; it may not have been published here.
+    /// A status of any age was changed. It may not have been published here.
     Edit(Status),
-    /// The status with this id is gone; it may not have been published here.
+    /// The status with this id was deleted. It may not have been published here.
     Delete(String),
 }
 
@@ -162,7 +162,7 @@ impl Envelope {
     }
 }
 
-/// Parses a payload, which is JSON in a string; some software sends it as an object.
+/// Parses a payload, which is JSON in a string. Some software sends an object.
 fn status(payload: Loose<'_>) -> Option<Status> {
     match payload.0 {
         Value::String(text) => Status::new(serde_json::from_str(text).ok()?),
@@ -180,7 +180,7 @@ mod tests {
     use crate::source::mastodon::fixtures;
 
     #[test]
-    fn values_are_read_whatever_a_server_makes_of_them() {
+    fn values_of_other_types_are_converted_or_ignored() {
         let json = json!({
             "id": 117_659_978_849_024_469_u64, "uri": "https://a.example/1", "empty": "", "null": null,
             "yes": true, "count": "12", "negative": -1, "object": {"inner": 1}, "list": [{}, 1],

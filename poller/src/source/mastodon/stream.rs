@@ -33,17 +33,17 @@ use crate::source::http::retry_after;
 
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(20);
-/// Time without any message, including pings, after which a connection is dead: servers ping every
-/// 30 s.
+/// Time without any message, including pings, after which a connection counts as dead. Servers send
+/// a ping every 30 s.
 const DEAD: Duration = Duration::from_secs(75);
 /// How often a ping is sent.
 const PING: Duration = Duration::from_secs(30);
-/// Time without an event after which the stream is compared with the timeline: some servers answer
-/// pings on connections on which they no longer send events.
+/// Time without an event after which the stream is compared with the timeline. Some servers stop
+/// sending events on a connection, but still answer pings.
 const QUIET: Duration = Duration::from_mins(10);
-/// Largest message, in bytes: the largest known ones have a few hundred KB.
+/// Largest message, in bytes. The largest known ones have a few hundred KB.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Most events that are held until a gap is filled; later ones are forwarded before it.
+/// Most events that are held until a gap is filled. Beyond it, events are forwarded at once.
 const MAX_HELD: usize = 10_000;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -68,7 +68,7 @@ pub(super) async fn session(
         Ok(never) => match never {},
         Err(ended) => ended,
     };
-    // Tells the server, if it still reads.
+    // Sends a close frame, in case the server still reads.
     let _ = time::timeout(Duration::from_secs(1), socket.close(None)).await;
     ended
 }
@@ -84,7 +84,7 @@ async fn connect(api: &Api, url: &Url, user_agent: &str) -> Result<Socket, Sessi
         let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
         else {
             return Err(SessionEnd::Rejected(
-                "the token has characters that are not allowed in a token".to_owned(),
+                "the token contains characters that are not allowed in a token".to_owned(),
             ));
         };
         value.set_sensitive(true);
@@ -111,7 +111,8 @@ fn rejected(response: &Response<Option<Vec<u8>>>) -> SessionEnd {
         (403, _) => SessionEnd::Rejected("the server forbids streaming (403)".to_owned()),
         (429, wait) => SessionEnd::RateLimited(wait.unwrap_or(Duration::from_mins(1))),
         (_, Some(wait)) => SessionEnd::RateLimited(wait),
-        // Including 301 and 404: the streaming URL may have changed, which the next session finds out.
+        // This includes 301 and 404: the streaming URL may have changed, and the next session reads it
+        // again.
         (_, None) => SessionEnd::Closed,
     }
 }
@@ -123,7 +124,7 @@ async fn listen(
     out: &mut Out,
     shutdown: &CancellationToken,
 ) -> Result<std::convert::Infallible, SessionEnd> {
-    // Subscribes first, so that posts which are published while the gap is filled arrive as well.
+    // Subscribes first, so that posts also arrive while the gap is filled.
     let subscribe = Message::text(r#"{"type":"subscribe","stream":"public"}"#);
     socket.send(subscribe).await.map_err(|error| SessionEnd::Socket(Box::new(error)))?;
     out.send(SessionEvent::State(State::Live, String::new())).await?;

@@ -1,4 +1,4 @@
-//! Which servers can be sources, and what concerns them.
+//! Which servers can be sources, and which topics concern them.
 
 use domain::topic::Topic;
 

@@ -2,15 +2,14 @@
 //! machine without I/O and without a clock, shared by all servers.
 //!
 //! A post is identified by its `ActivityPub` URI, so the same post from two servers is one post. Each
-//! server also has an id of its own for it. A delete has only that id, and can arrive before its post.
+//! server also has its own id for it. A delete contains only that id, and can arrive before its post.
 //!
-//! A delete from any server removes the post, even if another server sent it: a server that has taken
-//! a post down, for whatever reason, must not find it here. An edit after which a post must not be
-//! forwarded does the same.
+//! A delete from any server removes the post, even if another server sent it: if a server has removed
+//! a post, for any reason, the post must not remain here. If an edit makes a post one that must not be
+//! forwarded, the edit removes it, too.
 //!
-//! Posts that were published before this process started, or that no longer fit into memory, have to
-//! be looked up. Then [`Timeline::take`] returns a [`Lookup`], whose result goes to
-//! [`Timeline::recall`].
+//! Posts that an earlier process published, or that no longer fit into memory, have to be looked up.
+//! For those, [`Timeline::take`] returns a [`Lookup`], whose result goes to [`Timeline::recall`].
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +27,7 @@ use jiff::Timestamp;
 use lru::LruCache;
 
 use super::{
-    normalise::{self, Exclusion, ServerName},
+    normalize::{self, Exclusion, ServerName},
     size, snowflake,
     status::{Status, Update},
 };
@@ -41,7 +40,7 @@ use crate::{
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(200_000).expect("not zero");
 /// Largest expected difference between the clocks of two servers.
 const SKEW: Duration = Duration::from_mins(10);
-/// Longest expected time until a server passes on a post of another server.
+/// Longest expected time until a server forwards a post of another server.
 const LATE: Duration = Duration::from_hours(6);
 
 /// An update from a server.
@@ -58,9 +57,9 @@ pub struct ServerUpdate {
 /// The result of an update.
 #[derive(Debug)]
 pub enum Outcome {
-    /// These effects.
+    /// It has these effects.
     Done(Effects),
-    /// It depends on what happened before this process started.
+    /// It depends on the result of a lookup.
     Ask(Lookup),
 }
 
@@ -69,13 +68,13 @@ pub enum Outcome {
 pub struct Effects {
     /// Events and their topics, in order.
     pub publish: Vec<(Topic, Outgoing)>,
-    /// What has to be stored, so that a later process knows it.
+    /// What to store for later processes.
     pub remember: Option<Remember>,
     /// Why there is nothing to publish.
     pub ignored: Option<Ignored>,
 }
 
-/// Where a status went.
+/// Where a status was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remember {
     /// Host of the server.
@@ -97,7 +96,7 @@ pub struct Lookup {
     pub id: String,
     /// The URI of the post, if it is known.
     pub uri: Option<Arc<str>>,
-    /// Topics on which the post may be because of another server.
+    /// Topics on which the post may have been published from another server.
     pub topics: BTreeSet<Topic>,
 }
 
@@ -106,14 +105,14 @@ pub struct Lookup {
 pub struct Found {
     /// The URI of the post, if it was published.
     pub uri: Option<Arc<str>>,
-    /// The topics it is on.
+    /// The topics it was published on.
     pub topics: BTreeSet<Topic>,
 }
 
 /// Why an update has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ignored {
-    /// It is known already.
+    /// It contains nothing new.
     Known,
     /// None of its topics is wanted.
     Unwanted,
@@ -125,10 +124,10 @@ pub enum Ignored {
     Refused(Exclusion),
 }
 
-/// What is known of a post.
+/// The known state of a post.
 struct Held {
     topics: BTreeSet<Topic>,
-    /// The published revision; `None` if an earlier process published it.
+    /// The published revision. `None` if an earlier process published it.
     revision: Option<Revision>,
     deleted: bool,
     seen: Timestamp,
@@ -145,19 +144,20 @@ struct Revision {
 /// A server, and its id of a status.
 type Key = (Arc<str>, Box<str>);
 
-/// What was published of the timelines of all servers.
+/// The posts that were published from the timelines of all servers.
 pub struct Timeline {
     posts: LruCache<Arc<str>, Held>,
     ids: LruCache<Key, Arc<str>>,
-    /// Deletes of unknown posts, which can still arrive.
+    /// Deletes of unknown posts. These posts can still arrive.
     tombstones: LruCache<Key, ()>,
-    /// Everything that was published later than this is in memory.
+    /// All posts that were published later than this are in memory.
     horizon: Timestamp,
     remembered_for: Duration,
 }
 
 impl Timeline {
-    /// Makes a timeline that starts `now`. Published posts have to be remembered for `remembered_for`.
+    /// Makes a timeline that starts `now`. The database remembers published posts for
+    /// `remembered_for`.
     pub fn new(now: Timestamp, remembered_for: Duration) -> Self {
         Self {
             posts: LruCache::new(CAPACITY),
@@ -173,7 +173,7 @@ impl Timeline {
         self.horizon = self.horizon.max(now);
     }
 
-    /// Returns how long published posts have to be remembered.
+    /// Returns how long the database remembers published posts.
     pub fn remembered_for(&self) -> Duration {
         self.remembered_for
     }
@@ -183,7 +183,7 @@ impl Timeline {
         self.handle(received, wanted, true).map_or_else(Outcome::Ask, Outcome::Done)
     }
 
-    /// Handles an update, given what an earlier process stored.
+    /// Handles an update, given the result of its lookup.
     pub fn recall(&mut self, received: &ServerUpdate, found: Found, wanted: &Wanted) -> Effects {
         if let Some(uri) = found.uri.filter(|_| !found.topics.is_empty()) {
             let id = match &received.update {
@@ -259,7 +259,7 @@ impl Timeline {
             _ => Effects::default(),
         };
         if !fresh.is_empty() {
-            let post = normalise::post(status, &received.server, received.at);
+            let post = normalize::post(status, &received.server, received.at);
             let json = size::fit(PostEvent::Post(Box::new(post)));
             let role = Role::Posted(uri.clone());
             effects.publish.extend(
@@ -328,14 +328,13 @@ impl Timeline {
             return Ok(self.retract(received, &uri));
         }
         if may_ask && self.may_be_remembered(snowflake::time(id, received.at), received.at) {
-            let (id, topics) = (id.to_owned(), BTreeSet::new());
-            return Err(Lookup { server, id, uri: None, topics });
+            return Err(Lookup { server, id: id.to_owned(), uri: None, topics: BTreeSet::new() });
         }
         self.tombstones.put(key, ());
         Ok(Effects::ignored(Ignored::Unpublished))
     }
 
-    /// Returns the effects if a status must not be published.
+    /// Returns the effects as an error if a status must not be published.
     fn check(&mut self, received: &ServerUpdate, status: &Status) -> Result<(), Effects> {
         let uri = status.uri();
         let key: Key = (received.server.host.clone(), status.id().into());
@@ -347,7 +346,7 @@ impl Timeline {
             self.know(key, &uri.into());
             return Err(Effects::ignored(Ignored::Deleted));
         }
-        normalise::admit(status).map_err(|exclusion| match exclusion {
+        normalize::admit(status).map_err(|exclusion| match exclusion {
             Exclusion::NotPublic | Exclusion::OptedOut if deleted.is_some() => {
                 self.retract(received, uri)
             }
@@ -359,7 +358,7 @@ impl Timeline {
     fn publish_edit(&mut self, received: &ServerUpdate, status: &Status) -> Effects {
         let Some(held) = self.posts.peek_mut(status.uri()) else { return Effects::default() };
         held.revision = Some(Revision::of(status, &received.server));
-        let post = normalise::post(status, &received.server, received.at);
+        let post = normalize::post(status, &received.server, received.at);
         let json = size::fit(PostEvent::PostEdited(Box::new(post)));
         let role = Role::Edited(status.uri().into());
         let event =
@@ -367,7 +366,7 @@ impl Timeline {
         Effects { publish: held.topics.iter().map(event).collect(), ..Effects::default() }
     }
 
-    /// Publishes the delete of a post on all its topics, and remembers that it is deleted.
+    /// Publishes the delete of a post on all its topics, and marks it as deleted.
     fn retract(&mut self, received: &ServerUpdate, uri: &str) -> Effects {
         let uri: Arc<str> = uri.into();
         let Some(held) = self.posts.peek_mut(&uri) else {
@@ -430,7 +429,7 @@ impl Timeline {
         })
     }
 
-    /// Returns whether a post that was written then may have been published without being in memory.
+    /// Returns whether a post that was written then may have been published and not be in memory.
     fn may_be_remembered(&self, written: Option<Timestamp>, now: Timestamp) -> bool {
         written.is_none_or(|written| {
             written <= self.horizon + SKEW && written >= now - self.remembered_for - LATE
@@ -453,7 +452,8 @@ impl Revision {
         }
     }
 
-    /// Returns whether the content is newer. Servers also send edits for other changes, such as votes.
+    /// Returns whether the content is newer. Servers also send edits for other changes, such as votes
+    /// in a poll.
     fn is_newer_than(&self, known: Option<&Self>) -> bool {
         let Some(known) = known else { return self.edited_at.is_some() };
         self.edited_at > known.edited_at
@@ -482,9 +482,9 @@ fn content(status: &Status) -> u64 {
 
 /// Returns the wanted topics that a status belongs to.
 fn topics(status: &Status, server: &ServerName, wanted: &Wanted) -> BTreeSet<Topic> {
-    let language = normalise::language(status);
+    let language = normalize::language(status);
     let main = language.and_then(|code| code.split('-').next());
-    let tags = normalise::tags(status);
+    let tags = normalize::tags(status);
     [Some(Topic::mastodon_public()), Topic::mastodon_server(&server.host)]
         .into_iter()
         .chain([main, language].map(|code| Topic::mastodon_lang(code?)))

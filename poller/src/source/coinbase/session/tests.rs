@@ -9,7 +9,7 @@ mod captures;
 
 const A: &str = "A-B";
 
-/// A session with what it published.
+/// A session, and the events that it published.
 struct Bench {
     session: Session,
     now: Instant,
@@ -39,9 +39,9 @@ impl Bench {
         self.session.on_message(Utf8Bytes::from(text), self.now, &mut publish)
     }
 
-    /// Takes a message that ends nothing.
+    /// Handles a message that does not end the connection.
     fn get(&mut self, message: &Value) {
-        self.take(&message.to_string()).expect("the connection is of use");
+        self.take(&message.to_string()).expect("the connection continues");
     }
 
     fn tick(&mut self, after: Duration) -> Result<(), SessionError> {
@@ -50,7 +50,7 @@ impl Bench {
         self.session.tick(self.now, &mut |topic, event| out.push((topic.clone(), event)))
     }
 
-    /// Lets seconds pass in which products send heartbeats.
+    /// Lets seconds pass while products send heartbeats.
     fn live(&mut self, seconds: u32, products: &[&str]) -> Result<(), SessionError> {
         for _ in 0..seconds * 10 {
             self.tick(Duration::from_millis(100))?;
@@ -71,14 +71,14 @@ impl Bench {
         std::iter::from_fn(|| self.session.next_request(self.now)).collect()
     }
 
-    /// Agrees to everything that was asked for.
+    /// Confirms all channels of these products.
     fn agree(&mut self, products: &[&str]) {
-        let channels = ["level2_50", "matches", "ticker", "heartbeat"];
-        let channels = channels.map(|name| json!({"name": name, "product_ids": products}));
+        let channels = ["level2_50", "matches", "ticker", "heartbeat"]
+            .map(|name| json!({"name": name, "product_ids": products}));
         self.get(&json!({"type": "subscriptions", "channels": channels}));
     }
 
-    /// What was published since this was last asked, by topic.
+    /// The events that were published since the last call, with their topics.
     fn published(&mut self) -> Vec<(String, Value)> {
         let out = self.out.drain(..);
         out.map(|(topic, event)| {
@@ -88,7 +88,7 @@ impl Bench {
         .collect()
     }
 
-    /// The types of what was published since this was last asked.
+    /// The types of the events that were published since the last call.
     fn kinds(&mut self) -> Vec<String> {
         let published = self.published().into_iter();
         published.map(|(_, event)| event["type"].as_str().expect("a type").to_owned()).collect()
@@ -113,7 +113,7 @@ const RENEWAL: [&str; 2] = [
 ];
 
 #[test]
-fn what_is_wanted_is_subscribed_and_published_as_it_came() {
+fn wanted_topics_are_subscribed_and_published_unchanged() {
     let mut bench = Bench::new(&[]);
     assert!(bench.session.is_idle());
     bench.want(&["coinbase/ticker/A-B", "mastodon/public"]);
@@ -128,22 +128,26 @@ fn what_is_wanted_is_subscribed_and_published_as_it_came() {
     bench.get(&update(A, "buy", "1"));
     bench.get(&snapshot(A));
     bench.get(&json!({"type": "ticker", "product_id": "C-D"}));
-    assert!(bench.out.is_empty(), "those are not wanted");
+    assert!(bench.out.is_empty(), "these topics are not wanted");
     bench.want(&["mastodon/public"]);
     let expected =
         r#"{"type":"unsubscribe","product_ids":["A-B"],"channels":["heartbeat","ticker"]}"#;
     assert_eq!(bench.requests(), [expected]);
     bench.take(text).expect("fine");
-    assert!(bench.out.is_empty(), "it is not wanted any more");
+    assert!(bench.out.is_empty(), "it is no longer wanted");
 }
 
 #[test]
-fn a_crossed_book_is_fetched_anew_and_nothing_is_published_until_then() {
+fn a_crossed_book_is_fetched_again_and_nothing_is_published_until_then() {
     let mut bench = Bench::new(&["coinbase/level2/A-B"]);
     bench.get(&update(A, "buy", "1.2"));
     bench.get(&snapshot(A));
     bench.get(&update(A, "buy", "1.5"));
-    assert_eq!(bench.kinds(), ["snapshot", "l2update"], "updates count from the snapshot");
+    assert_eq!(
+        bench.kinds(),
+        ["snapshot", "l2update"],
+        "updates are published from the snapshot on"
+    );
     bench.get(&update(A, "sell", "1.5"));
     bench.get(&update(A, "buy", "1.2"));
     assert_eq!(bench.kinds(), [""; 0]);
@@ -157,7 +161,7 @@ fn a_crossed_book_is_fetched_anew_and_nothing_is_published_until_then() {
 }
 
 #[test]
-fn our_snapshots_are_marked_and_come_every_half_minute() {
+fn our_snapshots_are_marked_and_published_every_half_minute() {
     let mut bench = Bench::new(&["coinbase/level2/A-B"]);
     bench.get(&snapshot(A));
     assert_eq!(bench.out.pop().expect("an event").1.role, Role::Snapshot);
@@ -175,13 +179,13 @@ fn no_snapshot_is_published_without_a_connection() {
     bench.get(&snapshot(A));
     bench.get(&update(A, "buy", "1.2"));
     assert_eq!(bench.kinds(), ["snapshot", "l2update"]);
-    assert_eq!(bench.session.disconnect(), 2, "that many events came");
-    bench.tick(Duration::from_mins(1)).expect("there is no connection to end");
+    assert_eq!(bench.session.disconnect(), 2, "two events were published");
+    bench.tick(Duration::from_mins(1)).expect("there is no connection");
     assert_eq!(bench.kinds(), [""; 0]);
 }
 
 #[test]
-fn an_update_too_large_to_pass_on_becomes_a_snapshot() {
+fn an_update_that_is_too_large_to_forward_becomes_a_snapshot() {
     let mut bench = Bench::new(&["coinbase/level2/A-B"]);
     bench.get(&snapshot(A));
     let changes: Vec<Value> =
@@ -191,13 +195,13 @@ fn an_update_too_large_to_pass_on_becomes_a_snapshot() {
 }
 
 #[test]
-fn a_book_is_doubted_for_unreadable_messages_that_name_its_product() {
+fn an_unreadable_message_discards_the_book_of_the_product_that_it_names() {
     let mut bench = Bench::new(&["coinbase/level2/A-B", "coinbase/level2/C-D"]);
     bench.get(&snapshot(A));
     bench.get(&snapshot("C-D"));
     bench
         .take(r#"{"type":"l2update","product_id":"A-B","changes":[["buy","1e-8","1"]]}"#)
-        .expect("no reason to end");
+        .expect("the connection continues");
     bench.tick(Duration::ZERO).expect("fine");
     assert_eq!(bench.requests(), RENEWAL);
     bench.kinds();
@@ -206,13 +210,13 @@ fn a_book_is_doubted_for_unreadable_messages_that_name_its_product() {
 }
 
 #[test]
-fn a_trade_missed_on_a_connection_makes_its_book_doubtful() {
+fn a_trade_missed_on_a_connection_discards_the_book() {
     let mut bench = Bench::new(&["coinbase/level2/A-B", "coinbase/matches/A-B"]);
     bench.get(&snapshot(A));
     bench.get(&trade(A, 7));
     bench.get(&trade(A, 9));
     bench.tick(Duration::from_millis(249)).expect("fine");
-    assert_eq!(bench.requests(), [""; 0], "it may only be late");
+    assert_eq!(bench.requests(), [""; 0], "it may be late");
     bench.tick(Duration::from_millis(1)).expect("fine");
     assert_eq!(bench.requests(), RENEWAL);
     let ids = 8..=8;
@@ -224,13 +228,13 @@ fn a_trade_missed_on_a_connection_makes_its_book_doubtful() {
 }
 
 #[test]
-fn the_log_is_asked_once_where_trades_stand() {
+fn the_newest_trade_is_looked_up_in_the_log_once() {
     let mut bench = Bench::new(&[]);
     bench.want(&["coinbase/matches/A-B"]);
     let topic = Topic::parse("coinbase/matches/A-B").expect("a topic");
     assert_eq!(bench.session.take_chores(), [Chore::LookUp { product: A.into(), topic }]);
     bench.get(&trade(A, 9));
-    assert!(bench.out.is_empty(), "it has to wait for the answer");
+    assert!(bench.out.is_empty(), "it is held until the lookup is done");
     let out = &mut bench.out;
     let mut publish = |topic: &Topic, event| out.push((topic.clone(), event));
     bench.session.know(A, Some(8), bench.now, &mut publish);
@@ -239,18 +243,18 @@ fn the_log_is_asked_once_where_trades_stand() {
     bench.get(&trade(A, 12));
     bench.want(&[]);
     bench.want(&["coinbase/matches/A-B"]);
-    assert_eq!(bench.session.take_chores(), [], "it is known by now");
+    assert_eq!(bench.session.take_chores(), [], "it is already known");
     bench.get(&trade(A, 12));
     bench.tick(Duration::from_secs(1)).expect("fine");
     let ids = 10..=11;
     assert_eq!(bench.session.take_chores(), [Chore::Fill { product: A.into(), ids: ids.clone() }]);
     bench.want(&[]);
     bench.fill(A, &ids, vec![(10, Bytes::from_static(b"{}"))]);
-    assert_eq!(bench.out.len(), 1, "they are not wanted any more");
+    assert_eq!(bench.out.len(), 1, "they are no longer wanted");
 }
 
 #[test]
-fn a_connection_without_messages_is_of_no_use() {
+fn a_connection_without_messages_is_closed() {
     let mut bench = Bench::new(&["coinbase/ticker/A-B"]);
     bench.tick(Duration::from_millis(9_999)).expect("not yet");
     bench.session.on_sign_of_life(bench.now);
@@ -259,7 +263,7 @@ fn a_connection_without_messages_is_of_no_use() {
     let ended = bench.tick(Duration::from_secs(10));
     assert!(matches!(ended, Err(SessionError::Silent)), "{ended:?}");
     bench.session.disconnect();
-    bench.tick(Duration::from_mins(1)).expect("there is no connection to be silent");
+    bench.tick(Duration::from_mins(1)).expect("there is no connection");
 }
 
 #[test]
@@ -282,7 +286,7 @@ fn missing_heartbeats_lead_to_a_renewal_and_then_to_a_new_connection() {
     bench.session.connect(bench.now);
     bench.requests();
     bench.agree(&[A, "C-D"]);
-    bench.live(6, &["C-D"]).expect("one product is not worth another connection");
+    bench.live(6, &["C-D"]).expect("one product does not cause a reconnect");
     let expected =
         r#"{"type":"unsubscribe","product_ids":["A-B"],"channels":["heartbeat","ticker"]}"#;
     assert_eq!(bench.requests(), [expected]);
@@ -290,7 +294,7 @@ fn missing_heartbeats_lead_to_a_renewal_and_then_to_a_new_connection() {
 }
 
 #[test]
-fn an_exchange_without_any_heartbeat_is_never_given_up() {
+fn an_exchange_without_any_heartbeat_is_always_retried() {
     let mut bench = Bench::new(&["coinbase/ticker/A-B"]);
     for _ in 0..5 {
         bench.agree(&[A]);
@@ -307,25 +311,25 @@ fn an_exchange_without_any_heartbeat_is_never_given_up() {
 }
 
 #[test]
-fn products_that_do_not_trade_are_not_asked_for() {
+fn products_that_are_not_traded_are_not_requested() {
     let mut bench = Bench::new(&[]);
-    bench.session.know_catalogue(Arc::new([A.to_owned()].into()));
+    bench.session.know_catalog(Arc::new([A.to_owned()].into()));
     bench.want(&["coinbase/ticker/C-D"]);
     assert!(bench.session.is_idle());
     assert_eq!(bench.session.detail(bench.now), "not traded: C-D");
     bench.want(&["coinbase/ticker/A-B", "coinbase/ticker/C-D"]);
     assert!(bench.requests().concat().contains(r#""product_ids":["A-B"]"#));
-    bench.session.know_catalogue(Arc::new([A.to_owned(), "C-D".to_owned()].into()));
+    bench.session.know_catalog(Arc::new([A.to_owned(), "C-D".to_owned()].into()));
     assert!(bench.requests().concat().contains(r#""product_ids":["C-D"]"#));
     assert_eq!(bench.session.detail(bench.now), "");
 }
 
 #[test]
-fn odd_messages_are_counted_and_end_nothing() {
+fn unexpected_messages_are_counted_and_do_not_end_the_connection() {
     let mut bench = Bench::new(&["coinbase/ticker/A-B", "coinbase/matches/A-B"]);
     bench.agree(&[A]);
     for text in ["", "[]", r#"["open","A-B"]"#, r#"{"type":"match","product_id":"A-B"}"#, "{"] {
-        bench.take(text).expect("no reason to end");
+        bench.take(text).expect("the connection continues");
     }
     let large = json!({"type": "ticker", "product_id": A, "x": "x".repeat(MAX_EVENT_BYTES)});
     bench.get(&large);
@@ -375,7 +379,7 @@ proptest! {
     }
 }
 
-/// Messages that are half right.
+/// Messages that are partly valid.
 fn any_text() -> impl Strategy<Value = String> {
     let kind = "(ticker|match|last_match|l2update|snapshot|heartbeat|subscriptions|error|x)";
     let levels =

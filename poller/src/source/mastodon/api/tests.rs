@@ -1,4 +1,4 @@
-//! Against a stand-in.
+//! Requests to servers that a test controls.
 
 use axum::{body::Body, http::Response};
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::source::mastodon::{
 };
 
 #[tokio::test]
-async fn a_server_without_version_2_is_asked_for_version_1() {
+async fn version_1_is_requested_if_a_server_lacks_version_2() {
     let server = Rest::serve(|asked, _| match asked {
         "/api/v1/instance" => answer(
             200,
@@ -27,7 +27,7 @@ async fn a_server_without_version_2_is_asked_for_version_1() {
 }
 
 #[tokio::test]
-async fn a_client_says_who_it_is_and_what_it_wants() {
+async fn requests_have_a_user_agent_a_token_and_escaped_parameters() {
     let server = Rest::serve(|_, headers| {
         assert_eq!(headers["user-agent"], "Headwater/1 (+https://example.org)");
         assert_eq!(headers["authorization"], "Bearer secret");
@@ -35,8 +35,8 @@ async fn a_client_says_who_it_is_and_what_it_wants() {
     })
     .await;
     let token = Some(SecretString::from("secret"));
-    let api = Api::new(server.base.clone(), token, "Headwater/1 (+https://example.org)");
-    let api = api.expect("a client");
+    let api = Api::new(server.base.clone(), token, "Headwater/1 (+https://example.org)")
+        .expect("a client");
     api.page(Part::Local, Some("a&b")).await.expect("a page");
     let ids = ["1".to_owned(), "2/../3".to_owned()];
     api.statuses(&ids).await.expect("statuses");
@@ -52,7 +52,7 @@ async fn a_client_says_who_it_is_and_what_it_wants() {
 }
 
 #[tokio::test]
-async fn a_token_goes_to_no_other_host() {
+async fn a_token_is_not_sent_to_another_host() {
     let other = Rest::serve(|_, _| answer(200, &json!([]))).await;
     let to = other.base.clone();
     let server = Rest::serve(move |asked, _| {
@@ -90,7 +90,7 @@ async fn a_link_to_the_same_host_is_followed() {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_refused() {
+async fn a_response_that_is_too_large_is_rejected() {
     let server =
         Rest::serve(|_, _| Response::new(Body::from(vec![b' '; MAX_BODY_BYTES + 1]))).await;
     assert!(matches!(server.api().page(Part::Whole, None).await, Err(ApiError::TooLarge)));
@@ -113,7 +113,7 @@ async fn errors_are_distinguished() {
 }
 
 #[test]
-fn a_budget_is_spread_over_its_time() {
+fn a_rate_limit_is_spread_over_its_window() {
     let at = |text: &str| text.parse::<Timestamp>().expect("a time");
     let now = at("2026-11-22T12:00:00Z");
     let cases = [

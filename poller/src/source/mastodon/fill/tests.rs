@@ -1,11 +1,11 @@
-//! Gaps, against a stand-in.
+//! Gaps, with a server that a test controls.
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::source::mastodon::{
     session::Position,
-    stand_in::{Rest, answer, status, timeline},
+    stand_in::{Rest, answer, status},
 };
 
 fn now() -> Timestamp {
@@ -17,6 +17,8 @@ fn statuses(now: Timestamp, count: u32, step: Duration) -> Vec<Value> {
     (0..count).map(|n| status(now - step * n, &json!({}))).collect()
 }
 
+/// Starts a server with these statuses. It announces no rate limit, so requests need not wait for
+/// each other, and its ids can be of any kind.
 async fn serve(statuses: Vec<Value>) -> Rest {
     Rest::serve(move |asked, _| {
         let by_id: Vec<&Value> = statuses
@@ -32,6 +34,18 @@ async fn serve(statuses: Vec<Value>) -> Rest {
         }
     })
     .await
+}
+
+/// Returns the page of the timeline that a request asks for. `statuses` has the newest first.
+fn timeline(statuses: &[Value], asked: &str) -> Value {
+    let min_id = asked.split(['?', '&']).find_map(|pair| pair.strip_prefix("min_id="));
+    let is_newer = |status: &&Value| {
+        let id = status["id"].as_str().expect("an id");
+        min_id.is_none_or(|min| (id.len(), id) > (min.len(), min))
+    };
+    let newer: Vec<&Value> = statuses.iter().filter(is_newer).collect();
+    let first = if min_id.is_some() { newer.len().saturating_sub(40) } else { 0 };
+    json!(newer.into_iter().skip(first).take(40).collect::<Vec<_>>())
 }
 
 fn gap(at: Timestamp) -> Gap {
@@ -71,7 +85,7 @@ async fn a_short_gap_of_a_quiet_server_takes_one_request() {
 }
 
 #[tokio::test]
-async fn at_first_the_newest_of_the_last_hour_are_a_beginning() {
+async fn the_first_session_starts_with_the_newest_posts_of_the_last_hour() {
     let now = now();
     let server = serve(statuses(now, 100, Duration::from_mins(5))).await;
     let filled = run(&server.api(), Part::Whole, &Gap::default(), now).await;
@@ -82,7 +96,7 @@ async fn at_first_the_newest_of_the_last_hour_are_a_beginning() {
 }
 
 #[tokio::test]
-async fn effort_is_bounded_and_missing_posts_are_reported() {
+async fn the_number_of_pages_is_bounded_and_missing_posts_are_reported() {
     let now = now();
     let server = serve(statuses(now, 4_000, Duration::from_millis(500))).await;
     let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_mins(20)), now).await;
@@ -99,7 +113,7 @@ async fn effort_is_bounded_and_missing_posts_are_reported() {
 }
 
 #[tokio::test]
-async fn ids_without_a_time_are_followed_from_the_last_known() {
+async fn without_times_in_ids_a_gap_is_filled_from_the_last_known_id() {
     let now = now();
     let all: Vec<Value> = (0..200_u32)
         .rev()
@@ -119,7 +133,7 @@ async fn ids_without_a_time_are_followed_from_the_last_known() {
 }
 
 #[tokio::test]
-async fn what_is_gone_after_a_gap_was_deleted_within() {
+async fn a_post_that_is_missing_after_a_gap_is_deleted() {
     let now = now();
     let server = serve(statuses(now, 3, Duration::from_secs(1))).await;
     let there = snowflake::id(now);
@@ -130,12 +144,13 @@ async fn what_is_gone_after_a_gap_was_deleted_within() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_asked_for_several_is_asked_singly() {
+async fn a_server_without_requests_for_several_statuses_gets_single_requests() {
     let there = status(now(), &json!({}));
     let id = there["id"].as_str().expect("an id").to_owned();
-    // One knows no such request, the other answers that it has none.
+    // One server does not support the request, and the other returns an empty list.
     for several in [404, 200] {
-        let (there, single) = (there.clone(), format!("/api/v1/statuses/{id}"));
+        let there = there.clone();
+        let single = format!("/api/v1/statuses/{id}");
         let server = Rest::serve(move |asked, _| match asked {
             _ if asked.starts_with("/api/v1/statuses?") => answer(several, &json!([])),
             _ if asked == single => answer(200, &there),

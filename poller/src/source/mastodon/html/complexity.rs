@@ -1,8 +1,8 @@
-//! Detects markup that would take a parser long.
+//! Detects markup that is slow to parse.
 //!
 //! As HTML requires, a parser searches all open elements at each tag, and reopens unclosed formatting
-//! in each paragraph. Its time, and with formatting its memory, grows with the square of the number
-//! of tags, so a post of a few hundred KB could keep it busy for a minute.
+//! in each paragraph. Its time grows with the square of the number of tags, and with formatting so
+//! does its memory. A post of a few hundred KB could keep it busy for a minute.
 
 /// Most tags, opening and closing. Long articles have hundreds.
 const MAX_TAGS: usize = 4_000;
@@ -13,7 +13,7 @@ const FORMATTING: [&str; 14] = [
     "a", "b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u",
 ];
 
-/// Returns whether a parser needs little time for `html`.
+/// Returns whether `html` is fast to parse.
 pub(super) fn is_bounded(html: &str) -> bool {
     let mut open = [0_usize; FORMATTING.len()];
     for (count, tag) in html.split('<').skip(1).enumerate() {
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn markup_made_to_be_slow_is_not_parsed_or_stays_small() {
+    fn slow_markup_is_not_parsed_or_stays_small() {
         let pieces = [
             "<ul><li>",
             "<p><b><i><u>",
@@ -61,22 +61,22 @@ mod tests {
             "<a><b lang=#><p></a>",
         ];
         for piece in pieces {
-            // As large as a post can be, it never reaches the parser.
+            // Markup of the size of the largest post never reaches the parser.
             let html = repeat(piece, 300_000 / piece.len());
             assert!(!is_bounded(&html), "{piece}");
-            let clean = html::sanitise(&html);
+            let clean = html::sanitize(&html);
             assert!(!clean.contains(piece), "{piece}");
             assert!(clean.len() <= 2 * html.len(), "{piece}: {} bytes", clean.len());
-            // With as many tags as allowed, the parser makes only so much of them. Its output grows
-            // with the elements that it opens, as its time does.
-            let clean = html::sanitise(&repeat(piece, MAX_TAGS / piece.matches('<').count()));
+            // With the largest allowed number of tags, the output of the parser is bounded. Like its
+            // time, its output grows with the number of elements that it opens.
+            let clean = html::sanitize(&repeat(piece, MAX_TAGS / piece.matches('<').count()));
             let opened = clean.matches('<').count();
             assert!(opened <= 2 * MAX_TAGS * MAX_OPEN, "{piece}: {opened} tags");
         }
     }
 
     #[test]
-    fn what_people_write_is_bounded() {
+    fn ordinary_posts_are_bounded() {
         let article = repeat(r#"<p><b>#</b> <a href="https://a.example/#">x</a><br></p>"#, 500);
         assert!(is_bounded(&article));
         assert!(is_bounded("a < b, b << c"));
@@ -86,9 +86,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_keeps_its_text() {
+    fn markup_that_is_not_bounded_keeps_its_text() {
         let html = format!("<p>Hello &amp; <script>{}</p>", "<i>x".repeat(MAX_TAGS));
-        let clean = html::sanitise(&html);
+        let clean = html::sanitize(&html);
         assert!(clean.starts_with("<p>Hello &amp; xx"), "{clean:.40}");
     }
 }

@@ -1,17 +1,19 @@
-//! Polling, against a stand-in.
+//! Polling, with servers that a test controls.
 
-use std::sync::Arc;
-
-use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
+use simulator::MastodonServer;
 
 use super::*;
-use crate::source::mastodon::stand_in::{Rest, answer, out, status, timeline};
+use crate::source::mastodon::{
+    snowflake,
+    stand_in::{Rest, answer, out},
+};
 
 #[test]
 fn a_busy_server_is_polled_more_often() {
     let seconds = |interval: Duration| interval.as_secs_f64();
-    let (least, most) = (seconds(INTERVAL.0), seconds(INTERVAL.1));
+    let least = seconds(INTERVAL.0);
+    let most = seconds(INTERVAL.1);
     let cases = [(5.0, 0, 7.5), (5.0, 3, 5.0), (5.0, 30, 2.5), (2.0, 40, least), (29.0, 0, most)];
     for (interval, fresh, expected) in cases {
         let next = seconds(next_interval(Duration::from_secs_f64(interval), fresh));
@@ -53,29 +55,17 @@ async fn a_rejected_request_ends_the_session_with_its_reason() {
 }
 
 #[tokio::test]
-async fn new_posts_are_forwarded_and_deleted_ones_are_noticed() {
-    let now = Timestamp::now();
-    let first = status(now - Duration::from_secs(20), &json!({}));
-    let posts = Arc::new(Mutex::new(vec![first.clone()]));
-    let shared = posts.clone();
-    let rest = Rest::serve(move |asked, _| {
-        let posts: Vec<Value> = shared.lock().clone();
-        match asked {
-            _ if asked.starts_with("/api/v1/timelines/public") => {
-                answer(200, &timeline(&posts, asked))
-            }
-            _ if asked.starts_with("/api/v1/statuses?") => {
-                let asked_for = |p: &&Value| asked.contains(p["id"].as_str().expect("an id"));
-                answer(200, &json!(posts.iter().filter(asked_for).collect::<Vec<_>>()))
-            }
-            _ => answer(404, &json!({})),
-        }
-    })
-    .await;
+async fn new_posts_are_forwarded_and_deletes_are_detected() {
+    let server = MastodonServer::start().await.expect("a port");
+    let earlier = Timestamp::now() - Duration::from_secs(20);
+    let first =
+        server.status(&json!({"id": snowflake::id(earlier), "created_at": earlier.to_string()}));
+    server.post(&first);
     let (mut out, mut said) = out();
     let stop = CancellationToken::new();
     let listening = stop.clone();
-    let api = rest.api();
+    let base = server.url().parse().expect("a URL");
+    let api = Api::new(base, None, "Headwater/test").expect("a client");
     let polling = tokio::spawn(async move {
         session(&api, Part::Whole, &Gap::default(), &mut out, &listening, |_| true).await
     });
@@ -88,18 +78,18 @@ async fn new_posts_are_forwarded_and_deleted_ones_are_noticed() {
     };
     assert_eq!(id(said.recv().await), first["id"]);
 
-    // From here on only the poller waits, so its clock runs ahead.
+    // Nothing else waits for a time, so the clock runs ahead to the next poll.
     tokio::time::pause();
-    let second = status(now, &json!({}));
-    posts.lock().insert(0, second.clone());
+    let second = server.status(&json!({}));
+    server.post(&second);
     assert_eq!(id(said.recv().await), second["id"]);
-    posts.lock().retain(|post| post["id"] != first["id"]);
+    server.delete(&first);
     // A check of an existing post is an edit; the deleted post is a delete.
     let gone = format!("delete {}", first["id"].as_str().expect("an id"));
     let mut checks = 0;
     while id(said.recv().await) != gone {
         checks += 1;
-        assert!(checks < 10, "a post is not checked endlessly");
+        assert!(checks < 10, "the number of checks is bounded");
     }
     stop.cancel();
     assert!(matches!(polling.await, Ok(SessionEnd::Stopped)));

@@ -1,4 +1,4 @@
-//! Streaming, against a stand-in.
+//! Streaming, with servers that a test controls.
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -9,7 +9,7 @@ use crate::source::mastodon::{
     status::Update,
 };
 
-/// A server with one post on its timeline, and a session that has it.
+/// A server with one post on its timeline, and a session that has received it.
 struct Stage {
     client: Client,
     headers: Vec<(String, String)>,
@@ -23,7 +23,7 @@ async fn stage() -> Stage {
     stage_with(move |_| json!([post])).await
 }
 
-/// The same, with what is on the timeline each time it is asked for.
+/// The same, with a timeline that depends on the number of earlier requests.
 async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'static) -> Stage {
     let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let rest = Rest::serve(move |_, _| {
@@ -35,7 +35,8 @@ async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'stati
     let api = Api::new(rest.base.clone(), token, "Headwater/test").expect("a client");
     let (mut out, mut received) = out();
     let stop = CancellationToken::new();
-    let (url, listening) = (streaming.url.clone(), stop.clone());
+    let url = streaming.url.clone();
+    let listening = stop.clone();
     let session = tokio::spawn(async move {
         let gap = Gap::default();
         (session(&api, &url, "Headwater/test", &gap, &mut out, &listening).await, out)
@@ -43,7 +44,7 @@ async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'stati
     let (mut client, headers) = streaming.accept().await;
     assert_eq!(client.next().await, Message::text(r#"{"type":"subscribe","stream":"public"}"#));
     assert_eq!(received.recv().await, Some(SessionEvent::State(State::Live, String::new())));
-    // The gap is filled once this is there.
+    // When this arrives, the gap is filled.
     assert!(matches!(received.recv().await, Some(SessionEvent::Update(Update::Post(_)))));
     Stage { client, headers, received, stop, session }
 }
@@ -53,14 +54,14 @@ fn update(id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn events_are_forwarded_in_order_and_the_rest_is_counted() {
+async fn events_are_forwarded_in_order_and_other_messages_are_reported() {
     let mut stage = stage().await;
     let header = |name: &str| {
         stage.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     };
     assert_eq!(header("authorization"), Some("Bearer secret"));
     assert_eq!(header("user-agent"), Some("Headwater/test"));
-    assert_eq!(header("sec-websocket-protocol"), None, "servers take that for the token");
+    assert_eq!(header("sec-websocket-protocol"), None, "servers would use it as the token");
 
     stage.client.send("update", &update("1").to_string()).await;
     stage.client.send("status.update", &update("1").to_string()).await;
@@ -108,7 +109,7 @@ async fn the_end_of_the_connection_ends_the_session() {
 async fn a_silent_server_ends_the_session() {
     let stage = stage().await;
     let (ended, before) = {
-        // Nobody answers pings, and nothing else happens, so the clock runs ahead.
+        // Nothing answers the pings, so the clock advances to the timeout.
         tokio::time::pause();
         let before = Instant::now();
         (stage.session.await.expect("no panic").0, before)
@@ -135,7 +136,9 @@ async fn rejected_upgrades_are_distinguished() {
     {
         let streaming = Streaming::bind().await;
         let (mut out, _received) = out();
-        let (api, stop, gap) = (rest.api(), CancellationToken::new(), Gap::default());
+        let api = rest.api();
+        let stop = CancellationToken::new();
+        let gap = Gap::default();
         let (ended, ()) = tokio::join!(
             session(&api, &streaming.url, "Headwater/test", &gap, &mut out, &stop),
             streaming.refuse(status),
@@ -164,7 +167,8 @@ async fn events_that_arrive_while_a_gap_is_filled_are_forwarded_after_it() {
     });
     let (rest, streaming) = tokio::join!(rest, Streaming::bind());
     let (mut out, mut received) = out();
-    let (api, url) = (rest.api(), streaming.url.clone());
+    let api = rest.api();
+    let url = streaming.url.clone();
     let stop = CancellationToken::new();
     let listening = stop.clone();
     let session = tokio::spawn(async move {
@@ -179,7 +183,7 @@ async fn events_that_arrive_while_a_gap_is_filled_are_forwarded_after_it() {
     assert_eq!(
         received.recv().await,
         Some(SessionEvent::Unexpected(Unexpected::Malformed)),
-        "all was read"
+        "the messages are read meanwhile"
     );
     go.send(()).expect("the server waits");
     let mut order = Vec::new();
@@ -199,7 +203,7 @@ async fn events_that_arrive_while_a_gap_is_filled_are_forwarded_after_it() {
 async fn a_stream_that_stops_while_the_timeline_has_new_posts_ends_the_session() {
     let at = |minutes| Timestamp::now() - Duration::from_mins(minutes);
     let mut stage = stage_with(move |asked| {
-        // At first the last post is long ago, and then there is one that was not streamed.
+        // At first the newest post is old. Later there is a recent one that was not streamed.
         json!([status(at(if asked < 2 { 30 } else { 5 }), &json!({}))])
     })
     .await;

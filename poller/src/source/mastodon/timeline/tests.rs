@@ -12,7 +12,7 @@ fn now() -> Timestamp {
 }
 
 fn timeline() -> Timeline {
-    // Long enough ago that nothing here may be remembered.
+    // Starts long enough ago that no post needs a lookup.
     Timeline::new(now() - Duration::from_hours(1), DAY)
 }
 
@@ -42,7 +42,7 @@ fn status(id: &str, changes: &Value) -> Status {
     Status::new(json).expect("a status")
 }
 
-/// Takes in what a server tells, which depends on nothing earlier, and returns it as short texts.
+/// Handles an update of a server, and returns the effects as short texts.
 fn take(timeline: &mut Timeline, host: &str, update: Update, wanted: &Wanted) -> Vec<String> {
     let received = ServerUpdate { server: server(host), at: now(), update };
     match timeline.take(&received, wanted) {
@@ -67,7 +67,7 @@ fn summary(effects: &Effects) -> Vec<String> {
     published.chain(effects.ignored.iter().map(|why| format!("{why:?}"))).collect()
 }
 
-/// Which server tells what, and what follows.
+/// The server, its update, and the effects.
 type Step = (&'static str, Update, &'static [&'static str]);
 
 #[test]
@@ -89,7 +89,7 @@ fn each_update_has_its_effects() {
             ],
         ),
         (
-            "a delete goes wherever the post is, once",
+            "a delete is published once on each topic of the post",
             vec![
                 ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
                 ("b.example", post(), &["post mastodon/server/b.example"]),
@@ -117,7 +117,7 @@ fn each_update_has_its_effects() {
             ],
         ),
         (
-            "a delete arrives before its post, which another server sent",
+            "a delete arrives before the post, which is from another server",
             vec![
                 ("b.example", post(), &["post mastodon/public", "post mastodon/server/b.example"]),
                 ("a.example", delete(), &["Unpublished"]),
@@ -129,7 +129,7 @@ fn each_update_has_its_effects() {
             ],
         ),
         (
-            "an id means another post on another server",
+            "two servers use the same id for different posts",
             vec![
                 ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
                 ("b.example", delete(), &["Unpublished"]),
@@ -137,14 +137,14 @@ fn each_update_has_its_effects() {
             ],
         ),
         (
-            "an edit of what was not published is no news",
+            "an edit of an unpublished post is ignored",
             vec![
                 ("a.example", Edit(status("1", &edit("2026-11-22T12:01:00Z"))), &["Unpublished"]),
                 ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
             ],
         ),
         (
-            "an edit is published if it changes something, and once",
+            "an edit is published once, if it changes the content",
             vec![
                 ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
                 ("a.example", Edit(status("1", &json!({"poll": {"votes_count": 9}}))), &["Known"]),
@@ -155,7 +155,7 @@ fn each_update_has_its_effects() {
                 ),
                 ("a.example", Edit(status("1", &edit("2026-11-22T12:02:00Z"))), &["Known"]),
                 ("b.example", Edit(status("1", &edit("2026-11-22T12:02:00Z"))), &["Known"]),
-                // Another server writes the same markup differently.
+                // Another server formats the same content differently.
                 (
                     "b.example",
                     Edit(status(
@@ -173,7 +173,7 @@ fn each_update_has_its_effects() {
             ],
         ),
         (
-            "software that does not tell when it was edited",
+            "software that does not send the time of the edit",
             vec![
                 ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
                 (
@@ -184,7 +184,7 @@ fn each_update_has_its_effects() {
             ],
         ),
         (
-            "an edit that is found by asking",
+            "an edit that a check finds",
             vec![
                 ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
                 (
@@ -196,7 +196,7 @@ fn each_update_has_its_effects() {
             ],
         ),
         (
-            "an author who opts out takes back what is edited",
+            "an edit by an author who has opted out deletes the post",
             vec![
                 ("a.example", post(), &["post mastodon/public", "post mastodon/server/a.example"]),
                 (
@@ -208,7 +208,7 @@ fn each_update_has_its_effects() {
             ],
         ),
         (
-            "what may not be forwarded",
+            "posts that must not be forwarded",
             vec![
                 (
                     "a.example",
@@ -241,7 +241,7 @@ fn each_update_has_its_effects() {
     ];
     let wanted = wanted(&everything);
     for (name, steps) in cases {
-        // Ids that hold no time may always be remembered; this table is about one process.
+        // The ids contain no time, so unknown ones need a lookup. Here none was published before.
         let mut timeline = timeline();
         for (step, (host, update, expected)) in steps.into_iter().enumerate() {
             let received = ServerUpdate { server: server(host), at: now(), update };
@@ -293,23 +293,23 @@ fn a_post_goes_to_each_of_its_topics_that_is_wanted() {
 }
 
 #[test]
-fn what_became_wanted_later_gets_the_post_from_the_next_server() {
+fn a_topic_that_becomes_wanted_later_gets_the_post_from_the_next_server() {
     let mut timeline = timeline();
     let update = || Update::Post(status("1", &json!({})));
-    let (before, after) =
-        (wanted(&["mastodon/public"]), wanted(&["mastodon/public", "mastodon/tag/rust"]));
+    let before = wanted(&["mastodon/public"]);
+    let after = wanted(&["mastodon/public", "mastodon/tag/rust"]);
     assert_eq!(take(&mut timeline, "a.example", update(), &before), ["post mastodon/public"]);
     assert_eq!(take(&mut timeline, "b.example", update(), &after), ["post mastodon/tag/rust"]);
-    // An id without a time may be an earlier process's, so both are known here.
+    // The delete is published on both topics, although none is wanted.
     assert_eq!(
         take(&mut timeline, "a.example", Update::Delete("1".into()), &Wanted::new()),
         ["post.deleted mastodon/public", "post.deleted mastodon/tag/rust"],
-        "a delete is published even if the topic is not wanted any more"
+        "a delete is published even if the topic is no longer wanted"
     );
 }
 
 #[test]
-fn what_was_published_is_remembered() {
+fn published_posts_are_stored_for_later_processes() {
     let mut timeline = timeline();
     let wanted = wanted(&["mastodon/public", "mastodon/server/b.example"]);
     let mut remember = |host: &str| {
@@ -319,12 +319,16 @@ fn what_was_published_is_remembered() {
         effects.remember.map(|r| (r.server.to_string(), r.topics.len()))
     };
     assert_eq!(remember("a.example"), Some(("a.example".into(), 1)));
-    assert_eq!(remember("a.example"), None, "nothing to add");
+    assert_eq!(remember("a.example"), None, "it is already stored");
     assert_eq!(remember("b.example"), Some(("b.example".into(), 2)));
-    assert_eq!(remember("c.example"), Some(("c.example".into(), 2)), "its delete must be known");
+    assert_eq!(
+        remember("c.example"),
+        Some(("c.example".into(), 2)),
+        "a delete with this id can arrive"
+    );
 }
 
-/// A timeline of a process that took over at noon.
+/// The timeline of a process that started at noon.
 fn successor() -> Timeline {
     Timeline::new(now(), DAY)
 }
@@ -338,7 +342,7 @@ fn ask(timeline: &mut Timeline, update: Update, wanted: &Wanted) -> (ServerUpdat
 }
 
 #[test]
-fn what_an_earlier_process_published_is_asked_for() {
+fn posts_of_an_earlier_process_are_looked_up() {
     let wanted = wanted(&["mastodon/public", "mastodon/tag/rust", "mastodon/lang/en"]);
     let old = || json!({"created_at": "2026-11-22T11:59:00Z"});
     let answer = || Found {
@@ -389,14 +393,14 @@ fn what_an_earlier_process_published_is_asked_for() {
 }
 
 #[test]
-fn only_what_can_be_remembered_is_asked_for() {
+fn only_posts_that_may_be_stored_are_looked_up() {
     let id = |at: &str| snowflake::id(at.parse().expect("a time"));
     let cases = [
         ("just before", id("2026-11-22T11:59:00Z"), true),
         ("clocks disagree", id("2026-11-22T12:05:00Z"), true),
         ("after", id("2026-11-22T12:30:00Z"), false),
         ("too long ago", id("2026-11-20T12:00:00Z"), false),
-        ("passed on late", id("2026-11-21T09:00:00Z"), true),
+        ("forwarded late", id("2026-11-21T09:00:00Z"), true),
         ("no time in it", "AzK3q9TmR0cV1xYw2E".to_owned(), true),
     ];
     for (name, id, asks) in cases {
@@ -423,7 +427,7 @@ fn the_newest_posts_of_a_server_can_be_listed() {
 }
 
 #[test]
-fn a_made_up_stream_has_its_consequences() {
+fn a_synthetic_stream_has_the_expected_effects() {
     for capture in fixtures::captures("stream-events.jsonl", "ws-public-synthetic.jsonl") {
         let mut timeline = timeline();
         let wanted = wanted(&["mastodon/public"]);

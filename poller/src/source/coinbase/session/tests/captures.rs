@@ -1,4 +1,4 @@
-//! Whole sessions of the exchange, from captures.
+//! Sessions with whole captures of the exchange.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ fn bench(products: &[&str], channels: &[&str]) -> Bench {
     Bench::new(&topics.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Counts of what was passed on, as `type product`.
+/// Counts the forwarded messages, by `type product`.
 fn counts(out: &[(Topic, Outgoing)]) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for (topic, event) in out.iter().filter(|(_, event)| event.role == Role::Plain) {
@@ -31,7 +31,7 @@ fn counts(out: &[(Topic, Outgoing)]) -> BTreeMap<String, u64> {
     counts
 }
 
-/// Checks counts of what was passed on.
+/// Checks the counts of the forwarded messages.
 fn assert_counts(out: &[(Topic, Outgoing)], expected: &Value) {
     let counts = counts(out);
     let passed_on = ["match ", "last_match ", "l2update ", "ticker "];
@@ -42,15 +42,14 @@ fn assert_counts(out: &[(Topic, Outgoing)], expected: &Value) {
     }
 }
 
-/// Checks the best levels of a book, as our own snapshot tells them.
+/// Checks the best levels of a book, in our own snapshot.
 fn assert_top(bench: &mut Bench, product: &str, expected: &Value) {
     let now = bench.now;
     let level2 = &mut bench.session.products.get_mut(product).expect("a product").level2;
-    let json = level2.snapshot(product, now).expect("a sound book");
-    let json: Value = serde_json::from_slice(&json).expect("JSON");
+    let snapshot = level2.snapshot(product, now).expect("a sound book");
+    let json: Value = serde_json::from_slice(&snapshot).expect("JSON");
     for (side, name) in [("asks", "ask"), ("bids", "bid")] {
-        let (price, amount) = (format!("best_{name}"), format!("best_{name}_size"));
-        let best = json!([expected[price], expected[amount]]);
+        let best = json!([expected[format!("best_{name}")], expected[format!("best_{name}_size")]]);
         assert_eq!(json[side][0], best, "{side} of {product}");
         let depth = expected[format!("{name}_levels")].as_u64().map(|depth| depth.min(200));
         let shown = json[side].as_array().map(|shown| shown.len() as u64);
@@ -59,7 +58,7 @@ fn assert_top(bench: &mut Bench, product: &str, expected: &Value) {
 }
 
 #[test]
-fn a_minute_of_two_products_is_passed_on_whole() {
+fn a_minute_of_two_products_is_forwarded_completely() {
     let recorded =
         ["exchange-2026-07-07-btc-eth.jsonl", "exchange-2026-07-07-btc-eth.trimmed.jsonl"];
     for capture in fixtures::captures("two-products.jsonl", &recorded) {
@@ -68,18 +67,21 @@ fn a_minute_of_two_products_is_passed_on_whole() {
         let products = ["BTC-USD", "ETH-USD"];
         let mut bench = bench(&products, &["matches", "level2"]);
         for line in text.lines() {
-            bench.take(line).expect("the connection is of use");
-            bench.tick(Duration::from_millis(24)).expect("the connection is of use");
+            bench.take(line).expect("the connection continues");
+            bench.tick(Duration::from_millis(24)).expect("the connection continues");
         }
-        assert_eq!(bench.requests(), [""; 0], "nothing was in doubt");
+        assert_eq!(bench.requests(), [""; 0], "no book was discarded");
         assert_eq!(bench.session.take_chores(), []);
         assert_counts(&bench.out, &expected);
         // Byte for byte, and in order.
         for kind in ["l2update", "match", "last_match"] {
             let is_one = |text: &&str| text.contains(&format!(r#""type":"{kind}""#));
             let came: Vec<&str> = text.lines().filter(is_one).collect();
-            let went = bench.out.iter().filter(|(_, event)| event.role == Role::Plain);
-            let went = went.map(|(_, event)| std::str::from_utf8(&event.json).expect("UTF-8"));
+            let went = bench
+                .out
+                .iter()
+                .filter(|(_, event)| event.role == Role::Plain)
+                .map(|(_, event)| std::str::from_utf8(&event.json).expect("UTF-8"));
             assert_eq!(went.filter(is_one).collect::<Vec<_>>(), came);
         }
         for product in products {
@@ -89,7 +91,7 @@ fn a_minute_of_two_products_is_passed_on_whole() {
 }
 
 #[test]
-fn thin_products_are_passed_on_whole() {
+fn thin_products_are_forwarded_completely() {
     #[derive(serde::Deserialize)]
     struct Line<'a> {
         dir: String,
@@ -103,15 +105,15 @@ fn thin_products_are_passed_on_whole() {
         let text = &capture.text;
         let books = expected["final_book"].as_object().expect("an object");
         let products: Vec<&str> = books.keys().map(String::as_str).collect();
-        let wanted = topics(&products, &["ticker", "matches", "level2"]);
-        let wanted = wanted.iter().map(|topic| Topic::parse(topic).expect("a topic")).collect();
+        let names = topics(&products, &["ticker", "matches", "level2"]);
+        let wanted = names.iter().map(|topic| Topic::parse(topic).expect("a topic")).collect();
         let now = Instant::now();
-        // Without requests, since it was another client's that were answered.
+        // Sends no requests: the capture answers those of another client.
         let mut bench = Bench { session: Session::connected(&wanted, now), now, out: Vec::new() };
         for line in text.lines() {
             let line: Line<'_> = serde_json::from_str(line).expect("a line");
             if line.dir == "server" {
-                bench.take(line.msg.expect("a message").get()).expect("the connection is of use");
+                bench.take(line.msg.expect("a message").get()).expect("the connection continues");
             }
         }
         assert_counts(&bench.out, &expected);
@@ -122,17 +124,17 @@ fn thin_products_are_passed_on_whole() {
 }
 
 #[test]
-fn faults_in_a_minute_are_made_good() {
+fn faults_in_a_minute_are_repaired() {
     let recorded = ["exchange-2026-07-07-derived-faults.jsonl"];
     for capture in fixtures::captures("faults.jsonl", &recorded) {
         let expected = fixtures::expected(&capture);
         let text = &capture.text;
-        let rest =
+        let text_of_rest =
             fixtures::beside(&capture, "faults-trades.json", "rest-trades-btc-usd-derived.json");
-        let rest: Value = serde_json::from_str(&rest).expect("JSON");
-        // A recording has the page within a whole response.
-        let rest = rest.get("body").unwrap_or(&rest).as_array().expect("an array");
-        // The recording is of trades from this one to that one, of which its list is silent.
+        let response: Value = serde_json::from_str(&text_of_rest).expect("JSON");
+        // In a recording, the page is a part of the whole response.
+        let rest = response.get("body").unwrap_or(&response).as_array().expect("an array");
+        // The list of results of the recording does not contain its first and last trade.
         let trade_ids = match &expected["trade_ids"] {
             Value::Null => [1_052_119_288, 1_052_119_632],
             ids => serde_json::from_value(ids.clone()).expect("two ids"),
@@ -143,19 +145,21 @@ fn faults_in_a_minute_are_made_good() {
         let mut ended = Ok(());
         for line in text.lines() {
             ended = bench.take(line);
-            bench.tick(Duration::from_millis(24)).expect("the connection is of use");
+            bench.tick(Duration::from_millis(24)).expect("the connection continues");
             renewals += bench.requests().len() / 2;
             for chore in bench.session.take_chores() {
                 let Chore::Fill { product, ids } = chore else { panic!("{chore:?}") };
                 assert_eq!(&*product, "BTC-USD");
-                let found =
-                    rest.iter().map(|it| (it["trade_id"].as_u64().expect("an id"), it.to_string()));
-                let found = found.filter(|(id, _)| ids.contains(id));
-                bench.fill(&product, &ids, found.map(|(id, text)| (id, text.into())).collect());
+                let found = rest
+                    .iter()
+                    .map(|it| (it["trade_id"].as_u64().expect("an id"), it.to_string().into()))
+                    .filter(|(id, _)| ids.contains(id))
+                    .collect();
+                bench.fill(&product, &ids, found);
             }
         }
         assert!(matches!(ended, Err(SessionError::Rejected(_))), "the last is an error: {ended:?}");
-        assert!(renewals >= 1, "the book of BTC-USD is in doubt");
+        assert!(renewals >= 1, "the book of BTC-USD was discarded");
 
         let mut live: BTreeMap<u64, &str> = BTreeMap::new();
         for line in text.lines().filter(|line| line.contains(r#"match""#)) {
@@ -170,7 +174,7 @@ fn faults_in_a_minute_are_made_good() {
         for ((_, event), expected) in trades.clone().zip(trade_ids[0]..) {
             let json: Value = serde_json::from_slice(&event.json).expect("JSON");
             let id = json["trade_id"].as_u64().expect("an id");
-            assert_eq!(id, expected, "in order, each once");
+            assert_eq!(id, expected, "in order and without duplicates");
             match live.get(&id) {
                 Some(text) => assert_eq!(event.json, text.as_bytes(), "live texts are kept"),
                 None => dropped.push(id),
@@ -182,7 +186,7 @@ fn faults_in_a_minute_are_made_good() {
 }
 
 #[test]
-fn frames_of_every_kind_are_taken() {
+fn frames_of_every_kind_are_handled() {
     let recorded = ["exchange-single-frames.jsonl", "exchange-synthetic-frames.jsonl"];
     let captures = fixtures::captures("frames.jsonl", &recorded);
     let lines = captures.iter().flat_map(|capture| capture.text.lines());
@@ -192,8 +196,8 @@ fn frames_of_every_kind_are_taken() {
     });
     let mut passed_on = 0;
     for text in texts {
-        // Each by itself, so that none depends on those before it; after a snapshot, since updates
-        // need one.
+        // Each has a session of its own, so that none depends on another. It starts with a snapshot,
+        // because updates need one.
         let products = ["BTC-USD", "ETH-USD", "ETH-EUR", "NEW-USD", "BTC-EUR"];
         let mut bench = bench(&products, &["ticker", "matches", "level2"]);
         bench.get(&json!({"type": "snapshot", "product_id": "BTC-USD", "asks": [], "bids": []}));
@@ -205,5 +209,5 @@ fn frames_of_every_kind_are_taken() {
             passed_on += 1;
         }
     }
-    assert!(passed_on >= 10, "only {passed_on} were passed on");
+    assert!(passed_on >= 10, "only {passed_on} were forwarded");
 }

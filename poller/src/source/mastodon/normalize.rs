@@ -24,12 +24,12 @@ const MAX_PARAGRAPH_BYTES: usize = 12 * 1024;
 /// Most tags, mentions, attachments or poll options of a post.
 const MAX_ITEMS: usize = 64;
 
-/// The server that a status comes from.
+/// The server that sent a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerName {
     /// Its host, with the port if that is not the default.
     pub host: Arc<str>,
-    /// The domain in its users' handles, which can differ from its host.
+    /// The domain in its users' handles. It can differ from the host.
     pub domain: String,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn admit(status: &Status) -> Result<(), Exclusion> {
 /// Converts a status into a post. If it has no time, it gets `now`.
 pub(super) fn post(status: &Status, server: &ServerName, now: Timestamp) -> Post {
     let fields = status.fields();
-    let html = html::sanitise(fields.text("content").unwrap_or_default());
+    let html = html::sanitize(fields.text("content").unwrap_or_default());
     let content_warning =
         fields.text("spoiler_text").map(paragraph).filter(|text| !text.is_empty());
     Post {
@@ -83,7 +83,7 @@ pub(super) fn post(status: &Status, server: &ServerName, now: Timestamp) -> Post
         emojis: emojis(fields),
         poll: poll(fields.get("poll")),
         card: card(fields.get("card")),
-        // A warning asks readers to fold the post; not every software sets both.
+        // A content warning implies that the post is folded. Not all software sets both fields.
         sensitive: fields.flag("sensitive") || content_warning.is_some(),
         content_warning,
         reply_to: fields.id("in_reply_to_id").map(std::borrow::Cow::into_owned),
@@ -97,8 +97,8 @@ pub(super) fn post(status: &Status, server: &ServerName, now: Timestamp) -> Post
 pub(super) fn tags(status: &Status) -> Vec<String> {
     let mut tags = Vec::new();
     for tag in status.fields().list("tags").filter_map(|tag| tag.text("name")).take(MAX_ITEMS) {
-        let tag = line(tag.trim_start_matches('#'));
-        let tag: String = tag.nfkc().flat_map(char::to_lowercase).nfkc().collect();
+        let name = line(tag.trim_start_matches('#'));
+        let tag: String = name.nfkc().flat_map(char::to_lowercase).nfkc().collect();
         if !tag.is_empty() && !tags.contains(&tag) {
             tags.push(tag);
         }
@@ -132,8 +132,8 @@ fn author(account: Loose<'_>, server: &ServerName) -> Author {
 
 /// Returns `user@host` of an account or mention.
 fn handle(account: Loose<'_>, server: &ServerName) -> Option<String> {
-    let handle = line(account.text("acct").or_else(|| account.text("username"))?);
-    let handle = handle.trim_start_matches('@');
+    let name = line(account.text("acct").or_else(|| account.text("username"))?);
+    let handle = name.trim_start_matches('@');
     match handle.split_once('@') {
         _ if handle.is_empty() => None,
         Some(_) => Some(handle.to_owned()),
@@ -212,7 +212,7 @@ fn card(card: Loose<'_>) -> Option<Card> {
     })
 }
 
-/// Returns the address `key`, if a page may show or load it.
+/// Returns the URL `key`, if a page may link to it or load it.
 fn link(of: Loose<'_>, key: &str) -> Option<String> {
     let url = Url::parse(of.text(key)?).ok()?;
     let url = matches!(url.scheme(), "http" | "https").then(|| String::from(url))?;
@@ -233,7 +233,7 @@ fn paragraph(text: &str) -> String {
 /// Removes control characters, and characters that change the reading direction.
 fn plain(text: &str, bytes: usize) -> String {
     let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    // Characters are removed, so more text is read than is returned, but not much more.
+    // Characters are removed, so the input can be longer than the output, but not much longer.
     let text: String = html::cut(text, 4 * bytes)
         .chars()
         .filter(|&c| !turns(c) && (!c.is_control() || c == '\n'))

@@ -1,4 +1,4 @@
-//! What becomes of statuses, whole and broken.
+//! Conversions of valid and invalid statuses.
 
 use domain::post::PostEvent;
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ fn now() -> Timestamp {
     "2026-11-22T12:00:00Z".parse().expect("a time")
 }
 
-fn normalise(json: Value) -> Post {
+fn normalize(json: Value) -> Post {
     post(&Status::new(json).expect("a status"), &origin(), now())
 }
 
@@ -25,12 +25,12 @@ fn with(members: &Value) -> Post {
     for (key, value) in members.as_object().expect("an object") {
         json[key] = value.clone();
     }
-    normalise(json)
+    normalize(json)
 }
 
 #[test]
 fn a_plain_status_becomes_a_post() {
-    insta::assert_json_snapshot!(normalise(json!({
+    insta::assert_json_snapshot!(normalize(json!({
         "id": "117659978849024469",
         "uri": "https://social.example/users/ana/statuses/117659978849024469",
         "url": "https://social.example/@ana/117659978849024469",
@@ -56,7 +56,7 @@ fn a_plain_status_becomes_a_post() {
 
 #[test]
 fn a_full_status_becomes_a_post() {
-    insta::assert_json_snapshot!(normalise(json!({
+    insta::assert_json_snapshot!(normalize(json!({
         "id": 117_659_978_849_024_469_u64,
         "uri": "https://remote.example/notes/9",
         "url": "https://remote.example/notes/9",
@@ -93,7 +93,7 @@ fn a_full_status_becomes_a_post() {
 }
 
 #[test]
-fn odd_values_are_left_out() {
+fn invalid_values_are_omitted() {
     let post = with(&json!({
         "url": "javascript:alert(1)", "created_at": "yesterday", "language": "<script>", "content": 3,
         "account": null, "tags": {}, "mentions": "x", "media_attachments": [null, 1], "poll": {"options": []},
@@ -123,7 +123,7 @@ fn texts_and_lists_are_bounded() {
 }
 
 #[test]
-fn only_public_posts_of_those_who_did_not_opt_out_are_admitted() {
+fn only_public_posts_of_authors_who_did_not_opt_out_are_admitted() {
     let cases = [
         ("public", json!({"visibility": "public"}), Ok(())),
         ("unlisted", json!({"visibility": "unlisted"}), Err(Exclusion::NotPublic)),
@@ -161,7 +161,7 @@ fn recorded_statuses_become_posts_that_fit() {
         assert_eq!(post.author.handle.matches('@').count(), 1, "{}", post.author.handle);
         assert_eq!(post.at != now(), line["status"]["created_at"].is_string());
         let written = line["status"]["content"].as_str().unwrap_or_default();
-        assert_eq!(post.text.is_empty(), html::text(&html::sanitise(written)).is_empty());
+        assert_eq!(post.text.is_empty(), html::text(&html::sanitize(written)).is_empty());
         let media = line["status"]["media_attachments"].as_array().map_or(0, Vec::len);
         assert_eq!(post.media.len(), media);
         let json = size::fit(PostEvent::Post(Box::new(post.clone())));
@@ -229,7 +229,7 @@ fn key() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_status_is_too_odd(
+    fn every_status_becomes_a_post_that_can_be_parsed(
         members in prop::collection::vec((key(), anything()), 0..20), text in "\\PC{0,20}",
     ) {
         let mut json = Value::Object(members.into_iter().collect());
@@ -238,7 +238,7 @@ proptest! {
         let status = Status::new(json).expect("a status");
         let _ = admit(&status);
         let post = post(&status, &origin(), now());
-        prop_assert_eq!(html::sanitise(&post.html), post.html.clone());
+        prop_assert_eq!(html::sanitize(&post.html), post.html.clone());
         for url in [&post.url, &post.author.url, &post.author.avatar].into_iter().flatten() {
             prop_assert!(url.starts_with("http"), "{}", url);
         }
