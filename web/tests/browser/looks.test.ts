@@ -111,10 +111,30 @@ test("the keyboard reaches every control and the focus is visible", async ({ pag
   expect(await page.evaluate(() => document.activeElement?.id)).toBe("main");
 });
 
+/** A movement of the page: when it happened, in milliseconds, and the part of the page that moved. */
+type Shift = { at: number; value: number; elements: string };
+
+/**
+ * The sum of the worst session window: shifts less than a second apart, within at most five seconds.
+ * Prices that change move a little text for as long as the page is open. After
+ * <https://web.dev/articles/cls>.
+ */
+function cumulativeLayoutShift(shifts: Shift[]): number {
+  let [worst, sum, first, last] = [0, 0, -Infinity, -Infinity];
+  for (const { at, value } of shifts) {
+    const isSameWindow = at - last < 1_000 && at - first < 5_000;
+    if (!isSameWindow) [sum, first] = [0, at];
+    sum += value;
+    last = at;
+    worst = Math.max(worst, sum);
+  }
+  return worst;
+}
+
 /** Records the layout shifts of the page, except those that follow an input. */
 function recordShifts(): void {
   type LayoutShift = PerformanceEntry & { value: number; hadRecentInput: boolean; sources?: { node?: Node }[] };
-  const shifts: { value: number; elements: string }[] = [];
+  const shifts: Shift[] = [];
   Object.assign(window, { shifts });
   new PerformanceObserver((list) => {
     for (const entry of list.getEntries() as LayoutShift[]) {
@@ -122,7 +142,7 @@ function recordShifts(): void {
       const elements = entry.sources?.map(({ node }) =>
         node instanceof Element ? `${node.tagName}.${node.getAttribute("class")}` : "text",
       );
-      shifts.push({ value: entry.value, elements: elements?.join(", ") ?? "" });
+      shifts.push({ at: entry.startTime, value: entry.value, elements: elements?.join(", ") ?? "" });
     }
   }).observe({ type: "layout-shift", buffered: true });
 }
@@ -153,10 +173,8 @@ for (const view of VIEWS) {
       await expect(page.getByRole("link", { name: /^Connection/ })).toContainText(/live/);
       await expect(page.locator(".data-banner strong")).toBeVisible();
       await painted();
-      type Shift = { value: number; elements: string };
       const shifts = await page.evaluate(() => (window as unknown as { shifts: Shift[] }).shifts);
-      const total = shifts.reduce((sum, { value }) => sum + value, 0);
-      expect(total, JSON.stringify(shifts)).toBeLessThan(0.02);
+      expect(cumulativeLayoutShift(shifts), JSON.stringify(shifts)).toBeLessThan(0.02);
     });
   }
 }
