@@ -6,7 +6,6 @@
 pub mod access;
 pub mod app;
 pub mod catalog;
-pub mod clock;
 pub mod connection;
 pub mod failure;
 pub mod push;

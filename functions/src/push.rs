@@ -1,11 +1,14 @@
-//! The function `push`: sends the frames of a job to the connections of one shard.
+//! The function `push`: sends the events of a job to the connections of one shard, and reports how
+//! far each of them is. It keeps no state that a later job needs.
 
-mod groups;
+mod budget;
+mod catch_up;
+mod fan_out;
 mod handler;
 mod message;
 mod pusher;
 mod revoke;
-mod stragglers;
+mod segment;
 mod view;
 
 pub use pusher::{JobError, Pusher};

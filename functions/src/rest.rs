@@ -20,8 +20,10 @@ use std::sync::Arc;
 
 use axum::{Router, middleware};
 
-use crate::{app::App, clock::Clock};
+use domain::clock::Clock;
 use state::RestState;
+
+use crate::app::App;
 
 /// Returns the router for `/api/v1`, `/healthz` and the web page.
 pub fn router(app: Arc<App>, clock: Clock) -> Router {

@@ -85,12 +85,6 @@ pub struct Environment {
     #[command(flatten)]
     pub tables: TableOptions,
 
-    /// Maximum number of posts per second from one execution environment; the quota of the account
-    /// is 10,000.
-    #[arg(long, env = "HEADWATER_POSTS_PER_SECOND", default_value_t = 5_000,
-          value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub posts_per_second: u32,
-
     /// Name or ARN of a secret in AWS Secrets Manager: a JSON object with `connectionSecret` and
     /// `jwtSecret`, which override the settings of the same names.
     #[arg(long, env = "HEADWATER_SECRET_ID")]

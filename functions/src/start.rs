@@ -4,12 +4,11 @@ use std::{fmt, sync::Arc};
 
 use aws::{clients::Clients, settings::explain};
 use clap::{CommandFactory as _, Parser};
-use domain::{chain::Chain, rules::SetText};
+use domain::{chain::Chain, clock::Clock, rules::SetText};
 
 use crate::{
     access::{rules::Rules, secrets::parse_secrets},
     app::App,
-    clock::Clock,
     push::Pusher,
     settings::Environment,
 };
@@ -74,7 +73,7 @@ impl Environment {
     /// initial rules cannot be read.
     pub async fn app(self, clients: &Clients) -> Result<App, StartError> {
         let tables = clients.tables(&self.tables);
-        let outlet = Arc::new(clients.management(self.posts_per_second));
+        let outlet = Arc::new(clients.management());
         let mut options = self.options;
         if let Some(id) = &self.secret_id {
             let secrets = clients.secrets(id).await.map_err(|error| StartError::new(&error))?;
@@ -106,7 +105,7 @@ impl Environment {
     /// [`StartError`] when the initial rules cannot be read.
     pub fn pusher(&self, clients: &Clients, clock: Clock) -> Result<Pusher, StartError> {
         let tables = clients.tables(&self.tables);
-        let outlet = Arc::new(clients.management(self.posts_per_second));
+        let outlet = Arc::new(clients.management());
         let preset =
             self.options.preset(SetText::preset()).map_err(|error| StartError::new(&error))?;
         let rules = Rules::new(tables.control.clone(), preset, self.options.overrides());

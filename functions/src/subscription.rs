@@ -82,7 +82,7 @@ impl App {
         now: Timestamp,
     ) -> Result<Joined, SubscribeError> {
         let joined = self.join(connection, starts, now).await?;
-        self.go_live(connection, &joined.positions, now).await?;
+        self.go_live(connection, &joined.positions).await?;
         Ok(joined)
     }
 
@@ -98,17 +98,20 @@ impl App {
         now: Timestamp,
     ) -> Result<Joined, SubscribeError> {
         let limits = self.rules.current().await?.limits_of(&connection.principal);
-        let topics: BTreeSet<Topic> = starts.keys().cloned().collect();
+        let mut positions = Vec::new();
+        let mut subscribed = Vec::new();
+        for (topic, start) in starts {
+            let (position, reply) = self.start(topic, *start, &limits, now).await?;
+            positions.push(position);
+            subscribed.push(reply);
+        }
+        // The item says where each subscription starts. If the rest is interrupted, `push` sends the
+        // events from there.
+        let cursors = positions.iter().map(|it| (it.topic.clone(), it.next - 1)).collect();
         let id = &connection.recipient.id;
         let connections = &self.tables.connections;
-        let added = connections.join(connection.shard, id, &topics, limits.topics, now).await?;
-        let mut joined = Joined { topics: Vec::new(), added, positions: Vec::new() };
-        for (topic, start) in starts {
-            let (position, subscribed) = self.start(topic, *start, &limits, now).await?;
-            joined.positions.push(position);
-            joined.topics.push(subscribed);
-        }
-        Ok(joined)
+        let added = connections.join(connection.shard, id, &cursors, limits.topics).await?;
+        Ok(Joined { topics: subscribed, added, positions })
     }
 
     /// Hands the topics over to `push`, which sends the events from these positions on.
@@ -120,11 +123,10 @@ impl App {
         &self,
         connection: &Connection,
         positions: &[Position],
-        now: Timestamp,
     ) -> Result<(), ConnectionError> {
         let sent = positions.iter().map(|it| (it.topic.clone(), it.next - 1)).collect();
         let id = &connection.recipient.id;
-        self.tables.connections.go_live(connection.shard, id, &sent, now).await
+        self.tables.connections.go_live(connection.shard, id, &sent).await
     }
 
     async fn start(

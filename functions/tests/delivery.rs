@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use aws::{
     clients::{Clients, TableOptions},
@@ -12,16 +16,22 @@ use bytes::Bytes;
 use clap::Parser as _;
 use domain::{
     access::Principal,
+    clock::Clock,
     connection::{Connection, ConnectionId, Recipient},
     entry::Entry,
     frame::Frame,
     outlet::{Outlet, OutletError},
-    push::{Job, Lost, Report},
+    push::{Behind, Changed, Job, Lag, Report, Stretch},
     rules::SetText,
     topic::Topic,
 };
 use dynamo::Engine;
-use functions::{app::App, connection, push::Pusher, settings::Options};
+use functions::{
+    app::App,
+    connection,
+    push::{JobError, Pusher},
+    settings::Options,
+};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -89,8 +99,7 @@ impl World {
         let preset = options.preset(SetText::open()).unwrap();
         let secret = SecretString::from("secret");
         let app = App::new(tables.clone(), gateway.clone(), options, preset, secret);
-        let clock = Arc::new(Timestamp::now);
-        let pusher = Pusher::new(&tables, gateway.clone(), app.rules.clone(), clock);
+        let pusher = pusher(&tables, gateway.clone(), &app);
         Self { tables, gateway, app, pusher }
     }
 
@@ -135,9 +144,26 @@ impl World {
         frame
     }
 
-    async fn push(&self, frames: Vec<Frame>, joined: &[&Recipient]) -> Report {
-        let joined = joined.iter().map(|to| to.id.clone()).collect();
-        self.pusher.handle(Job { shard: 0, joined, lost: vec![], rules: 0, frames }).await.unwrap()
+    async fn push(&self, frames: Vec<Frame>, behind: Vec<Behind>) -> Report {
+        self.handle(&self.pusher, job(frames, behind)).await
+    }
+
+    /// Does a job of a poller that knows all connections.
+    async fn handle(&self, pusher: &Pusher, mut job: Job) -> Report {
+        let all = self.tables.connections.changes(0, Timestamp::UNIX_EPOCH).await.unwrap();
+        for connection in all {
+            let joined = connection.topics.iter().map(|(topic, it)| (topic.clone(), it.start().1));
+            job.changed.push(Changed {
+                joined: joined.collect(),
+                ..changed(&connection.recipient, connection.version)
+            });
+        }
+        pusher.handle(job).await.unwrap()
+    }
+
+    /// Makes another environment of `push`, which has seen nothing yet.
+    fn another_pusher(&self) -> Pusher {
+        pusher(&self.tables, self.gateway.clone(), &self.app)
     }
 
     /// Returns the events and gaps that a connection received, in order.
@@ -168,6 +194,40 @@ impl World {
     }
 }
 
+fn pusher(tables: &Tables, gateway: Arc<Gateway>, app: &App) -> Pusher {
+    Pusher::new(tables, gateway, app.rules.clone(), Clock::new(Timestamp::now))
+}
+
+/// A job that sends these frames of topics on which everybody has what comes before them.
+fn job(frames: Vec<Frame>, behind: Vec<Behind>) -> Job {
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for frame in frames {
+        let topic = frame.topic().clone();
+        let index = stretches.iter().position(|it| it.topic == topic).unwrap_or_else(|| {
+            let prev = frame.seq() - 1;
+            stretches.push(Stretch { topic, prev, to: prev, entries: vec![] });
+            stretches.len() - 1
+        });
+        stretches[index].to = frame.last();
+        stretches[index].entries.push(Entry::Frame(frame));
+    }
+    Job { shard: 0, rules: 0, time_ms: 5_000, posts: 1_000, stretches, behind, changed: vec![] }
+}
+
+fn behind(to: &Recipient, topic: &Topic, next: u64, lag: Lag) -> Behind {
+    let next = BTreeMap::from([(topic.clone(), next)]);
+    Behind { connection: to.id.clone(), next, lag, waits: false }
+}
+
+fn changed(connection: &Recipient, version: u64) -> Changed {
+    Changed { connection: connection.id.clone(), version, joined: BTreeMap::new() }
+}
+
+/// A connection that has joined a topic from this number on.
+fn joined(to: &Recipient, topic: &Topic, next: u64) -> Behind {
+    behind(to, topic, next, Lag::None)
+}
+
 fn topic(text: &str) -> Topic {
     Topic::parse(text).unwrap()
 }
@@ -185,11 +245,13 @@ async fn a_subscriber_receives_every_number_from_its_start() {
         .await;
     world.subscribe(&newest, &t).await;
     world.send(&last, json!({"action": "subscribe", "topics": [t], "last": 1})).await;
-    // A poller that does not know the connections yet sends them nothing.
     world.append(&t, 6, 7).await;
     let frame = world.append(&t, 8, 8).await;
-    world.push(vec![frame.clone()], &[]).await;
-    world.push(vec![world.append(&t, 9, 9).await], &[&since, &newest, &last]).await;
+    let behind = [&since, &newest, &last].map(|to| joined(to, &t, 6)).to_vec();
+    let report = world.push(vec![frame], behind).await;
+    assert_eq!(report.behind, []);
+    assert_eq!(report.served, BTreeMap::from([(t.clone(), 8)]));
+    world.push(vec![world.append(&t, 9, 9).await], vec![]).await;
     assert_eq!(world.received(&since), ["3", "4", "5", "6", "7", "8", "9"]);
     assert_eq!(world.received(&newest), ["6", "7", "8", "9"]);
     assert_eq!(world.received(&last), ["5", "6", "7", "8", "9"]);
@@ -202,12 +264,9 @@ async fn missed_events_are_sent_even_if_no_others_follow() {
     let to = world.connect("a").await;
     world.subscribe(&to, &t).await;
     world.append(&t, 1, 2).await;
-    world.push(vec![], &[]).await;
-    assert_eq!(world.received(&to), Vec::<String>::new(), "the log may not have every event yet");
-    world.push(vec![], &[&to]).await;
+    let report = world.push(vec![], vec![joined(&to, &t, 1)]).await;
     assert_eq!(world.received(&to), ["1", "2"]);
-    world.push(vec![], &[&to]).await;
-    assert_eq!(world.received(&to), ["1", "2"], "once");
+    assert_eq!((report.behind.len(), report.served[&t]), (0, 2), "the end of the log is reported");
 }
 
 #[tokio::test]
@@ -221,17 +280,16 @@ async fn connections_with_equal_topics_share_one_message() {
         world.subscribe(to, &t).await;
     }
     world.subscribe(&c, &topic("system/sources")).await;
-    world.push(vec![], &[&a, &b, &c]).await;
     world.gateway.accepted.lock().clear();
-    let report = world.push(vec![world.append(&t, 1, 1).await], &[]).await;
-    assert_eq!(report.delivered, 2);
+    let report = world.push(vec![world.append(&t, 1, 1).await], vec![]).await;
+    assert_eq!((report.posts, report.refused), (2, 0));
     let accepted = world.gateway.accepted.lock();
     assert_eq!(accepted.len(), 2, "{accepted:?}");
     assert_eq!(accepted[0].1.as_ptr(), accepted[1].1.as_ptr(), "the bytes are shared");
 }
 
 #[tokio::test]
-async fn a_slow_connection_delays_no_other_and_is_sent_what_it_missed() {
+async fn a_slow_connection_delays_no_other_and_any_environment_continues_where_it_is() {
     let world = World::new().await;
     let lossless = topic("mastodon/public");
     let ticker = topic("coinbase/ticker/BTC-USD");
@@ -241,42 +299,89 @@ async fn a_slow_connection_delays_no_other_and_is_sent_what_it_missed() {
         world.subscribe(to, &lossless).await;
         world.subscribe(to, &ticker).await;
     }
-    world.push(vec![], &[&slow, &quick]).await;
     world.gateway.busy.lock().insert(slow.id.clone());
+    let mut behind = vec![];
     for n in 1..=3 {
         let frames = vec![world.append(&lossless, n, n).await, world.append(&ticker, n, n).await];
-        let report = world.push(frames, &[]).await;
-        assert_eq!((report.delivered, report.waiting), (1, 1));
+        let report = world.handle(&world.another_pusher(), job(frames, behind)).await;
+        let expected = BTreeMap::from([(lossless.clone(), 1), (ticker.clone(), 1)]);
+        assert_eq!(report.behind.len(), 1);
+        assert_eq!((&report.behind[0].next, report.behind[0].lag), (&expected, Lag::Slow));
+        behind = report.behind;
     }
     world.gateway.busy.lock().clear();
-    let report = world.push(vec![], &[]).await;
-    assert_eq!(report.waiting, 0);
+    let mut last = job(vec![], behind);
+    for topic in [&lossless, &ticker] {
+        last.stretches.push(Stretch { topic: topic.clone(), prev: 3, to: 3, entries: vec![] });
+    }
+    let report = world.handle(&world.another_pusher(), last).await;
+    assert_eq!(report.behind, []);
     assert_eq!(world.received(&quick), ["1", "1", "2", "2", "3", "3"]);
     assert_eq!(
         world.received(&slow),
-        ["gap 1-2", "1", "2", "3", "3"],
+        ["gap 1-2", "3", "1", "2", "3"],
         "only the newest ticker event"
     );
-    world.push(vec![world.append(&lossless, 4, 4).await], &[]).await;
+    world.push(vec![world.append(&lossless, 4, 4).await], vec![]).await;
     assert_eq!(world.received(&slow).last().unwrap(), "4", "it has returned to its group");
 }
 
 #[tokio::test]
-async fn a_closed_connection_is_removed() {
+async fn a_connection_that_waits_is_sent_nothing_and_keeps_its_place() {
+    let world = World::new().await;
+    let t = topic("mastodon/public");
+    let to = world.connect("a").await;
+    world.subscribe(&to, &t).await;
+    world.append(&t, 1, 1).await;
+    let frame = world.append(&t, 2, 2).await;
+    let waiting = Behind { waits: true, ..behind(&to, &t, 1, Lag::Slow) };
+    let report = world.push(vec![frame], vec![waiting]).await;
+    assert_eq!(report.behind, [behind(&to, &t, 1, Lag::Slow)]);
+    assert_eq!(world.received(&to), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_too_slow_is_sent_a_gap_and_continues_at_the_head() {
+    let world = World::new().await;
+    let t = topic("mastodon/public");
+    let to = world.connect("a").await;
+    world.subscribe(&to, &t).await;
+    for seq in 1..=10 {
+        // The event is its number, after many spaces.
+        let event = format!("{}{seq}", " ".repeat(30_000));
+        let entry = Entry::Frame(Frame::new(t.clone(), seq, Timestamp::now(), &[event]));
+        world.tables.log.append(&entry, None, Timestamp::now()).await.unwrap();
+    }
+    let mut catch_up = job(vec![], vec![behind(&to, &t, 1, Lag::Slow)]);
+    catch_up.stretches.push(Stretch { topic: t.clone(), prev: 10, to: 10, entries: vec![] });
+    let report = world.handle(&world.pusher, catch_up).await;
+    assert_eq!(world.received(&to), ["gap 1-10"]);
+    assert_eq!(report.behind, []);
+    let mut joining = job(vec![], vec![joined(&to, &t, 2)]);
+    joining.stretches.push(Stretch { topic: t.clone(), prev: 10, to: 10, entries: vec![] });
+    world.handle(&world.pusher, joining).await;
+    assert_eq!(world.received(&to)[1..], ["2", "3", "4", "5", "6", "7", "8", "9", "10"]);
+}
+
+#[tokio::test]
+async fn a_closed_connection_is_reported_and_removed() {
     let world = World::new().await;
     let t = topic("mastodon/public");
     let to = world.connect("a").await;
     world.subscribe(&to, &t).await;
     world.gateway.closed.lock().insert(to.id.clone());
-    let report = world.push(vec![world.append(&t, 1, 1).await], &[&to]).await;
-    assert_eq!(report.gone, 1);
+    let report = world.push(vec![world.append(&t, 1, 1).await], vec![]).await;
+    assert_eq!(report.gone, std::slice::from_ref(&to.id));
     assert_eq!(world.tables.connections.get(0, &to.id).await.unwrap(), None);
-    let report = world.push(vec![world.append(&t, 2, 2).await], &[]).await;
-    assert_eq!((report.gone, report.delivered), (0, 0));
+    let report = world.push(vec![world.append(&t, 2, 2).await], vec![]).await;
+    assert_eq!((report.gone.len(), report.posts), (0, 0));
+    let rest = job(vec![], vec![joined(&to, &t, 1)]);
+    let report = world.handle(&world.another_pusher(), rest).await;
+    assert_eq!(report.gone, [to.id], "an environment that never knew it");
 }
 
 #[tokio::test]
-async fn unsubscribing_stops_events_and_lost_numbers_are_reported_as_gaps() {
+async fn unsubscribing_stops_events_and_lost_numbers_are_gaps_in_their_place() {
     let world = World::new().await;
     let t = topic("mastodon/public");
     let stays = world.connect("stays").await;
@@ -284,23 +389,84 @@ async fn unsubscribing_stops_events_and_lost_numbers_are_reported_as_gaps() {
     for to in [&stays, &leaves] {
         world.subscribe(to, &t).await;
     }
-    world.push(vec![world.append(&t, 1, 1).await], &[&stays, &leaves]).await;
-    world
-        .tables
-        .connections
-        .leave(0, &leaves.id, &[t.clone()].into(), Timestamp::now())
-        .await
-        .unwrap();
-    let lost = vec![Lost { topic: t.clone(), from: 2, to: 3 }];
-    let entry = Entry::Lost { topic: t.clone(), seq: 2, last: 3 };
-    world.tables.log.append(&entry, None, Timestamp::now()).await.unwrap();
-    let frames = vec![world.append(&t, 4, 4).await];
-    world.pusher.handle(Job { shard: 0, joined: vec![], lost, rules: 0, frames }).await.unwrap();
-    assert_eq!(world.received(&stays), ["1", "gap 2-3", "4"]);
+    world.push(vec![world.append(&t, 1, 1).await], vec![]).await;
+    world.tables.connections.leave(0, &leaves.id, &[t.clone()].into()).await.unwrap();
+    let lost = Entry::Lost { topic: t.clone(), seq: 3, last: 4 };
+    let before = Entry::Frame(world.append(&t, 2, 2).await);
+    world.tables.log.append(&lost, None, Timestamp::now()).await.unwrap();
+    let after = Entry::Frame(world.append(&t, 5, 5).await);
+    let entries = vec![before, lost, after];
+    let mut next = job(vec![], vec![]);
+    next.stretches.push(Stretch { topic: t.clone(), prev: 1, to: 5, entries });
+    world.handle(&world.pusher, next).await;
+    assert_eq!(world.received(&stays), ["1", "2", "gap 3-4", "5"]);
     assert_eq!(world.received(&leaves), ["1"]);
     let late = world.connect("late").await;
     world
         .send(&late, json!({"action": "subscribe", "topics": [t], "since": {t.as_str(): 0}}))
         .await;
-    assert_eq!(world.received(&late), ["1", "gap 2-3", "4"], "a replay reports the gap too");
+    assert_eq!(world.received(&late), ["1", "2", "gap 3-4", "5"], "a replay reports the gap too");
+}
+
+#[tokio::test]
+async fn a_hole_in_a_job_is_filled_from_the_log() {
+    let world = World::new().await;
+    let t = topic("mastodon/public");
+    let to = world.connect("a").await;
+    world.subscribe(&to, &t).await;
+    world.append(&t, 1, 2).await;
+    let frame = world.append(&t, 3, 3).await;
+    world.append(&t, 4, 5).await;
+    let mut next = job(vec![frame], vec![]);
+    next.stretches[0].prev = 0;
+    next.stretches[0].to = 6;
+    let report = world.handle(&world.pusher, next).await;
+    assert_eq!(world.received(&to), ["1", "2", "3", "4", "5", "gap 6-6"], "6 has expired");
+    assert_eq!(report.served[&t], 6);
+}
+
+#[tokio::test]
+async fn a_job_without_time_or_posts_reports_who_was_not_reached() {
+    let world = World::new().await;
+    let t = topic("mastodon/public");
+    for id in ["a", "b"] {
+        let to = world.connect(id).await;
+        world.subscribe(&to, &t).await;
+    }
+    world.gateway.accepted.lock().clear();
+    let frame = world.append(&t, 1, 1).await;
+    let hurried = Job { time_ms: 0, ..job(vec![frame.clone()], vec![]) };
+    let failed = world.pusher.handle(hurried).await;
+    assert!(matches!(failed, Err(JobError::OutOfTime)), "{failed:?}");
+    let poor = Job { posts: 1, ..job(vec![frame], vec![]) };
+    let report = world.handle(&world.pusher, poor).await;
+    assert_eq!((report.behind.len(), report.posts), (1, 1));
+    assert_eq!(report.behind[0].lag, Lag::None, "it is not its fault");
+    assert_eq!(world.gateway.accepted.lock().len(), 1);
+    let rest = world.push(vec![], report.behind).await;
+    assert_eq!((rest.behind.len(), rest.posts), (0, 1));
+}
+
+#[tokio::test]
+async fn a_subscription_that_the_poller_does_not_know_yet_is_not_served() {
+    let world = World::new().await;
+    let known = topic("mastodon/public");
+    let joined = topic("mastodon/tag/rustlang");
+    let to = world.connect("a").await;
+    world.subscribe(&to, &known).await;
+    let item = world.tables.connections.get(0, &to.id).await.unwrap().unwrap();
+    let since = item.topics[&known].start().1;
+    world.subscribe(&to, &joined).await;
+    let mut early =
+        job(vec![world.append(&known, 1, 1).await, world.append(&joined, 2, 2).await], vec![]);
+    let joined_earlier = BTreeMap::from([(known.clone(), since)]);
+    early.changed.push(Changed { joined: joined_earlier, ..changed(&to, item.version) });
+    let report = world.pusher.handle(early.clone()).await.unwrap();
+    assert_eq!(world.received(&to), ["1"], "where the other subscription starts is not known");
+    assert_eq!(report.behind, []);
+    let item = world.tables.connections.get(0, &to.id).await.unwrap().unwrap();
+    early.changed[0].joined.insert(joined.clone(), item.topics[&joined].start().1);
+    early.stretches.remove(0);
+    world.pusher.handle(early).await.unwrap();
+    assert_eq!(world.received(&to), ["1", "2"]);
 }

@@ -1,14 +1,27 @@
-//! Interest: reads from the connections which topics have subscribers, so that the sources fetch only
-//! those. It also makes `push` check its connections when rules change or tokens expire.
+//! Interest: which topics have subscribers, and where each subscription starts.
+//!
+//! A poller follows the connections only while it leads a family of sources, and only for the topics
+//! of its families.
 
 mod shard;
 mod topics;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
-use aws::{connections::Connections, control::Control, reader::ShardReader};
-use domain::{chain::Chain, shard::Shard};
-use jiff::Timestamp;
+use aws::{
+    connections::{Connections, GONE_FOR},
+    control::{Control, LaneNote, Lease},
+    error::StoreError,
+    log::Log,
+    reader::ShardReader,
+    tables::Tables,
+};
+use domain::{chain::Chain, clock::Clock, connection::ConnectionId, shard::Shard, topic::Topic};
+use futures_util::{StreamExt as _, future, stream};
 use tokio::{
     sync::watch,
     time::{self, Instant},
@@ -17,45 +30,74 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::{shard::Subscribers, topics::RecentTopics};
-use crate::{lanes::Lanes, wanted::Wanted};
+use crate::{
+    lanes::Lanes,
+    leadership::{Leadership, is_leaderless},
+    wanted::Wanted,
+};
 
-/// How often the index is read for changes, if no other part of this process reports them.
+/// How often the index is asked for changes, if no other part of this process reports them.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// Shortest time between two reads, so that one read covers many new connections.
+/// Shortest time between two reads, so that many new connections are read together.
 const AT_MOST_EVERY: Duration = Duration::from_millis(10);
 
-/// How often the version of the rules is read, and `push` is invoked to check expired tokens.
+/// How often the version of the rules is read, and `push` is asked to check expired tokens.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Follows the connections. Announces new ones to the lanes, and wanted topics to the sources.
+/// How often the ends of the topics that every poller may write to are read. Events of other pollers
+/// are sent then.
+const READ_ENDS_EVERY: Duration = Duration::from_secs(3);
+
+/// Number of requests about single topics or connections that are made concurrently.
+const CONCURRENCY: usize = 16;
+
+/// Follows the connections, tells the lanes where subscriptions start, and tells the sources which
+/// topics are wanted.
 pub struct Interest {
     connections: Connections,
     control: Control,
-    shards: Vec<(ShardReader, Subscribers)>,
+    log: Log,
+    shards: Vec<FollowedShard>,
     recorded: Wanted,
     topics: RecentTopics,
     families: HashMap<String, watch::Sender<Arc<Wanted>>>,
+    leadership: Leadership,
+    /// The leases whose families the lanes serve, by family.
+    served: BTreeMap<String, Lease>,
+    clock: Clock,
+}
+
+struct FollowedShard {
+    reader: ShardReader,
+    subscribers: Subscribers,
 }
 
 impl Interest {
     /// Starts without subscribers. The `recorded` topics are always wanted.
     pub fn new(
-        connections: &Connections,
-        control: Control,
+        tables: &Tables,
         shards: impl IntoIterator<Item = Shard>,
         recorded: Wanted,
+        leadership: Leadership,
+        clock: Clock,
     ) -> Self {
-        let shards = shards
-            .into_iter()
-            .map(|shard| (ShardReader::new(connections.clone(), shard), Subscribers::new(shard)));
+        let connections = &tables.connections;
+        let shards = shards.into_iter().map(|shard| FollowedShard {
+            reader: ShardReader::new(connections.clone(), shard),
+            subscribers: Subscribers::new(shard),
+        });
         Self {
             connections: connections.clone(),
-            control,
+            control: tables.control.clone(),
+            log: tables.log.clone(),
             shards: shards.collect(),
             recorded,
             topics: RecentTopics::default(),
             families: HashMap::new(),
+            leadership,
+            served: BTreeMap::new(),
+            clock,
         }
     }
 
@@ -64,64 +106,225 @@ impl Interest {
         self.families.entry(family.to_owned()).or_default().subscribe()
     }
 
-    /// Follows the connections until `shutdown`.
+    /// Follows the connections until `shutdown`, whenever this poller leads a family.
     pub async fn run(mut self, lanes: Lanes, shutdown: CancellationToken) {
         let mut writes = self.connections.writes();
+        let mut leases = self.leadership.changes();
         let mut rules = 0;
         let mut checked_at: Option<Instant> = None;
+        let mut read_ends_at: Option<Instant> = None;
+        let is_due = |at: Option<Instant>, every| at.is_none_or(|at| at.elapsed() >= every);
         while !shutdown.is_cancelled() {
-            writes.mark_unchanged();
-            self.refresh(&lanes).await;
-            self.publish().await;
-            if checked_at.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
+            let leads = !self.leadership.all().is_empty();
+            if leads {
+                writes.mark_unchanged();
+                self.refresh().await;
+            }
+            self.follow_leases(&lanes).await;
+            if leads {
+                self.update_lanes(&lanes);
+                self.publish().await;
+                self.finish_joining().await;
+            }
+            if leads && is_due(read_ends_at, READ_ENDS_EVERY) {
+                read_ends_at = Some(Instant::now());
+                self.read_ends(&lanes, is_leaderless).await;
+            }
+            if leads && is_due(checked_at, CHECK_EVERY) {
                 checked_at = Some(Instant::now());
                 rules = self.follow_rules(rules, &lanes).await;
-                for (_, subscribers) in &self.shards {
+                self.delete_closed().await;
+                for FollowedShard { subscribers, .. } in &self.shards {
                     // Repeated until `push` has closed the connection.
-                    if subscribers.has_expired(Timestamp::now()) {
+                    if subscribers.has_expired(self.clock.now()) {
                         lanes.check(subscribers.shard());
                     }
                 }
             }
             let changed = async {
                 time::sleep(AT_MOST_EVERY).await;
-                let _ = time::timeout(EVERY, writes.changed()).await;
+                tokio::select! {
+                    () = time::sleep(EVERY) => {}
+                    _ = writes.changed() => {}
+                    () = leases.changed() => {}
+                }
             };
             shutdown.run_until_cancelled(changed).await;
         }
     }
 
-    /// Reads what changed in each shard.
-    async fn refresh(&mut self, lanes: &Lanes) {
-        for (reader, subscribers) in &mut self.shards {
-            let shard = subscribers.shard();
-            match reader.refresh(Timestamp::now()).await {
-                Ok(refresh) => {
-                    if let Some(joined) = subscribers.apply(refresh) {
-                        lanes.set_wanted(shard, subscribers.topics().cloned().collect(), joined);
+    /// Reads what changed in each shard. A shard that cannot be read does not delay the others.
+    async fn refresh(&mut self) {
+        let clock = &self.clock;
+        let reads = self.shards.iter_mut().map(|FollowedShard { reader, subscribers }| async {
+            let now = clock.now();
+            match reader.refresh(now).await {
+                Ok(changed) => {
+                    for connection in changed {
+                        subscribers.apply(connection);
                     }
                 }
                 Err(error) => {
+                    let shard = subscribers.shard();
                     warn!(shard, error = %Chain(&error), "could not read the connections; keeping the previous view");
+                }
+            }
+            subscribers.expire(now);
+        });
+        future::join_all(reads).await;
+    }
+
+    /// Takes over the families that this poller has begun to lead, and drops those that it no longer
+    /// leads.
+    async fn follow_leases(&mut self, lanes: &Lanes) {
+        let leases: BTreeMap<String, Lease> =
+            self.leadership.all().into_iter().map(|it| (it.source.clone(), it)).collect();
+        let lost: Vec<String> = self
+            .served
+            .iter()
+            .filter(|(family, lease)| leases.get(*family) != Some(lease))
+            .map(|(family, _)| family.clone())
+            .collect();
+        for family in lost {
+            lanes.drop_family(&family);
+            self.served.remove(&family);
+        }
+        if leases.is_empty() {
+            lanes.drop_family("system");
+        }
+        for (family, lease) in leases {
+            if self.served.contains_key(&family) {
+                continue;
+            }
+            match self.take_over(&family, lanes).await {
+                Ok(()) => {
+                    self.served.insert(family, lease);
+                }
+                Err(error) => {
+                    warn!(family, error = %Chain(&error), "could not read what the previous leader sent; retrying");
                 }
             }
         }
     }
 
-    /// Announces the wanted topics of each family, and stores those that changed.
+    /// Continues where the previous leader of a family stopped: sends what the log has beyond what that
+    /// leader noted as sent.
+    async fn take_over(&mut self, family: &str, lanes: &Lanes) -> Result<(), StoreError> {
+        let mut notes = self.control.lanes(family).await?;
+        let is_first = self.served.is_empty();
+        let is_part =
+            |topic: &Topic| topic.source() == family || (is_first && is_leaderless(topic));
+        for FollowedShard { subscribers, .. } in &mut self.shards {
+            let note = notes.remove(&subscribers.shard());
+            let note = note.unwrap_or(LaneNote {
+                at: jiff::Timestamp::UNIX_EPOCH,
+                sent: BTreeMap::new(),
+                behind: Vec::new(),
+            });
+            subscribers.join_again(is_part, &note);
+            lanes.take_over(subscribers.shard(), note);
+        }
+        let served = &self.served;
+        for FollowedShard { subscribers, .. } in &mut self.shards {
+            let (topics, changes) =
+                subscribers.take_changes(|topic| is_part(topic) || is_served(served, topic));
+            lanes.update(subscribers.shard(), &topics, changes);
+        }
+        self.read_ends(lanes, is_part).await;
+        Ok(())
+    }
+
+    /// Passes on what changed in each shard.
+    fn update_lanes(&mut self, lanes: &Lanes) {
+        let served = &self.served;
+        for FollowedShard { subscribers, .. } in &mut self.shards {
+            if subscribers.has_changed() {
+                let (topics, changes) = subscribers.take_changes(|topic| is_served(served, topic));
+                lanes.update(subscribers.shard(), &topics, changes);
+            }
+        }
+    }
+
+    /// Reads where some of the wanted topics end in the log.
+    async fn read_ends(&self, lanes: &Lanes, is_part: impl Fn(&Topic) -> bool) {
+        let topics = self.shards.iter().flat_map(|it| it.subscribers.topics());
+        let topics: BTreeSet<Topic> = topics.filter(|topic| is_part(topic)).cloned().collect();
+        let mut reads = Vec::with_capacity(topics.len());
+        for topic in topics {
+            reads.push(async move {
+                let newest = self.log.newest(&topic).await;
+                (topic, newest)
+            });
+        }
+        let mut reads = stream::iter(reads).buffer_unordered(CONCURRENCY);
+        while let Some((topic, newest)) = reads.next().await {
+            match newest {
+                Ok(Some(newest)) => lanes.extend(&topic, newest.entry.last()),
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(%topic, error = %Chain(&error), "could not read the end of the topic; its next event brings what is missing");
+                }
+            }
+        }
+    }
+
+    /// Completes the `subscribe`s that were interrupted before their topics went live.
+    async fn finish_joining(&mut self) {
+        let now = self.clock.now();
+        let mut stuck: Vec<(Shard, ConnectionId, BTreeMap<Topic, u64>)> = Vec::new();
+        for FollowedShard { subscribers, .. } in &mut self.shards {
+            let shard = subscribers.shard();
+            stuck.extend(subscribers.take_stuck(now).into_iter().map(|(id, at)| (shard, id, at)));
+        }
+        let mut finishing = Vec::with_capacity(stuck.len());
+        for (shard, id, cursors) in &stuck {
+            finishing.push(self.connections.go_live(*shard, id, cursors));
+        }
+        let mut finishing = stream::iter(finishing).buffer_unordered(CONCURRENCY);
+        while let Some(finished) = finishing.next().await {
+            if let Err(error) = finished {
+                warn!(error = %Chain(&error), "could not complete a subscription that was interrupted");
+            }
+        }
+    }
+
+    /// Deletes the items of connections that closed some time ago. DynamoDB's own expiry can take days.
+    async fn delete_closed(&mut self) {
+        let before = self.clock.now() - GONE_FOR;
+        let mut closed: Vec<(Shard, ConnectionId)> = Vec::new();
+        for FollowedShard { subscribers, .. } in &mut self.shards {
+            let shard = subscribers.shard();
+            closed.extend(subscribers.take_closed(before).into_iter().map(|id| (shard, id)));
+        }
+        let mut deleting = Vec::with_capacity(closed.len());
+        for (shard, id) in &closed {
+            deleting.push(self.connections.delete_closed(*shard, id));
+        }
+        let mut deleting = stream::iter(deleting).buffer_unordered(CONCURRENCY);
+        while let Some(deleted) = deleting.next().await {
+            if let Err(error) = deleted {
+                warn!(error = %Chain(&error), "could not delete a closed connection; it will expire");
+            }
+        }
+    }
+
+    /// Announces the wanted topics of each family, and stores them where they changed.
     async fn publish(&mut self) {
-        let subscribed = self.shards.iter().flat_map(|(_, subscribers)| subscribers.topics());
+        let subscribed = self.shards.iter().flat_map(|it| it.subscribers.topics());
         self.topics.see(subscribed, Instant::now());
         for (family, sender) in &self.families {
-            let topics = self.topics.iter().chain(&self.recorded);
-            let wanted: Wanted = topics.filter(|it| it.source() == family).cloned().collect();
+            let wanted = self.topics.iter().chain(&self.recorded);
+            let wanted: Wanted = wanted.filter(|it| it.source() == family).cloned().collect();
             let wanted = Arc::new(wanted);
             let changed = sender.send_if_modified(|before| {
                 let changed = *before != wanted;
                 *before = wanted.clone();
                 changed
             });
-            if changed && let Err(error) = self.control.put_wanted(family, &wanted).await {
+            if changed
+                && self.served.contains_key(family)
+                && let Err(error) = self.control.put_wanted(family, &wanted).await
+            {
                 warn!(family, error = %Chain(&error), "could not store the wanted topics");
             }
         }
@@ -141,4 +344,9 @@ impl Interest {
             }
         }
     }
+}
+
+/// Returns whether the lanes serve a topic.
+fn is_served(served: &BTreeMap<String, Lease>, topic: &Topic) -> bool {
+    !served.is_empty() && (is_leaderless(topic) || served.contains_key(topic.source()))
 }

@@ -1,8 +1,14 @@
-//! Lanes: one for each shard, with at most one invocation of `push` in flight. Frames that arrive
-//! during an invocation go into the next one.
+//! Lanes: one for each shard, with one invocation of `push` in flight. What is appended meanwhile
+//! goes into the next invocation.
+//!
+//! A lane knows how far its shard has been served, and goes on from the report of each invocation. It
+//! notes that in `control`, so that the next leader can go on from there.
+
+mod budget;
+mod state;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,84 +16,104 @@ use std::{
     time::Duration,
 };
 
+use aws::control::{Control, LaneNote};
 use domain::{
     backoff::Backoff,
-    chain::Chain,
+    chain::{BoxError, Chain},
+    clock::Clock,
     connection::ConnectionId,
     entry::Entry,
-    frame::Frame,
-    push::{Job, Lost, Push},
+    push::{Job, Push, PushError, Report},
     shard::Shard,
     topic::Topic,
 };
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time};
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{instrument, warn};
 
-use crate::health::Counters;
+use self::{budget::PostBudget, state::State};
+use crate::{health::Counters, leadership::Leadership};
 
 #[cfg(test)]
 mod tests;
 
-/// Most bytes of frames in a job: Lambda accepts 6 MB.
-const JOB_BYTES: usize = 4 * 1024 * 1024;
+/// How long after its time a job without a response can still be running. The time of a job begins when
+/// the function does, which is later than the invocation.
+const STRAY_FOR: Duration = Duration::from_secs(2);
 
-/// Most connections that a job announces.
-const JOB_JOINED: usize = 50_000;
-
-/// Most bytes of frames that are pending for `push`. Frames that are dropped stay in the log.
-const PENDING_BYTES: usize = 16 * 1024 * 1024;
-
-/// Time until connections with a backlog are tried again.
-const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// How often the state of a lane is noted, at most.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// The lanes of all shards. Clones share them.
 #[derive(Clone)]
 pub struct Lanes {
     lanes: Arc<BTreeMap<Shard, Lane>>,
     counters: Arc<Counters>,
+    budget: Arc<PostBudget>,
+    leadership: Leadership,
+    clock: Clock,
 }
 
 struct Lane {
     shard: Shard,
-    pending: Mutex<Pending>,
+    state: Mutex<State>,
     wake: Notify,
     /// The version of the rules that `push` has to apply.
     rules: Arc<AtomicU64>,
 }
 
-/// The work of the next invocations of `push`.
-#[derive(Default)]
-struct Pending {
-    /// The topics with a subscriber in the shard.
-    topics: BTreeSet<Topic>,
-    joined: Vec<ConnectionId>,
-    frames: VecDeque<Frame>,
-    bytes: usize,
-    lost: Vec<Lost>,
-    /// Whether `push` has to check its connections even if there is nothing to send.
-    check: bool,
+/// What changed about a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The connection.
+    pub id: ConnectionId,
+    /// The version of its item.
+    pub version: u64,
+    /// All topics that it is subscribed to; none if it is closed.
+    pub topics: BTreeSet<Topic>,
+    /// The topics that it has joined.
+    pub joined: BTreeMap<Topic, Start>,
+}
+
+/// Where a subscription starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The first number.
+    pub next: u64,
+    /// When it went live.
+    pub since: Timestamp,
 }
 
 impl Lanes {
-    /// Makes a lane for each shard, without subscribers.
-    pub fn new(shards: impl IntoIterator<Item = Shard>) -> Self {
+    /// Makes a lane for each shard, without subscribers. All lanes together may have
+    /// `posts_per_second` messages posted.
+    pub fn new(
+        shards: impl IntoIterator<Item = Shard>,
+        leadership: Leadership,
+        posts_per_second: u32,
+        clock: Clock,
+    ) -> Self {
         let rules = Arc::new(AtomicU64::new(0));
         let lanes = shards.into_iter().map(|shard| {
-            let lane = Lane {
-                shard,
-                pending: Mutex::default(),
-                wake: Notify::new(),
-                rules: rules.clone(),
-            };
+            let lane =
+                Lane { shard, state: Mutex::default(), wake: Notify::new(), rules: rules.clone() };
             (shard, lane)
         });
-        Self { lanes: Arc::new(lanes.collect()), counters: Arc::default() }
+        Self {
+            lanes: Arc::new(lanes.collect()),
+            counters: Arc::default(),
+            budget: Arc::new(PostBudget::new(posts_per_second)),
+            leadership,
+            clock,
+        }
     }
 
-    /// Returns the counters of frames and failures.
+    /// Returns the counts of what went through the lanes.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -105,31 +131,56 @@ impl Lanes {
             events += frame.last() - frame.seq() + 1;
         }
         if count > 0 {
-            self.counters.appended(count, events, Timestamp::now());
+            self.counters.appended(count, events, self.clock.now());
         }
         for lane in self.lanes.values() {
-            lane.send(entries);
+            let is_wanted = lane.state.lock().send(entries, lane.shard);
+            if is_wanted {
+                lane.wake.notify_one();
+            }
         }
     }
 
-    /// Sets the topics with a subscriber in a shard, and announces connections that are new.
-    pub fn set_wanted(&self, shard: Shard, topics: BTreeSet<Topic>, joined: Vec<ConnectionId>) {
+    /// Sets the number of subscribers of each topic in a shard, and applies changes of connections.
+    pub fn update(&self, shard: Shard, topics: &BTreeMap<Topic, usize>, changes: Vec<Change>) {
         let Some(lane) = self.lanes.get(&shard) else { return };
-        let wake = !joined.is_empty();
         {
-            let mut pending = lane.pending.lock();
-            pending.topics = topics;
-            pending.joined.extend(joined);
+            let now = Instant::now();
+            let mut state = lane.state.lock();
+            state.set_topics(topics);
+            for change in changes {
+                state.change(change, now);
+            }
         }
-        if wake {
+        lane.wake.notify_one();
+    }
+
+    /// Continues in a shard from what the previous leader of a family noted.
+    pub fn take_over(&self, shard: Shard, note: LaneNote) {
+        if let Some(lane) = self.lanes.get(&shard) {
+            lane.state.lock().take_over(note);
+        }
+    }
+
+    /// Notes that the log of a topic ends at `to`. What the lanes have not sent, they send from the log.
+    pub fn extend(&self, topic: &Topic, to: u64) {
+        for lane in self.lanes.values() {
+            lane.state.lock().extend(topic, to);
             lane.wake.notify_one();
+        }
+    }
+
+    /// Drops everything about the topics of a family that this poller no longer leads.
+    pub fn drop_family(&self, family: &str) {
+        for lane in self.lanes.values() {
+            lane.state.lock().drop_family(family);
         }
     }
 
     /// Makes `push` check the connections of a shard, even if there is nothing to send.
     pub fn check(&self, shard: Shard) {
         let Some(lane) = self.lanes.get(&shard) else { return };
-        lane.pending.lock().check = true;
+        lane.state.lock().check(Instant::now());
         lane.wake.notify_one();
     }
 
@@ -141,16 +192,15 @@ impl Lanes {
         }
     }
 
-    /// Runs all lanes until `shutdown`, and after that until nothing is pending.
-    pub async fn run(&self, push: Arc<dyn Push>, shutdown: CancellationToken) {
+    /// Runs all lanes until `shutdown`, and after that until all events are sent.
+    pub async fn run(&self, push: Arc<dyn Push>, control: Control, shutdown: CancellationToken) {
+        let notes = tokio::spawn(self.clone().keep_notes(control.clone(), shutdown.clone()));
         let lanes = self.lanes.keys().map(|shard| {
-            let lanes = self.clone();
-            let push = push.clone();
-            let shutdown = shutdown.clone();
+            let (lanes, push, shutdown) = (self.clone(), push.clone(), shutdown.clone());
             let shard = *shard;
             tokio::spawn(async move {
                 if let Some(lane) = lanes.lanes.get(&shard) {
-                    lane.run(push.as_ref(), &lanes.counters, shutdown).await;
+                    lanes.run_lane(lane, push.as_ref(), shutdown).await;
                 }
             })
         });
@@ -159,154 +209,112 @@ impl Lanes {
                 warn!(%error, "a lane stopped unexpectedly");
             }
         }
-    }
-}
-
-impl Lane {
-    fn send(&self, entries: &[&Entry]) {
-        let mut sent = false;
-        let mut pending = self.pending.lock();
-        for entry in entries {
-            if !pending.topics.contains(entry.topic()) {
-                continue;
-            }
-            sent = true;
-            match entry {
-                Entry::Frame(frame) => {
-                    pending.bytes += frame.json().len();
-                    pending.frames.push_back(frame.clone());
-                }
-                Entry::Lost { topic, seq, last } => {
-                    let topic = topic.clone();
-                    pending.lost.push(Lost { topic, from: *seq, to: *last });
-                }
-            }
+        if let Err(error) = notes.await {
+            warn!(%error, "the notes of the lanes stopped unexpectedly");
         }
-        pending.shed(self.shard);
-        drop(pending);
-        if sent {
-            self.wake.notify_one();
-        }
+        self.write_notes(&control).await;
     }
 
-    #[instrument(name = "lane", skip_all, fields(shard = self.shard))]
-    async fn run(&self, push: &dyn Push, counters: &Counters, shutdown: CancellationToken) {
+    #[instrument(name = "lane", skip_all, fields(shard = lane.shard))]
+    async fn run_lane(&self, lane: &Lane, push: &dyn Push, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        // Whether some connections have a backlog.
-        let mut retry = false;
         loop {
-            let patience = if retry { RETRY_AFTER } else { Duration::MAX };
-            let woken = time::timeout(patience, self.wake.notified());
-            let stopping = shutdown.run_until_cancelled(woken).await.is_none();
-            loop {
-                let job = match self.take() {
-                    Some(job) => job,
-                    None if retry && !stopping => self.empty_job(),
-                    None => break,
-                };
-                match push.push(job.clone()).await {
-                    Ok(report) => {
-                        backoff.reset();
-                        retry = report.waiting > 0;
-                        if retry && !stopping {
-                            break self.wake_if_pending();
-                        }
+            let is_stopping = shutdown.is_cancelled();
+            let job = self.next_job(lane);
+            let Some(mut job) = job.filter(|_| !is_stopping || !lane.state.lock().is_idle()) else {
+                if is_stopping {
+                    return;
+                }
+                let due_at = lane.state.lock().due_at();
+                let due = async {
+                    match due_at {
+                        Some(at) => time::sleep_until(at).await,
+                        None => std::future::pending().await,
                     }
+                };
+                tokio::select! {
+                    () = lane.wake.notified() => {}
+                    () = due => {}
+                    () = shutdown.cancelled() => {}
+                }
+                continue;
+            };
+            job.posts = self.budget.take(job.posts).await;
+            let started = Instant::now();
+            let result = invoke(push, job.clone()).await;
+            match result {
+                Ok(report) => {
+                    backoff.reset();
+                    self.budget.settle(job.posts, report.posts, report.refused);
+                    lane.state.lock().apply(&job, report, Instant::now());
+                }
+                Err(error) => {
+                    warn!(error = %Chain(&error), "could not invoke push; the next job repeats this one");
+                    self.counters.push_failed();
+                    if is_stopping {
+                        return;
+                    }
+                    let delay = backoff.next_delay(&mut rand::rng());
+                    let mut until = Instant::now() + delay;
+                    if let PushError::NoResponse(_) = error {
+                        // A second job beside it would post out of order.
+                        until = until.max(started + job.time() + STRAY_FOR);
+                    }
+                    shutdown.run_until_cancelled(time::sleep_until(until)).await;
+                }
+            }
+        }
+    }
+
+    fn next_job(&self, lane: &Lane) -> Option<Job> {
+        let rules = lane.rules.load(Ordering::Relaxed);
+        let leads_any = !self.leadership.all().is_empty();
+        let may_send = |topic: &Topic| leads_any && self.leadership.leads(topic);
+        lane.state.lock().job(lane.shard, rules, Instant::now(), may_send)
+    }
+
+    /// Notes the states of the lanes, at most once a second.
+    async fn keep_notes(self, control: Control, shutdown: CancellationToken) {
+        while shutdown.run_until_cancelled(time::sleep(NOTE_EVERY)).await.is_some() {
+            self.write_notes(&control).await;
+        }
+    }
+
+    async fn write_notes(&self, control: &Control) {
+        let now = self.clock.now();
+        let leases = self.leadership.all();
+        for lane in self.lanes.values() {
+            let notes: Vec<_> = {
+                let mut state = lane.state.lock();
+                let notes = leases
+                    .iter()
+                    .filter_map(|lease| Some((lease, state.note(&lease.source, now)?)))
+                    .collect();
+                state.noted();
+                notes
+            };
+            for (lease, note) in notes {
+                match control.put_lane(lease, lane.shard, &note).await {
+                    Ok(true) => {}
+                    Ok(false) => warn!(
+                        family = lease.source,
+                        "another poller leads and has noted what it sent"
+                    ),
                     Err(error) => {
-                        warn!(error = %Chain(&error), "could not invoke push; retrying the same job");
-                        counters.push_failed();
-                        self.put_back(job);
-                        if stopping {
-                            return;
-                        }
-                        let delay = backoff.next_delay(&mut rand::rng());
-                        shutdown.run_until_cancelled(time::sleep(delay)).await;
+                        lane.state.lock().touch();
+                        warn!(error = %Chain(&error), "could not note what was sent; retrying");
                     }
                 }
             }
-            if stopping {
-                return;
-            }
         }
-    }
-
-    /// Starts the next round at once if something is pending. Slow connections do not delay it.
-    fn wake_if_pending(&self) {
-        if !self.pending.lock().is_empty() {
-            self.wake.notify_one();
-        }
-    }
-
-    fn empty_job(&self) -> Job {
-        let rules = self.rules.load(Ordering::Relaxed);
-        Job { shard: self.shard, joined: vec![], lost: vec![], rules, frames: vec![] }
-    }
-
-    /// Takes as much as fits into one job. Returns `None` if nothing is pending.
-    fn take(&self) -> Option<Job> {
-        let mut pending = self.pending.lock();
-        if pending.is_empty() {
-            return None;
-        }
-        let mut frames = Vec::new();
-        let mut bytes = 0;
-        while bytes < JOB_BYTES
-            && let Some(frame) = pending.frames.pop_front()
-        {
-            bytes += frame.json().len();
-            frames.push(frame);
-        }
-        pending.bytes -= bytes;
-        pending.check = false;
-        let joined = pending.joined.len().min(JOB_JOINED);
-        Some(Job {
-            shard: self.shard,
-            joined: pending.joined.drain(..joined).collect(),
-            lost: std::mem::take(&mut pending.lost),
-            rules: self.rules.load(Ordering::Relaxed),
-            frames,
-        })
-    }
-
-    /// Puts a job back in front of everything that was published since it was taken.
-    fn put_back(&self, job: Job) {
-        let mut pending = self.pending.lock();
-        for frame in job.frames.into_iter().rev() {
-            pending.bytes += frame.json().len();
-            pending.frames.push_front(frame);
-        }
-        pending.check = true;
-        pending.lost.splice(0..0, job.lost);
-        pending.joined.splice(0..0, job.joined);
-        pending.shed(self.shard);
     }
 }
 
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.lost.is_empty() && self.joined.is_empty() && !self.check
-    }
-
-    /// Drops the oldest frames if there are too many. The clients are notified by a `gap`, and can
-    /// ask for a replay.
-    fn shed(&mut self, shard: Shard) {
-        if self.bytes <= PENDING_BYTES {
-            return;
-        }
-        let mut count = 0;
-        while self.bytes > PENDING_BYTES / 2
-            && let Some(frame) = self.frames.pop_front()
-        {
-            count += 1;
-            self.bytes -= frame.json().len();
-            let from = frame.seq();
-            let to = frame.last();
-            let topic = frame.topic();
-            match self.lost.iter_mut().find(|lost| lost.topic == *topic && lost.to + 1 == from) {
-                Some(lost) => lost.to = to,
-                None => self.lost.push(Lost { topic: topic.clone(), from, to }),
-            }
-        }
-        warn!(shard, frames = count, "dropped the oldest frames: push is slower than the sources");
+/// Invokes `push`. If it does not respond in time, the result is unknown.
+async fn invoke(push: &dyn Push, job: Job) -> Result<Report, PushError> {
+    let time = job.time() + STRAY_FOR;
+    match time::timeout(time, push.push(job)).await {
+        Ok(result) => result,
+        Err(elapsed) => Err(PushError::NoResponse(BoxError::from(elapsed))),
     }
 }

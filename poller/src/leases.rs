@@ -30,16 +30,17 @@ pub async fn hold<F, Fut>(
 {
     let mut is_standby = false;
     while !shutdown.is_cancelled() {
+        let requested_at = Instant::now();
         match control.acquire(family, &owner, TERM, Timestamp::now()).await {
             Ok(Some(lease)) => {
                 info!(family, epoch = lease.epoch, "acquired the lease; this poller is the leader");
                 is_standby = false;
-                numbering.lead(lease.clone());
+                numbering.lead(lease.clone(), requested_at);
                 let term = shutdown.child_token();
                 let renew = || control.renew(&lease, TERM, Timestamp::now());
                 tokio::select! {
                     () = lead(term.clone()) => {}
-                    () = keep(family, renew) => {
+                    () = keep(family, renew, |at| numbering.renewed(family, at)) => {
                         term.cancel();
                         warn!(family, epoch = lease.epoch, "lost the lease");
                     }
@@ -66,7 +67,7 @@ pub async fn hold<F, Fut>(
 }
 
 /// Renews a lease until it is lost.
-async fn keep<F, Fut>(family: &str, renew: F)
+async fn keep<F, Fut>(family: &str, renew: F, renewed: impl Fn(Instant))
 where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<bool, StoreError>>,
@@ -76,7 +77,10 @@ where
         time::sleep(RENEW_EVERY).await;
         let attempt = Instant::now();
         match renew().await {
-            Ok(true) => renewed_at = attempt,
+            Ok(true) => {
+                renewed_at = attempt;
+                renewed(attempt);
+            }
             Ok(false) => return,
             Err(error) => {
                 warn!(family, error = %Chain(&error), "could not renew the lease; retrying");
@@ -125,7 +129,7 @@ mod tests {
                 }
             }
         };
-        let kept = time::timeout(Duration::from_mins(10), keep("coinbase", renew)).await;
+        let kept = time::timeout(Duration::from_mins(10), keep("coinbase", renew, |_| ())).await;
         kept.is_ok().then(|| start.elapsed().as_secs())
     }
 

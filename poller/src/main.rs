@@ -9,7 +9,7 @@ use aws::{
 };
 use axum::{Json, Router, http::StatusCode, response::IntoResponse as _, routing::get};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use domain::{chain::Chain, provenance::Provenance, shard::Shards};
+use domain::{chain::Chain, clock::Clock, provenance::Provenance, shard::Shards};
 use jiff::Timestamp;
 use poller::{
     config,
@@ -53,6 +53,12 @@ struct Options {
     /// Name or ARN of the `push` function.
     #[arg(long, env = "HEADWATER_PUSH_FUNCTION", default_value = "push")]
     push_function: String,
+
+    /// Most messages per second that are posted to connections. The quota of an
+    /// AWS account is 10,000 requests per second for all its APIs.
+    #[arg(long, env = "HEADWATER_POSTS_PER_SECOND", default_value_t = 5_000,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    posts_per_second: u32,
 
     /// Label all data as simulated, because the upstreams are simulators.
     #[arg(long, env = "HEADWATER_SIMULATED")]
@@ -141,9 +147,11 @@ async fn run(options: Options) -> anyhow::Result<()> {
         families: families(&options.poller, options.tables.retention, Timestamp::now())?,
         tables: clients.tables(&options.tables),
         push: Arc::new(clients.push(options.push_function)),
-        origin: if options.simulated { Provenance::Simulated } else { Provenance::Live },
+        provenance: if options.simulated { Provenance::Simulated } else { Provenance::Live },
         shards: options.shards.all(),
+        posts_per_second: options.posts_per_second,
         owner: format!("poller-{owner:016x}").into(),
+        clock: Clock::new(Timestamp::now),
         looks,
     };
     poller.run(&options.poller, shutdown).await

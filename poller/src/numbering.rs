@@ -59,9 +59,8 @@ pub struct Options {
 }
 
 impl Numbering {
-    /// Makes a numbering with nothing pending and no leases.
-    pub fn new(log: Log, control: Control, options: Options) -> Self {
-        let leadership = Leadership::default();
+    /// Makes a numbering with nothing pending, for the topics that `leadership` allows.
+    pub fn new(log: Log, control: Control, leadership: Leadership, options: Options) -> Self {
         let inner = Inner {
             queue: Queue::new(options.memory_bytes),
             appender: Appender::new(log.clone(), control.clone(), leadership.clone()),
@@ -78,9 +77,9 @@ impl Numbering {
     }
 
     /// Starts to number the topics of the family that the lease is for.
-    pub fn lead(&self, lease: Lease) {
+    pub fn lead(&self, lease: Lease, requested_at: Instant) {
         self.inner.queue.forget(&lease.source);
-        self.inner.leadership.add(lease);
+        self.inner.leadership.add(lease, requested_at);
     }
 
     /// Stops numbering the topics of a family. Pending events are dropped: the next leader fetches
@@ -88,6 +87,11 @@ impl Numbering {
     pub fn follow(&self, family: &str) {
         self.inner.leadership.remove(family);
         self.inner.queue.forget(family);
+    }
+
+    /// Notes that the lease of a family was renewed by a request at `requested_at`.
+    pub(crate) fn renewed(&self, family: &str, requested_at: Instant) {
+        self.inner.leadership.renew(family, requested_at);
     }
 
     /// Waits for pending events and takes them, as a round does. Nothing is appended.

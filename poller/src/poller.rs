@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use anyhow::bail;
 use aws::{control::Control, tables::Tables};
 use domain::{
-    chain::Chain, provenance::Provenance, push::Push, shard::Shard, source::State, topic::Topic,
+    chain::Chain, clock::Clock, provenance::Provenance, push::Push, shard::Shard, source::State,
+    topic::Topic,
 };
 use futures_util::future;
 use jiff::Timestamp;
@@ -20,6 +21,7 @@ use crate::{
     health::{LOOK_EVERY, Look},
     interest::Interest,
     lanes::Lanes,
+    leadership::Leadership,
     leases,
     numbering::{self, Numbering},
     source::Source,
@@ -31,19 +33,24 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The parts of a poller.
+#[derive(Clone)]
 pub struct Poller {
     /// The tables.
     pub tables: Tables,
     /// Invokes `push`.
     pub push: Arc<dyn Push>,
     /// Whether the upstreams are real.
-    pub origin: Provenance,
+    pub provenance: Provenance,
+    /// Most messages per second that are posted to connections.
+    pub posts_per_second: u32,
     /// All shards that can have connections.
     pub shards: std::ops::Range<Shard>,
     /// The name of this poller in leases.
     pub owner: Arc<str>,
     /// The sources, by family.
     pub families: Vec<Family>,
+    /// The clock.
+    pub clock: Clock,
     /// Where the poller publishes its health.
     pub looks: watch::Sender<Option<Look>>,
 }
@@ -77,23 +84,26 @@ impl Poller {
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         self.tables.check().await?;
-        claim(&self.tables, self.origin).await?;
+        claim(&self.tables, self.provenance).await?;
         let control = self.tables.control.clone();
+        let leadership = Leadership::default();
         let numbering = Numbering::new(
             self.tables.log.clone(),
             control.clone(),
+            leadership.clone(),
             numbering::Options { flush: options.flush(), memory_bytes: options.memory_bytes },
         );
-        let lanes = Lanes::new(self.shards.clone());
-        let states = States::new(self.origin, control.clone(), numbering.clone());
+        let posts = self.posts_per_second;
+        let lanes = Lanes::new(self.shards.clone(), leadership.clone(), posts, self.clock.clone());
+        let states = States::new(self.provenance, control.clone(), numbering.clone());
         let recorded = options
             .coinbase_record
             .union(&options.mastodon_record)
             .cloned()
             .chain([Topic::system_sources()])
             .collect();
-        let connections = &self.tables.connections;
-        let mut interest = Interest::new(connections, control.clone(), self.shards, recorded);
+        let mut interest =
+            Interest::new(&self.tables, self.shards, recorded, leadership, self.clock);
 
         let sources = TaskTracker::new();
         let mut all_wanted = Vec::new();
@@ -131,17 +141,18 @@ impl Poller {
             tokio::spawn(async move { numbering.run(lanes, done).await })
         };
         let pushing = {
-            let done = frames_done.clone();
-            tokio::spawn(async move { lanes.run(self.push, done).await })
+            let (push, control, done) = (self.push, control.clone(), frames_done.clone());
+            tokio::spawn(async move { lanes.run(push, control, done).await })
         };
         shutdown.cancelled().await;
         let stop = async {
             sources.wait().await;
             sources_done.cancel();
             let _ = framing.await;
-            release(&control, &numbering).await;
             frames_done.cancel();
             let _ = pushing.await;
+            // The next leader must not send before this one has sent and noted its last events.
+            release(&control, &numbering).await;
             let _ = following.await;
         };
         if time::timeout(GRACE, stop).await.is_err() {

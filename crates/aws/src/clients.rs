@@ -8,7 +8,8 @@ use aws_config::{
     profile::ProfileFileRegionProvider, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_credential_types::Credentials;
-use domain::duration::parse_duration;
+use domain::{clock::Clock, duration::parse_duration};
+use jiff::Timestamp;
 
 use crate::{
     invoke::Lambda,
@@ -45,8 +46,8 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How long to wait for `push`: its time limit in `template.yaml`, and some time for the network.
-const PUSH_TIMEOUT: Duration = Duration::from_secs(65);
+/// How long to wait for `push`: the lane stops waiting earlier, when the time of the job is over.
+const PUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// No AWS region is configured.
 #[derive(Debug, thiserror::Error)]
@@ -92,15 +93,20 @@ impl Clients {
         Self { config }
     }
 
-    /// Opens the tables.
+    /// Opens the tables. Changes of connections get their times from the system's clock.
     pub fn tables(&self, options: &TableOptions) -> Tables {
+        self.tables_with_clock(options, Clock::new(Timestamp::now))
+    }
+
+    /// Opens the tables. Changes of connections get their times from `clock`.
+    pub fn tables_with_clock(&self, options: &TableOptions, clock: Clock) -> Tables {
         let client = aws_sdk_dynamodb::Client::new(&self.config);
-        Tables::new(client, &options.table_prefix, options.retention)
+        Tables::new(client, &options.table_prefix, options.retention, clock)
     }
 
     /// Returns the client that posts to connections.
-    pub fn management(&self, posts_per_second: u32) -> Management {
-        Management::new(self.config.clone(), posts_per_second)
+    pub fn management(&self) -> Management {
+        Management::new(self.config.clone())
     }
 
     /// Returns the client that invokes Lambda functions and waits up to `timeout` for each.

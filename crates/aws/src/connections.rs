@@ -13,12 +13,15 @@ use aws_sdk_dynamodb::{
 };
 use domain::{
     access::Principal,
+    chain::Chain,
+    clock::Clock,
     connection::{Connection, ConnectionId, Subscription},
     shard::Shard,
     topic::Topic,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tracing::error;
 
 use self::{
     change::Change,
@@ -41,7 +44,7 @@ mod item;
 pub(crate) const CHANGES_INDEX: &str = "changes";
 
 /// How long the item of a closed connection is kept, so that readers of the index see it.
-const GONE_FOR: Duration = Duration::from_mins(10);
+pub const GONE_FOR: Duration = Duration::from_mins(10);
 
 /// The condition of a change that needs an open connection.
 const IS_OPEN: &str = "attribute_exists(joining) AND attribute_not_exists(gone)";
@@ -70,6 +73,8 @@ pub enum ConnectionError {
 pub struct Connections {
     client: Client,
     table: String,
+    /// Gives each change its time when the change is sent, because readers follow the times.
+    clock: Clock,
     counted: CountedConnections,
     /// Counts the writes through this handle and its clones, so that readers in the same process
     /// see them at once.
@@ -78,9 +83,9 @@ pub struct Connections {
 
 impl Connections {
     /// The table with this name.
-    pub(crate) fn new(client: Client, table: String) -> Self {
+    pub(crate) fn new(client: Client, table: String, clock: Clock) -> Self {
         let counted = CountedConnections::new(client.clone(), table.clone());
-        Self { client, table, counted, writes: Arc::new(watch::Sender::new(0)) }
+        Self { client, table, clock, counted, writes: Arc::new(watch::Sender::new(0)) }
     }
 
     /// Returns its name in `DynamoDB`.
@@ -128,14 +133,10 @@ impl Connections {
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn close(
-        &self,
-        shard: Shard,
-        id: &ConnectionId,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
+    pub async fn close(&self, shard: Shard, id: &ConnectionId) -> Result<(), StoreError> {
+        let now = self.clock.now();
         let close = self
-            .change(shard, id, now)
+            .change(shard, id)
             .set("gone = :true")
             .set("expires_at = :expires")
             .remove("topics, joining, cursors, counted_as")
@@ -159,6 +160,24 @@ impl Connections {
         }
     }
 
+    /// Deletes the item of a closed connection. It is fine if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn delete_closed(&self, shard: Shard, id: &ConnectionId) -> Result<(), StoreError> {
+        let deleted = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(key(shard, id)))
+            .condition_expression("attribute_exists(gone)")
+            .send()
+            .await;
+        if_met("DeleteItem", deleted)?;
+        Ok(())
+    }
+
     /// Records another token of the connection's principal.
     ///
     /// # Errors
@@ -170,10 +189,9 @@ impl Connections {
         id: &ConnectionId,
         principal: &Principal,
         token_expires_at: Timestamp,
-        now: Timestamp,
     ) -> Result<(), ConnectionError> {
         let renew = self
-            .change(shard, id, now)
+            .change(shard, id)
             .set("#class = :class")
             .set("token_expires_at = :until")
             .only_if(&format!("principal = :principal AND {IS_OPEN}"))
@@ -208,8 +226,8 @@ impl Connections {
         Ok(connection.filter(|connection| !connection.gone))
     }
 
-    /// Subscribes a connection to topics and returns those that it was not subscribed to before.
-    /// They count as joining until [`Connections::go_live`].
+    /// Subscribes a connection to topics, from the number after the given one, and returns those that
+    /// it was not subscribed to before. They count as joining until [`Connections::go_live`].
     ///
     /// # Errors
     ///
@@ -218,25 +236,24 @@ impl Connections {
         &self,
         shard: Shard,
         id: &ConnectionId,
-        topics: &BTreeSet<Topic>,
+        starts: &BTreeMap<Topic, u64>,
         limit: usize,
-        now: Timestamp,
     ) -> Result<BTreeSet<Topic>, ConnectionError> {
         // Most connections are far from their limit, so that one request suffices. Near the limit, the
         // topics that the connection already has must not be counted twice.
-        let room = limit.checked_sub(topics.len());
-        if let Some(added) = self.try_join(shard, id, topics, room, now).await? {
+        let room = limit.checked_sub(starts.len());
+        if let Some(added) = self.try_join(shard, id, starts, room).await? {
             return Ok(added);
         }
         let Some(connection) = self.get(shard, id).await? else {
             return Err(ConnectionError::NotOpen(id.clone()));
         };
         let has = connection.topics.len();
-        let new = topics.iter().filter(|topic| !connection.topics.contains_key(*topic));
+        let new = starts.keys().filter(|topic| !connection.topics.contains_key(*topic));
         if has + new.count() > limit {
             return Err(ConnectionError::TooManyTopics { has, limit });
         }
-        let added = self.try_join(shard, id, topics, Some(has), now).await?;
+        let added = self.try_join(shard, id, starts, Some(has)).await?;
         added.ok_or(ConnectionError::TooManyTopics { has, limit })
     }
 
@@ -246,19 +263,22 @@ impl Connections {
         &self,
         shard: Shard,
         id: &ConnectionId,
-        topics: &BTreeSet<Topic>,
+        starts: &BTreeMap<Topic, u64>,
         room: Option<usize>,
-        now: Timestamp,
     ) -> Result<Option<BTreeSet<Topic>>, StoreError> {
         let Some(room) = room else { return Ok(None) };
+        let at = self.clock.now();
+        let topics: BTreeSet<Topic> = starts.keys().cloned().collect();
         let join = self
-            .change(shard, id, now)
-            .each(by_name(topics), |join, n, ()| join.set(format!("joining.#t{n} = :now")))
+            .change(shard, id)
+            .each(starts, |join, n, seq| {
+                join.set(format!("joining.#t{n} = :c{n}")).value(format!(":c{n}"), cursor(*seq, at))
+            })
             .add("topics :topics")
             .only_if(&format!(
                 "{IS_OPEN} AND (attribute_not_exists(topics) OR size(topics) <= :room)"
             ))
-            .value(":topics", string_set(topics))
+            .value(":topics", string_set(&topics))
             .value(":room", number(room));
         let Some(joined) = if_met("UpdateItem", join.returning_old().send().await)? else {
             return Ok(None);
@@ -279,17 +299,15 @@ impl Connections {
         shard: Shard,
         id: &ConnectionId,
         cursors: &BTreeMap<Topic, u64>,
-        now: Timestamp,
     ) -> Result<(), ConnectionError> {
+        let at = self.clock.now();
         let go_live = self
-            .change(shard, id, now)
+            .change(shard, id)
             .each(cursors, |change, n, seq| {
-                let at = number(now.as_millisecond());
-                let cursor = [("seq".to_owned(), number(seq)), ("at".to_owned(), at)];
                 change
                     .set(format!("cursors.#t{n} = :c{n}"))
                     .remove(format!("joining.#t{n}"))
-                    .value(format!(":c{n}"), AttributeValue::M(cursor.into()))
+                    .value(format!(":c{n}"), cursor(*seq, at))
             })
             .only_if("attribute_exists(cursors) AND attribute_not_exists(gone)");
         let live = if_met("UpdateItem", go_live.request().send().await)?;
@@ -306,10 +324,9 @@ impl Connections {
         shard: Shard,
         id: &ConnectionId,
         topics: &BTreeSet<Topic>,
-        now: Timestamp,
     ) -> Result<BTreeSet<Topic>, ConnectionError> {
         let leave = self
-            .change(shard, id, now)
+            .change(shard, id)
             .each(by_name(topics), |leave, n, ()| {
                 leave.remove(format!("joining.#t{n}, cursors.#t{n}"))
             })
@@ -321,9 +338,9 @@ impl Connections {
         Ok(topics.iter().filter(|topic| had.contains_key(*topic)).cloned().collect())
     }
 
-    fn change(&self, shard: Shard, id: &ConnectionId, now: Timestamp) -> Change {
+    fn change(&self, shard: Shard, id: &ConnectionId) -> Change {
         let request = self.client.update_item().table_name(&self.table);
-        Change::new(request.set_key(Some(key(shard, id))), now)
+        Change::new(request.set_key(Some(key(shard, id))), self.clock.now())
     }
 
     /// Announces that a change was made, or returns an error if the connection is not open.
@@ -333,19 +350,10 @@ impl Connections {
         Ok(done)
     }
 
-    /// Returns every connection of a shard, closed connections included.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the database fails.
-    pub async fn all(&self, shard: Shard) -> Result<Vec<Connection>, StoreError> {
-        let query = self.query(shard).key_condition_expression("#shard = :shard");
-        read_pages(query.consistent_read(true)).await
-    }
-
     /// Returns what changed in a shard at `since` or later, closed connections included.
     ///
-    /// The index is eventually consistent: the next call should overlap with this one.
+    /// The index is eventually consistent: the next call should overlap with this one. Items that
+    /// cannot be decoded are left out.
     ///
     /// # Errors
     ///
@@ -376,9 +384,22 @@ async fn read_pages(query: QueryFluentBuilder) -> Result<Vec<Connection>, StoreE
     let mut items = query.into_paginator().items().send();
     let mut connections = Vec::new();
     while let Some(item) = items.next().await {
-        connections.push(read(item.map_err(|error| StoreError::from_sdk("Query", error))?)?);
+        let item = item.map_err(|error| StoreError::from_sdk("Query", error))?;
+        match read(item) {
+            Ok(connection) => connections.push(connection),
+            // The other connections of the shard must not depend on it.
+            Err(error) => {
+                error!(error = %Chain(&error), "skipped a connection that is not readable");
+            }
+        }
     }
     Ok(connections)
+}
+
+/// Encodes where a subscription starts, and when it was written.
+fn cursor(seq: u64, at: Timestamp) -> AttributeValue {
+    let at = number(at.as_millisecond());
+    AttributeValue::M([("seq".to_owned(), number(seq)), ("at".to_owned(), at)].into())
 }
 
 /// Returns the subscriptions that a connection had before an update.

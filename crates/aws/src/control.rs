@@ -1,14 +1,19 @@
 //! The `control` table: leases, source states, catalogs, and the positions of posts in the log. It also
 //! holds the access rules, which [`crate::rules`] reads and writes.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use aws_sdk_dynamodb::{
     Client,
     operation::update_item::builders::UpdateItemFluentBuilder,
     types::{AttributeValue, ReturnValue},
 };
-use domain::{provenance::Provenance, source::SourceState, topic::Topic};
+use domain::{
+    provenance::Provenance, push::Behind, shard::Shard, source::SourceState, topic::Topic,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -33,6 +38,17 @@ pub struct Lease {
     pub owner: String,
     /// Increases by one each time the lease is acquired.
     pub epoch: u64,
+}
+
+/// How far a leader has served a shard, for the next leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneNote {
+    /// When this was the case.
+    pub at: Timestamp,
+    /// By topic, up to where the subscribers have been served, except those that are behind.
+    pub sent: BTreeMap<Topic, u64>,
+    /// The connections that are behind.
+    pub behind: Vec<Behind>,
 }
 
 /// The post that a status of a server stands for, and its topics.
@@ -200,6 +216,46 @@ impl Control {
     /// [`StoreError`] when the database fails.
     pub async fn reserve(&self, topic: &Topic, seq: u64) -> Result<(), StoreError> {
         self.put("reserved", topic.as_str(), &seq, None).await
+    }
+
+    /// Notes how far the leader of a family has served a shard. Returns `false` if a later leader has
+    /// noted something.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn put_lane(
+        &self,
+        lease: &Lease,
+        shard: Shard,
+        note: &LaneNote,
+    ) -> Result<bool, StoreError> {
+        let mut item = value_item(&lane_key(&lease.source), &shard.to_string(), note)?;
+        item.insert("epoch".to_owned(), number(lease.epoch));
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(epoch) OR epoch <= :epoch")
+            .expression_attribute_values(":epoch", number(lease.epoch))
+            .send()
+            .await;
+        Ok(if_met("PutItem", put)?.is_some())
+    }
+
+    /// Returns how far the leaders of a family have served each shard.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn lanes(&self, family: &str) -> Result<BTreeMap<Shard, LaneNote>, StoreError> {
+        let notes = self.list(&lane_key(family)).await?;
+        let notes = notes.into_iter().map(|(shard, note)| {
+            let shard = shard.parse().map_err(|error| StoreError::corrupt("control", error))?;
+            Ok((shard, note))
+        });
+        notes.collect()
     }
 
     /// Stores the state of a source.
@@ -412,6 +468,11 @@ fn value_item<T: Serialize + ?Sized>(
     let mut item = key(pk, sk);
     item.insert("value".to_owned(), text(json));
     Ok(item)
+}
+
+/// Returns the partition of what the leaders of a family have sent.
+fn lane_key(family: &str) -> String {
+    format!("lane/{family}")
 }
 
 /// Returns the partition of the places of a post.

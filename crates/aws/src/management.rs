@@ -13,17 +13,19 @@ use bytes::Bytes;
 use domain::{
     connection::Recipient,
     outlet::{Outlet, OutletError},
-    pace::TokenBucket,
 };
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use parking_lot::Mutex;
-use tokio::time::{self, Instant};
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::warn;
 
-/// Maximum number of concurrent posts of one process.
+/// Maximum number of concurrent posts of one process. Each can take a file descriptor.
 const CONCURRENCY: usize = 256;
 
-/// How long to wait after a gateway refused a connection before contacting it again.
+/// How long one attempt to post can take. A job of `push` has to report in time even if posts hang.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a gateway that refused a connection is not contacted again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a gateway must refuse connections until its clients count as gone. AWS's own gateway is
@@ -35,8 +37,8 @@ const DEAD_AFTER: Duration = Duration::from_secs(15);
 pub struct Management {
     config: SdkConfig,
     gateways: Mutex<HashMap<Arc<str>, Arc<Gateway>>>,
-    /// Limits the posts to the quota of the account.
-    bucket: Mutex<TokenBucket>,
+    /// Limits the concurrent posts of all callers together.
+    permits: Semaphore,
 }
 
 /// A gateway's management API.
@@ -56,19 +58,17 @@ struct Outage {
 }
 
 impl Management {
-    /// Posts with the credentials of `config`, at most `posts_per_second`, with a burst of one second's
-    /// worth.
-    pub fn new(config: SdkConfig, posts_per_second: u32) -> Self {
-        let bucket = TokenBucket::per_second(posts_per_second, posts_per_second);
-        Self { config, gateways: Mutex::default(), bucket: Mutex::new(bucket) }
+    /// Posts with the credentials of `config`.
+    pub fn new(config: SdkConfig) -> Self {
+        Self { config, gateways: Mutex::default(), permits: Semaphore::new(CONCURRENCY) }
     }
 
     fn gateway(&self, endpoint: &Arc<str>) -> Arc<Gateway> {
         let mut gateways = self.gateways.lock();
         let gateway = gateways.entry(endpoint.clone()).or_insert_with(|| {
             let timeouts = TimeoutConfig::builder()
-                .connect_timeout(Duration::from_secs(2))
-                .operation_timeout(Duration::from_secs(10))
+                .connect_timeout(ATTEMPT_TIMEOUT)
+                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
                 .build();
             // One quick retry. If that fails too, the events go into the connection's next message.
             let retries = RetryConfig::standard()
@@ -87,7 +87,8 @@ impl Management {
     async fn post_one(&self, recipient: &Recipient, message: Bytes) -> Result<(), OutletError> {
         let gateway = self.gateway(&recipient.endpoint);
         gateway.check(Instant::now())?;
-        self.wait_for_token().await;
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await;
         let posted = gateway
             .client
             .post_to_connection()
@@ -96,14 +97,6 @@ impl Management {
             .send()
             .await;
         gateway.note(&recipient.endpoint, posted.map(|_| ()).map_err(classify))
-    }
-
-    /// Waits until the quota allows another post.
-    async fn wait_for_token(&self) {
-        let wait = self.bucket.lock().reserve(Instant::now().into_std());
-        if !wait.is_zero() {
-            time::sleep(wait).await;
-        }
     }
 }
 
@@ -200,28 +193,18 @@ where
 #[cfg(test)]
 mod tests {
     use aws_config::BehaviorVersion;
+    use tokio::time;
 
     use super::*;
 
-    fn management(posts_per_second: u32) -> Management {
+    fn management() -> Management {
         let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
-        Management::new(config, posts_per_second)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn posts_are_limited_to_the_rate() {
-        let management = management(100);
-        let start = Instant::now();
-        for _ in 0..300 {
-            management.wait_for_token().await;
-        }
-        let took = start.elapsed().as_millis();
-        assert!((1_990..=2_010).contains(&took), "300 posts at 100 a second took {took} ms");
+        Management::new(config)
     }
 
     #[tokio::test(start_paused = true)]
     async fn connections_are_gone_after_their_gateway_refused_for_long_enough() {
-        let gateway = management(1).gateway(&"http://127.0.0.1:9".into());
+        let gateway = management().gateway(&"http://127.0.0.1:9".into());
         let refused = || {
             Err(OutletError::Failed(Box::new(io::Error::from(io::ErrorKind::ConnectionRefused))))
         };

@@ -20,13 +20,14 @@ impl LambdaPush {
 
     async fn invoke(&self, job: &Job) -> Result<Report, PushError> {
         let event = serde_json::to_vec(job).map_err(|error| PushError::Failed(error.into()))?;
-        let report = self.lambda.invoke(&self.function, event).await.map_err(|error| {
-            if let InvokeError::Throttled { .. } = error {
-                PushError::Throttled(error.into())
-            } else {
-                PushError::Failed(error.into())
-            }
-        })?;
+        let report =
+            self.lambda.invoke(&self.function, event).await.map_err(|error| match error {
+                InvokeError::Throttled { .. } => PushError::Throttled(error.into()),
+                InvokeError::NotFound { .. } | InvokeError::Function { .. } => {
+                    PushError::Failed(error.into())
+                }
+                InvokeError::Unavailable { .. } => PushError::NoResponse(error.into()),
+            })?;
         serde_json::from_slice(&report).map_err(|error| PushError::Failed(error.into()))
     }
 }

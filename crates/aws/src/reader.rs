@@ -10,83 +10,73 @@ use jiff::Timestamp;
 
 use crate::{connections::Connections, error::StoreError};
 
-/// How far each query of the index overlaps with the one before. The index lags, and the clocks of the
-/// writers differ.
-const OVERLAP: Duration = Duration::from_secs(2);
+/// How the reader sweeps the index: each sweep asks for what changed since its last one, and some time
+/// before that, because the index lags and the clocks of the writers differ. The first, cheapest sweep
+/// finds most changes; the others find those that came later. The last one reads all connections that
+/// can be open: each changes when it opens.
+const SWEEPS: [Sweep; 4] = [
+    Sweep { every: Duration::ZERO, overlap: Duration::from_secs(2) },
+    Sweep { every: Duration::from_secs(2), overlap: Duration::from_secs(15) },
+    Sweep { every: Duration::from_secs(30), overlap: Duration::from_mins(2) },
+    Sweep { every: Duration::from_mins(5), overlap: LIFETIME },
+];
 
-/// How often the whole shard is read again, in case the index lagged by more than the overlap.
-const RELOAD_AFTER: Duration = Duration::from_mins(5);
+/// How long a version that was returned is remembered. Older changes can be returned again.
+const SEEN_FOR: Duration = Duration::from_mins(10);
 
-/// Reads a shard once and then only its changes, so that the cost depends on the rate of changes and not
-/// on the number of connections.
+#[derive(Clone, Copy, Debug)]
+struct Sweep {
+    every: Duration,
+    overlap: Duration,
+}
+
+/// Reads the open connections of a shard once and then only its changes, so that the cost depends on
+/// the rate of changes and not on the number of connections.
 #[derive(Debug)]
 pub struct ShardReader {
     connections: Connections,
     shard: Shard,
-    loaded_at: Option<Timestamp>,
-    /// The time of the newest change that was seen, or the time at which the shard was read.
-    horizon: Timestamp,
-    /// The version of each connection that changed within the overlap.
+    /// When each of [`SWEEPS`] was last made, by this reader's clock.
+    swept_at: [Timestamp; SWEEPS.len()],
+    /// When each connection that was returned changed, and its version.
     seen: HashMap<ConnectionId, (Timestamp, u64)>,
-}
-
-/// What a reader found.
-#[derive(Debug)]
-pub enum Refresh {
-    /// All open connections of the shard.
-    All(Vec<Connection>),
-    /// The connections that changed, closed ones included.
-    Changed(Vec<Connection>),
 }
 
 impl ShardReader {
     /// A reader that has read nothing yet.
     pub fn new(connections: Connections, shard: Shard) -> Self {
-        Self {
-            connections,
-            shard,
-            loaded_at: None,
-            horizon: Timestamp::UNIX_EPOCH,
-            seen: HashMap::new(),
-        }
+        let swept_at = [Timestamp::UNIX_EPOCH; SWEEPS.len()];
+        Self { connections, shard, swept_at, seen: HashMap::new() }
     }
 
-    /// Reads what has changed since the last call.
+    /// Reads what has changed since the last call, closed connections included. The first call reads
+    /// all connections.
+    ///
+    /// A connection can be returned again. It has changed only if its version is higher.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails; the next call reads what this one missed.
-    pub async fn refresh(&mut self, now: Timestamp) -> Result<Refresh, StoreError> {
-        let stale = self.loaded_at.is_none_or(|at| at + RELOAD_AFTER < now);
-        if stale {
-            let mut all = self.connections.all(self.shard).await?;
-            all.retain(|connection| !connection.gone && connection.connected_at + LIFETIME > now);
-            self.loaded_at = Some(now);
-            self.horizon = now;
-            self.seen.clear();
-            self.remember(&all);
-            return Ok(Refresh::All(all));
-        }
-        let mut changed = self.connections.changes(self.shard, self.horizon - OVERLAP).await?;
+    pub async fn refresh(&mut self, now: Timestamp) -> Result<Vec<Connection>, StoreError> {
+        let is_due = |index: &usize| self.swept_at[*index] + SWEEPS[*index].every <= now;
+        let widest = (0..SWEEPS.len()).rfind(is_due).unwrap_or_default();
+        let last = self.swept_at[widest].min(now);
+        let since = (last - SWEEPS[widest].overlap).max(now - LIFETIME);
+        let mut changed = self.connections.changes(self.shard, since).await?;
+        // The narrower sweeps are part of this one.
+        self.swept_at[..=widest].fill(now);
         changed.retain(|connection| {
             let seen = self.seen.get(&connection.recipient.id);
             seen.is_none_or(|(_, version)| *version < connection.version)
         });
-        if let Some(newest) = changed.iter().map(|connection| connection.changed_at).max() {
-            self.horizon = self.horizon.max(newest);
-        }
-        self.remember(&changed);
-        Ok(Refresh::Changed(changed))
-    }
-
-    fn remember(&mut self, connections: &[Connection]) {
-        let oldest = self.horizon - OVERLAP;
+        let oldest = now - SEEN_FOR;
         self.seen.retain(|_, (changed_at, _)| *changed_at >= oldest);
-        for connection in connections {
+        for connection in &changed {
             if connection.changed_at >= oldest {
                 let seen = (connection.changed_at, connection.version);
                 self.seen.insert(connection.recipient.id.clone(), seen);
             }
         }
+        Ok(changed)
     }
 }

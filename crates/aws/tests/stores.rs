@@ -8,15 +8,13 @@ use std::{
 };
 
 use aws::{
-    clients::Clients,
-    connections::ConnectionError,
-    log::AppendError,
-    reader::{Refresh, ShardReader},
+    clients::Clients, connections::ConnectionError, log::AppendError, reader::ShardReader,
     tables::Tables,
 };
 use bytes::Bytes;
 use domain::{
     access::Principal,
+    clock::Clock,
     connection::{Connection, ConnectionId, Recipient, Subscription},
     entry::Entry,
     frame::Frame,
@@ -34,11 +32,17 @@ async fn tables() -> Tables {
 }
 
 fn tables_of(engine: &Engine) -> Tables {
+    tables_at(engine, now())
+}
+
+/// The tables, whose changes all have the time `at`.
+fn tables_at(engine: &Engine, at: Timestamp) -> Tables {
     let options = aws::clients::TableOptions {
         table_prefix: "test-".to_owned(),
         retention: Duration::from_hours(1),
     };
-    Clients::from_config(engine.sdk_config()).tables(&options)
+    let clock = Clock::new(move || at);
+    Clients::from_config(engine.sdk_config()).tables_with_clock(&options, clock)
 }
 
 fn now() -> Timestamp {
@@ -104,47 +108,60 @@ async fn connections_subscribe_go_live_and_leave() {
     let recipient = Recipient { endpoint: "http://gateway".into(), id: id.clone() };
     let a = topic("coinbase/ticker/BTC-USD");
     let b = topic("mastodon/public");
-    let both = BTreeSet::from([a.clone(), b.clone()]);
+    let both = BTreeMap::from([(a.clone(), 41), (b.clone(), 7)]);
 
-    let early = connections.join(0, &id, &both, 50, now()).await;
+    let early = connections.join(0, &id, &both, 50).await;
     assert!(matches!(early, Err(ConnectionError::NotOpen(_))), "{early:?}");
     let open = Connection::open(recipient, 0, Principal::anonymous(), now());
     connections.open(&open).await.unwrap();
     let mut reader = ShardReader::new(connections.clone(), 0);
-    let Refresh::All(all) = reader.refresh(now()).await.unwrap() else { panic!("all first") };
-    assert_eq!(all, [open]);
+    assert_eq!(reader.refresh(now()).await.unwrap(), [open]);
 
-    let joined = connections.join(0, &id, &both, 2, now()).await.unwrap();
-    assert_eq!(joined, both);
-    let again = connections.join(0, &id, &both, 2, now()).await.unwrap();
+    let joined = connections.join(0, &id, &both, 2).await.unwrap();
+    assert_eq!(joined, BTreeSet::from([a.clone(), b.clone()]));
+    let again = connections.join(0, &id, &both, 2).await.unwrap();
     assert_eq!(again, BTreeSet::new(), "a connection at its limit can repeat a subscribe");
-    let third = BTreeSet::from([topic("system/sources")]);
-    let full = connections.join(0, &id, &third, 2, now()).await;
+    let third = BTreeMap::from([(topic("system/sources"), 0)]);
+    let full = connections.join(0, &id, &third, 2).await;
     assert!(matches!(full, Err(ConnectionError::TooManyTopics { has: 2, limit: 2 })), "{full:?}");
 
-    connections.go_live(0, &id, &BTreeMap::from([(a.clone(), 41)]), now()).await.unwrap();
-    let Refresh::Changed(changed) = reader.refresh(now()).await.unwrap() else {
-        panic!("changes next")
-    };
+    connections.go_live(0, &id, &BTreeMap::from([(a.clone(), 43)])).await.unwrap();
+    let changed = reader.refresh(now()).await.unwrap();
     assert_eq!(changed.len(), 1);
-    assert_eq!(changed[0].topics[&a], Subscription::Live { cursor: 41, since: now() });
-    assert_eq!(changed[0].topics[&b], Subscription::Joining { since: now() });
-    assert!(!changed[0].topics[&b].is_live(now()));
-    assert!(changed[0].topics[&b].is_live(now() + 31.seconds()), "the subscribe has timed out");
-    let Refresh::Changed(none) = reader.refresh(now()).await.unwrap() else { panic!("changes") };
-    assert_eq!(none, [], "a change is reported once");
+    assert_eq!(changed[0].topics[&a], Subscription::Live { cursor: 43, since: now() });
+    assert_eq!(changed[0].topics[&b], Subscription::Joining { cursor: 7, since: now() });
+    assert_eq!(reader.refresh(now()).await.unwrap(), [], "a change is reported once");
 
-    let left = connections.leave(0, &id, &BTreeSet::from([a.clone()]), now()).await.unwrap();
+    let left = connections.leave(0, &id, &BTreeSet::from([a.clone()])).await.unwrap();
     assert_eq!(left, BTreeSet::from([a.clone()]));
-    let left = connections.leave(0, &id, &BTreeSet::from([a]), now()).await.unwrap();
+    let left = connections.leave(0, &id, &BTreeSet::from([a])).await.unwrap();
     assert_eq!(left, BTreeSet::new());
-    connections.close(0, &id, now()).await.unwrap();
-    connections.close(0, &id, now()).await.expect("closing twice is fine");
+    connections.close(0, &id).await.unwrap();
+    connections.close(0, &id).await.expect("closing twice is fine");
     assert_eq!(connections.get(0, &id).await.unwrap(), None);
-    let Refresh::Changed(gone) = reader.refresh(now()).await.unwrap() else { panic!("changes") };
-    assert!(gone[0].gone);
-    let late = connections.join(0, &id, &both, 50, now()).await;
+    assert!(reader.refresh(now()).await.unwrap()[0].gone);
+    let late = connections.join(0, &id, &both, 50).await;
     assert!(matches!(late, Err(ConnectionError::NotOpen(_))), "{late:?}");
+}
+
+/// The clocks of the writers differ, and the index shows a change some time after it was made.
+#[tokio::test]
+async fn a_change_that_the_index_shows_late_is_found_by_a_wider_sweep() {
+    let connections = tables().await.connections;
+    let opened = |id: &str, seconds: i64| {
+        let recipient = Recipient { endpoint: "http://gateway".into(), id: ConnectionId::new(id) };
+        Connection::open(recipient, 0, Principal::anonymous(), now() - seconds.seconds())
+    };
+    let mut reader = ShardReader::new(connections.clone(), 0);
+    assert_eq!(reader.refresh(now()).await.unwrap(), []);
+    let late = opened("late=", 14);
+    let later = opened("later=", 60);
+    connections.open(&late).await.unwrap();
+    connections.open(&later).await.unwrap();
+    for (after, expected) in [(1, vec![]), (2, vec![late]), (29, vec![]), (30, vec![later])] {
+        let found = reader.refresh(now() + after.seconds()).await.unwrap();
+        assert_eq!(found, expected, "case: after {after} s");
+    }
 }
 
 #[tokio::test]

@@ -55,6 +55,8 @@ pub struct Connection {
 pub enum Subscription {
     /// A `subscribe` is still sending older events; `push` does not send yet.
     Joining {
+        /// The number before the first event of the subscription.
+        cursor: u64,
         /// When the `subscribe` began.
         since: Timestamp,
     },
@@ -68,11 +70,18 @@ pub enum Subscription {
 }
 
 impl Subscription {
+    /// Returns the last number that `push` does not have to send, and since when that holds.
+    pub fn start(&self) -> (u64, Timestamp) {
+        match self {
+            Self::Joining { cursor, since } | Self::Live { cursor, since } => (*cursor, *since),
+        }
+    }
+
     /// Returns whether `push` sends the topic's events at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         match self {
             Self::Live { .. } => true,
-            Self::Joining { since } => {
+            Self::Joining { since, .. } => {
                 now.duration_since(*since) > JOINING_FOR.try_into().unwrap_or_default()
             }
         }

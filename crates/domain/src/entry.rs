@@ -1,9 +1,14 @@
 //! Entries of the log: runs of a topic's numbers, with or without their events.
 
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
 use crate::{frame::Frame, topic::Topic};
 
 /// An entry of the log: a run of numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Entry {
     /// The events with these numbers.
     Frame(Frame),
@@ -32,6 +37,26 @@ impl Entry {
         match self {
             Self::Frame(frame) => frame.seq(),
             Self::Lost { seq, .. } => *seq,
+        }
+    }
+
+    /// Returns the part whose numbers are in `range`, or `None` if there is none.
+    pub fn part(&self, range: RangeInclusive<u64>) -> Option<Self> {
+        match self {
+            Self::Frame(frame) => frame.part(range).map(Self::Frame),
+            Self::Lost { topic, seq, last } => {
+                let seq = *seq.max(range.start());
+                let last = *last.min(range.end());
+                (seq <= last).then(|| Self::Lost { topic: topic.clone(), seq, last })
+            }
+        }
+    }
+
+    /// Returns the size of its events on the wire, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame.json().len(),
+            Self::Lost { .. } => 0,
         }
     }
 

@@ -4,9 +4,9 @@
 //! Nothing here does I/O, reads a clock or knows AWS.
 
 pub mod access;
-pub mod backlog;
 pub mod backoff;
 pub mod chain;
+pub mod clock;
 pub mod connection;
 pub mod duration;
 pub mod entry;

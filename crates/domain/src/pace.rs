@@ -87,6 +87,21 @@ impl<T: Moment> TokenBucket<T> {
         wait
     }
 
+    /// Takes `count` tokens, in advance as far as there are none, and returns how long to wait before
+    /// using them.
+    pub fn reserve_many(&mut self, count: u32, now: T) -> Duration {
+        let from = self.full_at.map_or(now, |full_at| full_at.max(now));
+        let full_at = from.after(self.interval * count);
+        self.full_at = Some(full_at);
+        full_at.since(now).saturating_sub(self.capacity)
+    }
+
+    /// Gives back tokens that were taken and not used.
+    pub fn give_back(&mut self, count: u32, now: T) {
+        let owed = self.full_at.map_or(Duration::ZERO, |full_at| full_at.since(now));
+        self.full_at = Some(now.after(owed.saturating_sub(self.interval * count)));
+    }
+
     /// Returns the time until a token is available.
     pub fn wait(&self, now: T) -> Duration {
         let missing = self.full_at.map_or(Duration::ZERO, |full_at| full_at.since(now));

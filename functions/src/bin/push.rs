@@ -1,8 +1,7 @@
 //! `PushFunction` in `template.yaml`.
 
-use std::sync::Arc;
-
 use aws::clients::Clients;
+use domain::clock::Clock;
 use functions::{failure::Failure, settings::Environment};
 use jiff::Timestamp;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
@@ -11,7 +10,7 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     let clients = Clients::from_env().await?;
-    let clock = Arc::new(Timestamp::now);
+    let clock = Clock::new(Timestamp::now);
     let pusher = &Environment::read()?.pusher(&clients, clock)?;
     run(service_fn(async |event: LambdaEvent<_>| {
         pusher.handle(event.payload).await.map_err(Failure::from)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use domain::clock::Clock;
 use functions::{app::App, rest};
 use jiff::Timestamp;
 use lambda_http::{Error, lambda_runtime::tracing, run};
@@ -10,5 +11,5 @@ use lambda_http::{Error, lambda_runtime::tracing, run};
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     let app = Arc::new(App::from_env().await?);
-    run(rest::router(app, Arc::new(Timestamp::now))).await
+    run(rest::router(app, Clock::new(Timestamp::now))).await
 }

@@ -33,9 +33,7 @@ pub(super) async fn authenticate(
     let connection_id = &client.recipient.id;
     let connections = &app.tables.connections;
     let token_expires_at = identity.expires_at;
-    connections
-        .renew(connection.shard, connection_id, &principal, token_expires_at, client.now)
-        .await?;
+    connections.renew(connection.shard, connection_id, &principal, token_expires_at).await?;
     let reply = Reply::Authenticated {
         id,
         limits: client.limits(&principal).await?,

@@ -33,7 +33,7 @@ pub async fn handle(
         Some("CONNECT") => connect(app, now, id, &event).await,
         Some("DISCONNECT") => {
             let shard = app.shard_of(&id).await?;
-            app.tables.connections.close(shard, &id, now).await?;
+            app.tables.connections.close(shard, &id).await?;
             debug!(code = context.disconnect_status_code, "connection closed");
             Ok(response(200))
         }

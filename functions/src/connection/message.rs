@@ -98,7 +98,7 @@ async fn unsubscribe(
     } else {
         let connection_id = &client.recipient.id;
         let shard = client.app.shard_of(connection_id).await?;
-        client.app.tables.connections.leave(shard, connection_id, &topics, client.now).await?
+        client.app.tables.connections.leave(shard, connection_id, &topics).await?
     };
     let topics = removed.into_iter().collect();
     Ok(client.reply(&Reply::Unsubscribed { id, topics }).await?)

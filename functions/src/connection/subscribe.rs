@@ -121,7 +121,7 @@ async fn send_start(
     let Joined { topics, mut positions, .. } = joined;
     client.reply(&Reply::Subscribed { id, topics }).await?;
     let caught_up = catch_up(client, connection, &mut positions).await;
-    client.app.go_live(connection, &positions, client.now).await?;
+    client.app.go_live(connection, &positions).await?;
     caught_up
 }
 

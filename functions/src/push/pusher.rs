@@ -5,22 +5,16 @@ use std::{collections::HashMap, sync::Arc};
 use aws::{connections::Connections, error::StoreError, log::Log, tables::Tables};
 use bytes::Bytes;
 use domain::{
-    chain::Chain,
+    clock::Clock,
     connection::Recipient,
     outlet::{Outlet, OutletError},
-    push::Report,
     shard::Shard,
 };
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
-use tracing::warn;
 
 use super::view::View;
-use crate::{
-    access::rules::{InForce, Rules, RulesError},
-    clock::Clock,
-};
+use crate::access::rules::{InForce, Rules, RulesError};
 
 /// Why a job failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +22,15 @@ pub enum JobError {
     /// The connections of the shard could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The time of the job was over before anything could be posted.
+    #[error("the time of the job was over")]
+    OutOfTime,
     /// The rules are not known.
     #[error(transparent)]
     Rules(#[from] RulesError),
 }
 
-/// The function `push`, with the views of shards that it keeps between invocations.
+/// The function `push`. It keeps views of shards between invocations, but only as caches.
 pub struct Pusher {
     pub(super) connections: Connections,
     pub(super) log: Log,
@@ -73,44 +70,5 @@ impl Pusher {
     ) -> Result<(), OutletError> {
         let errors = self.outlet.post(std::slice::from_ref(recipient), message).await;
         errors.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
-    }
-
-    /// Returns whether a message that was not accepted is dropped, rather than sent again later. Records
-    /// a connection that is closed.
-    pub(super) async fn is_final(
-        &self,
-        view: &mut View,
-        shard: Shard,
-        recipient: &Recipient,
-        error: &OutletError,
-        report: &mut Report,
-        now: Timestamp,
-    ) -> bool {
-        match error {
-            OutletError::Gone => {
-                report.gone += 1;
-                view.remove(&recipient.id);
-                if let Err(error) = self.connections.close(shard, &recipient.id, now).await {
-                    warn!(error = %Chain(&error), "could not record that a connection closed");
-                }
-                true
-            }
-            OutletError::TooLarge => {
-                warn!(
-                    connection.id = %recipient.id,
-                    "dropped a message that is too large; the client sees a gap"
-                );
-                true
-            }
-            OutletError::Busy => false,
-            OutletError::Failed(error) => {
-                warn!(
-                    connection.id = %recipient.id,
-                    error = %Chain(error.as_ref()),
-                    "could not post a message; retrying later"
-                );
-                false
-            }
-        }
     }
 }

@@ -9,18 +9,13 @@ use domain::{
     connection::Recipient,
     outlet::OutletError,
     protocol::{ErrorCode, ErrorReply, Reply},
-    push::Report,
     shard::Shard,
     topic::Topic,
 };
 use futures_util::{StreamExt as _, stream};
-use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::{
-    pusher::Pusher,
-    view::{Revocations, View},
-};
+use super::{budget::Budget, pusher::Pusher, view::Revocations};
 
 /// Number of revocations that are carried out concurrently.
 const CONCURRENCY: usize = 64;
@@ -33,46 +28,54 @@ enum CloseOutcome {
     Retry,
 }
 
+/// What became of the revocations of a job.
+#[derive(Default)]
+pub(super) struct Revoked {
+    /// The connections that were closed.
+    pub(super) closed: Vec<Recipient>,
+    /// What has to be retried.
+    pub(super) unfinished: Revocations,
+}
+
 impl Pusher {
-    /// Carries out the pending revocations, and returns how many have to be retried.
+    /// Carries out revocations, until the budget is used up.
     pub(super) async fn revoke(
         &self,
-        view: &mut View,
         shard: Shard,
-        report: &mut Report,
-        now: Timestamp,
-    ) -> usize {
-        let Revocations { subscriptions, connections } = view.take_revocations(now);
-        if subscriptions.is_empty() && connections.is_empty() {
-            return 0;
-        }
-        let mut unfinished = Revocations::default();
+        revocations: Revocations,
+        budget: &Budget,
+    ) -> Revoked {
+        let Revocations { subscriptions, connections } = revocations;
+        let mut revoked = Revoked::default();
         let withdrawing = subscriptions.into_iter().map(async |(recipient, topics)| {
-            let is_done = self.withdraw(shard, &recipient, &topics, now).await;
+            let is_allowed = budget.take(topics.len()) > 0;
+            let is_done = is_allowed
+                && budget.run(self.withdraw(shard, &recipient, &topics)).await.unwrap_or(false);
             (!is_done).then_some((recipient, topics))
         });
         let undone: Vec<Option<(Recipient, BTreeSet<Topic>)>> =
             stream::iter(withdrawing).buffer_unordered(CONCURRENCY).collect().await;
-        unfinished.subscriptions = undone.into_iter().flatten().collect();
+        revoked.unfinished.subscriptions = undone.into_iter().flatten().collect();
 
         let closing = connections.into_iter().map(async |(recipient, code)| {
-            let outcome = self.close(shard, &recipient, code, now).await;
-            (recipient, code, outcome)
+            let outcome = if budget.take(1) > 0 {
+                budget.run(self.close(shard, &recipient, code)).await
+            } else {
+                None
+            };
+            (recipient, code, outcome.unwrap_or(CloseOutcome::Retry))
         });
         let closed: Vec<(Recipient, ErrorCode, CloseOutcome)> =
             stream::iter(closing).buffer_unordered(CONCURRENCY).collect().await;
         for (recipient, code, outcome) in closed {
             match outcome {
-                CloseOutcome::Closed => {
-                    report.gone += 1;
-                    view.remove(&recipient.id);
-                }
+                CloseOutcome::Closed => revoked.closed.push(recipient),
                 // The view learns the new expiry from the item.
                 CloseOutcome::Renewed => {}
-                CloseOutcome::Retry => unfinished.connections.push((recipient, code)),
+                CloseOutcome::Retry => revoked.unfinished.connections.push((recipient, code)),
             }
         }
-        view.keep_revocations(unfinished)
+        revoked
     }
 
     /// Removes topics from a connection's item and notifies the client. Returns `false` if that has to be
@@ -82,9 +85,8 @@ impl Pusher {
         shard: Shard,
         recipient: &Recipient,
         topics: &BTreeSet<Topic>,
-        now: Timestamp,
     ) -> bool {
-        let removed = match self.connections.leave(shard, &recipient.id, topics, now).await {
+        let removed = match self.connections.leave(shard, &recipient.id, topics).await {
             Ok(removed) => removed,
             Err(ConnectionError::NotOpen(_) | ConnectionError::TooManyTopics { .. }) => {
                 return true;
@@ -95,25 +97,18 @@ impl Pusher {
             }
         };
         for topic in removed {
-            info!(connection.id = %recipient.id, %topic, "removed a subscription that the rules no longer permit");
+            info!(connection.id = %recipient.id, %topic, "the rules ended a subscription");
             let message = "you no longer have permission to receive this topic";
             self.notify(recipient, ErrorCode::Forbidden, message, Some(&topic)).await;
         }
         true
     }
 
-    /// Sends the client the reason and closes the connection, unless the client has sent a new token in the
-    /// meantime.
-    async fn close(
-        &self,
-        shard: Shard,
-        recipient: &Recipient,
-        code: ErrorCode,
-        now: Timestamp,
-    ) -> CloseOutcome {
+    /// Closes a connection and sends the client the reason, unless it has sent a new token meanwhile.
+    async fn close(&self, shard: Shard, recipient: &Recipient, code: ErrorCode) -> CloseOutcome {
         let message = if code == ErrorCode::Expired {
             match self.connections.get(shard, &recipient.id).await {
-                Ok(Some(connection)) if !connection.has_expired(now) => {
+                Ok(Some(connection)) if !connection.has_expired(self.clock.now()) => {
                     return CloseOutcome::Renewed;
                 }
                 Ok(_) => {}
@@ -139,10 +134,6 @@ impl Pusher {
             }
         }
         info!(connection.id = %recipient.id, ?code, "closed a connection");
-        if let Err(error) = self.connections.close(shard, &recipient.id, now).await {
-            // `$disconnect` records it too.
-            warn!(error = %Chain(&error), "could not record that a connection closed");
-        }
         CloseOutcome::Closed
     }
 
@@ -155,8 +146,8 @@ impl Pusher {
         topic: Option<&Topic>,
     ) {
         let topic = topic.map(Topic::to_string);
-        let reply = ErrorReply { id: None, code, message: message.to_owned(), topic };
-        if let Err(error) = self.post(recipient, Reply::Error(reply).to_json()).await {
+        let reply = Reply::Error(ErrorReply { id: None, code, message: message.to_owned(), topic });
+        if let Err(error) = self.post(recipient, reply.to_json()).await {
             debug!(
                 connection.id = %recipient.id,
                 error = %Chain(&error),

@@ -1,52 +1,61 @@
 //! The view of a shard: its connections and their topics, grouped so that connections with the same topics
-//! share their messages.
+//! share their messages. It is only a cache of the table.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use aws::{
-    connections::Connections,
-    error::StoreError,
-    reader::{Refresh, ShardReader},
-};
+use aws::{connections::Connections, error::StoreError, reader::ShardReader};
 use domain::{
     access::{Principal, Right},
-    backlog::Backlog,
-    connection::{Connection, ConnectionId, Recipient, Subscription},
-    entry::Entry,
+    chain::Chain,
+    connection::{Connection, ConnectionId, LIFETIME, Recipient, Subscription},
     protocol::ErrorCode,
+    push::{Behind, Changed, Job, Lag, NAME_CHANGES_FOR},
     shard::Shard,
     topic::Topic,
 };
+use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tracing::warn;
 
+use super::{catch_up::Straggler, segment::Segment};
 use crate::access::rules::InForce;
 
-/// How old the view can be if this process has not written to the table.
-const REFRESH_AFTER: Duration = Duration::from_millis(200);
+/// How old the view can be if a job names no change that it does not have. Jobs name changes for
+/// longer than that, so that none is missed.
+const REFRESH_AFTER: Duration = Duration::from_secs(5);
 
-/// A new view treats a topic that went live longer ago than this as up to date, because the previous
-/// process already sent the recent events.
-const FRESH_FOR: Duration = Duration::from_secs(10);
+/// How often connections that are older than a connection can be are removed, in case their items
+/// are gone.
+const EXPIRE_EVERY: Duration = Duration::from_mins(1);
+
+/// How long after it went live a subscription is served only if the job names it. Jobs name it for longer,
+/// and the clocks differ.
+const FRESH_FOR: Duration = NAME_CHANGES_FOR.saturating_sub(Duration::from_secs(3));
+
+/// Number of items that are read concurrently.
+const CONCURRENCY: usize = 32;
 
 /// The connections of one shard.
 pub(super) struct View {
+    connections: Connections,
     reader: ShardReader,
-    writes: watch::Receiver<u64>,
+    shard: Shard,
     refreshed_at: Option<Timestamp>,
-    connections: HashMap<ConnectionId, Known>,
+    expired_at: Timestamp,
+    known: HashMap<ConnectionId, Known>,
+    /// By connection: the topics whose subscriptions went live recently, and when.
+    fresh: BTreeMap<ConnectionId, BTreeMap<Topic, Timestamp>>,
+    /// Connections that have closed, with the version at which they were found closed.
+    closed: HashMap<ConnectionId, (u64, Timestamp)>,
     groups: Vec<Group>,
     /// The indexes of groups without members, which are reused.
     empty: Vec<usize>,
     by_topics: HashMap<Arc<[Topic]>, usize>,
     by_topic: HashMap<Topic, BTreeSet<usize>>,
-    stragglers: HashMap<ConnectionId, Straggler>,
-    /// Connections that the poller knows, but this view does not know yet.
-    announced: BTreeSet<ConnectionId>,
     /// The rules that the topics of the connections were checked against.
     rules: InForce,
     /// When tokens expire.
@@ -64,82 +73,75 @@ pub(super) struct Revocations {
     pub connections: Vec<(Recipient, ErrorCode)>,
 }
 
-/// Connections that are subscribed to the same topics and are up to date.
-pub(super) struct Group {
-    /// Their topics, sorted.
-    pub topics: Arc<[Topic]>,
-    /// The connections.
-    pub members: Vec<Recipient>,
-}
-
-/// A connection that is behind or slow, and is served individually.
+/// What a job has to do, without the view.
 #[derive(Default)]
-pub(super) struct Straggler {
-    /// By topic, the last number that it has, until it is up to date.
-    pub behind: BTreeMap<Topic, u64>,
-    /// Whether the poller knows the connection and sends all frames of its topics. Then the log has every
-    /// event that it missed.
-    pub is_announced: bool,
-    /// Frames and gaps that it has not accepted yet.
-    pub backlog: Backlog,
+pub(super) struct Plan {
+    /// The groups that are sent something.
+    pub shares: Vec<Share>,
+    /// The connections that are behind.
+    pub stragglers: Vec<Straggler>,
+    /// Connections of the job that are closed.
+    pub closed: Vec<ConnectionId>,
+    pub revocations: Revocations,
 }
 
-impl Straggler {
-    /// Keeps an entry that the connection has not accepted.
-    pub(super) fn keep(&mut self, entry: Entry) {
-        match entry {
-            Entry::Frame(frame) => self.backlog.push(frame),
-            Entry::Lost { topic, seq, last } => self.backlog.push_lost(topic, seq..=last),
-        }
-    }
+/// What a group is sent.
+pub(super) struct Share {
+    pub members: Arc<Vec<Recipient>>,
+    /// The indexes of the segments of its topics that are not empty.
+    pub segments: Vec<usize>,
+}
+
+/// Connections that are subscribed to the same topics.
+struct Group {
+    /// Their topics, sorted.
+    topics: Arc<[Topic]>,
+    /// The connections. A job can still be posting to them.
+    members: Arc<Vec<Recipient>>,
 }
 
 struct Known {
     recipient: Recipient,
     principal: Arc<Principal>,
     token_expires_at: Option<Timestamp>,
+    connected_at: Timestamp,
+    version: u64,
     /// Its topics, sorted.
     topics: Arc<[Topic]>,
-    /// When each topic went live.
-    since: Box<[Timestamp]>,
-    place: Place,
-}
-
-#[derive(Clone, Copy)]
-enum Place {
-    Group { index: usize, member: usize },
-    Straggler,
+    /// The index of its group, and its place among the members.
+    place: (usize, usize),
 }
 
 impl View {
     /// Returns an empty view.
     pub(super) fn new(connections: &Connections, shard: Shard, rules: InForce) -> Self {
         Self {
+            connections: connections.clone(),
             reader: ShardReader::new(connections.clone(), shard),
-            writes: connections.writes(),
+            shard,
             refreshed_at: None,
-            connections: HashMap::new(),
+            expired_at: Timestamp::UNIX_EPOCH,
+            known: HashMap::new(),
+            fresh: BTreeMap::new(),
+            closed: HashMap::new(),
             groups: Vec::new(),
             empty: Vec::new(),
             by_topics: HashMap::new(),
             by_topic: HashMap::new(),
-            stragglers: HashMap::new(),
-            announced: BTreeSet::new(),
             rules,
             expiries: BTreeSet::new(),
             revocations: Revocations::default(),
         }
     }
 
-    /// Reads the connections that have changed, unless the view is recent, and marks the `joined` ones as
-    /// announced. Stops serving subscriptions that the rules do not permit.
+    /// Makes the view as new as a job requires. Stops serving subscriptions that the rules do not permit.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] when the database fails; the view then stays as it was.
+    /// [`StoreError`] when a change that the job names cannot be read.
     pub(super) async fn refresh(
         &mut self,
-        joined: &[ConnectionId],
+        job: &Job,
         rules: InForce,
         now: Timestamp,
     ) -> Result<(), StoreError> {
@@ -147,109 +149,184 @@ impl View {
             self.rules = rules;
             self.check_all();
         }
-        let has_unknown = joined.iter().any(|id| !self.connections.contains_key(id));
         let is_old = self.refreshed_at.is_none_or(|at| at + REFRESH_AFTER <= now);
-        if has_unknown || is_old || self.writes.has_changed().unwrap_or(false) {
-            self.writes.mark_unchanged();
-            match self.reader.refresh(now).await? {
-                Refresh::All(all) => {
-                    let open: BTreeSet<&ConnectionId> =
-                        all.iter().map(|connection| &connection.recipient.id).collect();
-                    let gone: Vec<ConnectionId> =
-                        self.connections.keys().filter(|id| !open.contains(id)).cloned().collect();
-                    for id in &gone {
-                        self.remove(id);
-                    }
-                    for connection in &all {
-                        self.update(connection, now);
+        let is_outdated = |it: &Changed| self.is_outdated(&it.connection, it.version);
+        if is_old || job.changed.iter().any(is_outdated) {
+            match self.reader.refresh(now).await {
+                Ok(changed) => {
+                    self.refreshed_at = Some(now);
+                    for connection in &changed {
+                        self.apply(connection, now);
                     }
                 }
-                Refresh::Changed(changed) => {
-                    for connection in &changed {
-                        if connection.gone {
-                            self.remove(&connection.recipient.id);
-                        } else {
-                            self.update(connection, now);
-                        }
-                    }
+                Err(error) if self.refreshed_at.is_none() => return Err(error),
+                Err(error) => {
+                    warn!(error = %Chain(&error), "could not read the changed connections; reading those of the job one by one");
                 }
             }
-            self.refreshed_at = Some(now);
         }
-        for id in joined {
-            match self.stragglers.get_mut(id) {
-                Some(straggler) => straggler.is_announced = true,
-                None if self.connections.contains_key(id) => {}
-                None => {
-                    self.announced.insert(id.clone());
-                }
+        self.read_outdated(job, now).await?;
+        if self.expired_at + EXPIRE_EVERY <= now {
+            self.expired_at = now;
+            self.expire(now);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the view has an older version of a connection.
+    fn is_outdated(&self, id: &ConnectionId, version: u64) -> bool {
+        let known = self.known.get(id).map(|known| known.version);
+        let closed = self.closed.get(id).map(|(version, _)| *version);
+        known.max(closed).is_none_or(|ours| ours < version)
+    }
+
+    /// Reads the items of the job's connections that the index did not return.
+    async fn read_outdated(&mut self, job: &Job, now: Timestamp) -> Result<(), StoreError> {
+        let changed = job.changed.iter().map(|it| (&it.connection, it.version));
+        let behind = job.behind.iter().map(|it| (&it.connection, 0));
+        let outdated: BTreeMap<&ConnectionId, u64> =
+            changed.chain(behind).filter(|(id, version)| self.is_outdated(id, *version)).collect();
+        let connections = self.connections.clone();
+        let shard = self.shard;
+        let mut reads = Vec::with_capacity(outdated.len());
+        for (id, version) in outdated {
+            let connections = &connections;
+            reads.push(async move { (id, version, connections.get(shard, id).await) });
+        }
+        let mut reads = stream::iter(reads).buffer_unordered(CONCURRENCY);
+        while let Some((id, version, read)) = reads.next().await {
+            match read? {
+                Some(connection) => self.apply(&connection, now),
+                None => self.close(id, version.max(1), now),
             }
         }
         Ok(())
     }
 
-    /// Returns the groups that are subscribed to one of `topics`.
-    pub(super) fn groups_for<'a>(
-        &'a self,
-        topics: impl Iterator<Item = &'a Topic>,
-    ) -> Vec<&'a Group> {
-        let indexes: BTreeSet<usize> =
-            topics.filter_map(|topic| self.by_topic.get(topic)).flatten().copied().collect();
-        indexes.into_iter().map(|index| &self.groups[index]).collect()
-    }
-
-    /// Returns the stragglers and the topics of each.
-    pub(super) fn stragglers(&self) -> Vec<(Recipient, Arc<[Topic]>)> {
-        self.stragglers
-            .keys()
-            .filter_map(|id| self.connections.get(id))
-            .map(|known| (known.recipient.clone(), known.topics.clone()))
-            .collect()
-    }
-
-    /// Returns the topics of a connection.
-    pub(super) fn topics_of(&self, id: &ConnectionId) -> Option<Arc<[Topic]>> {
-        self.connections.get(id).map(|known| known.topics.clone())
-    }
-
-    /// Returns the state of a straggler.
-    pub(super) fn straggler_mut(&mut self, id: &ConnectionId) -> Option<&mut Straggler> {
-        self.stragglers.get_mut(id)
-    }
-
-    /// Takes a connection out of its group, to be served individually.
-    pub(super) fn make_straggler(&mut self, id: &ConnectionId) -> &mut Straggler {
-        self.leave_group(id);
-        self.stragglers.entry(id.clone()).or_default()
-    }
-
-    /// Returns stragglers that are up to date to their groups.
-    pub(super) fn regroup(&mut self) {
-        let up_to_date: Vec<ConnectionId> = self
-            .stragglers
-            .iter()
-            .filter(|(_, it)| it.behind.is_empty() && it.backlog.is_empty())
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in up_to_date {
-            self.stragglers.remove(&id);
-            self.join_group(&id);
+    /// Applies an item, unless the view has it already.
+    fn apply(&mut self, connection: &Connection, now: Timestamp) {
+        let id = &connection.recipient.id;
+        if !self.is_outdated(id, connection.version) {
+            return;
+        }
+        if connection.gone {
+            self.close(id, connection.version, now);
+        } else {
+            self.update(connection, now);
         }
     }
 
-    /// Returns how many connections have a backlog.
-    pub(super) fn waiting(&self) -> usize {
-        self.stragglers.values().filter(|straggler| !straggler.backlog.is_empty()).count()
+    fn close(&mut self, id: &ConnectionId, version: u64, now: Timestamp) {
+        self.remove(id);
+        self.closed.insert(id.clone(), (version, now));
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        let expired = self.known.values().filter(|known| known.connected_at + LIFETIME <= now);
+        let expired: Vec<ConnectionId> = expired.map(|known| known.recipient.id.clone()).collect();
+        for id in &expired {
+            self.remove(id);
+        }
+        self.closed.retain(|_, (_, at)| *at + LIFETIME > now);
+    }
+
+    /// Divides a job into what the groups are sent, and what the connections that are behind are sent.
+    /// Takes the pending revocations.
+    pub(super) fn plan(&mut self, job: &Job, segments: &[Segment], now: Timestamp) -> Plan {
+        let mut plan = Plan { revocations: self.take_revocations(now), ..Plan::default() };
+        let mut left_out: HashMap<usize, HashSet<usize>> = HashMap::new();
+        for behind in &job.behind {
+            let Some(known) = self.known.get(&behind.connection) else {
+                plan.closed.push(behind.connection.clone());
+                continue;
+            };
+            let (index, member) = known.place;
+            left_out.entry(index).or_default().insert(member);
+            let next = next_of(known, behind, segments);
+            if !next.is_empty() {
+                let Behind { lag, waits, .. } = *behind;
+                let recipient = known.recipient.clone();
+                plan.stragglers.push(Straggler { recipient, next, lag, waits });
+            }
+        }
+        for (id, unknown) in self.unknown_subscriptions(job, now) {
+            let Some(known) = self.known.get(&id) else { continue };
+            let (index, member) = known.place;
+            if left_out.entry(index).or_default().insert(member) {
+                let nothing = BTreeMap::new();
+                let behind = Behind { connection: id, next: nothing, lag: Lag::None, waits: false };
+                let mut next = next_of(known, &behind, segments);
+                next.retain(|topic, _| !unknown.contains(topic));
+                if !next.is_empty() {
+                    let recipient = known.recipient.clone();
+                    plan.stragglers.push(Straggler {
+                        recipient,
+                        next,
+                        lag: Lag::None,
+                        waits: false,
+                    });
+                }
+            } else if let Some(straggler) =
+                plan.stragglers.iter_mut().find(|it| it.recipient.id == id)
+            {
+                // It is behind on topics that the caller knows.
+                straggler.next.retain(|topic, _| !unknown.contains(topic));
+            }
+        }
+        let mut by_group: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (index, segment) in segments.iter().enumerate().filter(|(_, it)| it.prev < it.to) {
+            for group in self.by_topic.get(&segment.topic).into_iter().flatten() {
+                by_group.entry(*group).or_default().push(index);
+            }
+        }
+        for (index, segments) in by_group {
+            let members = &self.groups[index].members;
+            let members = match left_out.get(&index) {
+                None => members.clone(),
+                Some(left_out) => {
+                    let members = members.iter().enumerate();
+                    let members = members.filter(|(member, _)| !left_out.contains(member));
+                    Arc::new(members.map(|(_, recipient)| recipient.clone()).collect())
+                }
+            };
+            if !members.is_empty() {
+                plan.shares.push(Share { members, segments });
+            }
+        }
+        plan
+    }
+
+    /// Returns the subscriptions that the caller of the job does not know yet.
+    fn unknown_subscriptions(
+        &mut self,
+        job: &Job,
+        now: Timestamp,
+    ) -> Vec<(ConnectionId, BTreeSet<Topic>)> {
+        let changed: HashMap<&ConnectionId, &Changed> =
+            job.changed.iter().map(|it| (&it.connection, it)).collect();
+        self.fresh.retain(|_, topics| {
+            topics.retain(|_, since| *since + FRESH_FOR > now);
+            !topics.is_empty()
+        });
+        let fresh = self.fresh.iter().map(|(id, topics)| {
+            let known = changed.get(id).map(|it| &it.joined);
+            let is_unknown = |topic: &Topic, since: &Timestamp| {
+                known.and_then(|known| known.get(topic)).is_none_or(|known| known < since)
+            };
+            let unknown = topics.iter().filter(|(topic, since)| is_unknown(topic, since));
+            (id.clone(), unknown.map(|(topic, _)| topic.clone()).collect())
+        });
+        fresh.filter(|(_, unknown): &(_, BTreeSet<Topic>)| !unknown.is_empty()).collect()
     }
 
     /// Takes the pending revocations, including those of tokens that have expired.
-    pub(super) fn take_revocations(&mut self, now: Timestamp) -> Revocations {
+    fn take_revocations(&mut self, now: Timestamp) -> Revocations {
         let mut revocations = std::mem::take(&mut self.revocations);
         while let Some((at, _)) = self.expiries.first()
             && *at <= now
         {
             let Some((_, id)) = self.expiries.pop_first() else { break };
-            if let Some(known) = self.connections.get(&id) {
+            if let Some(known) = self.known.get(&id) {
                 revocations.connections.push((known.recipient.clone(), ErrorCode::Expired));
             }
         }
@@ -265,57 +342,41 @@ impl View {
 
     /// Checks every connection against the rules, which have changed.
     fn check_all(&mut self) {
-        let ids: Vec<ConnectionId> = self.connections.keys().cloned().collect();
+        let ids: Vec<ConnectionId> = self.known.keys().cloned().collect();
         for id in ids {
-            let Some(known) = self.connections.get(&id) else { continue };
-            if !self.rules.allows(&known.principal, Right::Connect) {
-                self.revocations.connections.push((known.recipient.clone(), ErrorCode::Forbidden));
-            }
-            let denied: BTreeSet<Topic> = known
-                .topics
-                .iter()
-                .filter(|it| !self.rules.allows(&known.principal, Right::Subscribe(it)))
-                .cloned()
-                .collect();
-            if denied.is_empty() {
-                continue;
-            }
-            let (topics, since): (Vec<Topic>, Vec<Timestamp>) = known
-                .topics
-                .iter()
-                .zip(&known.since)
-                .filter(|(topic, _)| !denied.contains(topic))
-                .map(|(topic, since)| (topic.clone(), *since))
-                .unzip();
-            self.revocations.subscriptions.push((known.recipient.clone(), denied));
-            self.leave_group(&id);
-            if let Some(known) = self.connections.get_mut(&id) {
-                known.topics = topics.into();
-                known.since = since.into();
-            }
-            self.settle(&id);
+            let Some(known) = self.known.get(&id) else { continue };
+            let topics = known.topics.iter().cloned().collect();
+            let (recipient, principal) = (known.recipient.clone(), known.principal.clone());
+            let allowed = self.allowed(&recipient, &principal, topics);
+            self.move_to(&id, &allowed);
         }
     }
 
-    /// Updates a straggler after its topics have changed; any other connection joins a group.
-    fn settle(&mut self, id: &ConnectionId) {
-        let Some(known) = self.connections.get(id) else { return };
-        match self.stragglers.get_mut(id) {
-            Some(straggler) => {
-                let topics = &known.topics;
-                straggler.behind.retain(|topic, _| topics.binary_search(topic).is_ok());
-                straggler.backlog.retain(|topic| topics.binary_search(topic).is_ok());
-            }
-            None => self.join_group(id),
+    /// Returns the topics that the rules permit, and notes what they do not permit.
+    fn allowed(
+        &mut self,
+        recipient: &Recipient,
+        principal: &Principal,
+        topics: BTreeSet<Topic>,
+    ) -> Arc<[Topic]> {
+        if !self.rules.allows(principal, Right::Connect) {
+            self.revocations.connections.push((recipient.clone(), ErrorCode::Forbidden));
+            return Arc::default();
         }
+        let (allowed, denied): (BTreeSet<Topic>, BTreeSet<Topic>) = topics
+            .into_iter()
+            .partition(|topic| self.rules.allows(principal, Right::Subscribe(topic)));
+        if !denied.is_empty() {
+            self.revocations.subscriptions.push((recipient.clone(), denied));
+        }
+        allowed.into_iter().collect()
     }
 
     /// Removes a connection.
     pub(super) fn remove(&mut self, id: &ConnectionId) {
         self.leave_group(id);
-        self.stragglers.remove(id);
-        self.announced.remove(id);
-        if let Some(known) = self.connections.remove(id)
+        self.fresh.remove(id);
+        if let Some(known) = self.known.remove(id)
             && let Some(at) = known.token_expires_at
         {
             self.expiries.remove(&(at, id.clone()));
@@ -324,83 +385,53 @@ impl View {
 
     fn update(&mut self, connection: &Connection, now: Timestamp) {
         let id = &connection.recipient.id;
-        let principal = &connection.principal;
-        if !self.rules.allows(principal, Right::Connect) {
-            self.revocations.connections.push((connection.recipient.clone(), ErrorCode::Forbidden));
-        }
-        let denied: BTreeSet<Topic> = connection
-            .topics
-            .keys()
-            .filter(|it| !self.rules.allows(principal, Right::Subscribe(it)))
-            .cloned()
-            .collect();
-        let live: Vec<(&Topic, u64, Timestamp)> = connection
-            .topics
-            .iter()
-            .filter(|(topic, subscription)| subscription.is_live(now) && !denied.contains(*topic))
-            .map(|(topic, subscription)| match subscription {
-                Subscription::Live { cursor, since } => (topic, *cursor, *since),
-                // Its `subscribe` was interrupted; what it has sent is not known.
-                Subscription::Joining { since } => (topic, 0, *since),
-            })
-            .collect();
-        let fresh_after = now - FRESH_FOR;
-        let before = self.connections.get(id);
-        let mut behind = BTreeMap::new();
-        for (topic, cursor, since) in &live {
-            let known = before.and_then(|known| {
-                let index = known.topics.binary_search(topic).ok()?;
-                known.since.get(index)
-            });
-            let is_joining = match known {
-                Some(known) => known != since,
-                None => *since > fresh_after,
-            };
-            if is_joining {
-                behind.insert((*topic).clone(), *cursor);
-            }
-        }
-        let topics: Arc<[Topic]> = live.iter().map(|(topic, _, _)| (*topic).clone()).collect();
-        let since = live.iter().map(|(_, _, since)| *since).collect();
-
+        let before = self.known.get(id);
         let principal = match before {
-            Some(known) if known.principal.as_ref() == principal => known.principal.clone(),
-            _ => Arc::new(principal.clone()),
+            Some(known) if *known.principal == connection.principal => known.principal.clone(),
+            _ => Arc::new(connection.principal.clone()),
         };
-        if let Some(at) = before.and_then(|known| known.token_expires_at) {
-            self.expiries.remove(&(at, id.clone()));
-        }
+        self.remove(id);
         if let Some(at) = connection.token_expires_at {
             self.expiries.insert((at, id.clone()));
         }
-        if !denied.is_empty() {
-            self.revocations.subscriptions.push((connection.recipient.clone(), denied));
+        let mut live = BTreeSet::new();
+        let mut fresh = BTreeMap::new();
+        for (topic, subscription) in &connection.topics {
+            match subscription {
+                Subscription::Live { since, .. } => {
+                    live.insert(topic.clone());
+                    if *since + FRESH_FOR > now {
+                        fresh.insert(topic.clone(), *since);
+                    }
+                }
+                Subscription::Joining { .. } => {}
+            }
         }
-        self.leave_group(id);
+        if !fresh.is_empty() {
+            self.fresh.insert(id.clone(), fresh);
+        }
+        let topics = self.allowed(&connection.recipient, &principal, live);
         let known = Known {
             recipient: connection.recipient.clone(),
             principal,
             token_expires_at: connection.token_expires_at,
-            topics: topics.clone(),
-            since,
-            place: Place::Straggler,
+            connected_at: connection.connected_at,
+            version: connection.version,
+            topics: Arc::default(),
+            place: (usize::MAX, 0),
         };
-        self.connections.insert(id.clone(), known);
-        let is_announced = self.announced.remove(id);
-        if !behind.is_empty() || self.stragglers.contains_key(id) {
-            let straggler = self.stragglers.entry(id.clone()).or_default();
-            straggler.behind.extend(behind);
-            straggler.is_announced = is_announced;
-        }
-        self.settle(id);
+        self.known.insert(id.clone(), known);
+        self.move_to(id, &topics);
     }
 
-    fn join_group(&mut self, id: &ConnectionId) {
-        let Some(known) = self.connections.get_mut(id) else { return };
-        let index = if let Some(index) = self.by_topics.get(&known.topics) {
+    /// Moves a connection to the group with these topics.
+    fn move_to(&mut self, id: &ConnectionId, topics: &Arc<[Topic]>) {
+        self.leave_group(id);
+        let Some(known) = self.known.get_mut(id) else { return };
+        let index = if let Some(index) = self.by_topics.get(topics) {
             *index
         } else {
-            let group = Group { topics: known.topics.clone(), members: Vec::new() };
+            let group = Group { topics: topics.clone(), members: Arc::default() };
             let index = if let Some(index) = self.empty.pop() {
                 self.groups[index] = group;
                 index
@@ -408,27 +439,28 @@ impl View {
                 self.groups.push(group);
                 self.groups.len() - 1
             };
-            self.by_topics.insert(known.topics.clone(), index);
-            for topic in known.topics.iter() {
+            self.by_topics.insert(topics.clone(), index);
+            for topic in topics.iter() {
                 self.by_topic.entry(topic.clone()).or_default().insert(index);
             }
             index
         };
-        let members = &mut self.groups[index].members;
-        known.place = Place::Group { index, member: members.len() };
-        members.push(known.recipient.clone());
+        let group = &mut self.groups[index];
+        known.place = (index, group.members.len());
+        known.topics = group.topics.clone();
+        Arc::make_mut(&mut group.members).push(known.recipient.clone());
     }
 
     fn leave_group(&mut self, id: &ConnectionId) {
-        let Some(known) = self.connections.get_mut(id) else { return };
-        let Place::Group { index, member } = known.place else { return };
-        known.place = Place::Straggler;
-        let group = &mut self.groups[index];
-        group.members.swap_remove(member);
-        if let Some(moved) = group.members.get(member)
-            && let Some(moved) = self.connections.get_mut(&moved.id)
+        let Some(known) = self.known.get_mut(id) else { return };
+        let (index, member) = std::mem::replace(&mut known.place, (usize::MAX, 0));
+        let Some(group) = self.groups.get_mut(index) else { return };
+        let members = Arc::make_mut(&mut group.members);
+        members.swap_remove(member);
+        if let Some(moved) = members.get(member)
+            && let Some(moved) = self.known.get_mut(&moved.id)
         {
-            moved.place = Place::Group { index, member };
+            moved.place = (index, member);
         }
         let group = &mut self.groups[index];
         if group.members.is_empty() {
@@ -444,4 +476,16 @@ impl View {
             self.empty.push(index);
         }
     }
+}
+
+/// Returns the next number of a connection that is behind, for each of its topics that the job is about.
+fn next_of(known: &Known, behind: &Behind, segments: &[Segment]) -> BTreeMap<Topic, u64> {
+    let is_subscribed = |topic: &Topic| known.topics.binary_search(topic).is_ok();
+    let others = segments.iter().filter(|segment| segment.prev < segment.to);
+    let mut next: BTreeMap<Topic, u64> = others
+        .map(|segment| (segment.topic.clone(), segment.prev + 1))
+        .chain(behind.next.iter().map(|(topic, next)| (topic.clone(), *next)))
+        .collect();
+    next.retain(|topic, _| is_subscribed(topic));
+    next
 }

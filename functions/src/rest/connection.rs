@@ -162,7 +162,7 @@ impl OwnConnection {
         let Self(id) = self;
         let shard = state.app.shard_of(id).await?;
         let topics = BTreeSet::from([topic]);
-        let removed = state.app.tables.connections.leave(shard, id, &topics, state.now()).await?;
+        let removed = state.app.tables.connections.leave(shard, id, &topics).await?;
         if removed.is_empty() {
             let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
             let detail = format!("the connection is not subscribed to {}", names.join(", "));

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use domain::{
     access::{Principal, Right},
+    clock::Clock,
     topic::Topic,
 };
 use jiff::Timestamp;
 
 use super::problem::Problem;
-use crate::{app::App, clock::Clock};
+use crate::app::App;
 
 /// What every handler has access to.
 #[derive(Clone)]
@@ -26,7 +27,7 @@ impl RestState {
 
     /// Returns the current time.
     pub(super) fn now(&self) -> Timestamp {
-        (self.clock)()
+        self.clock.now()
     }
 
     /// Checks that the rules grant `right` to `principal`.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{Json, Router, extract::State, routing::get};
 use domain::{
+    connection::LIFETIME,
     entry::Entry,
     provenance::Provenance,
     source::{Family, SourceState},
@@ -74,7 +75,7 @@ pub(super) async fn status(State(state): State<RestState>) -> Result<Json<Status
         .collect();
     let mut connections = 0;
     for shard in app.shards.all() {
-        let all = app.tables.connections.all(shard).await?;
+        let all = app.tables.connections.changes(shard, now - LIFETIME).await?;
         connections += all.iter().filter(|connection| !connection.gone).count();
     }
     Ok(Json(Status {

@@ -42,12 +42,12 @@ struct Item {
         skip_serializing_if = "BTreeSet::is_empty"
     )]
     topics: BTreeSet<Topic>,
-    /// By topic, when a `subscribe` that has not finished began.
+    /// By topic, where a `subscribe` that has not finished starts, and when it began.
     #[serde(default)]
-    joining: BTreeMap<Topic, i64>,
+    joining: BTreeMap<Topic, Cursor>,
     /// By topic, where and when it went live.
     #[serde(default)]
-    cursors: BTreeMap<Topic, LiveFrom>,
+    cursors: BTreeMap<Topic, Cursor>,
     #[serde(default)]
     connected_at: i64,
     changed_at: i64,
@@ -59,7 +59,7 @@ struct Item {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct LiveFrom {
+struct Cursor {
     seq: u64,
     at: i64,
 }
@@ -80,12 +80,11 @@ pub(super) fn write(connection: &Connection) -> Result<Attributes, StoreError> {
     let mut cursors = BTreeMap::new();
     for (topic, subscription) in &connection.topics {
         match subscription {
-            Subscription::Joining { since } => {
-                joining.insert(topic.clone(), since.as_millisecond());
+            Subscription::Joining { cursor, since } => {
+                joining.insert(topic.clone(), Cursor { seq: *cursor, at: since.as_millisecond() });
             }
             Subscription::Live { cursor, since } => {
-                let live_from = LiveFrom { seq: *cursor, at: since.as_millisecond() };
-                cursors.insert(topic.clone(), live_from);
+                cursors.insert(topic.clone(), Cursor { seq: *cursor, at: since.as_millisecond() });
             }
         }
     }
@@ -120,7 +119,7 @@ fn connection(item: Item) -> Result<Connection, String> {
     let time = |ms| Timestamp::from_millisecond(ms).map_err(|error| error.to_string());
     let subscription = |topic: &Topic| -> Result<Subscription, String> {
         Ok(match (item.joining.get(topic), item.cursors.get(topic)) {
-            (Some(since), _) => Subscription::Joining { since: time(*since)? },
+            (Some(from), _) => Subscription::Joining { cursor: from.seq, since: time(from.at)? },
             (None, Some(from)) => Subscription::Live { cursor: from.seq, since: time(from.at)? },
             (None, None) => Subscription::Live { cursor: 0, since: Timestamp::UNIX_EPOCH },
         })
@@ -153,7 +152,8 @@ mod tests {
 
     fn subscription() -> impl Strategy<Value = Subscription> {
         prop_oneof![
-            time().prop_map(|since| Subscription::Joining { since }),
+            (any::<u64>(), time())
+                .prop_map(|(cursor, since)| Subscription::Joining { cursor, since }),
             (any::<u64>(), time()).prop_map(|(cursor, since)| Subscription::Live { cursor, since }),
         ]
     }

@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use ::functions::{clock::Clock, settings::Environment};
+use ::functions::settings::Environment;
 use anyhow::Context as _;
 use aws::clients::Clients;
+use domain::clock::Clock;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ pub struct Options {
 /// When the address cannot be bound, a setting is missing, or the tables cannot be read.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     let clients = Clients::from_env().await?;
-    let clock: Clock = Arc::new(Timestamp::now);
+    let clock = Clock::new(Timestamp::now);
     let pusher = Arc::new(options.environment.pusher(&clients, clock.clone())?);
     let app = Arc::new(options.environment.app(&clients).await?);
     app.tables.check().await?;

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use ::functions::{
-    access::authorize, app::App, clock::Clock, connection, failure::Failure, push::Pusher, rest,
-};
+use ::functions::{access::authorize, app::App, connection, failure::Failure, push::Pusher, rest};
 use axum::Router;
 use bytes::Bytes;
+use domain::clock::Clock;
 use futures_util::future::BoxFuture;
 use gateway::{FunctionError, Functions};
 use lambda_http::{
@@ -42,7 +41,7 @@ impl DirectFunctions {
     }
 
     async fn call(&self, function: &str, event: Bytes) -> Result<Bytes, FunctionError> {
-        let now = (self.clock)();
+        let now = self.clock.now();
         match function {
             AUTHORIZE => {
                 let result = authorize::handle(&self.app, now, decode(&event)?).await;

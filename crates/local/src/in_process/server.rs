@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, ops::Range, path::PathBuf, sync::Arc};
 
 use ::functions::{
-    access::origin::Origins, app::App, clock::Clock, connection::callback::Callback, push::Pusher,
+    access::origin::Origins, app::App, connection::callback::Callback, push::Pusher,
     settings::Options as FunctionOptions,
 };
 use ::poller::{
@@ -16,7 +16,10 @@ use aws::{
     clients::{Clients, TableOptions},
     tables::Tables,
 };
-use domain::{provenance::Provenance, rules::SetText, shard::Shard, topic::Topic};
+use domain::{
+    clock::Clock, connection::LIFETIME, provenance::Provenance, rules::SetText, shard::Shard,
+    topic::Topic,
+};
 use dynamo::Engine;
 use gateway::{Authorizer, Callbacks, Config, Gateway, GatewayLimits, HttpRoutes, Routes, Sockets};
 use jiff::Timestamp;
@@ -89,7 +92,7 @@ impl Server {
             None => None,
         };
 
-        let clock: Clock = Arc::new(Timestamp::now);
+        let clock = Clock::new(Timestamp::now);
         let sockets = Arc::new(Sockets::new(GatewayLimits::guarded()));
         let outlet = Arc::new(SocketTable(sockets.clone()));
         let is_open = functions.is_open();
@@ -104,7 +107,7 @@ impl Server {
         let gateway = Gateway::start(
             gateway_config(listen, is_open, is_ready),
             sockets,
-            Arc::new(DirectFunctions::new(app, pusher.clone(), clock)),
+            Arc::new(DirectFunctions::new(app, pusher.clone(), clock.clone())),
             gateway_shutdown.clone(),
         )
         .with_context(|| format!("cannot listen on {listen}"))?;
@@ -118,10 +121,13 @@ impl Server {
             let parts = Poller {
                 tables,
                 push: pusher,
-                origin,
+                provenance: origin,
                 shards,
+                // The sockets are in this process, and no quota applies to them.
+                posts_per_second: u32::MAX,
                 owner: format!("up-{}", std::process::id()).into(),
                 families,
+                clock,
                 looks: watch::channel(None).0,
             };
             if let Err(error) = parts.run(&poller, stop.clone()).await {
@@ -185,10 +191,11 @@ impl Server {
 async fn release_previous_owner(tables: &Tables, shards: Range<Shard>) -> anyhow::Result<()> {
     tables.control.clear_leases().await.context("cannot clear the leases")?;
     for shard in shards {
-        for connection in tables.connections.all(shard).await? {
+        let opened_since = Timestamp::now() - LIFETIME;
+        for connection in tables.connections.changes(shard, opened_since).await? {
             if !connection.gone {
                 let id = &connection.recipient.id;
-                tables.connections.close(shard, id, Timestamp::now()).await?;
+                tables.connections.close(shard, id).await?;
             }
         }
     }

@@ -25,6 +25,7 @@ use tokio::{
 use super::upstream::NAME;
 use crate::{
     feed::Feed,
+    leadership::Leadership,
     numbering::{Numbering, Options},
     states::States,
     wanted::Wanted,
@@ -59,7 +60,8 @@ impl Recorder {
         let options = Options { flush: Duration::ZERO, memory_bytes: usize::MAX };
         let log = tables.log.clone();
         let control = tables.control.clone();
-        let numbering = Numbering::new(log.clone(), control.clone(), options);
+        let leadership = Leadership::default();
+        let numbering = Numbering::new(log.clone(), control.clone(), leadership, options);
         let states = States::new(Provenance::Live, control.clone(), numbering.clone());
         let feed = Feed::new(NAME, wanted, numbering.clone(), states, log, control);
 
