@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    operation,
+    faults::{Fault, Faults},
     storage::{OpenError, Storage},
 };
 
@@ -31,21 +31,18 @@ use crate::{
 /// clone of the engine is dropped.
 #[derive(Clone)]
 pub struct Engine {
-    calls: mpsc::Sender<Call>,
+    /// `None` if operations run on the thread that calls them.
+    calls: Option<mpsc::Sender<Call>>,
     storage: Storage,
+    faults: Faults,
 }
 
 /// One request of the SDK.
 struct Call {
     operation: String,
     body: Vec<u8>,
-    response: oneshot::Sender<Response>,
-}
-
-/// An HTTP status and a JSON body.
-struct Response {
-    status: u16,
-    json: String,
+    /// The HTTP status and the JSON body.
+    response: oneshot::Sender<(u16, String)>,
 }
 
 impl Engine {
@@ -66,7 +63,19 @@ impl Engine {
                 }
             })
             .map_err(OpenError::StartThread)?;
-        Ok(Self { calls, storage })
+        Ok(Self { calls: Some(calls), storage, faults: Faults::default() })
+    }
+
+    /// Uses a database on the thread that calls it, for tests and simulations. No other thread takes
+    /// part, so Tokio's paused clock does not advance during an operation.
+    pub fn inline(storage: Storage) -> Self {
+        Self { calls: None, storage, faults: Faults::default() }
+    }
+
+    /// Returns an engine with the same database, whose operations have these faults.
+    #[must_use]
+    pub fn with_faults(self, faults: Faults) -> Self {
+        Self { faults, ..self }
     }
 
     /// Returns an SDK configuration whose requests go to this engine.
@@ -84,17 +93,14 @@ impl Engine {
 
     /// Deletes expired items once a minute until `shutdown`.
     pub async fn delete_expired(self, shutdown: CancellationToken) {
-        let Self { calls, storage } = self;
+        let Self { calls, storage, .. } = self;
         drop(calls);
         storage.delete_expired(shutdown).await;
     }
 }
 
 fn serve(storage: &Storage, call: Call) {
-    let response = match operation::run(&storage.database, &call.operation, &call.body) {
-        Ok(json) => Response { status: 200, json },
-        Err(error) => Response { status: error.status_code(), json: error.to_json() },
-    };
+    let response = storage.call(&call.operation, &call.body);
     // The caller may have stopped waiting.
     let _ = call.response.send(response);
 }
@@ -120,12 +126,29 @@ impl HttpConnector for Engine {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let body = request.body().bytes().unwrap_or_default().to_vec();
+        let fault = self.faults.take(&operation, &body);
+        let lost = || ConnectorError::io("the connection was lost".into());
+        if fault == Some(Fault::LoseRequest) {
+            return HttpConnectorFuture::ready(Err(lost()));
+        }
         let (response, receiver) = oneshot::channel();
-        let sent = self.calls.send(Call { operation, body, response });
+        let call = Call { operation, body, response };
+        let sent = match &self.calls {
+            Some(calls) => calls.send(call).is_ok(),
+            None => {
+                serve(&self.storage, call);
+                true
+            }
+        };
         HttpConnectorFuture::new(async move {
             let ended = || ConnectorError::other("the database thread has ended".into(), None);
-            sent.map_err(|_| ended())?;
-            let Response { status, json } = receiver.await.map_err(|_| ended())?;
+            if !sent {
+                return Err(ended());
+            }
+            let (status, json) = receiver.await.map_err(|_| ended())?;
+            if fault == Some(Fault::LoseResponse) {
+                return Err(lost());
+            }
             let status = StatusCode::try_from(status)
                 .map_err(|error| ConnectorError::other(error.into(), None))?;
             Ok(HttpResponse::new(status, SdkBody::from(json)))

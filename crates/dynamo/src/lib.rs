@@ -4,12 +4,14 @@
 //! connector. [`Server`] serves the same database over HTTP.
 
 mod engine;
+mod faults;
 mod operation;
 mod server;
 mod storage;
 
 pub use self::{
     engine::Engine,
+    faults::{Fault, Faults},
     server::{ServeError, Server},
     storage::{OpenError, Storage},
 };

@@ -14,6 +14,8 @@ use tokio::{task, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::operation;
+
 /// The name of the database file in the data folder.
 const DATABASE_FILE: &str = "headwater.db";
 
@@ -108,6 +110,15 @@ impl Storage {
         // the disk. A crash of the machine can lose the last commits.
         database.disable_bulk_loading().map_err(failed)?;
         Ok(Self { database, _lock: Some(Arc::new(lock)) })
+    }
+
+    /// Runs an operation, such as `PutItem`, on this thread. Takes the request as JSON. Returns the HTTP
+    /// status and the response, also as JSON.
+    pub fn call(&self, operation: &str, request: &[u8]) -> (u16, String) {
+        match operation::run(&self.database, operation, request) {
+            Ok(json) => (200, json),
+            Err(error) => (error.status_code(), error.to_json()),
+        }
     }
 
     /// Deletes expired items once a minute until `shutdown`.

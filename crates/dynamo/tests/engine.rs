@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::{
         ScalarAttributeType,
     },
 };
-use dynamo::{Engine, OpenError, Server, Storage};
+use dynamo::{Engine, Fault, Faults, OpenError, Server, Storage};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
@@ -56,6 +56,21 @@ async fn one_process_uses_a_data_folder_at_a_time_and_the_data_stays() {
     // The thread unlocks the folder shortly after the last handle is dropped; `open` retries.
     let engine = Engine::open(Some(folder.path())).unwrap();
     assert!(has(&Client::new(&engine.sdk_config()), "a").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inline_engine_needs_no_other_thread_and_can_lose_messages() {
+    let faults = Faults::default();
+    let engine = Engine::inline(Storage::open(None).unwrap()).with_faults(faults.clone());
+    let client = Client::new(&engine.sdk_config());
+    create_table(&client).await;
+    for (fault, is_done) in [(Fault::LoseRequest, false), (Fault::LoseResponse, true)] {
+        faults.set(move |operation, _| (operation == "PutItem").then_some(fault));
+        let put = client.put_item().table_name("items").item("pk", text("a"));
+        assert!(put.send().await.is_err(), "case: {fault:?}");
+        faults.clear();
+        assert_eq!(has(&client, "a").await, is_done, "case: {fault:?}");
+    }
 }
 
 #[tokio::test]
