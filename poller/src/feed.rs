@@ -17,19 +17,21 @@ pub struct Feed {
     states: States,
     log: Log,
     control: Control,
+    term: u64,
 }
 
 impl Feed {
-    /// Makes the feed of the source called `source`.
+    /// Makes the feed of the source called `source`, for the term with this epoch.
     pub fn new(
         source: &str,
+        term: u64,
         wanted: watch::Receiver<Arc<Wanted>>,
         numbering: Numbering,
         states: States,
         log: Log,
         control: Control,
     ) -> Self {
-        Self { source: source.into(), wanted, numbering, states, log, control }
+        Self { source: source.into(), wanted, numbering, states, log, control, term }
     }
 
     /// Returns the wanted topics of the source's family. A topic stays wanted for a minute after its
@@ -49,17 +51,42 @@ impl Feed {
         self.states.report(&self.source, state, detail.into());
     }
 
-    /// Returns the newest frame of a topic in the log.
+    /// Returns the epoch of the lease, which is higher whenever this poller begins to lead again.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Returns the newest frame of a topic in the log. Earlier leaders cannot append after it.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
     pub async fn newest(&self, topic: &Topic) -> Result<Option<Frame>, StoreError> {
+        self.numbering.fence(topic).await?;
         let newest = self.log.newest(topic).await?;
         Ok(newest.and_then(|newest| match newest.entry {
             Entry::Frame(frame) => Some(frame),
             Entry::Lost { .. } => None,
         }))
+    }
+
+    /// Returns whether the log has a post on a topic: itself, an edit or a delete of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn has_post(&self, topic: &Topic, uri: &str) -> Result<bool, StoreError> {
+        let places = self.control.places(uri, topic).await?;
+        if places.is_empty() {
+            return Ok(false);
+        }
+        self.numbering.fence(topic).await?;
+        for place in places {
+            if self.log.has_post(topic, place, uri).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns the table in which a source stores its own data.

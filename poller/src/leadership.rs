@@ -15,6 +15,15 @@ pub struct Leadership {
     leases: Arc<watch::Sender<BTreeMap<String, Held>>>,
 }
 
+/// Whether this poller may number a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It may, with this lease. The system's own topics need none.
+    Leads(Option<Lease>),
+    /// It may not: the lease has expired, or another poller has it.
+    Waits,
+}
+
 #[derive(Clone, Debug)]
 struct Held {
     lease: Lease,
@@ -32,11 +41,12 @@ impl Leadership {
 
     /// Notes that the lease of a family was renewed by a request at `requested_at`.
     pub fn renew(&self, family: &str, requested_at: Instant) {
+        let now = Instant::now();
         self.leases.send_if_modified(|leases| {
-            if let Some(held) = leases.get_mut(family) {
-                held.until = held.until.max(requested_at + TERM);
-            }
-            false
+            let Some(held) = leases.get_mut(family) else { return false };
+            let had_expired = held.until <= now;
+            held.until = held.until.max(requested_at + TERM);
+            had_expired && held.until > now
         });
     }
 
@@ -61,6 +71,22 @@ impl Leadership {
         Some(held.lease.clone())
     }
 
+    /// Returns whether this poller may number a topic, and with which lease.
+    pub(crate) fn standing(&self, topic: &Topic) -> Standing {
+        if is_leaderless(topic) {
+            return Standing::Leads(None);
+        }
+        self.lease_of(topic).map_or(Standing::Waits, |lease| Standing::Leads(Some(lease)))
+    }
+
+    /// Waits until this poller may number a topic.
+    pub(crate) async fn until_leads(&self, topic: &Topic) {
+        let mut changes = self.changes();
+        while !self.leads(topic) {
+            changes.changed().await;
+        }
+    }
+
     /// Returns whether this poller may number a topic and send its events.
     ///
     /// The system's own topics have no leader: if two pollers write at the same time, the second
@@ -69,13 +95,13 @@ impl Leadership {
         is_leaderless(topic) || self.lease_of(topic).is_some()
     }
 
-    /// Returns a receiver that is notified when a lease is added or removed.
+    /// Returns a receiver that is notified when a lease is added, removed, or renewed after it expired.
     pub(crate) fn changes(&self) -> Changes {
         Changes(self.leases.subscribe())
     }
 }
 
-/// Is notified when a lease is added or removed.
+/// Is notified when a lease is added, removed, or renewed after it expired.
 #[derive(Debug)]
 pub(crate) struct Changes(watch::Receiver<BTreeMap<String, Held>>);
 
@@ -133,5 +159,13 @@ mod tests {
         assert!(!leadership.leads(&ticker) && leadership.all().is_empty());
         leadership.renew("mastodon", Instant::now());
         assert!(leadership.all().is_empty(), "it has no such lease");
+        let waiting = leadership.until_leads(&ticker);
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        leadership.renew("coinbase", Instant::now() - TERM);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        leadership.renew("coinbase", Instant::now());
+        waiting.await;
+        assert_eq!(leadership.standing(&ticker), Standing::Leads(Some(lease(1))));
     }
 }

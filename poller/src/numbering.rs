@@ -7,30 +7,47 @@ mod append;
 mod queue;
 mod settle;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aws::{
-    control::{Control, Lease},
+    control::{Control, Lease, Pending},
+    error::StoreError,
     log::Log,
 };
-use domain::{entry::Entry, topic::Topic};
+use domain::{backoff::Backoff, chain::Chain, entry::Entry, topic::Topic};
 use futures_util::{StreamExt as _, stream};
-use tokio::time::{self, Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::instrument;
+use tokio::{
+    task::JoinSet,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{instrument, warn};
 
 use self::{
     append::Appender,
     queue::{Appended, Batch, Queue},
     settle::Settler,
 };
-use crate::{lanes::Lanes, leadership::Leadership, outgoing::Outgoing};
+use crate::{
+    lanes::Lanes,
+    leadership::Leadership,
+    outgoing::{Outgoing, Role},
+};
+
+#[cfg(test)]
+mod tests;
 
 /// Appends in flight in one round.
 const APPENDS_AT_ONCE: usize = 64;
 
 /// Shortest time that the topics of a round wait for each other.
 const LEAST_PATIENCE: Duration = Duration::from_millis(5);
+
+/// How often topics are found that are silent, and changes of posts that are not carried out.
+const TIDY_EVERY: Duration = Duration::from_mins(1);
+
+/// How long a topic is silent before it returns the numbers that it has reserved.
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// How often a stopping poller checks whether all appends are done.
 const STOP_POLL: Duration = Duration::from_millis(5);
@@ -44,7 +61,7 @@ pub struct Numbering {
 struct Inner {
     queue: Queue,
     appender: Appender,
-    settler: Settler,
+    settler: Arc<Settler>,
     leadership: Leadership,
     flush: Duration,
 }
@@ -54,17 +71,18 @@ struct Inner {
 pub struct Options {
     /// Shortest time between two rounds. After a longer silence, an event is sent at once.
     pub flush: Duration,
-    /// Most bytes of events that are pending while the database does not respond.
+    /// Most bytes of events that are pending or in flight while the database does not respond.
     pub memory_bytes: usize,
 }
 
 impl Numbering {
     /// Makes a numbering with nothing pending, for the topics that `leadership` allows.
     pub fn new(log: Log, control: Control, leadership: Leadership, options: Options) -> Self {
+        let settler = Arc::new(Settler::new(log.clone(), control.clone()));
         let inner = Inner {
             queue: Queue::new(options.memory_bytes),
-            appender: Appender::new(log.clone(), control.clone(), leadership.clone()),
-            settler: Settler::new(log, control),
+            appender: Appender::new(log, control, leadership.clone(), settler.clone()),
+            settler,
             leadership,
             flush: options.flush,
         };
@@ -82,8 +100,41 @@ impl Numbering {
         self.inner.leadership.add(lease, requested_at);
     }
 
-    /// Stops numbering the topics of a family. Pending events are dropped: the next leader fetches
-    /// them again.
+    /// Publishes the edits and deletes again that the previous leader of a family did not carry out.
+    /// Retries until that is done. It comes before everything that the sources publish.
+    pub(crate) async fn recover(&self, family: &str) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        loop {
+            match self.inner.settler.pending(family).await {
+                Ok(pending) => {
+                    for Pending { topic, uri, deletes, event } in pending {
+                        let uri = Arc::from(uri);
+                        let role = if deletes { Role::Deleted(uri) } else { Role::Edited(uri) };
+                        self.publish(&topic, Outgoing { json: event.into(), role });
+                    }
+                    return;
+                }
+                Err(error) => {
+                    warn!(family, error = %Chain(&error), "could not read the pending deletes; retrying");
+                    let delay = backoff.next_delay(&mut rand::rng());
+                    time::sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until this poller leads a topic, and fences off earlier leaders. What is then in the log is
+    /// all that they have appended.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub(crate) async fn fence(&self, topic: &Topic) -> Result<(), StoreError> {
+        self.inner.appender.fence(topic).await
+    }
+
+    /// Stops numbering the topics of a family, because another poller leads it. Pending events are
+    /// dropped: the next leader fetches them again.
     pub fn follow(&self, family: &str) {
         self.inner.leadership.remove(family);
         self.inner.queue.forget(family);
@@ -100,9 +151,10 @@ impl Numbering {
         let queue = &self.inner.queue;
         queue.ready().await;
         let mut taken = Vec::new();
-        for Batch { topic, head, generation, events, .. } in queue.take_ready() {
+        for Batch { topic, head, term, events, bytes, .. } in queue.take_ready() {
             taken.extend(events.into_iter().map(|event| (topic.clone(), event)));
-            queue.finish(&Appended { topic, head, generation, entries: vec![], posts: vec![] });
+            let (entries, changes, unwritten) = (vec![], vec![], Default::default());
+            queue.finish(&mut Appended { topic, head, term, entries, changes, unwritten, bytes });
         }
         taken
     }
@@ -115,27 +167,41 @@ impl Numbering {
     /// Makes rounds until `shutdown`, and after that until nothing is pending.
     pub async fn run(&self, lanes: Lanes, shutdown: CancellationToken) {
         let queue = &self.inner.queue;
-        let rounds = TaskTracker::new();
+        let mut tasks = JoinSet::new();
         let mut pace = RoundPace::new(self.inner.flush);
+        let mut tidy = time::interval_at(Instant::now() + TIDY_EVERY, TIDY_EVERY);
         loop {
-            let stopping = shutdown.run_until_cancelled(queue.ready()).await.is_none();
-            if !stopping {
-                pace.wait().await;
+            let stopping = shutdown.is_cancelled();
+            tokio::select! {
+                () = queue.ready() => pace.wait().await,
+                Some(ended) = tasks.join_next() => {
+                    resume_panic(ended);
+                    continue;
+                }
+                _ = tidy.tick() => {
+                    let silent = queue.take_silent(SILENCE);
+                    tasks.spawn(self.clone().round(silent, lanes.clone()));
+                    let carrying_out = self.clone().carry_out_pending();
+                    let carrying_out = shutdown.clone().run_until_cancelled_owned(carrying_out);
+                    tasks.spawn(async move { carrying_out.await.unwrap_or_default() });
+                    continue;
+                }
+                () = shutdown.cancelled(), if !stopping => {}
+                () = time::sleep(STOP_POLL), if stopping => {}
+            }
+            for (topic, event) in queue.take_spilled() {
+                self.inner.settler.spill(&topic, &event);
             }
             let batches = queue.take_ready();
             if !batches.is_empty() {
-                rounds.spawn(self.clone().round(batches, lanes.clone()));
+                tasks.spawn(self.clone().round(batches, lanes.clone()));
             } else if stopping && queue.is_idle() {
                 break;
             }
-            if stopping {
-                time::sleep(STOP_POLL).await;
-            }
         }
-        rounds.close();
-        rounds.wait().await;
-        for (topic, last) in queue.last_numbers() {
-            self.inner.appender.reserve_exactly(&topic, last).await;
+        tasks.spawn(self.clone().round(queue.take_silent(Duration::ZERO), lanes));
+        while let Some(ended) = tasks.join_next().await {
+            resume_panic(ended);
         }
     }
 
@@ -161,17 +227,44 @@ impl Numbering {
     fn hand_over(&self, lanes: &Lanes, done: Vec<Appended>) {
         let entries: Vec<&Entry> = done.iter().flat_map(|appended| &appended.entries).collect();
         lanes.send(&entries);
-        for appended in done {
-            if appended.posts.is_empty() {
-                self.inner.queue.finish(&appended);
-                continue;
+        for mut appended in done {
+            for event in &appended.changes {
+                self.inner.settler.settle(&appended.topic, event);
             }
-            let inner = self.inner.clone();
-            tokio::spawn(async move {
-                inner.settler.settle(&appended).await;
-                inner.queue.finish(&appended);
-            });
+            self.inner.queue.finish(&mut appended);
         }
+    }
+
+    /// Carries out the edits and deletes that are recorded as pending, such as those of a poller that was
+    /// killed after this one had begun to lead.
+    async fn carry_out_pending(self) {
+        for Lease { source: family, .. } in self.leases() {
+            if let Err(error) = self.carry_out_pending_of(&family).await {
+                warn!(family, error = %Chain(&error), "could not read the pending deletes; retrying in a minute");
+            }
+        }
+    }
+
+    async fn carry_out_pending_of(&self, family: &str) -> Result<(), StoreError> {
+        let pending = self.inner.settler.pending(family).await?;
+        let topics: BTreeSet<&Topic> = pending.iter().map(|pending| &pending.topic).collect();
+        for topic in topics {
+            // Otherwise an earlier leader could append the post after its delete was carried out.
+            self.fence(topic).await?;
+        }
+        for pending in pending {
+            self.inner.settler.start(pending);
+        }
+        Ok(())
+    }
+}
+
+/// Panics if a task has.
+fn resume_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
 
@@ -195,27 +288,5 @@ impl RoundPace {
         let is_on_time = now.duration_since(self.next) < self.interval;
         let due = if is_on_time { self.next } else { now };
         self.next = due + self.interval;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn rounds_are_an_interval_apart_and_the_first_after_a_silence_starts_at_once() {
-        let start = Instant::now();
-        let millis = Duration::from_millis;
-        let mut pace = RoundPace::new(millis(20));
-        let mut starts = Vec::new();
-        for busy in [0, 5, 25, 100, 0] {
-            pace.wait().await;
-            starts.push(start.elapsed().as_millis());
-            time::sleep(millis(busy)).await;
-        }
-        // The fourth round is 5 ms late and on time for the one after it.
-        assert_eq!(starts, [0, 20, 40, 65, 165]);
-        pace.wait().await;
-        assert_eq!(start.elapsed().as_millis(), 185);
     }
 }

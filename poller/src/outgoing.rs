@@ -28,6 +28,24 @@ pub enum Role {
     Deleted(Arc<str>),
 }
 
+impl Role {
+    /// Returns whether the event replaces an earlier one in the log.
+    pub(crate) fn changes_the_log(&self) -> bool {
+        match self {
+            Self::Edited(_) | Self::Deleted(_) => true,
+            Self::Plain | Self::Snapshot | Self::Posted(_) => false,
+        }
+    }
+
+    /// Returns the URI of the post that the event is about.
+    pub(crate) fn uri(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Posted(uri) | Self::Edited(uri) | Self::Deleted(uri) => Some(uri),
+            Self::Plain | Self::Snapshot => None,
+        }
+    }
+}
+
 impl Outgoing {
     /// Makes an ordinary event.
     pub fn plain(json: impl Into<Bytes>) -> Self {

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::bail;
-use aws::{control::Control, tables::Tables};
+use aws::{
+    control::{Control, Lease},
+    tables::Tables,
+};
 use domain::{
     chain::Chain, clock::Clock, provenance::Provenance, push::Push, shard::Shard, source::State,
     topic::Topic,
@@ -174,16 +177,17 @@ struct Leader {
 impl Leader {
     async fn run(self, family: String, owner: Arc<str>, shutdown: CancellationToken) {
         let control = self.tables.control.clone();
-        let lead = |term: CancellationToken| self.lead(term);
+        let lead = |lease: Lease, term: CancellationToken| self.lead(lease, term);
         leases::hold(control, self.numbering.clone(), &family, owner, shutdown, lead).await;
     }
 
-    async fn lead(&self, term: CancellationToken) {
+    async fn lead(&self, lease: Lease, term: CancellationToken) {
         let running = self.members.iter().map(|source| {
             let name = source.name();
             self.states.report(name, State::Connecting, String::new());
             let feed = Feed::new(
                 name,
+                lease.epoch,
                 self.wanted.clone(),
                 self.numbering.clone(),
                 self.states.clone(),

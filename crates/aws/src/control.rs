@@ -1,5 +1,5 @@
-//! The `control` table: leases, source states, catalogs, and the positions of posts in the log. It also
-//! holds the access rules, which [`crate::rules`] reads and writes.
+//! The `control` table: leases, heads of topics, source states, catalogs, the places of posts in the log,
+//! and pending edits and deletes. It also holds the access rules, which [`crate::rules`] reads and writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +16,7 @@ use domain::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::StoreError,
@@ -58,6 +59,28 @@ pub struct Remembered {
     pub uri: String,
     /// The topics it was published on.
     pub topics: BTreeSet<Topic>,
+}
+
+/// An edit or a delete of a post on a topic that the log still needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The topic.
+    pub topic: Topic,
+    /// The post's ActivityPub URI.
+    pub uri: String,
+    /// Whether the post is deleted.
+    pub deletes: bool,
+    /// The event, which takes the place of the post: a JSON object.
+    pub event: String,
+}
+
+impl Pending {
+    /// Returns its key. A URI can be longer than a sort key, so the key has its hash.
+    fn key(&self) -> (String, String) {
+        let hash = Sha256::digest(&self.uri);
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        (pending_key(self.topic.source()), format!("{}#{hash}", self.topic))
+    }
 }
 
 /// A product of an exchange, as listed in the catalog.
@@ -199,23 +222,92 @@ impl Control {
         self.get("log", "origin").await
     }
 
-    /// Returns the highest number that events of the topic can have. It is needed when all entries of the
-    /// topic have expired.
+    /// Returns whether a lease is still the one in the table, expired or not: nobody has acquired it
+    /// since.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
+        let got = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key("lease", &lease.source)))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| StoreError::from_sdk("GetItem", error))?;
+        let is_it = |item: &Attributes| {
+            item.get("lease_owner") == Some(&text(&lease.owner))
+                && item.get("epoch") == Some(&number(lease.epoch))
+        };
+        Ok(got.item.as_ref().is_some_and(is_it))
+    }
+
+    /// Returns the highest number that an event of the topic may have, which is exact while nobody
+    /// appends. It is needed when all entries of the topic have expired.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
     pub async fn reserved(&self, topic: &Topic) -> Result<Option<u64>, StoreError> {
-        self.get("reserved", topic.as_str()).await
+        self.get("head", topic.as_str()).await
     }
 
-    /// Reserves the topic's numbers up to `seq`. No event may get a higher number until the next call.
+    /// Reserves the numbers of a topic without a leader up to `seq`. Does nothing if more are reserved.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
     pub async fn reserve(&self, topic: &Topic, seq: u64) -> Result<(), StoreError> {
-        self.put("reserved", topic.as_str(), &seq, None).await
+        let mut item = value_item("head", topic.as_str(), &seq)?;
+        item.insert("reserved".to_owned(), number(seq));
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(pk) OR reserved < :reserved")
+            .expression_attribute_values(":reserved", number(seq))
+            .send()
+            .await;
+        if_met("PutItem", put)?;
+        Ok(())
+    }
+
+    /// Sets the highest number that an event of the topic may have, as the leader with this epoch. A
+    /// leader gives each write a higher `version` than the one before it. Returns `false` if a later
+    /// write was there first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn reserve_in(
+        &self,
+        epoch: u64,
+        version: u64,
+        topic: &Topic,
+        seq: u64,
+    ) -> Result<bool, StoreError> {
+        let mut item = value_item("head", topic.as_str(), &seq)?;
+        item.insert("reserved".to_owned(), number(seq));
+        item.insert("epoch".to_owned(), number(epoch));
+        item.insert("version".to_owned(), number(version));
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression(
+                "attribute_not_exists(epoch) OR epoch < :epoch \
+                 OR (epoch = :epoch AND version < :version)",
+            )
+            .expression_attribute_values(":epoch", number(epoch))
+            .expression_attribute_values(":version", number(version))
+            .send()
+            .await;
+        Ok(if_met("PutItem", put)?.is_some())
     }
 
     /// Notes how far the leader of a family has served a shard. Returns `false` if a later leader has
@@ -317,7 +409,8 @@ impl Control {
         self.get("catalogue", source).await
     }
 
-    /// Stores the places of a post in a topic: all its numbers in the log.
+    /// Adds a place of a post in a topic: a number that it may have in the log. It is stored before the
+    /// event is appended, so the log can have something else there, or nothing.
     ///
     /// # Errors
     ///
@@ -326,28 +419,100 @@ impl Control {
         &self,
         uri: &str,
         topic: &Topic,
-        places: &[u64],
+        place: u64,
         expires_at: Timestamp,
     ) -> Result<(), StoreError> {
-        self.put(&post_key(uri), topic.as_str(), places, Some(expires_at)).await
+        self.client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&post_key(uri), topic.as_str())))
+            .update_expression("ADD places :place SET expires_at = :expires")
+            .expression_attribute_values(":place", AttributeValue::Ns(vec![place.to_string()]))
+            .expression_attribute_values(":expires", number(expires_at.as_second()))
+            .send()
+            .await
+            .map_err(|error| StoreError::from_sdk("UpdateItem", error))?;
+        Ok(())
     }
 
-    /// Returns the places of a post in a topic; empty if the topic does not have it.
+    /// Returns the places of a post in a topic, in order; none if the topic never had it.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn places(&self, uri: &str, topic: &Topic) -> Result<Vec<u64>, StoreError> {
-        Ok(self.get(&post_key(uri), topic.as_str()).await?.unwrap_or_default())
+    pub async fn places(&self, uri: &str, topic: &Topic) -> Result<BTreeSet<u64>, StoreError> {
+        let got = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&post_key(uri), topic.as_str())))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| StoreError::from_sdk("GetItem", error))?;
+        let places = got.item.as_ref().and_then(|item| item.get("places")?.as_ns().ok());
+        let places = places.into_iter().flatten().map(|place| {
+            place.parse().map_err(|_| StoreError::corrupt("control", "a place is not a number"))
+        });
+        places.collect()
     }
 
-    /// Returns whether a topic has a post.
+    /// Records a change of a post that the log still needs. A later change of the same post replaces it,
+    /// but an edit does not replace a delete.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn is_placed(&self, uri: &str, topic: &Topic) -> Result<bool, StoreError> {
-        Ok(!self.places(uri, topic).await?.is_empty())
+    pub async fn put_pending(
+        &self,
+        pending: &Pending,
+        expires_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (pk, sk) = pending.key();
+        let mut item = value_item(&pk, &sk, pending)?;
+        item.insert("expires_at".to_owned(), number(expires_at.as_second()));
+        item.insert("deletes".to_owned(), AttributeValue::Bool(pending.deletes));
+        let mut put = self.client.put_item().table_name(&self.table).set_item(Some(item));
+        if !pending.deletes {
+            put = put
+                .condition_expression("attribute_not_exists(pk) OR deletes = :no")
+                .expression_attribute_values(":no", AttributeValue::Bool(false));
+        }
+        if_met("PutItem", put.send().await)?;
+        Ok(())
+    }
+
+    /// Removes a change that the log has, unless a later one has replaced it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn remove_pending(&self, pending: &Pending) -> Result<(), StoreError> {
+        let (pk, sk) = pending.key();
+        let mut item = value_item(&pk, &sk, pending)?;
+        let value = item.remove("value").unwrap_or_else(|| text(""));
+        let removed = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&pk, &sk)))
+            // `value` is a reserved word.
+            .condition_expression("#value = :value")
+            .expression_attribute_names("#value", "value")
+            .expression_attribute_values(":value", value)
+            .send()
+            .await;
+        if_met("DeleteItem", removed)?;
+        Ok(())
+    }
+
+    /// Returns the changes of posts that the log still needs, on the topics of a family.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn pending(&self, family: &str) -> Result<Vec<Pending>, StoreError> {
+        Ok(self.list(&pending_key(family)).await?.into_iter().map(|(_, it)| it).collect())
     }
 
     /// Stores which post a server's status stands for, and its topics.
@@ -480,6 +645,11 @@ fn post_key(uri: &str) -> String {
     format!("post/{uri}")
 }
 
+/// Returns the partition of the pending changes of posts on a family's topics.
+fn pending_key(family: &str) -> String {
+    format!("pending/{family}")
+}
+
 /// Returns the partition of a server's statuses.
 fn status_key(server: &str) -> String {
     format!("status/{server}")
@@ -511,7 +681,7 @@ mod tests {
         fn values_are_read_as_they_were_written(
             (id, uri, detail) in ("\\PC{1,20}", "\\PC{1,40}", "\\PC{0,40}"),
             (online, seq) in any::<(bool, u64)>(),
-            places in prop::collection::vec(any::<u64>(), 0..5),
+            deletes: bool,
             topics in topics(),
             since in 0..4_000_000_000_i64,
             state in prop::sample::select(
@@ -520,13 +690,15 @@ mod tests {
         ) {
             let product = Product { id: id.clone(), online };
             prop_assert_eq!(round_trip(&product), product);
-            let remembered = Remembered { uri, topics: topics.clone() };
+            let remembered = Remembered { uri: uri.clone(), topics: topics.clone() };
             prop_assert_eq!(round_trip(&remembered), remembered);
             let since = Timestamp::from_second(since).expect("a time");
             let state = SourceState { source: id, state, since, detail };
             prop_assert_eq!(round_trip(&state), state);
             prop_assert_eq!(round_trip(&topics), topics);
-            prop_assert_eq!(round_trip(&places), places);
+            let topic = Topic::mastodon_public();
+            let pending = Pending { topic, uri, deletes, event: "{}".to_owned() };
+            prop_assert_eq!(round_trip(&pending), pending);
             prop_assert_eq!(round_trip(&seq), seq);
             for provenance in [Provenance::Live, Provenance::Simulated] {
                 prop_assert_eq!(round_trip(&provenance), provenance);
@@ -537,7 +709,7 @@ mod tests {
         fn keys_of_different_nouns_and_names_differ(one in "\\PC{1,40}", other in "\\PC{1,40}") {
             for partition in [post_key, status_key] {
                 prop_assert_eq!(partition(&one) == partition(&other), one == other);
-                prop_assert!(!["lease", "log", "reserved", "source", "wanted", "catalogue", "rules"]
+                prop_assert!(!["lease", "log", "head", "source", "wanted", "catalogue", "rules"]
                     .contains(&partition(&one).as_str()));
             }
             prop_assert_ne!(post_key(&one), status_key(&other));

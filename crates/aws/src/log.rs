@@ -1,6 +1,12 @@
 //! The `events` table: the log of all frames. History, resuming and gaps are served from it.
 
-use std::{cell::RefCell, io, time::Duration};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    time::Duration,
+};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -18,6 +24,7 @@ use domain::{
     topic::Topic,
 };
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use crate::{
     error::StoreError,
@@ -38,12 +45,41 @@ pub struct Log {
     retention: Duration,
 }
 
+/// The type of an event that reports the deletion of a post.
+const DELETED: &str = "post.deleted";
+
+/// Most attempts to replace an event while its entry is changed by others.
+const SUPERSEDE_ATTEMPTS: usize = 16;
+
+/// What an event of a post begins with.
+#[derive(Deserialize)]
+struct PostId<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+}
+
+impl<'a> PostId<'a> {
+    fn of(event: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(event).ok()
+    }
+}
+
 /// Why an entry was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Another poller has written there, so this one must stop numbering the topic.
-    #[error("{topic} already has an event {seq} from another poller")]
+    /// The number has another entry.
+    #[error("{topic} already has another event {seq}")]
     Taken {
+        /// The topic.
+        topic: Topic,
+        /// The first number of the entry.
+        seq: u64,
+    },
+    /// A later leader has put its fence there, so this one must stop numbering the topic.
+    #[error("a later leader has fenced {topic} at {seq}")]
+    Fenced {
         /// The topic.
         topic: Topic,
         /// The first number of the entry.
@@ -52,6 +88,17 @@ pub enum AppendError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// The result of putting a fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// No earlier leader can append at this number, or after it.
+    Stands,
+    /// The number has an entry. The topic ends later than the caller knows.
+    Taken,
+    /// A later leader has put its fence there.
+    Outranked,
 }
 
 impl Log {
@@ -70,52 +117,112 @@ impl Log {
         self.retention
     }
 
-    /// Appends an entry, unless its first number is taken. Does nothing if the same entry is already there.
+    /// Appends an entry to a topic without a leader, unless its first number is taken.
     ///
     /// # Errors
     ///
-    /// [`AppendError`]; then nothing was written, unless the database sent no response.
+    /// As [`Self::append_in`].
     pub async fn append(
         &self,
         entry: &Entry,
         snapshot: Option<u64>,
         now: Timestamp,
     ) -> Result<(), AppendError> {
+        self.append_in(None, entry, snapshot, now).await
+    }
+
+    /// Appends an entry as the leader with this epoch, unless its first number is taken. A topic without
+    /// a leader has no epoch.
+    ///
+    /// A repeated append of the same entry with the same `now` does nothing, even if the entry was
+    /// edited in between. So an append whose response was lost can be repeated.
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError`]; then nothing was written, unless the database sent no response.
+    pub async fn append_in(
+        &self,
+        epoch: Option<u64>,
+        entry: &Entry,
+        snapshot: Option<u64>,
+        now: Timestamp,
+    ) -> Result<(), AppendError> {
         let body = match entry {
-            Entry::Frame(frame) => Some(Blob::new(compress(frame.json()))),
+            Entry::Frame(frame) => Some(AttributeValue::B(Blob::new(compress(frame.json())))),
             Entry::Lost { .. } => None,
         };
         let topic = entry.topic();
-        let put = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .item("topic", text(topic.as_str()))
-            .item("seq", number(entry.seq()))
+        let digest = number(digest(entry, now));
+        let mut put = self
+            .put(topic, entry.seq(), now)
             .item("last", number(entry.last()))
-            .item("at", number(now.as_millisecond()))
-            .item("expires_at", number((now + self.retention).as_second()))
+            .item("digest", digest.clone())
             .set_item_if("snapshot", snapshot.map(number))
-            .set_item_if("body", body.clone().map(AttributeValue::B))
-            .condition_expression("attribute_not_exists(seq)")
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .await;
-        let Err(error) = put else { return Ok(()) };
-        let taken = match error.as_service_error() {
+            .set_item_if("body", body)
+            .condition_expression("attribute_not_exists(seq)");
+        if let Some(epoch) = epoch {
+            // Only fences have the attribute `fence`.
+            put = put
+                .condition_expression("attribute_not_exists(seq) OR fence <= :epoch")
+                .expression_attribute_values(":epoch", number(epoch));
+        }
+        let Err(error) = put.send().await else { return Ok(()) };
+        let there = match error.as_service_error() {
             Some(PutItemError::ConditionalCheckFailedException(taken)) => taken.item(),
             _ => return Err(StoreError::from_sdk("PutItem", error).into()),
         };
-        // A retry after a lost response finds its own item.
-        let is_own = taken.is_some_and(|item| {
-            item.get("last") == Some(&number(entry.last()))
-                && item.get("body") == body.map(AttributeValue::B).as_ref()
-        });
-        if is_own {
-            Ok(())
-        } else {
-            Err(AppendError::Taken { topic: topic.clone(), seq: entry.seq() })
+        let (topic, seq) = (topic.clone(), entry.seq());
+        match there {
+            // A retry after a lost response finds its own item.
+            Some(item) if item.get("digest") == Some(&digest) => Ok(()),
+            Some(item) if is_fence(item) => Err(AppendError::Fenced { topic, seq }),
+            _ => Err(AppendError::Taken { topic, seq }),
         }
+    }
+
+    /// Puts the fence of the leader with this epoch at the end of a topic, which is at `seq`. Leaders
+    /// with lower epochs can no longer append there.
+    ///
+    /// The leader's own append replaces the fence.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn fence(
+        &self,
+        topic: &Topic,
+        seq: u64,
+        epoch: u64,
+        now: Timestamp,
+    ) -> Result<Fence, StoreError> {
+        let put = self
+            .put(topic, seq, now)
+            .item("fence", number(epoch))
+            .condition_expression("attribute_not_exists(seq) OR fence < :epoch")
+            .expression_attribute_values(":epoch", number(epoch))
+            .send()
+            .await;
+        let Err(error) = put else { return Ok(Fence::Stands) };
+        let there = match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(taken)) => taken.item(),
+            _ => return Err(StoreError::from_sdk("PutItem", error)),
+        };
+        match there {
+            Some(item) if item.get("fence") == Some(&number(epoch)) => Ok(Fence::Stands),
+            Some(item) if is_fence(item) => Ok(Fence::Outranked),
+            _ => Ok(Fence::Taken),
+        }
+    }
+
+    fn put(&self, topic: &Topic, seq: u64, now: Timestamp) -> PutItemFluentBuilder {
+        self.client
+            .put_item()
+            .table_name(&self.table)
+            .item("topic", text(topic.as_str()))
+            .item("seq", number(seq))
+            .item("at", number(now.as_millisecond()))
+            .item("expires_at", number((now + self.retention).as_second()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
     }
 
     /// Returns the newest entry of a topic, expired or not.
@@ -124,18 +231,22 @@ impl Log {
     ///
     /// [`StoreError`] when the database fails.
     pub async fn newest(&self, topic: &Topic) -> Result<Option<Newest>, StoreError> {
-        let found = self
-            .query(topic)
-            .scan_index_forward(false)
-            .limit(1)
-            .send()
-            .await
-            .map_err(|error| StoreError::from_sdk("Query", error))?;
-        let Some(item) = found.items.and_then(|items| items.into_iter().next()) else {
-            return Ok(None);
-        };
-        let snapshot = read_number(&item, "snapshot").ok();
-        Ok(Some(Newest { entry: read_entry(&item)?, snapshot }))
+        self.newest_item(topic).await?.as_ref().map(read_newest).transpose()
+    }
+
+    /// Returns the newest entry of a topic, if it has not expired. Entries after it cannot have been
+    /// deleted, because they would expire later.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn newest_retained(
+        &self,
+        topic: &Topic,
+        now: Timestamp,
+    ) -> Result<Option<Newest>, StoreError> {
+        let newest = self.newest_item(topic).await?.filter(|item| !is_expired(item, now));
+        newest.as_ref().map(read_newest).transpose()
     }
 
     /// Returns entries in order, from the one that contains `from` to the one that contains `to`, up to
@@ -154,29 +265,13 @@ impl Log {
     ) -> Result<Vec<Entry>, StoreError> {
         let mut entries = Vec::new();
         let mut size = 0;
-        let before = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .key_condition_expression("topic = :topic AND seq <= :from")
-            .expression_attribute_values(":topic", text(topic.as_str()))
-            .expression_attribute_values(":from", number(from))
-            .consistent_read(true)
-            .scan_index_forward(false)
-            .limit(1)
-            .send()
-            .await
-            .map_err(|error| StoreError::from_sdk("Query", error))?;
         // Entries are appended concurrently, so `from` counts as read only if its entry was found.
         let mut next = from;
-        for item in before.items() {
-            let entry = read_entry(item)?;
-            if entry.last() >= from {
-                next = from.saturating_add(1);
-                if !is_expired(item, now) {
-                    size += body_bytes(item);
-                    entries.push(entry);
-                }
+        if let Some(item) = self.item_with(topic, from).await? {
+            next = from.saturating_add(1);
+            if !is_expired(&item, now) {
+                size += body_bytes(&item);
+                entries.push(read_entry(&item)?);
             }
         }
         if to < next {
@@ -199,7 +294,7 @@ impl Log {
             && let Some(item) = pages.next().await
         {
             let item = item.map_err(|error| StoreError::from_sdk("Query", error))?;
-            if !is_expired(&item, now) {
+            if !is_expired(&item, now) && !is_fence(&item) {
                 size += body_bytes(&item);
                 entries.push(read_entry(&item)?);
             }
@@ -215,7 +310,7 @@ impl Log {
     pub async fn oldest(&self, topic: &Topic, now: Timestamp) -> Result<Option<u64>, StoreError> {
         let mut pages = self
             .query(topic)
-            .filter_expression("expires_at > :now")
+            .filter_expression("expires_at > :now AND attribute_not_exists(fence)")
             .expression_attribute_values(":now", number(now.as_second()))
             .projection_expression("seq")
             .limit(256)
@@ -231,24 +326,43 @@ impl Log {
         }
     }
 
-    /// Replaces event `seq` with another event. Returns whether the log had that event.
+    /// Returns whether the log has the post `uri` at `seq`: itself, an edit or a delete of it.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
+    pub async fn has_post(&self, topic: &Topic, seq: u64, uri: &str) -> Result<bool, StoreError> {
+        let Some(item) = self.item_with(topic, seq).await? else { return Ok(false) };
+        let Entry::Frame(frame) = read_entry(&item)? else { return Ok(false) };
+        let event = frame.events().into_iter().find(|(number, _)| *number == seq);
+        Ok(event.is_some_and(|(_, event)| PostId::of(&event).is_some_and(|it| it.id == uri)))
+    }
+
+    /// Replaces the post `uri` at `seq` with an edit or a delete of it. Returns whether the log had the
+    /// post there. A delete is never replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails, or when the entry changes all the time.
     pub async fn supersede(
         &self,
         topic: &Topic,
         seq: u64,
+        uri: &str,
         event: &Bytes,
-        now: Timestamp,
     ) -> Result<bool, StoreError> {
         // Frames are changed only here. If the condition fails, another change came in between, and this one
         // starts over with the changed frame.
-        loop {
-            let entry = self.read(topic, seq, seq, usize::MAX, now).await?.into_iter().next();
-            let Some(Entry::Frame(frame)) = entry else { return Ok(false) };
-            let old = AttributeValue::B(Blob::new(compress(frame.json())));
+        for _ in 0..SUPERSEDE_ATTEMPTS {
+            let Some(item) = self.item_with(topic, seq).await? else { return Ok(false) };
+            let Entry::Frame(frame) = read_entry(&item)? else { return Ok(false) };
+            let old = frame.events().into_iter().find(|(number, _)| *number == seq);
+            let Some((_, old)) = old else { return Ok(false) };
+            let Some(there) = PostId::of(&old).filter(|it| it.id == uri) else { return Ok(false) };
+            if there.kind == DELETED || old == *event {
+                return Ok(true);
+            }
+            let Some(stored) = item.get("body") else { return Ok(false) };
             let new = AttributeValue::B(Blob::new(compress(frame.with_event(seq, event).json())));
             let updated = self
                 .client
@@ -257,8 +371,9 @@ impl Log {
                 .key("topic", text(topic.as_str()))
                 .key("seq", number(frame.seq()))
                 .update_expression("SET body = :new")
+                // The stored bytes: another version of the compressor would make other ones.
                 .condition_expression("body = :old")
-                .expression_attribute_values(":old", old)
+                .expression_attribute_values(":old", stored.clone())
                 .expression_attribute_values(":new", new)
                 .send()
                 .await;
@@ -266,6 +381,45 @@ impl Log {
                 return Ok(true);
             }
         }
+        let source = format!("{topic} {seq} changes all the time").into();
+        Err(StoreError::Unavailable { operation: "UpdateItem", source })
+    }
+
+    /// Returns the item of the newest entry of a topic.
+    async fn newest_item(&self, topic: &Topic) -> Result<Option<Attributes>, StoreError> {
+        // Behind the newest entry there is at most one fence.
+        let mut pages =
+            self.query(topic).scan_index_forward(false).limit(2).into_paginator().items().send();
+        while let Some(item) = pages.next().await {
+            let item = item.map_err(|error| StoreError::from_sdk("Query", error))?;
+            if !is_fence(&item) {
+                return Ok(Some(item));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the item of the entry that contains `seq`, expired or not.
+    async fn item_with(&self, topic: &Topic, seq: u64) -> Result<Option<Attributes>, StoreError> {
+        let found = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("topic = :topic AND seq <= :seq")
+            .expression_attribute_values(":topic", text(topic.as_str()))
+            .expression_attribute_values(":seq", number(seq))
+            .consistent_read(true)
+            .scan_index_forward(false)
+            .limit(1)
+            .send()
+            .await
+            .map_err(|error| StoreError::from_sdk("Query", error))?;
+        let Some(item) = found.items.and_then(|items| items.into_iter().next()) else {
+            return Ok(None);
+        };
+        // No entry reaches beyond a fence.
+        let contains = !is_fence(&item) && read_number(&item, "last")? >= seq;
+        Ok(contains.then_some(item))
     }
 
     fn query(&self, topic: &Topic) -> QueryFluentBuilder {
@@ -292,6 +446,11 @@ impl SetItemIf for PutItemFluentBuilder {
     }
 }
 
+fn read_newest(item: &Attributes) -> Result<Newest, StoreError> {
+    let snapshot = read_number(item, "snapshot").ok();
+    Ok(Newest { entry: read_entry(item)?, snapshot })
+}
+
 fn read_entry(item: &Attributes) -> Result<Entry, StoreError> {
     let Some(AttributeValue::B(body)) = item.get("body") else {
         let topic = item.get("topic").and_then(|topic| Topic::parse(topic.as_s().ok()?).ok());
@@ -309,6 +468,20 @@ fn read_entry(item: &Attributes) -> Result<Entry, StoreError> {
 fn read_number(item: &Attributes, name: &str) -> Result<u64, StoreError> {
     let number = item.get(name).and_then(|value| value.as_n().ok()?.parse().ok());
     number.ok_or_else(|| StoreError::corrupt("events", format!("{name} is not a number")))
+}
+
+fn is_fence(item: &Attributes) -> bool {
+    item.contains_key("fence")
+}
+
+/// Identifies an entry as it was appended. Edits do not change it.
+fn digest(entry: &Entry, at: Timestamp) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (entry.seq(), entry.last(), at.as_nanosecond()).hash(&mut hasher);
+    if let Entry::Frame(frame) = entry {
+        frame.json().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn is_expired(item: &Attributes, now: Timestamp) -> bool {

@@ -139,6 +139,22 @@ impl Tables {
         Ok(())
     }
 
+    /// Returns the number of the newest event of a topic, or 0 before its first. It is known even after
+    /// all events have expired. While a poller appends to such a topic, it may be up to a thousand too
+    /// high.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn head(&self, topic: &Topic, now: Timestamp) -> Result<u64, StoreError> {
+        if let Some(newest) = self.log.newest_retained(topic, now).await? {
+            return Ok(newest.entry.last());
+        }
+        // Expired entries are deleted in any order.
+        let newest = self.log.newest(topic).await?.map_or(0, |newest| newest.entry.last());
+        Ok(self.control.reserved(topic).await?.unwrap_or(0).max(newest))
+    }
+
     /// Checks that the database responds and has the tables.
     ///
     /// # Errors

@@ -8,7 +8,11 @@ use std::{
 };
 
 use aws::{
-    clients::Clients, connections::ConnectionError, log::AppendError, reader::ShardReader,
+    clients::Clients,
+    connections::ConnectionError,
+    control::Pending,
+    log::{AppendError, Fence},
+    reader::ShardReader,
     tables::Tables,
 };
 use bytes::Bytes;
@@ -21,7 +25,7 @@ use domain::{
     provenance::Provenance,
     topic::Topic,
 };
-use dynamo::Engine;
+use dynamo::{Engine, Storage};
 use jiff::{Timestamp, ToSpan as _};
 
 async fn tables() -> Tables {
@@ -90,15 +94,142 @@ async fn the_log_keeps_order_and_fences_off_a_second_writer() {
 }
 
 #[tokio::test]
-async fn an_event_in_the_log_can_be_superseded() {
+async fn an_append_is_recognized_as_repeated_even_after_an_edit() {
     let log = tables().await.log;
     let t = topic("mastodon/public");
-    log.append(&frame(&t, 1, &["1", "2", "3"]), None, now()).await.unwrap();
-    let gone = Bytes::from_static(b"{}");
-    assert!(log.supersede(&t, 2, &gone, now()).await.unwrap());
-    assert!(!log.supersede(&t, 4, &gone, now()).await.unwrap());
-    let read = log.read(&t, 1, 1, usize::MAX, now()).await.unwrap();
-    assert_eq!(read, [frame(&t, 1, &["1", "{}", "3"])]);
+    let first = frame(&t, 1, &[r#"{"type":"post","id":"a"}"#]);
+    log.append_in(Some(1), &first, None, now()).await.unwrap();
+    let edited = Bytes::from_static(br#"{"type":"post.edited","id":"a"}"#);
+    assert!(log.supersede(&t, 1, "a", &edited).await.unwrap());
+    log.append_in(Some(1), &first, None, now()).await.expect("it is the same append");
+    let other = log.append_in(Some(1), &first, None, now() + 1.milliseconds()).await;
+    assert!(matches!(other, Err(AppendError::Taken { seq: 1, .. })), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_fence_keeps_out_earlier_leaders_and_no_reader_sees_it() {
+    let log = tables().await.log;
+    let t = topic("coinbase/matches/BTC-USD");
+    assert_eq!(log.fence(&t, 1, 1, now()).await.unwrap(), Fence::Stands);
+    assert_eq!(log.newest(&t).await.unwrap(), None);
+    assert_eq!(log.oldest(&t, now()).await.unwrap(), None);
+    assert_eq!(log.read(&t, 1, 9, usize::MAX, now()).await.unwrap(), []);
+    log.append_in(Some(1), &frame(&t, 1, &["1", "2"]), None, now()).await.unwrap();
+
+    assert_eq!(log.fence(&t, 1, 2, now()).await.unwrap(), Fence::Taken);
+    assert_eq!(log.fence(&t, 3, 2, now()).await.unwrap(), Fence::Stands);
+    assert_eq!(
+        log.fence(&t, 3, 2, now()).await.unwrap(),
+        Fence::Stands,
+        "a repeated fence is fine"
+    );
+    assert_eq!(log.fence(&t, 3, 1, now()).await.unwrap(), Fence::Outranked);
+    let stale = log.append_in(Some(1), &frame(&t, 3, &["x"]), None, now()).await;
+    assert!(matches!(stale, Err(AppendError::Fenced { seq: 3, .. })), "{stale:?}");
+    let newest = log.newest(&t).await.unwrap().map(|newest| newest.entry.last());
+    assert_eq!(newest, Some(2));
+    log.append_in(Some(2), &frame(&t, 3, &["3"]), None, now()).await.unwrap();
+
+    // A fence that nobody has replaced.
+    log.fence(&t, 4, 3, now()).await.unwrap();
+    log.append_in(Some(3), &frame(&t, 9, &["9"]), None, now()).await.unwrap();
+    let read = log.read(&t, 1, 99, usize::MAX, now()).await.unwrap();
+    let read: Vec<_> = read.iter().map(|entry| (entry.seq(), entry.last())).collect();
+    assert_eq!(read, [(1, 2), (3, 3), (9, 9)]);
+    assert_eq!(log.read(&t, 4, 4, usize::MAX, now()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_post_in_the_log_can_be_superseded() {
+    let log = tables().await.log;
+    let t = topic("mastodon/public");
+    let [post, other] = ["a", "b"].map(|id| format!(r#"{{"type":"post","id":"{id}"}}"#));
+    log.append(&frame(&t, 1, &["1", &post, "[]", &other]), None, now()).await.unwrap();
+    let edited = Bytes::from_static(br#"{"type":"post.edited","id":"a"}"#);
+    let deleted = Bytes::from_static(br#"{"type":"post.deleted","id":"a"}"#);
+    for (event, replaced) in [(&edited, &edited), (&deleted, &deleted), (&edited, &deleted)] {
+        assert!(log.supersede(&t, 2, "a", event).await.unwrap());
+        let replaced = std::str::from_utf8(replaced).unwrap();
+        let read = log.read(&t, 1, 1, usize::MAX, now()).await.unwrap();
+        assert_eq!(read, [frame(&t, 1, &["1", replaced, "[]", &other])]);
+    }
+    assert!(log.has_post(&t, 2, "a").await.unwrap());
+    // A place can be wrong.
+    for seq in [1, 3, 4, 5] {
+        assert!(!log.supersede(&t, seq, "a", &deleted).await.unwrap(), "case: {seq}");
+        assert!(!log.has_post(&t, seq, "a").await.unwrap(), "case: {seq}");
+    }
+}
+
+/// Another version of the compressor makes other bytes of the same frame.
+#[tokio::test]
+async fn a_post_is_superseded_whatever_compressed_its_frame() {
+    let storage = Storage::open(None).unwrap();
+    let tables = tables_of(&Engine::inline(storage.clone()));
+    tables.create_missing().await.unwrap();
+    let t = topic("mastodon/public");
+    let post = frame(&t, 1, &[r#"{"type":"post","id":"a","text":"a text, a text, a text"}"#]);
+    tables.log.append(&post, None, now()).await.unwrap();
+    let Entry::Frame(post) = post else { unreachable!() };
+    let body = zstd::bulk::compress(post.json(), 19).unwrap();
+    let body = aws_smithy_types::base64::encode(body);
+    let update = serde_json::json!({
+        "TableName": "test-events",
+        "Key": {"topic": {"S": t.as_str()}, "seq": {"N": "1"}},
+        "UpdateExpression": "SET body = :body",
+        "ExpressionAttributeValues": {":body": {"B": body}},
+    });
+    let (status, response) = storage.call("UpdateItem", update.to_string().as_bytes());
+    assert_eq!(status, 200, "{response}");
+    let deleted = r#"{"type":"post.deleted","id":"a"}"#;
+    let event = Bytes::from_static(deleted.as_bytes());
+    assert!(tables.log.supersede(&t, 1, "a", &event).await.unwrap());
+    let read = tables.log.read(&t, 1, 1, usize::MAX, now()).await.unwrap();
+    assert_eq!(read, [frame(&t, 1, &[deleted])]);
+}
+
+#[tokio::test]
+async fn a_head_only_moves_for_the_newest_writer() {
+    let tables = tables().await;
+    let (control, t) = (&tables.control, topic("coinbase/matches/BTC-USD"));
+    assert_eq!(tables.head(&t, now()).await.unwrap(), 0);
+    for (epoch, version, seq, expected) in
+        [(1, 1, 1_000, 1_000), (1, 3, 7, 7), (1, 2, 2_000, 7), (2, 1, 500, 500), (1, 9, 9, 500)]
+    {
+        let is_set = control.reserve_in(epoch, version, &t, seq).await.unwrap();
+        assert_eq!(is_set, seq == expected, "case: {epoch} {version}");
+        assert_eq!(control.reserved(&t).await.unwrap(), Some(expected));
+    }
+    assert_eq!(tables.head(&t, now()).await.unwrap(), 500, "the log is empty");
+    tables.log.append(&frame(&t, 12, &["1"]), None, now()).await.unwrap();
+    assert_eq!(tables.head(&t, now()).await.unwrap(), 12);
+    assert_eq!(tables.head(&t, now() + 2.hours()).await.unwrap(), 500, "the entry has expired");
+}
+
+#[tokio::test]
+async fn pending_changes_are_listed_by_family_and_a_delete_prevails() {
+    let control = tables().await.control;
+    let pending = |uri: &str, deletes, event: &str| Pending {
+        topic: topic("mastodon/public"),
+        uri: uri.to_owned(),
+        deletes,
+        event: event.to_owned(),
+    };
+    let long = format!("https://a.example/{}", "x".repeat(2_000));
+    let first = pending(&long, false, "1");
+    let second = pending(&long, false, "2");
+    let delete = pending(&long, true, "3");
+    let later = now() + 1.hours();
+    control.put_pending(&first, later).await.unwrap();
+    control.put_pending(&second, later).await.unwrap();
+    control.remove_pending(&first).await.expect("it was replaced");
+    assert_eq!(control.pending("mastodon").await.unwrap(), [second]);
+    assert_eq!(control.pending("coinbase").await.unwrap(), []);
+    control.put_pending(&delete, later).await.unwrap();
+    control.put_pending(&first, later).await.unwrap();
+    assert_eq!(control.pending("mastodon").await.unwrap(), std::slice::from_ref(&delete));
+    control.remove_pending(&delete).await.unwrap();
+    assert_eq!(control.pending("mastodon").await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -175,6 +306,7 @@ async fn a_lease_has_one_owner_until_it_expires() {
     assert_eq!(control.acquire("coinbase", "b", term, now() + 18.seconds()).await.unwrap(), None);
     let b = control.acquire("coinbase", "b", term, now() + 19.seconds()).await.unwrap().unwrap();
     assert_eq!(b.epoch, 2);
+    assert!(control.holds(&b).await.unwrap() && !control.holds(&a).await.unwrap());
     assert!(!control.renew(&a, term, now() + 20.seconds()).await.unwrap());
     assert!(control.release(&b).await.unwrap());
     let c = control.acquire("coinbase", "c", term, now()).await.unwrap().unwrap();
@@ -192,10 +324,14 @@ async fn control_returns_what_was_stored() {
     );
     assert_eq!(control.claim_provenance(Provenance::Live).await.unwrap(), Provenance::Simulated);
     assert_eq!(control.reserved(&t).await.unwrap(), None);
-    control.reserve(&t, 7).await.unwrap();
-    assert_eq!(control.reserved(&t).await.unwrap(), Some(7));
-    control.place("https://a.example/1", &t, &[3, 5], now()).await.unwrap();
-    assert_eq!(control.places("https://a.example/1", &t).await.unwrap(), [3, 5]);
+    for (seq, expected) in [(7, 7), (3, 7), (9, 9)] {
+        control.reserve(&t, seq).await.unwrap();
+        assert_eq!(control.reserved(&t).await.unwrap(), Some(expected));
+    }
+    for place in [5, 3, 5] {
+        control.place("https://a.example/1", &t, place, now()).await.unwrap();
+    }
+    assert_eq!(control.places("https://a.example/1", &t).await.unwrap(), [3, 5].into());
     assert!(control.places("https://a.example/2", &t).await.unwrap().is_empty());
 }
 

@@ -1,165 +1,278 @@
 //! Appending: gives the events of a batch their numbers, packs them into frames and writes those to
 //! the log.
+//!
+//! A leader fences a topic before its first append: earlier leaders can no longer append there. An
+//! entry is made once and used until it is known whether the log has it, because the response of an
+//! append can be lost.
 
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use aws::{
-    control::Control,
+    control::{Control, Lease},
     error::StoreError,
-    log::{AppendError, Log},
+    log::{AppendError, Fence, Log},
 };
 use bytes::Bytes;
-use domain::{backoff::Backoff, chain::Chain, entry::Entry, frame::Frame, topic::Topic};
+use domain::{
+    backoff::Backoff,
+    chain::Chain,
+    entry::Entry,
+    frame::{Frame, MESSAGE_BYTES},
+    topic::Topic,
+};
 use jiff::Timestamp;
 use tokio::time;
 use tracing::{debug, warn};
 
-use super::queue::{Appended, Batch, Head};
+use super::{
+    queue::{Appended, Batch, Head},
+    settle::Settler,
+};
 use crate::{
-    leadership::{Leadership, TERM, is_leaderless},
+    leadership::{Leadership, Standing},
     outgoing::{Outgoing, Role},
 };
 
-/// How many numbers are reserved at a time, in case the whole log of a topic expires.
-const RESERVE: u64 = 1 << 20;
+/// How many numbers are reserved at a time. If a poller is killed and the whole log of a topic expires,
+/// numbering continues after them.
+const RESERVE: u64 = 1_000;
+
+/// Most attempts to fence a topic while others append to it.
+const FENCE_ATTEMPTS: usize = 16;
 
 /// Appends batches to the log.
 pub(super) struct Appender {
     log: Log,
     control: Control,
     leadership: Leadership,
+    settler: Arc<Settler>,
+    /// The version of the newest head that was written.
+    head_version: AtomicU64,
+}
+
+/// Why a step of an append failed.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    /// Another poller leads the topic.
+    #[error("another poller leads the topic")]
+    LeaseLost,
+    /// The entry was not appended.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// The part of a batch that is not appended yet, and the result so far.
 struct Progress {
-    events: Vec<Outgoing>,
+    events: VecDeque<Outgoing>,
     dropped: u64,
+    /// The entry whose append has not been resolved.
+    draft: Option<Draft>,
     appended: Appended,
 }
 
 /// The next entry of a batch.
 #[derive(Debug, PartialEq, Eq)]
-struct NextEntry {
+struct Draft {
     entry: Entry,
     /// The number of the newest snapshot after this entry.
     snapshot: Option<u64>,
+    at: Timestamp,
+    /// Whether the places of its posts are recorded.
+    is_prepared: bool,
 }
 
 impl Appender {
     /// Makes an appender for the topics that `leadership` allows.
-    pub(super) fn new(log: Log, control: Control, leadership: Leadership) -> Self {
-        Self { log, control, leadership }
+    pub(super) fn new(
+        log: Log,
+        control: Control,
+        leadership: Leadership,
+        settler: Arc<Settler>,
+    ) -> Self {
+        Self { log, control, leadership, settler, head_version: AtomicU64::new(0) }
     }
 
-    /// Appends the events of a batch. Retries until all are appended or the lease is lost.
+    /// Appends the events of a batch. Retries until all are appended or the term of the batch ends. Of
+    /// a batch without events, returns the reserved numbers.
     pub(super) async fn append(&self, batch: Batch) -> Appended {
+        let term = batch.term.clone();
         let mut progress = Progress::new(batch);
-        let topic = progress.appended.topic.clone();
-        let mut head = progress.appended.head.take();
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-        while !progress.is_done() {
-            let at = match head {
-                Some(head) => head,
-                None => match self.open(&topic).await {
-                    Ok(head) => head,
-                    Err(error) => {
-                        warn!(%topic, error = %Chain(&error), "could not find the end of the topic; retrying");
-                        let delay = backoff.next_delay(&mut rand::rng());
-                        time::sleep(delay).await;
-                        if !self.leadership.leads(&topic) {
-                            return progress.appended;
-                        }
-                        continue;
-                    }
-                },
-            };
-            head = Some(at);
-            let now = Timestamp::now();
-            let next = progress.next_entry(at, now);
-            match self.write(&next, at.reserved, now).await {
-                Ok(reserved) => {
-                    backoff.reset();
-                    head = Some(progress.advance(next, reserved));
-                }
-                Err(AppendError::Taken { .. }) => {
-                    head = None;
-                    if !self.still_leads(&topic).await {
-                        let events = progress.events.len();
-                        warn!(%topic, events, "dropped events: another poller is the leader");
-                        return progress.appended;
-                    }
-                }
-                Err(AppendError::Store(error)) => {
-                    warn!(%topic, error = %Chain(&error), "could not append to the log; retrying");
-                    let delay = backoff.next_delay(&mut rand::rng());
-                    time::sleep(delay).await;
-                    if !self.leadership.leads(&topic) {
-                        return progress.appended;
-                    }
-                }
-            }
+        if progress.is_done() {
+            self.return_reserve(&mut progress.appended).await;
+            return progress.appended;
         }
-        progress.appended.head = head;
+        if term.run_until_cancelled(self.append_all(&mut progress)).await.is_none() {
+            let Progress { events, appended, .. } = &mut progress;
+            if !events.is_empty() {
+                warn!(topic = %appended.topic, events = events.len(), "dropped events: another poller is the leader");
+            }
+            appended.unwritten = std::mem::take(events);
+        }
         progress.appended
     }
 
-    /// Records the last number of a topic, so that numbering continues there if the log expires.
-    pub(super) async fn reserve_exactly(&self, topic: &Topic, last: u64) {
-        if let Err(error) = self.control.reserve(topic, last).await {
-            warn!(%topic, error = %Chain(&error), "could not record the last number of the topic");
+    async fn append_all(&self, progress: &mut Progress) {
+        let topic = progress.appended.topic.clone();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        while !progress.is_done() {
+            // While the database does not respond, the lease expires, and is renewed later.
+            let Standing::Leads(lease) = self.leadership.standing(&topic) else {
+                self.leadership.until_leads(&topic).await;
+                continue;
+            };
+            match self.step(progress, lease.as_ref()).await {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    warn!(%topic, error = %Chain(&error), "could not append to the log; retrying");
+                    let delay = backoff.next_delay(&mut rand::rng());
+                    time::sleep(delay).await;
+                }
+            }
         }
     }
 
-    /// Writes an entry, after its numbers are reserved. Returns the last reserved number.
-    async fn write(
+    /// Appends the next entry of a batch.
+    async fn step(&self, progress: &mut Progress, lease: Option<&Lease>) -> Result<(), StepError> {
+        let topic = progress.appended.topic.clone();
+        let head = match progress.appended.head {
+            Some(head) => head,
+            None => self.open(&topic, lease).await?,
+        };
+        progress.appended.head = Some(head);
+        let draft = match progress.draft.take() {
+            Some(draft) => progress.draft.insert(draft),
+            None => {
+                let draft = progress.next_draft(head, Timestamp::now());
+                progress.draft.insert(draft)
+            }
+        };
+        let last = draft.entry.last();
+        if last > head.reserved {
+            let reserved = last + RESERVE;
+            self.reserve(&topic, lease, reserved).await?;
+            progress.appended.head = Some(Head { reserved, ..head });
+        }
+        if !draft.is_prepared {
+            let events = (draft.entry.seq()..=last).zip(&progress.events);
+            if let Entry::Frame(_) = draft.entry {
+                self.settler.prepare(&topic, events).await?;
+            }
+            draft.is_prepared = true;
+        }
+        if !self.leadership.leads(&topic) {
+            return Ok(());
+        }
+        let epoch = lease.map(|lease| lease.epoch);
+        match self.log.append_in(epoch, &draft.entry, draft.snapshot, draft.at).await {
+            Ok(()) => {
+                progress.advance();
+                Ok(())
+            }
+            Err(AppendError::Store(error)) => Err(error.into()),
+            Err(error @ (AppendError::Taken { .. } | AppendError::Fenced { .. })) => {
+                // The log does not have this entry, and cannot get it any more, because its number has
+                // another item. Its events get other numbers.
+                progress.draft = None;
+                progress.appended.head = None;
+                match lease {
+                    Some(_) => Err(error.into()),
+                    // Another poller has written to a topic without a leader.
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Fences a topic that this poller leads, as soon as it does.
+    pub(super) async fn fence(&self, topic: &Topic) -> Result<(), StoreError> {
+        loop {
+            self.leadership.until_leads(topic).await;
+            let Standing::Leads(lease) = self.leadership.standing(topic) else { continue };
+            match self.open(topic, lease.as_ref()).await {
+                Ok(_) => return Ok(()),
+                Err(StepError::Store(error)) => return Err(error),
+                // The term ends as soon as the lease is to be renewed.
+                Err(StepError::LeaseLost | StepError::Append(_)) => {
+                    time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    /// Finds the end of a topic in the log, and fences off earlier leaders there.
+    async fn open(&self, topic: &Topic, lease: Option<&Lease>) -> Result<Head, StepError> {
+        for _ in 0..FENCE_ATTEMPTS {
+            let now = Timestamp::now();
+            let head = self.find_end(topic, now).await?;
+            let Some(lease) = lease else { return Ok(head) };
+            match self.log.fence(topic, head.next, lease.epoch, now).await? {
+                Fence::Stands => {}
+                Fence::Taken => continue,
+                Fence::Outranked => return Err(StepError::LeaseLost),
+            }
+            // A poller that was frozen can find the end of another leader's topic, where the fence of that
+            // leader is gone. If nobody has acquired the lease until here, a later leader finds this fence
+            // or what was appended in its place.
+            if !self.control.holds(lease).await? {
+                return Err(StepError::LeaseLost);
+            }
+            debug!(%topic, next = head.next, epoch = lease.epoch, "fenced the end of the topic");
+            return Ok(head);
+        }
+        Err(AppendError::Taken { topic: topic.clone(), seq: 0 }.into())
+    }
+
+    async fn find_end(&self, topic: &Topic, now: Timestamp) -> Result<Head, StoreError> {
+        if let Some(newest) = self.log.newest_retained(topic, now).await? {
+            let (next, snapshot) = (newest.entry.last() + 1, newest.snapshot);
+            return Ok(Head { next, snapshot, reserved: 0 });
+        }
+        // Everything has expired. Expired entries are deleted in any order.
+        let last = self.log.newest(topic).await?.map_or(0, |newest| newest.entry.last());
+        let reserved = self.control.reserved(topic).await?.unwrap_or(0);
+        Ok(Head { next: last.max(reserved) + 1, snapshot: None, reserved: 0 })
+    }
+
+    /// Reserves the numbers of a topic up to `seq`.
+    async fn reserve(
         &self,
-        next: &NextEntry,
-        reserved: u64,
-        now: Timestamp,
-    ) -> Result<u64, AppendError> {
-        let NextEntry { entry, snapshot } = next;
-        let reserved = if entry.last() > reserved {
-            let reserve = entry.last() + RESERVE;
-            self.control.reserve(entry.topic(), reserve).await?;
-            reserve
+        topic: &Topic,
+        lease: Option<&Lease>,
+        seq: u64,
+    ) -> Result<(), StepError> {
+        let Some(lease) = lease else { return Ok(self.control.reserve(topic, seq).await?) };
+        let version = self.head_version.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.control.reserve_in(lease.epoch, version, topic, seq).await? {
+            Ok(())
         } else {
-            reserved
-        };
-        self.log.append(entry, *snapshot, now).await?;
-        Ok(reserved)
-    }
-
-    /// Finds the end of a topic in the log.
-    async fn open(&self, topic: &Topic) -> Result<Head, StoreError> {
-        let reserved = self.control.reserved(topic).await?;
-        let head = match self.log.newest(topic).await? {
-            Some(newest) => Head {
-                next: newest.entry.last() + 1,
-                snapshot: newest.snapshot,
-                reserved: reserved.unwrap_or(0),
-            },
-            // Everything has expired. Continuing after the reserved numbers uses no number twice.
-            None => Head {
-                next: reserved.map_or(1, |reserved| reserved + 1),
-                snapshot: None,
-                reserved: reserved.unwrap_or(0),
-            },
-        };
-        debug!(%topic, next = head.next, "found the end of the topic");
-        Ok(head)
-    }
-
-    /// Asks the database whether this poller still holds the lease of a topic's family.
-    async fn still_leads(&self, topic: &Topic) -> bool {
-        if is_leaderless(topic) {
-            return true;
+            Err(StepError::LeaseLost)
         }
-        let Some(lease) = self.leadership.lease_of(topic) else { return false };
-        match self.control.renew(&lease, TERM, Timestamp::now()).await {
-            Ok(held) => held,
+    }
+
+    /// Returns the numbers of a topic that are reserved and not used, so that numbering continues
+    /// exactly at the end when the whole log of the topic has expired.
+    async fn return_reserve(&self, appended: &mut Appended) {
+        let topic = &appended.topic;
+        // Other pollers may use the numbers of a topic without a leader.
+        let Standing::Leads(Some(lease)) = self.leadership.standing(topic) else { return };
+        let Some(head) = appended.head else { return };
+        let last = head.next - 1;
+        match self.reserve(topic, Some(&lease), last).await {
+            Ok(()) => appended.head = Some(Head { reserved: last, ..head }),
             Err(error) => {
-                warn!(error = %Chain(&error), "could not confirm the lease; assuming that it is still held");
-                true
+                // The database may have it.
+                appended.head = Some(Head { reserved: 0, ..head });
+                warn!(%topic, error = %Chain(&error), "could not record the last number of the topic");
             }
         }
     }
@@ -167,9 +280,10 @@ impl Appender {
 
 impl Progress {
     fn new(batch: Batch) -> Self {
-        let Batch { topic, head, generation, dropped, events } = batch;
-        let appended = Appended { topic, head, generation, entries: vec![], posts: vec![] };
-        Self { events, dropped, appended }
+        let Batch { topic, head, term, dropped, events, bytes } = batch;
+        let (entries, changes, unwritten) = (vec![], vec![], VecDeque::new());
+        let appended = Appended { topic, head, term, entries, changes, unwritten, bytes };
+        Self { events, dropped, draft: None, appended }
     }
 
     fn is_done(&self) -> bool {
@@ -177,43 +291,46 @@ impl Progress {
     }
 
     /// Makes the next entry. Dropped events come first, because they are older than the others.
-    fn next_entry(&self, head: Head, now: Timestamp) -> NextEntry {
+    fn next_draft(&self, head: Head, at: Timestamp) -> Draft {
         let topic = &self.appended.topic;
         if self.dropped > 0 {
             let last = head.next + self.dropped - 1;
             let entry = Entry::Lost { topic: topic.clone(), seq: head.next, last };
-            return NextEntry { entry, snapshot: head.snapshot };
+            return Draft { entry, snapshot: head.snapshot, at, is_prepared: false };
         }
-        let texts: Vec<&Bytes> = self.events.iter().map(|event| &event.json).collect();
-        let frames = Frame::pack(topic, head.next, now, &texts);
+        // More than this does not fit into one frame.
+        let mut bytes = 0;
+        let texts = self.events.iter().map(|event| &event.json);
+        let texts = texts.take_while(|text| {
+            let fits = bytes <= MESSAGE_BYTES;
+            bytes += text.len();
+            fits
+        });
+        let texts: Vec<&Bytes> = texts.collect();
+        let frames = Frame::pack(topic, head.next, at, &texts);
         let frame = frames.into_iter().next().expect("a batch that is not done has events");
         let numbered = (frame.seq()..=frame.last()).zip(&self.events);
         let snapshots = numbered.filter(|(_, event)| event.role == Role::Snapshot);
         let snapshot = snapshots.map(|(seq, _)| seq).last().or(head.snapshot);
-        NextEntry { entry: Entry::Frame(frame), snapshot }
+        Draft { entry: Entry::Frame(frame), snapshot, at, is_prepared: false }
     }
 
-    /// Notes that an entry is in the log. Returns where the topic ends.
-    fn advance(&mut self, next: NextEntry, reserved: u64) -> Head {
-        let NextEntry { entry, snapshot } = next;
+    /// Notes that the draft is in the log.
+    fn advance(&mut self) {
+        let Some(Draft { entry, snapshot, .. }) = self.draft.take() else { return };
         match &entry {
             Entry::Lost { .. } => self.dropped = 0,
             Entry::Frame(frame) => {
-                let numbers = frame.seq()..=frame.last();
-                let count = numbers.clone().count();
-                for (seq, event) in numbers.zip(self.events.drain(..count)) {
-                    match event.role {
-                        Role::Posted(_) | Role::Edited(_) | Role::Deleted(_) => {
-                            self.appended.posts.push((seq, event));
-                        }
-                        Role::Plain | Role::Snapshot => {}
-                    }
-                }
+                let count = (frame.seq()..=frame.last()).count();
+                let events = self.events.drain(..count);
+                self.appended.changes.extend(events.filter(|event| event.role.changes_the_log()));
             }
         }
-        let head = Head { next: entry.last() + 1, snapshot, reserved };
+        if let Some(head) = &mut self.appended.head {
+            head.next = entry.last() + 1;
+            head.snapshot = snapshot;
+        }
         self.appended.entries.push(entry);
-        head
     }
 }
 
@@ -228,24 +345,33 @@ mod tests {
     /// An entry: its first and last number, and the newest snapshot.
     type Numbers = (u64, u64, Option<u64>);
 
-    /// Appends a batch to a log that accepts everything. Returns the entries, and the numbers of the
-    /// posts.
-    fn append(head: Head, dropped: u64, events: Vec<Outgoing>) -> (Vec<Numbers>, Vec<u64>) {
-        let topic = Topic::mastodon_public();
-        let batch = Batch { topic, head: Some(head), generation: 0, dropped, events };
-        let mut progress = Progress::new(batch);
-        let mut head = head;
+    fn batch(head: Head, dropped: u64, events: Vec<Outgoing>) -> Batch {
+        Batch {
+            topic: Topic::mastodon_public(),
+            head: Some(head),
+            term: tokio_util::sync::CancellationToken::new(),
+            dropped,
+            events: events.into(),
+            bytes: 0,
+        }
+    }
+
+    /// Appends a batch to a log that accepts everything. Returns the entries, and the number of edits and
+    /// deletes.
+    fn append(head: Head, dropped: u64, events: Vec<Outgoing>) -> (Vec<Numbers>, usize) {
+        let mut progress = Progress::new(batch(head, dropped, events));
         let mut entries = Vec::new();
         while !progress.is_done() {
-            let next = progress.next_entry(head, Timestamp::UNIX_EPOCH);
+            let head = progress.appended.head.expect("a head");
+            let next = progress.next_draft(head, Timestamp::UNIX_EPOCH);
             let is_lost = matches!(next.entry, Entry::Lost { .. });
             assert_eq!(is_lost, progress.dropped > 0, "dropped events come first");
             entries.push((next.entry.seq(), next.entry.last(), next.snapshot));
-            head = progress.advance(next, 9);
-            assert_eq!(head.reserved, 9);
+            progress.draft = Some(next);
+            progress.advance();
         }
         assert_eq!(progress.appended.entries.len(), entries.len());
-        (entries, progress.appended.posts.iter().map(|(seq, _)| *seq).collect())
+        (entries, progress.appended.changes.len())
     }
 
     #[test]
@@ -264,12 +390,12 @@ mod tests {
             ),
         ];
         for (name, dropped, events, expected) in cases {
-            assert_eq!(append(head, dropped, events), (expected, vec![]), "case: {name}");
+            assert_eq!(append(head, dropped, events), (expected, 0), "case: {name}");
         }
     }
 
     #[test]
-    fn the_newest_snapshot_and_the_posts_are_known_by_number() {
+    fn the_newest_snapshot_and_the_changes_of_posts_are_known() {
         let head = Head { next: 1, snapshot: None, reserved: 9 };
         let events = vec![
             event(20_000, Role::Snapshot),
@@ -279,7 +405,17 @@ mod tests {
             event(10, Role::Snapshot),
             event(10, Role::Deleted("a".into())),
         ];
-        let expected = (vec![(1, 2, Some(1)), (3, 6, Some(5))], vec![2, 6]);
+        let expected = (vec![(1, 2, Some(1)), (3, 6, Some(5))], 1);
         assert_eq!(append(head, 0, events), expected);
+    }
+
+    #[test]
+    fn a_frame_looks_only_at_the_events_that_it_can_hold() {
+        let events = vec![event(1_000, Role::Plain); 1_000];
+        let head = Head { next: 1, snapshot: None, reserved: 9 };
+        let (entries, _) = append(head, 0, events);
+        assert_eq!(entries.last().map(|(_, last, _)| *last), Some(1_000));
+        let counts = entries.iter().map(|(seq, last, _)| last - seq + 1);
+        assert!(counts.rev().skip(1).all(|count| count == 32), "full frames");
     }
 }

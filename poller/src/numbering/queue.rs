@@ -1,17 +1,28 @@
 //! The queue: the events of each topic that have no number yet.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use domain::{entry::Entry, topic::Topic};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, futures::Notified};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Outgoing, Role};
+
+/// Most bytes of events in a batch, except that a single event can be larger. The memory of a batch is
+/// free only when all of it is appended.
+const BATCH_BYTES: usize = 1024 * 1024;
 
 /// The pending events of all topics.
 pub(super) struct Queue {
-    /// Most bytes of events that are pending.
+    /// Most bytes of events that are pending or in flight.
     memory_bytes: usize,
     state: Mutex<State>,
     wake: Notify,
@@ -22,13 +33,16 @@ struct State {
     topics: HashMap<Topic, Pending>,
     /// Topics that have something to append and no append in flight.
     ready: Vec<Topic>,
+    /// Bytes of all events that are pending or in flight.
     bytes: usize,
+    /// Deletes that were dropped. They still have to be carried out.
+    spilled: Vec<(Topic, Outgoing)>,
 }
 
 /// The pending events of one topic.
 #[derive(Default)]
 struct Pending {
-    events: Vec<Outgoing>,
+    events: VecDeque<Outgoing>,
     bytes: usize,
     /// How many events were dropped. They were older than all pending ones.
     dropped: u64,
@@ -36,8 +50,10 @@ struct Pending {
     in_flight: bool,
     /// The end of the topic in the log, if it is known.
     head: Option<Head>,
-    /// How often the head was forgotten, so that an append in flight does not restore it.
-    generation: u64,
+    /// When the last append ended.
+    appended_at: Option<Instant>,
+    /// Ends when this poller no longer leads the topic. A batch in flight ends with it.
+    term: CancellationToken,
 }
 
 /// The end of a topic in the log.
@@ -47,7 +63,7 @@ pub(super) struct Head {
     pub(super) next: u64,
     /// The number of the newest snapshot.
     pub(super) snapshot: Option<u64>,
-    /// The last number that is reserved.
+    /// The last number that this poller has reserved.
     pub(super) reserved: u64,
 }
 
@@ -56,9 +72,11 @@ pub(super) struct Head {
 pub(super) struct Batch {
     pub(super) topic: Topic,
     pub(super) head: Option<Head>,
-    pub(super) generation: u64,
+    pub(super) term: CancellationToken,
     pub(super) dropped: u64,
-    pub(super) events: Vec<Outgoing>,
+    pub(super) events: VecDeque<Outgoing>,
+    /// The bytes of the events.
+    pub(super) bytes: usize,
 }
 
 /// The result of appending a [`Batch`].
@@ -66,10 +84,14 @@ pub(super) struct Batch {
 pub(super) struct Appended {
     pub(super) topic: Topic,
     pub(super) head: Option<Head>,
-    pub(super) generation: u64,
+    pub(super) term: CancellationToken,
     pub(super) entries: Vec<Entry>,
-    /// The posts among the events, with their numbers.
-    pub(super) posts: Vec<(u64, Outgoing)>,
+    /// The edits and deletes of posts among the events.
+    pub(super) changes: Vec<Outgoing>,
+    /// The events that were not appended, because the term has ended.
+    pub(super) unwritten: VecDeque<Outgoing>,
+    /// The bytes of the events of the batch.
+    pub(super) bytes: usize,
 }
 
 impl Queue {
@@ -78,7 +100,7 @@ impl Queue {
         Self { memory_bytes, state: Mutex::default(), wake: Notify::new() }
     }
 
-    /// Waits until a topic is ready.
+    /// Waits until a topic is ready, or a delete was dropped.
     pub(super) fn ready(&self) -> Notified<'_> {
         self.wake.notified()
     }
@@ -87,7 +109,7 @@ impl Queue {
     pub(super) fn publish(&self, topic: &Topic, event: Outgoing) {
         let bytes = event.json.len();
         let mut state = self.state.lock();
-        let State { topics, ready, bytes: total } = &mut *state;
+        let State { topics, ready, bytes: total, .. } = &mut *state;
         let pending = match topics.get_mut(topic) {
             Some(pending) => pending,
             None => topics.entry(topic.clone()).or_default(),
@@ -97,16 +119,17 @@ impl Queue {
             pending.bytes = 0;
             pending.events.clear();
         }
-        pending.events.push(event);
+        pending.events.push_back(event);
         pending.bytes += bytes;
         *total += bytes;
-        let wake = !pending.queued && !pending.in_flight;
+        let mut wake = !pending.queued && !pending.in_flight;
         if wake {
             pending.queued = true;
             ready.push(topic.clone());
         }
         if *total > self.memory_bytes {
             state.shed();
+            wake |= !state.spilled.is_empty();
         }
         drop(state);
         if wake {
@@ -114,28 +137,30 @@ impl Queue {
         }
     }
 
-    /// Drops all pending events of a family's topics, and forgets where the topics end.
+    /// Drops all pending events of a family's topics, and ends their term.
     pub(super) fn forget(&self, family: &str) {
         let mut state = self.state.lock();
-        let State { topics, bytes, .. } = &mut *state;
+        let State { topics, bytes, spilled, .. } = &mut *state;
         for (topic, pending) in topics.iter_mut().filter(|(topic, _)| topic.source() == family) {
             if !pending.events.is_empty() {
                 debug!(%topic, events = pending.events.len(), "dropped the pending events");
             }
             *bytes -= pending.bytes;
-            pending.events.clear();
+            spilled.extend(deletes(topic, pending.events.drain(..)));
             pending.bytes = 0;
             pending.dropped = 0;
             pending.head = None;
-            pending.generation += 1;
+            std::mem::take(&mut pending.term).cancel();
         }
+        drop(state);
+        self.wake.notify_one();
     }
 
-    /// Takes all pending events of the topics that are ready. Each of these topics is in flight until
+    /// Takes pending events of the topics that are ready. Each of these topics is in flight until
     /// [`Self::finish`].
     pub(super) fn take_ready(&self) -> Vec<Batch> {
         let mut state = self.state.lock();
-        let State { topics, ready, bytes } = &mut *state;
+        let State { topics, ready, .. } = &mut *state;
         let mut batches = Vec::with_capacity(ready.len());
         for topic in ready.drain(..) {
             let Some(pending) = topics.get_mut(&topic) else { continue };
@@ -143,50 +168,87 @@ impl Queue {
             if pending.events.is_empty() && pending.dropped == 0 {
                 continue;
             }
-            pending.in_flight = true;
-            *bytes -= pending.bytes;
-            pending.bytes = 0;
-            batches.push(Batch {
-                topic,
-                head: pending.head,
-                generation: pending.generation,
-                dropped: std::mem::take(&mut pending.dropped),
-                events: std::mem::take(&mut pending.events),
-            });
+            batches.push(pending.take(topic));
         }
         batches
     }
 
-    /// Ends the append of a topic, which makes its next events ready.
-    pub(super) fn finish(&self, appended: &Appended) {
+    /// Takes the topics whose reserved numbers are to be returned, because nothing was appended for
+    /// `silence`. Each of these topics is in flight until [`Self::finish`].
+    pub(super) fn take_silent(&self, silence: Duration) -> Vec<Batch> {
         let mut state = self.state.lock();
-        let State { topics, ready, .. } = &mut *state;
+        let silent = state.topics.iter_mut().filter(|(_, pending)| {
+            let is_open = pending.head.is_some_and(|head| head.reserved >= head.next);
+            is_open
+                && !pending.in_flight
+                && !pending.queued
+                && pending.appended_at.is_some_and(|at| at.elapsed() >= silence)
+        });
+        silent.map(|(topic, pending)| pending.take(topic.clone())).collect()
+    }
+
+    /// Takes the deletes that were dropped.
+    pub(super) fn take_spilled(&self) -> Vec<(Topic, Outgoing)> {
+        std::mem::take(&mut self.state.lock().spilled)
+    }
+
+    /// Ends the append of a topic, which makes its next events ready.
+    pub(super) fn finish(&self, appended: &mut Appended) {
+        let mut state = self.state.lock();
+        let State { topics, ready, bytes, spilled } = &mut *state;
+        *bytes -= appended.bytes;
+        spilled.extend(deletes(&appended.topic, appended.unwritten.drain(..)));
+        let mut wake = !spilled.is_empty();
         let Some(pending) = topics.get_mut(&appended.topic) else { return };
         pending.in_flight = false;
-        if pending.generation == appended.generation {
+        if !appended.term.is_cancelled() {
             pending.head = appended.head;
         }
-        let more = !pending.queued && (!pending.events.is_empty() || pending.dropped > 0);
-        if more {
+        if !appended.entries.is_empty() {
+            pending.appended_at = Some(Instant::now());
+        }
+        if !pending.queued && (!pending.events.is_empty() || pending.dropped > 0) {
             pending.queued = true;
             ready.push(appended.topic.clone());
+            wake = true;
         }
         drop(state);
-        if more {
+        if wake {
             self.wake.notify_one();
         }
     }
 
     /// Returns whether no topic is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.state.lock().topics.values().all(|pending| !pending.in_flight)
-    }
-
-    /// Returns the last number of each topic whose end is known.
-    pub(super) fn last_numbers(&self) -> Vec<(Topic, u64)> {
         let state = self.state.lock();
-        let heads = state.topics.iter().filter_map(|(topic, it)| Some((topic, it.head?)));
-        heads.map(|(topic, head)| (topic.clone(), head.next - 1)).collect()
+        state.spilled.is_empty() && state.topics.values().all(|pending| !pending.in_flight)
+    }
+}
+
+impl Pending {
+    /// Takes the oldest pending events.
+    fn take(&mut self, topic: Topic) -> Batch {
+        let mut bytes = 0;
+        let mut count = 0;
+        for event in &self.events {
+            bytes += event.json.len();
+            if count > 0 && bytes > BATCH_BYTES {
+                bytes -= event.json.len();
+                break;
+            }
+            count += 1;
+        }
+        self.in_flight = true;
+        self.bytes -= bytes;
+        let rest = self.events.split_off(count);
+        Batch {
+            topic,
+            head: self.head,
+            term: self.term.clone(),
+            dropped: std::mem::take(&mut self.dropped),
+            events: std::mem::replace(&mut self.events, rest),
+            bytes,
+        }
     }
 }
 
@@ -199,12 +261,24 @@ impl State {
             return;
         };
         let count = pending.events.len().div_ceil(2);
-        let bytes: usize = pending.events.drain(..count).map(|event| event.json.len()).sum();
+        let events: Vec<Outgoing> = pending.events.drain(..count).collect();
+        let bytes: usize = events.iter().map(|event| event.json.len()).sum();
         warn!(%topic, events = count, "dropped the oldest pending events: the backlog for the database is too large");
         pending.dropped += count as u64;
         pending.bytes -= bytes;
         self.bytes -= bytes;
+        self.spilled.extend(deletes(topic, events.into_iter()));
     }
+}
+
+/// Returns the deletes among events.
+fn deletes(
+    topic: &Topic,
+    events: impl Iterator<Item = Outgoing>,
+) -> impl Iterator<Item = (Topic, Outgoing)> {
+    events
+        .filter(|event| matches!(event.role, Role::Deleted(_)))
+        .map(move |event| (topic.clone(), event))
 }
 
 #[cfg(test)]
@@ -235,9 +309,11 @@ mod tests {
         Appended {
             topic: batch.topic.clone(),
             head,
-            generation: batch.generation,
+            term: batch.term.clone(),
             entries: vec![],
-            posts: vec![],
+            changes: vec![],
+            unwritten: VecDeque::new(),
+            bytes: batch.bytes,
         }
     }
 
@@ -262,13 +338,12 @@ mod tests {
         queue.publish(&matches(), event("3"));
         assert!(!is_woken(&queue).await, "an append is in flight");
         assert!(queue.take_ready().is_empty() && !queue.is_idle());
-        queue.finish(&appended(&first, Some(head(3))));
+        queue.finish(&mut appended(&first, Some(head(3))));
         assert!(is_woken(&queue).await);
         let second = queue.take_ready().pop().expect("a batch");
         assert_eq!((texts(&second), second.head), (vec!["3"], Some(head(3))));
-        queue.finish(&appended(&second, Some(head(4))));
+        queue.finish(&mut appended(&second, Some(head(4))));
         assert!(queue.is_idle() && queue.take_ready().is_empty());
-        assert_eq!(queue.last_numbers(), [(matches(), 3)]);
     }
 
     #[test]
@@ -307,12 +382,72 @@ mod tests {
         queue.publish(&topic("mastodon/public"), event("another"));
         queue.forget("coinbase");
         for batch in &batches {
-            queue.finish(&appended(batch, Some(head(2))));
+            queue.finish(&mut appended(batch, Some(head(2))));
         }
         let batches = queue.take_ready();
         let rest: Vec<_> =
             batches.iter().map(|it| (it.topic.as_str(), texts(it), it.head)).collect();
         assert_eq!(rest, [("mastodon/public", vec!["another"], Some(head(2)))]);
-        assert_eq!(queue.last_numbers(), [(topic("mastodon/public"), 1)]);
+    }
+
+    #[test]
+    fn events_in_flight_count_and_a_batch_is_limited() {
+        let queue = Queue::new(3 * BATCH_BYTES);
+        let large = "x".repeat(BATCH_BYTES / 2);
+        for _ in 0..5 {
+            queue.publish(&matches(), event(&large));
+        }
+        let first = queue.take_ready().pop().expect("a batch");
+        assert_eq!((first.events.len(), first.dropped), (2, 0));
+        for _ in 0..2 {
+            queue.publish(&matches(), event(&large));
+        }
+        queue.finish(&mut appended(&first, Some(head(3))));
+        let second = queue.take_ready().pop().expect("a batch");
+        // Seven events are more than the limit, although two of them were in flight.
+        assert_eq!((second.events.len(), second.dropped), (2, 3));
+    }
+
+    #[test]
+    fn deletes_that_are_dropped_are_kept_aside() {
+        let queue = Queue::new(20);
+        let public = topic("mastodon/public");
+        let delete =
+            |uri: &str| Outgoing { json: "12345678".into(), role: Role::Deleted(uri.into()) };
+        let spilled = |queue: &Queue| -> Vec<Role> {
+            queue.take_spilled().into_iter().map(|(_, event)| event.role).collect()
+        };
+        queue.publish(&public, delete("shed"));
+        queue.publish(&public, event("87654321"));
+        queue.publish(&public, delete("pending"));
+        assert_eq!(spilled(&queue), [Role::Deleted("shed".into())]);
+        let mut batch = queue.take_ready().pop().expect("a batch");
+        queue.publish(&public, delete("later"));
+        queue.forget("mastodon");
+        assert!(batch.term.is_cancelled());
+        let mut unwritten = appended(&batch, None);
+        unwritten.unwritten = std::mem::take(&mut batch.events);
+        queue.finish(&mut unwritten);
+        let expected = ["later", "pending"].map(|uri| Role::Deleted(uri.into()));
+        assert_eq!(spilled(&queue), expected);
+        assert_eq!(queue.state.lock().bytes, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_topic_returns_its_reserved_numbers_once() {
+        let queue = Queue::new(1_000);
+        let minute = Duration::from_mins(1);
+        queue.publish(&matches(), event("1"));
+        let batch = queue.take_ready().pop().expect("a batch");
+        let mut done = appended(&batch, Some(head(2)));
+        done.entries = vec![Entry::Lost { topic: matches(), seq: 1, last: 1 }];
+        queue.finish(&mut done);
+        assert!(queue.take_silent(minute).is_empty());
+        time::advance(minute).await;
+        let silent = queue.take_silent(minute).pop().expect("a batch");
+        assert!(silent.events.is_empty() && silent.head == Some(head(2)));
+        assert!(queue.take_silent(minute).is_empty(), "it is in flight");
+        queue.finish(&mut appended(&silent, Some(Head { reserved: 1, ..head(2) })));
+        assert!(queue.take_silent(minute).is_empty());
     }
 }

@@ -1,75 +1,177 @@
-//! Settling: records the positions of posts in the log, and replaces posts that were edited or deleted.
+//! Settling: replaces posts in the log that were edited or deleted.
+//!
+//! The places of a post are recorded before it is appended, and an edit or a delete is recorded as
+//! pending. So whatever is killed, the next leader knows what the log still needs.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
-use aws::{control::Control, error::StoreError, log::Log};
+use aws::{
+    control::{Control, Pending},
+    error::StoreError,
+    log::Log,
+};
 use domain::{backoff::Backoff, chain::Chain, topic::Topic};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
-use tokio::time;
-use tracing::error;
+use parking_lot::Mutex;
+use tokio::time::{self, Instant};
+use tracing::warn;
 
-use super::queue::Appended;
 use crate::outgoing::{Outgoing, Role};
 
-/// Most attempts to settle a post.
-const ATTEMPTS: u32 = 8;
+/// Most writes to `control` in flight for one entry.
+const WRITES_AT_ONCE: usize = 16;
 
-/// Keeps the recorded positions of posts up to date.
+/// First and longest delay before a change is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mins(1));
+
+/// A post on a topic.
+type Key = (Topic, String);
+
+/// Carries out edits and deletes.
 pub(super) struct Settler {
     log: Log,
     control: Control,
+    /// The changes that are being carried out; the newest for each post.
+    running: Mutex<HashMap<Key, Pending>>,
 }
 
 impl Settler {
     /// Makes a settler of this log.
     pub(super) fn new(log: Log, control: Control) -> Self {
-        Self { log, control }
+        Self { log, control, running: Mutex::default() }
     }
 
-    /// Settles all posts that were appended.
-    pub(super) async fn settle(&self, appended: &Appended) {
-        let topic = &appended.topic;
-        for (seq, event) in &appended.posts {
-            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-            for attempt in 1..=ATTEMPTS {
-                match self.settle_post(topic, *seq, event).await {
-                    Ok(()) => break,
-                    Err(error) if attempt == ATTEMPTS => {
-                        error!(%topic, seq, error = %Chain(&error), "could not update the position of a post in the log; a later edit or delete will not replace it");
-                    }
-                    Err(_) => {
-                        let delay = backoff.next_delay(&mut rand::rng());
-                        time::sleep(delay).await;
-                    }
+    /// Records what is needed to change the posts among these events later, before they are appended.
+    pub(super) async fn prepare<'a>(
+        &self,
+        topic: &'a Topic,
+        events: impl Iterator<Item = (u64, &'a Outgoing)>,
+    ) -> Result<(), StoreError> {
+        let expires_at = self.expiry();
+        let writes = events.filter(|(_, event)| event.role.uri().is_some());
+        let writes = writes.map(|(seq, event)| async move {
+            match &event.role {
+                Role::Plain | Role::Snapshot | Role::Deleted(_) => {}
+                Role::Posted(uri) | Role::Edited(uri) => {
+                    self.control.place(uri, topic, seq, expires_at).await?;
                 }
             }
+            match pending(topic, event) {
+                Some(pending) => self.control.put_pending(&pending, expires_at).await,
+                None => Ok(()),
+            }
+        });
+        stream::iter(writes.collect::<Vec<_>>())
+            .buffer_unordered(WRITES_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// Records a delete whose event was dropped, and carries it out. Retries until that is done.
+    pub(super) fn spill(self: &Arc<Self>, topic: &Topic, event: &Outgoing) {
+        let Some(pending) = pending(topic, event) else { return };
+        let settler = self.clone();
+        tokio::spawn(async move {
+            let expires_at = settler.expiry();
+            let recorded =
+                settler.retry(&pending, || settler.control.put_pending(&pending, expires_at));
+            recorded.await;
+            settler.start(pending);
+        });
+    }
+
+    /// Carries out an edit or a delete that was appended. Retries until that is done.
+    pub(super) fn settle(self: &Arc<Self>, topic: &Topic, event: &Outgoing) {
+        if let Some(pending) = pending(topic, event) {
+            self.start(pending);
         }
     }
 
-    async fn settle_post(
-        &self,
-        topic: &Topic,
-        seq: u64,
-        event: &Outgoing,
-    ) -> Result<(), StoreError> {
-        let (uri, replaces, stays) = match &event.role {
-            Role::Posted(uri) => (uri, false, true),
-            Role::Edited(uri) => (uri, true, true),
-            Role::Deleted(uri) => (uri, true, false),
-            Role::Plain | Role::Snapshot => return Ok(()),
+    /// Returns the changes on a family's topics that the log still needs.
+    pub(super) async fn pending(&self, family: &str) -> Result<Vec<Pending>, StoreError> {
+        self.control.pending(family).await
+    }
+
+    /// Carries out a change, unless a later one of the same post is being carried out.
+    pub(super) fn start(self: &Arc<Self>, pending: Pending) {
+        let key = (pending.topic.clone(), pending.uri.clone());
+        let is_running = match self.running.lock().entry(key.clone()) {
+            Entry::Occupied(mut running) => {
+                if pending.deletes || !running.get().deletes {
+                    running.insert(pending);
+                }
+                true
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(pending);
+                false
+            }
         };
-        let now = Timestamp::now();
-        let mut places = self.control.places(uri, topic).await?;
-        if replaces {
-            for place in places.iter().filter(|place| **place != seq) {
-                self.log.supersede(topic, *place, &event.json, now).await?;
+        if !is_running {
+            let settler = self.clone();
+            tokio::spawn(async move { settler.run(key).await });
+        }
+    }
+
+    /// Carries out the newest change of a post until there is none.
+    async fn run(&self, key: Key) {
+        loop {
+            let Some(pending) = self.running.lock().get(&key).cloned() else { return };
+            self.retry(&pending, || self.carry_out(&pending)).await;
+            let mut running = self.running.lock();
+            if running.get(&key) == Some(&pending) {
+                running.remove(&key);
+                return;
             }
         }
-        if stays && !places.contains(&seq) {
-            places.push(seq);
-            let expires_at = now + self.log.retention();
-            self.control.place(uri, topic, &places, expires_at).await?;
-        }
-        Ok(())
     }
+
+    /// Replaces a post at all its places.
+    async fn carry_out(&self, pending: &Pending) -> Result<(), StoreError> {
+        let Pending { topic, uri, event, .. } = pending;
+        let event = event.clone().into();
+        for place in self.control.places(uri, topic).await? {
+            self.log.supersede(topic, place, uri, &event).await?;
+        }
+        self.control.remove_pending(pending).await
+    }
+
+    /// Repeats an operation until it succeeds, or until the log no longer has the post.
+    async fn retry<F: Future<Output = Result<(), StoreError>>>(
+        &self,
+        pending: &Pending,
+        operation: impl Fn() -> F,
+    ) {
+        let started = Instant::now();
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        while let Err(error) = operation().await {
+            warn!(topic = %pending.topic, error = %Chain(&error), "could not replace a post in the log; retrying");
+            if started.elapsed() > self.log.retention() {
+                return;
+            }
+            let delay = backoff.next_delay(&mut rand::rng());
+            time::sleep(delay).await;
+        }
+    }
+
+    /// Returns when the log no longer has what it has at this time.
+    fn expiry(&self) -> Timestamp {
+        Timestamp::now() + self.log.retention()
+    }
+}
+
+/// Returns the change that an event makes to the log.
+fn pending(topic: &Topic, event: &Outgoing) -> Option<Pending> {
+    let uri = event.role.uri().filter(|_| event.role.changes_the_log())?;
+    Some(Pending {
+        topic: topic.clone(),
+        uri: uri.to_string(),
+        deletes: matches!(event.role, Role::Deleted(_)),
+        event: String::from_utf8_lossy(&event.json).into_owned(),
+    })
 }

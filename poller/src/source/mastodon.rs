@@ -7,9 +7,16 @@
 //! Only public posts are forwarded, and no posts of authors who ask not to be collected (`optout`).
 //! If a server deletes a post, it is deleted on its topics and in the log.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use aws::control::{Control, Remembered};
+use aws::{
+    control::{Control, Remembered},
+    error::StoreError,
+};
 use domain::{
     backoff::Backoff,
     chain::Chain,
@@ -133,7 +140,7 @@ impl Mastodon {
 
     /// Reads the server whenever one of its topics is wanted.
     async fn read(&self, feed: &Feed, shutdown: &CancellationToken) {
-        self.timeline().begin(Timestamp::now());
+        self.timeline().begin(Timestamp::now(), feed.term());
         let started = Instant::now();
         let mut wanted = feed.wanted();
         loop {
@@ -308,7 +315,7 @@ impl Mastodon {
                 Outcome::Ask(lookup) => lookup,
             }
         };
-        let found = look_up(feed.control(), lookup).await;
+        let found = look_up(feed, lookup, &received.update).await;
         let mut timeline = self.timeline();
         let effects = timeline.recall(&received, found, &wanted);
         publish(effects)
@@ -371,37 +378,45 @@ impl Tally {
     }
 }
 
-/// Looks up a post that an earlier process published. If the database fails, it counts as
-/// unpublished.
-async fn look_up(control: &Control, lookup: Lookup) -> Found {
-    let mut found = Found { uri: lookup.uri, topics: lookup.topics.clone() };
-    found.topics.clear();
-    match control.status(&lookup.server, &lookup.id).await {
-        Ok(Some(remembered)) => {
-            found.uri = Some(remembered.uri.into());
-            found.topics = remembered.topics;
-        }
-        Ok(None) => {}
-        Err(error) => {
-            warn!(error = %Chain(&error), "could not look up a status; treating it as unpublished");
-        }
-    }
-    let Some(uri) = found.uri.clone() else { return found };
-    for topic in lookup.topics {
-        if found.topics.contains(&topic) {
-            continue;
-        }
-        match control.is_placed(&uri, &topic).await {
-            Ok(true) => {
-                found.topics.insert(topic);
-            }
-            Ok(false) => {}
+/// Looks up a post that an earlier process, or this one in an earlier term, may have published. Retries
+/// while the database fails: otherwise a post could be published twice, and a delete forgotten.
+async fn look_up(feed: &Feed, lookup: Lookup, update: &Update) -> Found {
+    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+    loop {
+        match try_look_up(feed, &lookup, update).await {
+            Ok(found) => return found,
             Err(error) => {
-                warn!(error = %Chain(&error), "could not look up a post on a topic; treating it as unpublished there");
+                warn!(error = %Chain(&error), "could not look up a post; retrying");
+                let delay = backoff.next_delay(&mut rand::rng());
+                time::sleep(delay).await;
             }
         }
     }
-    found
+}
+
+async fn try_look_up(feed: &Feed, lookup: &Lookup, update: &Update) -> Result<Found, StoreError> {
+    let Lookup { server, id, uri, topics } = lookup;
+    let remembered = feed.control().status(server, id).await?;
+    let mut found = Found { uri: uri.clone(), topics: BTreeSet::new() };
+    let mut candidates = topics.clone();
+    if let Some(remembered) = remembered {
+        found.uri = Some(remembered.uri.into());
+        candidates.extend(remembered.topics);
+    }
+    let Some(uri) = &found.uri else { return Ok(found) };
+    match update {
+        // A delete of a post that the log does not have is harmless.
+        Update::Delete(_) => found.topics = candidates,
+        // Where a post was published is stored before it is appended, so only the log is certain.
+        Update::Post(_) | Update::Edit(_) => {
+            for topic in candidates {
+                if feed.has_post(&topic, uri).await? {
+                    found.topics.insert(topic);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::{
     sync::{mpsc, watch},
-    time,
+    time::{self, Instant},
 };
 
 use super::upstream::NAME;
@@ -61,9 +61,13 @@ impl Recorder {
         let log = tables.log.clone();
         let control = tables.control.clone();
         let leadership = Leadership::default();
+        let term = Duration::from_hours(1);
+        let lease = control.acquire("coinbase", "test", term, Timestamp::now()).await;
+        let lease = lease.expect("a response").expect("the lease is free");
+        leadership.add(lease, Instant::now() + term);
         let numbering = Numbering::new(log.clone(), control.clone(), leadership, options);
         let states = States::new(Provenance::Live, control.clone(), numbering.clone());
-        let feed = Feed::new(NAME, wanted, numbering.clone(), states, log, control);
+        let feed = Feed::new(NAME, 1, wanted, numbering.clone(), states, log, control);
 
         let (publish, events) = mpsc::unbounded_channel();
         let (report, state) = watch::channel(None);

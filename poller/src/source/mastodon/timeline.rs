@@ -9,7 +9,8 @@
 //! forwarded, the edit removes it, too.
 //!
 //! Posts that an earlier process published, or that no longer fit into memory, have to be looked up.
-//! For those, [`Timeline::take`] returns a [`Lookup`], whose result goes to [`Timeline::recall`].
+//! So do posts from an earlier term of this process: their events may have been dropped when its lease
+//! was lost. For those, [`Timeline::take`] returns a [`Lookup`], whose result goes to [`Timeline::recall`].
 
 use std::{
     collections::BTreeSet,
@@ -131,6 +132,8 @@ struct Held {
     revision: Option<Revision>,
     deleted: bool,
     seen: Timestamp,
+    /// The term in which it was published or looked up.
+    term: u64,
 }
 
 /// One revision of a post's content.
@@ -152,6 +155,8 @@ pub struct Timeline {
     tombstones: LruCache<Key, ()>,
     /// All posts that were published later than this are in memory.
     horizon: Timestamp,
+    /// The epoch of the lease.
+    term: u64,
     remembered_for: Duration,
 }
 
@@ -164,13 +169,16 @@ impl Timeline {
             ids: LruCache::new(CAPACITY),
             tombstones: LruCache::new(CAPACITY),
             horizon: now,
+            term: 0,
             remembered_for,
         }
     }
 
-    /// Notes that another process may have published posts until `now`.
-    pub fn begin(&mut self, now: Timestamp) {
+    /// Begins the term with this epoch. Another process may have published posts until `now`, and what
+    /// this one published before may not be in the log. Every server calls this.
+    pub fn begin(&mut self, now: Timestamp, term: u64) {
         self.horizon = self.horizon.max(now);
+        self.term = term;
     }
 
     /// Returns how long the database remembers published posts.
@@ -185,6 +193,17 @@ impl Timeline {
 
     /// Handles an update, given the result of its lookup.
     pub fn recall(&mut self, received: &ServerUpdate, found: Found, wanted: &Wanted) -> Effects {
+        if let Update::Post(status) | Update::Edit(status) = &received.update
+            && let Some(held) = self.posts.peek_mut(status.uri())
+            && held.term != self.term
+            && !held.deleted
+        {
+            held.term = self.term;
+            held.topics.clone_from(&found.topics);
+            if found.topics.is_empty() {
+                self.posts.pop(status.uri());
+            }
+        }
         if let Some(uri) = found.uri.filter(|_| !found.topics.is_empty()) {
             let id = match &received.update {
                 Update::Post(status) | Update::Edit(status) => status.id().into(),
@@ -249,6 +268,9 @@ impl Timeline {
         if held.is_none() && may_ask && self.may_be_remembered(status.created_at(), received.at) {
             return Err(lookup(received, status, topics));
         }
+        if let Some(held) = held.filter(|held| held.term != self.term && may_ask) {
+            return Err(lookup(received, status, &topics | &held.topics));
+        }
         // A topic may have become wanted after the post arrived from the first server.
         let fresh = held.map_or_else(|| topics.clone(), |held| &topics - &held.topics);
         let edited_at = |held: &Held| held.revision.as_ref().and_then(|known| known.edited_at);
@@ -305,6 +327,9 @@ impl Timeline {
         let revision = Revision::of(status, &received.server);
         if !revision.is_newer_than(held.revision.as_ref()) {
             return Ok(Effects::ignored(Ignored::Known));
+        }
+        if held.term != self.term && may_ask {
+            return Err(lookup(received, status, held.topics.clone()));
         }
         let mut effects = self.publish_edit(received, status);
         let key: Key = (received.server.host.clone(), status.id().into());
@@ -398,7 +423,7 @@ impl Timeline {
         revision: Option<Revision>,
         seen: Timestamp,
     ) {
-        let held = Held { topics, revision, deleted: false, seen };
+        let held = Held { topics, revision, deleted: false, seen, term: self.term };
         if let Some((_, evicted)) = self.posts.push(uri, held) {
             self.horizon = self.horizon.max(evicted.seen);
         }

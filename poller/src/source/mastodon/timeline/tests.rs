@@ -393,6 +393,31 @@ fn posts_of_an_earlier_process_are_looked_up() {
 }
 
 #[test]
+fn posts_of_an_earlier_term_are_published_again_unless_the_log_has_them() {
+    let wanted = wanted(&["mastodon/public"]);
+    let post = || Update::Post(status("1", &json!({})));
+    let start = now() - Duration::from_hours(1);
+    let in_log = Found { uri: Some("https://origin.example/1".into()), topics: wanted.clone() };
+    for (found, expected) in [(Found::default(), "post mastodon/public"), (in_log, "Known")] {
+        let mut timeline = timeline();
+        timeline.begin(start, 1);
+        assert_eq!(take(&mut timeline, "a.example", post(), &wanted), ["post mastodon/public"]);
+        timeline.begin(start, 1);
+        assert_eq!(take(&mut timeline, "a.example", post(), &wanted), ["Known"]);
+        timeline.begin(start, 2);
+        let (received, question) = ask(&mut timeline, post(), &wanted);
+        assert_eq!(question.topics, wanted);
+        let effects = timeline.recall(&received, found, &wanted);
+        assert_eq!(summary(&effects), [expected]);
+        assert_eq!(take(&mut timeline, "a.example", post(), &wanted), ["Known"]);
+        let deleted = take(&mut timeline, "a.example", Update::Delete("1".into()), &wanted);
+        assert_eq!(deleted, ["post.deleted mastodon/public"]);
+        timeline.begin(start, 3);
+        assert_eq!(take(&mut timeline, "a.example", post(), &wanted), ["Deleted"]);
+    }
+}
+
+#[test]
 fn only_posts_that_may_be_stored_are_looked_up() {
     let id = |at: &str| snowflake::id(at.parse().expect("a time"));
     let cases = [
