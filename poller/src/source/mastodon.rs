@@ -61,6 +61,7 @@ use self::{
     api::Api,
     instance::Way,
     normalize::ServerName,
+    recheck::Recheck,
     session::{Gap, Out, Position, SessionEnd, SessionEvent, Unexpected},
     status::Update,
     timeline::{Found, Ignored, Lookup, Outcome, Remember, ServerUpdate},
@@ -96,6 +97,8 @@ pub struct Mastodon {
     user_agent: String,
     timeline: Arc<Mutex<Timeline>>,
     server: Mutex<Arc<ServerName>>,
+    /// The posts that are checked, if the server is polled.
+    recheck: Mutex<Recheck>,
 }
 
 /// Why a source cannot be made.
@@ -135,6 +138,7 @@ impl Mastodon {
             user_agent: user_agent.to_owned(),
             timeline,
             server: Mutex::new(Arc::new(server)),
+            recheck: Mutex::default(),
         })
     }
 
@@ -261,7 +265,7 @@ impl Mastodon {
             }
             Way::Poll(part) => {
                 let is_held = |id: &str| self.timeline().is_published(&self.name, id);
-                Ok(poll::session(&self.api, part, &gap, out, stop, is_held).await)
+                Ok(poll::session(&self.api, part, &gap, out, stop, &self.recheck, is_held).await)
             }
             Way::None(why) => Err(SessionEnd::Rejected(why.to_owned())),
         }

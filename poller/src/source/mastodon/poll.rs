@@ -7,6 +7,7 @@ use domain::source::State;
 use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -29,16 +30,18 @@ const CHECK: Duration = Duration::from_secs(8);
 /// Number of posts that are requested twice, because posts can arrive late, below newer ones.
 const OVERLAP: usize = PAGE / 2;
 
-/// Polls until the session ends. `is_held` returns whether a status is published.
+/// Polls until the session ends. `is_held` returns whether a status is published. The posts that are
+/// checked outlive the session.
 pub(super) async fn session(
     api: &Api,
     part: Part,
     gap: &Gap,
     out: &mut Out,
     shutdown: &CancellationToken,
+    recheck: &Mutex<Recheck>,
     is_held: impl Fn(&str) -> bool,
 ) -> SessionEnd {
-    match shutdown.run_until_cancelled(poll(api, part, gap, out, is_held)).await {
+    match shutdown.run_until_cancelled(poll(api, part, gap, out, recheck, is_held)).await {
         None => SessionEnd::Stopped,
         Some(Ok(never)) => match never {},
         Some(Err(ended)) => ended,
@@ -50,6 +53,7 @@ async fn poll(
     part: Part,
     gap: &Gap,
     out: &mut Out,
+    recheck: &Mutex<Recheck>,
     is_held: impl Fn(&str) -> bool,
 ) -> Result<std::convert::Infallible, SessionEnd> {
     // An error of this request ends the session. An error while the gap is filled does not.
@@ -67,9 +71,8 @@ async fn poll(
     let wall = Timestamp::now();
     let clock = Instant::now();
     let now = || wall + clock.elapsed();
-    let mut recheck = Recheck::default();
     for update in filled.updates {
-        pass(update, out, &mut recheck, now()).await?;
+        pass(update, out, recheck, now()).await?;
     }
 
     let mut interval = FIRST_INTERVAL;
@@ -80,15 +83,20 @@ async fn poll(
         let statuses = newest.add(page);
         let fresh = statuses.len();
         for status in statuses {
-            pass(Update::Post(status), out, &mut recheck, now()).await?;
+            pass(Update::Post(status), out, recheck, now()).await?;
         }
         if next_check <= Instant::now() {
             next_check = Instant::now() + CHECK;
-            let ids = recheck.take(now(), &is_held);
-            if !ids.is_empty() {
-                for update in fill::check(api, &ids).await? {
+            let due = recheck.lock().take(now(), &is_held);
+            if !due.is_empty() {
+                let ids: Vec<String> = due.iter().map(|post| post.id.clone()).collect();
+                let updates = fill::check(api, &ids).await?;
+                let checked: BTreeSet<String> = updates.iter().map(Update::id).collect();
+                for update in updates {
                     out.forward(update).await?;
                 }
+                let due = due.into_iter().filter(|post| checked.contains(&post.id));
+                recheck.lock().checked(due, now());
             }
         }
         // A full page means that there is more.
@@ -104,11 +112,11 @@ async fn poll(
 async fn pass(
     update: Update,
     out: &mut Out,
-    recheck: &mut Recheck,
+    recheck: &Mutex<Recheck>,
     now: Timestamp,
 ) -> Result<(), SessionEnd> {
     if let Update::Post(status) = &update {
-        recheck.add(status.id().into_owned(), now);
+        recheck.lock().add(status.id().into_owned(), now);
     }
     out.forward(update).await
 }

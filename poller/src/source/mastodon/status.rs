@@ -127,6 +127,16 @@ pub enum Update {
     Delete(String),
 }
 
+impl Update {
+    /// Returns the server's id of the status.
+    pub(super) fn id(&self) -> String {
+        match self {
+            Self::Post(status) | Self::Edit(status) => status.id().into_owned(),
+            Self::Delete(id) => id.clone(),
+        }
+    }
+}
+
 /// A message of the streaming interface.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Envelope {

@@ -50,7 +50,9 @@ async fn a_rejected_request_ends_the_session_with_its_reason() {
     let (mut out, _received) = out();
     let stop = CancellationToken::new();
     let gap = Gap::default();
-    let ended = session(&server.api(), Part::Whole, &gap, &mut out, &stop, |_| true).await;
+    let recheck = Mutex::default();
+    let api = server.api();
+    let ended = session(&api, Part::Whole, &gap, &mut out, &stop, &recheck, |_| true).await;
     assert!(matches!(&ended, SessionEnd::Rejected(why) if why.contains("422")), "{ended}");
 }
 
@@ -67,7 +69,8 @@ async fn new_posts_are_forwarded_and_deletes_are_detected() {
     let base = server.url().parse().expect("a URL");
     let api = Api::new(base, None, "Headwater/test").expect("a client");
     let polling = tokio::spawn(async move {
-        session(&api, Part::Whole, &Gap::default(), &mut out, &listening, |_| true).await
+        let recheck = Mutex::default();
+        session(&api, Part::Whole, &Gap::default(), &mut out, &listening, &recheck, |_| true).await
     });
     assert!(matches!(said.recv().await, Some(SessionEvent::State(State::Live, _))));
     let id = |update: Option<SessionEvent>| match update {
