@@ -87,9 +87,10 @@ impl Counters {
 }
 
 impl Look {
-    /// Returns whether the poller works at `now`: the look is recent, and the database responds.
+    /// Returns whether the poller works at `now`: it looks after itself. A new process would not help
+    /// against a database that does not respond, and would lose the events in memory.
     pub fn is_healthy(&self, now: Timestamp) -> bool {
-        self.database && now.duration_since(self.at).unsigned_abs() < STALE_AFTER
+        now.duration_since(self.at).unsigned_abs() < STALE_AFTER
     }
 
     /// Returns a log line in `CloudWatch`'s embedded metric format, with the changes since `before`.
@@ -103,6 +104,7 @@ impl Look {
             json!({"Name": "Frames", "Unit": "Count"}),
             json!({"Name": "Events", "Unit": "Count"}),
             json!({"Name": "PushFailures", "Unit": "Count"}),
+            json!({"Name": "DatabaseDown", "Unit": "Count"}),
         ];
         // Without wanted topics, or on a standby, no frame is expected.
         let newest = self.newest_frame.filter(|_| self.wanted && !self.leads.is_empty());
@@ -125,6 +127,7 @@ impl Look {
             "Frames": since(|look| look.frames),
             "Events": since(|look| look.events),
             "PushFailures": since(|look| look.push_failures),
+            "DatabaseDown": u8::from(!self.database),
             "NewestFrameAge": age,
         });
         line.to_string()
@@ -143,11 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn health_needs_the_database_and_a_recent_look() {
+    fn health_needs_a_recent_look_and_no_database() {
         let look = Look { database: true, ..Counters::default().look(now()) };
         assert!(look.is_healthy(now() + 19.seconds()));
         assert!(!look.is_healthy(now() + 20.seconds()), "it hangs");
-        assert!(!Look { database: false, ..look }.is_healthy(now()));
+        assert!(Look { database: false, ..look }.is_healthy(now()));
     }
 
     #[test]
@@ -171,13 +174,14 @@ mod tests {
             ("Frames", json!(1)),
             ("Events", json!(5)),
             ("PushFailures", json!(1)),
+            ("DatabaseDown", json!(1)),
             ("NewestFrameAge", json!(60)),
             ("Deployment", json!("main-")),
         ] {
             assert_eq!(line[name], expected, "case: {name}");
         }
         let names = line.pointer("/_aws/CloudWatchMetrics/0/Metrics").expect("names");
-        assert_eq!(names.as_array().map(Vec::len), Some(6));
+        assert_eq!(names.as_array().map(Vec::len), Some(7));
         let standby = Look { leads: vec![], ..second };
         assert!(!standby.to_metrics(None, "main-").contains(r#""Name":"NewestFrameAge""#));
     }

@@ -31,6 +31,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
+    task::JoinSet,
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -194,23 +195,22 @@ impl Lanes {
 
     /// Runs all lanes until `shutdown`, and after that until all events are sent.
     pub async fn run(&self, push: Arc<dyn Push>, control: Control, shutdown: CancellationToken) {
-        let notes = tokio::spawn(self.clone().keep_notes(control.clone(), shutdown.clone()));
-        let lanes = self.lanes.keys().map(|shard| {
+        let mut parts = JoinSet::new();
+        parts.spawn(self.clone().keep_notes(control.clone(), shutdown.clone()));
+        for &shard in self.lanes.keys() {
             let (lanes, push, shutdown) = (self.clone(), push.clone(), shutdown.clone());
-            let shard = *shard;
-            tokio::spawn(async move {
+            parts.spawn(async move {
                 if let Some(lane) = lanes.lanes.get(&shard) {
                     lanes.run_lane(lane, push.as_ref(), shutdown).await;
                 }
-            })
-        });
-        for lane in lanes.collect::<Vec<_>>() {
-            if let Err(error) = lane.await {
-                warn!(%error, "a lane stopped unexpectedly");
-            }
+            });
         }
-        if let Err(error) = notes.await {
-            warn!(%error, "the notes of the lanes stopped unexpectedly");
+        while let Some(ended) = parts.join_next().await {
+            if let Err(error) = ended
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            }
         }
         self.write_notes(&control).await;
     }

@@ -26,7 +26,7 @@ use tracing::{instrument, warn};
 use self::{
     append::Appender,
     queue::{Appended, Batch, Queue},
-    settle::Settler,
+    settle::{Settler, resume_panic},
 };
 use crate::{
     lanes::Lanes,
@@ -153,7 +153,7 @@ impl Numbering {
         let mut taken = Vec::new();
         for Batch { topic, head, term, events, bytes, .. } in queue.take_ready() {
             taken.extend(events.into_iter().map(|event| (topic.clone(), event)));
-            let (entries, changes, unwritten) = (vec![], vec![], Default::default());
+            let (entries, changes, unwritten) = (vec![], vec![], std::collections::VecDeque::new());
             queue.finish(&mut Appended { topic, head, term, entries, changes, unwritten, bytes });
         }
         taken
@@ -179,6 +179,7 @@ impl Numbering {
                     continue;
                 }
                 _ = tidy.tick() => {
+                    self.inner.settler.check();
                     let silent = queue.take_silent(SILENCE);
                     tasks.spawn(self.clone().round(silent, lanes.clone()));
                     let carrying_out = self.clone().carry_out_pending();
@@ -256,15 +257,6 @@ impl Numbering {
             self.inner.settler.start(pending);
         }
         Ok(())
-    }
-}
-
-/// Panics if a task has.
-fn resume_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        std::panic::resume_unwind(error.into_panic());
     }
 }
 

@@ -13,8 +13,8 @@ use domain::{
 };
 use futures_util::future;
 use jiff::Timestamp;
-use tokio::{sync::watch, time};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{sync::watch, task::JoinSet, time};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
@@ -34,6 +34,9 @@ use crate::{
 
 /// Longest time to send the last frames when the poller stops.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Longest time in which a database that works responds to a look at the poller's health.
+const DATABASE_RESPONDS_IN: Duration = Duration::from_secs(2);
 
 /// The parts of a poller.
 #[derive(Clone)]
@@ -80,7 +83,8 @@ impl Poller {
     ///
     /// # Errors
     ///
-    /// When the tables contain data of the other kind, or cannot be read at the start.
+    /// When the tables contain data of the other kind, or cannot be read at the start, or a part of the
+    /// poller has panicked.
     pub async fn run(
         self,
         options: &config::Options,
@@ -108,7 +112,7 @@ impl Poller {
         let mut interest =
             Interest::new(&self.tables, self.shards, recorded, leadership, self.clock);
 
-        let sources = TaskTracker::new();
+        let mut leaders = JoinSet::new();
         let mut all_wanted = Vec::new();
         for (family, members) in self.families {
             let wanted = interest.wanted_of(&family);
@@ -120,9 +124,8 @@ impl Poller {
                 wanted,
                 members,
             };
-            sources.spawn(leader.run(family, self.owner.clone(), shutdown.clone()));
+            leaders.spawn(leader.run(family, self.owner.clone(), shutdown.clone()));
         }
-        sources.close();
 
         let health = Health {
             control: control.clone(),
@@ -131,32 +134,49 @@ impl Poller {
             lanes: lanes.clone(),
             wanted: all_wanted,
         };
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(health.publish(self.looks)));
+        let publishing = health.publish(self.looks.clone());
+        let mut looking = tokio::spawn(shutdown.clone().run_until_cancelled_owned(publishing));
 
         // Each stage stops after the one before it, so that no event is lost.
         let sources_done = CancellationToken::new();
         let frames_done = CancellationToken::new();
-        let following = tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
-        let framing = {
+        let mut following = tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
+        let mut framing = {
             let numbering = numbering.clone();
             let lanes = lanes.clone();
             let done = sources_done.clone();
             tokio::spawn(async move { numbering.run(lanes, done).await })
         };
-        let pushing = {
+        let mut pushing = {
             let (push, control, done) = (self.push, control.clone(), frames_done.clone());
             tokio::spawn(async move { lanes.run(push, control, done).await })
         };
-        shutdown.cancelled().await;
+        let (part, ended) = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => ("the poller", Ok(())),
+            Some(ended) = leaders.join_next() => ("a leader", ended),
+            ended = &mut framing => ("numbering", ended),
+            ended = &mut pushing => ("the lanes", ended),
+            ended = &mut following => ("interest", ended),
+            ended = &mut looking => ("the health check", ended.map(|_| ())),
+        };
+        if ended.is_err() || !shutdown.is_cancelled() {
+            // A poller without one of its parts would look alive and do nothing.
+            self.looks.send_replace(None);
+            let reason = ended.err().map_or_else(String::new, |error| format!(": {error}"));
+            bail!("{part} stopped unexpectedly{reason}");
+        }
         let stop = async {
-            sources.wait().await;
+            while leaders.join_next().await.is_some() {}
             sources_done.cancel();
             let _ = framing.await;
             frames_done.cancel();
             let _ = pushing.await;
             // The next leader must not send before this one has sent and noted its last events.
             release(&control, &numbering).await;
-            let _ = following.await;
+            if !following.is_finished() {
+                let _ = following.await;
+            }
         };
         if time::timeout(GRACE, stop).await.is_err() {
             warn!("the poller did not stop in time; the frames that were not sent are in the log");
@@ -215,7 +235,8 @@ impl Health {
         let mut timer = time::interval(LOOK_EVERY);
         loop {
             timer.tick().await;
-            let database = self.control.provenance().await.is_ok();
+            let response = time::timeout(DATABASE_RESPONDS_IN, self.control.provenance()).await;
+            let database = matches!(response, Ok(Ok(_)));
             let leads = self.numbering.leases().into_iter().map(|lease| lease.source);
             looks.send_replace(Some(Look {
                 leads: leads.collect(),
@@ -241,5 +262,70 @@ fn name(provenance: Provenance) -> &'static str {
     match provenance {
         Provenance::Live => "live",
         Provenance::Simulated => "simulated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws::clients::{Clients, TableOptions};
+    use clap::Parser as _;
+    use domain::push::{Job, PushError, Report};
+    use dynamo::{Engine, Storage};
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::feed::Feed;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        poller: config::Options,
+    }
+
+    struct NoPush;
+
+    impl Push for NoPush {
+        fn push(&self, _: Job) -> BoxFuture<'_, Result<Report, PushError>> {
+            Box::pin(future::pending())
+        }
+    }
+
+    struct Panics;
+
+    impl Source for Panics {
+        fn name(&self) -> &'static str {
+            "panics"
+        }
+
+        fn run(&self, _: Feed, _: CancellationToken) -> BoxFuture<'_, ()> {
+            Box::pin(async { panic!("a bug") })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_of_a_part_stops_the_poller_with_an_error() {
+        let engine = Engine::inline(Storage::open(None).expect("a database"));
+        let options =
+            TableOptions { table_prefix: "test-".to_owned(), retention: Duration::from_hours(1) };
+        let tables = Clients::from_config(engine.sdk_config()).tables(&options);
+        tables.create_missing().await.expect("tables");
+        let looks = watch::Sender::new(None);
+        let poller = Poller {
+            tables,
+            push: Arc::new(NoPush),
+            provenance: Provenance::Live,
+            posts_per_second: 1,
+            shards: 0..1,
+            owner: "a".into(),
+            families: vec![("coinbase".to_owned(), vec![Arc::new(Panics)])],
+            clock: Clock::new(Timestamp::now),
+            looks: looks.clone(),
+        };
+        let options = Cli::parse_from(["poller"]).poller;
+        let running = poller.run(&options, CancellationToken::new());
+        let result = time::timeout(Duration::from_mins(1), running).await.expect("it stops");
+        let error = result.expect_err("a part has panicked").to_string();
+        assert!(error.contains("a leader stopped unexpectedly"), "{error}");
+        assert_eq!(*looks.borrow(), None, "it is not healthy");
     }
 }

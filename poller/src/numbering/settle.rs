@@ -18,7 +18,10 @@ use domain::{backoff::Backoff, chain::Chain, topic::Topic};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio::time::{self, Instant};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::{self, Instant},
+};
 use tracing::warn;
 
 use crate::outgoing::{Outgoing, Role};
@@ -38,12 +41,13 @@ pub(super) struct Settler {
     control: Control,
     /// The changes that are being carried out; the newest for each post.
     running: Mutex<HashMap<Key, Pending>>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Settler {
     /// Makes a settler of this log.
     pub(super) fn new(log: Log, control: Control) -> Self {
-        Self { log, control, running: Mutex::default() }
+        Self { log, control, running: Mutex::default(), tasks: Mutex::default() }
     }
 
     /// Records what is needed to change the posts among these events later, before they are appended.
@@ -76,7 +80,7 @@ impl Settler {
     pub(super) fn spill(self: &Arc<Self>, topic: &Topic, event: &Outgoing) {
         let Some(pending) = pending(topic, event) else { return };
         let settler = self.clone();
-        tokio::spawn(async move {
+        self.spawn(async move {
             let expires_at = settler.expiry();
             let recorded =
                 settler.retry(&pending, || settler.control.put_pending(&pending, expires_at));
@@ -114,7 +118,20 @@ impl Settler {
         };
         if !is_running {
             let settler = self.clone();
-            tokio::spawn(async move { settler.run(key).await });
+            self.spawn(async move { settler.run(key).await });
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.check();
+        self.tasks.lock().spawn(task);
+    }
+
+    /// Panics if a task has. Otherwise nothing would carry out its change.
+    pub(super) fn check(&self) {
+        let mut tasks = self.tasks.lock();
+        while let Some(ended) = tasks.try_join_next() {
+            resume_panic(ended);
         }
     }
 
@@ -162,6 +179,15 @@ impl Settler {
     /// Returns when the log no longer has what it has at this time.
     fn expiry(&self) -> Timestamp {
         Timestamp::now() + self.log.retention()
+    }
+}
+
+/// Panics if a task has.
+pub(super) fn resume_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
     }
 }
 

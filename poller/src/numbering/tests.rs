@@ -226,7 +226,7 @@ async fn an_outage_of_the_database_loses_nothing() {
     let log = process.log(&trades()).await;
     assert_eq!(
         (texts(&log), numbers(&log).last()),
-        (expected.iter().map(|it| it.as_str()).collect(), Some(&90))
+        (expected.iter().map(String::as_str).collect(), Some(&90))
     );
 }
 
