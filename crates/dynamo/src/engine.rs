@@ -21,9 +21,13 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    commit,
     faults::{Fault, Faults},
     storage::{OpenError, Storage},
 };
+
+/// Most calls that are taken from the queue at a time.
+const MOST_WAITING: usize = 1_000;
 
 /// A DynamoDB in this process.
 ///
@@ -52,14 +56,22 @@ impl Engine {
     ///
     /// [`OpenError`] when the folder cannot be used or another process has it open.
     pub fn open(folder: Option<&Path>) -> Result<Self, OpenError> {
-        let storage = Storage::open(folder)?;
+        Self::start(Storage::open(folder)?)
+    }
+
+    /// Starts the thread of an open database.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::StartThread`] when the thread cannot be started.
+    pub fn start(storage: Storage) -> Result<Self, OpenError> {
         let worker = storage.clone();
         let (calls, queue) = mpsc::channel();
         thread::Builder::new()
             .name("database".to_owned())
             .spawn(move || {
-                while let Ok(call) = queue.recv() {
-                    serve(&worker, call);
+                while let Ok(first) = queue.recv() {
+                    serve_together(&worker, [first].into_iter().chain(queue.try_iter()));
                 }
             })
             .map_err(OpenError::StartThread)?;
@@ -96,6 +108,41 @@ impl Engine {
         let Self { calls, storage, .. } = self;
         drop(calls);
         storage.delete_expired(shutdown).await;
+    }
+}
+
+/// Runs the calls that are waiting. They are concurrent, so their order does not matter. Those writes
+/// that can share a commit do.
+fn serve_together(storage: &Storage, waiting: impl Iterator<Item = Call>) {
+    let mut group: Vec<Call> = Vec::new();
+    let mut bytes = 0;
+    for call in waiting.take(MOST_WAITING) {
+        let size = call.body.len();
+        if size > commit::MOST_BYTES || !commit::can_share(&call.operation, &call.body) {
+            serve(storage, call);
+            continue;
+        }
+        if group.len() == commit::MOST_WRITES || bytes + size > commit::MOST_BYTES {
+            serve_group(storage, std::mem::take(&mut group));
+            bytes = 0;
+        }
+        bytes += size;
+        group.push(call);
+    }
+    serve_group(storage, group);
+}
+
+fn serve_group(storage: &Storage, group: Vec<Call>) {
+    let writes: Vec<(&str, &[u8])> =
+        group.iter().map(|call| (call.operation.as_str(), call.body.as_slice())).collect();
+    let is_done = writes.len() > 1 && commit::together(storage, &writes);
+    for call in group {
+        if is_done {
+            // The caller may have stopped waiting.
+            let _ = call.response.send((200, "{}".to_owned()));
+        } else {
+            serve(storage, call);
+        }
     }
 }
 

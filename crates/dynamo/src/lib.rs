@@ -3,6 +3,7 @@
 //! [`Engine`] handles the requests of `aws-sdk-dynamodb` in this process, in place of the SDK's HTTP
 //! connector. [`Server`] serves the same database over HTTP.
 
+mod commit;
 mod engine;
 mod faults;
 mod operation;
@@ -13,5 +14,5 @@ pub use self::{
     engine::Engine,
     faults::{Fault, Faults},
     server::{ServeError, Server},
-    storage::{OpenError, Storage},
+    storage::{Durability, OpenError, Storage, UnknownDurability},
 };

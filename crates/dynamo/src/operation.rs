@@ -14,6 +14,7 @@ pub(crate) fn run(
         "GetItem" => transcode(body, |request| database.get_item(request)),
         "UpdateItem" => transcode(body, |request| database.update_item(request)),
         "DeleteItem" => transcode(body, |request| database.delete_item(request)),
+        "TransactWriteItems" => transcode(body, |request| database.transact_write_items(request)),
         "Query" => transcode(body, |request| database.query(request)),
         "Scan" => transcode(body, |request| database.scan(request)),
         "CreateTable" => transcode(body, |request| database.create_table(request)),

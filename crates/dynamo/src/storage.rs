@@ -4,6 +4,7 @@ use std::{
     fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
     thread,
     time::Duration,
@@ -30,6 +31,34 @@ const LOCK_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// The interval between two deletions of expired items. The engine does not delete them by itself.
 const EXPIRY_INTERVAL: Duration = Duration::from_mins(1);
+
+/// When a write to a database in a folder counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on the disk. It survives a power failure.
+    #[default]
+    Full,
+    /// When the operating system has it. It survives a crash of the process. A power failure can lose the
+    /// last writes.
+    Fast,
+}
+
+/// Why a text is not a durability.
+#[derive(Debug, thiserror::Error)]
+#[error("expected `full` or `fast`")]
+pub struct UnknownDurability;
+
+impl FromStr for Durability {
+    type Err = UnknownDurability;
+
+    fn from_str(text: &str) -> Result<Self, UnknownDurability> {
+        match text {
+            "full" => Ok(Self::Full),
+            "fast" => Ok(Self::Fast),
+            _ => Err(UnknownDurability),
+        }
+    }
+}
 
 /// An open database, in memory or in a folder that is locked for this process.
 #[derive(Clone)]
@@ -95,6 +124,15 @@ impl Storage {
     /// [`OpenError::InUse`] when another process has the folder open; another [`OpenError`] when the
     /// folder or its database cannot be used.
     pub fn open(folder: Option<&Path>) -> Result<Self, OpenError> {
+        Self::open_with(folder, Durability::default())
+    }
+
+    /// Opens a database as [`Self::open`] does, with this durability.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_with(folder: Option<&Path>, durability: Durability) -> Result<Self, OpenError> {
         let Some(folder) = folder else {
             let database = Database::memory().map_err(OpenError::CreateInMemory)?;
             return Ok(Self { database, _lock: None });
@@ -106,9 +144,12 @@ impl Storage {
         let path = file.to_str().ok_or_else(|| OpenError::NotUtf8 { folder: folder.to_owned() })?;
         let failed = |source| OpenError::OpenFile { file: file.clone(), source };
         let database = Database::new(path).map_err(failed)?;
-        // Sets `synchronous = NORMAL`: a commit survives a crash of the process without waiting for
-        // the disk. A crash of the machine can lose the last commits.
-        database.disable_bulk_loading().map_err(failed)?;
+        match durability {
+            // SQLite opens a database with `synchronous = FULL`: a commit waits for the disk.
+            Durability::Full => {}
+            // Sets `synchronous = NORMAL`, and everything else to SQLite's defaults.
+            Durability::Fast => database.disable_bulk_loading().map_err(failed)?,
+        }
         Ok(Self { database, _lock: Some(Arc::new(lock)) })
     }
 

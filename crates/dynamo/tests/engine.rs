@@ -58,6 +58,38 @@ async fn one_process_uses_a_data_folder_at_a_time_and_the_data_stays() {
     assert!(has(&Client::new(&engine.sdk_config()), "a").await);
 }
 
+/// Writes that wait at the same time share a commit, and each gets its own response.
+#[tokio::test]
+async fn concurrent_writes_get_their_own_responses() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = Engine::open(Some(folder.path())).unwrap();
+    let client = Client::new(&engine.sdk_config());
+    create_table(&client).await;
+    put(&client, "5").await;
+    let puts = (0..300).map(|count| {
+        let put = client
+            .put_item()
+            .table_name("items")
+            .item("pk", text(&(count % 150).to_string()))
+            .item("count", AttributeValue::N(count.to_string()));
+        // Some have a condition, which is not met for one.
+        let put = if count % 10 == 5 {
+            put.condition_expression("attribute_not_exists(pk) OR pk <> :taken")
+                .expression_attribute_values(":taken", text("5"))
+        } else {
+            put
+        };
+        tokio::spawn(async move { put.send().await.is_ok() })
+    });
+    let puts: Vec<_> = puts.collect();
+    for (count, put) in puts.into_iter().enumerate() {
+        assert_eq!(put.await.unwrap(), count % 150 != 5, "case: {count}");
+    }
+    for key in 0..150 {
+        assert!(has(&client, &key.to_string()).await);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_inline_engine_needs_no_other_thread_and_can_lose_messages() {
     let faults = Faults::default();

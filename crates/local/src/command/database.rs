@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use aws::clients::{Clients, TableOptions};
-use dynamo::{Server, Storage};
+use dynamo::{Durability, Server, Storage};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -25,6 +25,11 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
 
+    /// When a write to the database in the folder counts as done: `full` waits for the disk, so it
+    /// survives a power failure; `fast` does not wait, and a power failure can lose the last writes.
+    #[arg(long, env = "HEADWATER_DURABILITY", value_name = "WHEN", default_value = "full")]
+    pub durability: Durability,
+
     /// The tables. Missing tables are created.
     #[command(flatten)]
     pub tables: TableOptions,
@@ -36,7 +41,7 @@ pub struct Options {
 ///
 /// When the address cannot be bound, or the data folder cannot be used.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let storage = Storage::open(options.data_dir.as_deref())?;
+    let storage = Storage::open_with(options.data_dir.as_deref(), options.durability)?;
     let server = Server::start(options.listen, storage, shutdown)
         .await
         .with_context(|| format!("cannot listen on {}", options.listen))?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ::functions::settings::Options as FunctionOptions;
 use ::poller::config::Options as PollerOptions;
 use aws::clients::TableOptions;
+use dynamo::Durability;
 use tokio_util::sync::CancellationToken;
 
 use super::listen::Listen;
@@ -26,6 +27,11 @@ pub struct Options {
     /// Keep the database in this folder. By default, the data is lost when the program ends.
     #[arg(long, env = "HEADWATER_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
+
+    /// When a write to the database in the folder counts as done: `full` waits for the disk, so it
+    /// survives a power failure; `fast` does not wait, and a power failure can lose the last writes.
+    #[arg(long, env = "HEADWATER_DURABILITY", value_name = "WHEN", default_value = "full")]
+    pub durability: Durability,
 
     /// Run simulated upstreams, and read them in place of the live ones.
     #[arg(long)]
@@ -67,6 +73,7 @@ impl Options {
         let settings = Settings {
             listen: self.listen.address,
             data_dir: self.data_dir,
+            durability: self.durability,
             simulation,
             tables: self.tables,
             functions: self.functions,

@@ -20,7 +20,7 @@ use domain::{
     clock::Clock, connection::LIFETIME, provenance::Provenance, rules::SetText, shard::Shard,
     topic::Topic,
 };
-use dynamo::Engine;
+use dynamo::{Durability, Engine, Storage};
 use gateway::{Authorizer, Callbacks, Config, Gateway, GatewayLimits, HttpRoutes, Routes, Sockets};
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -47,6 +47,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The folder of the database; none keeps the data in memory.
     pub data_dir: Option<PathBuf>,
+    /// When a write to that folder counts as done.
+    pub durability: Durability,
     /// The simulated upstreams to run and read; none reads the upstreams of `poller`.
     pub simulation: Option<simulator::Options>,
     /// The settings of the tables.
@@ -75,13 +77,20 @@ impl Server {
     ///
     /// When an address cannot be bound, the data folder cannot be used, or a setting is not valid.
     pub async fn start(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Self> {
-        let Settings { listen, data_dir, simulation, tables: table_options, functions, mut poller } =
-            settings;
+        let Settings {
+            listen,
+            data_dir,
+            durability,
+            simulation,
+            tables: table_options,
+            functions,
+            mut poller,
+        } = settings;
         let origin = if simulation.is_some() { Provenance::Simulated } else { Provenance::Live };
         let shards = functions.shards.all();
         ensure!(!shards.is_empty(), "there are no shards");
 
-        let engine = Engine::open(data_dir.as_deref())?;
+        let engine = Engine::start(Storage::open_with(data_dir.as_deref(), durability)?)?;
         let tables = Clients::from_config(engine.sdk_config()).tables(&table_options);
         tables.create_missing().await.context("cannot create the tables")?;
         claim(&tables, origin).await?;
