@@ -236,8 +236,8 @@ impl Numbering {
         }
     }
 
-    /// Carries out the edits and deletes that are recorded as pending, such as those of a poller that was
-    /// killed after this one had begun to lead.
+    /// Carries out the edits and deletes that are recorded as pending, such as those that were dropped, and
+    /// those of a poller that was killed after this one had begun to lead.
     async fn carry_out_pending(self) {
         for Lease { source: family, .. } in self.leases() {
             if let Err(error) = self.carry_out_pending_of(&family).await {
@@ -249,12 +249,19 @@ impl Numbering {
     async fn carry_out_pending_of(&self, family: &str) -> Result<(), StoreError> {
         let pending = self.inner.settler.pending(family).await?;
         let topics: BTreeSet<&Topic> = pending.iter().map(|pending| &pending.topic).collect();
+        let mut fenced = BTreeSet::new();
         for topic in topics {
-            // Otherwise an earlier leader could append the post after its delete was carried out.
-            self.fence(topic).await?;
+            // The append in flight may have the post. And without the fence, an earlier leader could append
+            // the post after its delete was carried out.
+            if !self.inner.queue.is_in_flight(topic) {
+                self.fence(topic).await?;
+                fenced.insert(topic.clone());
+            }
         }
         for pending in pending {
-            self.inner.settler.start(pending);
+            if fenced.contains(&pending.topic) {
+                self.inner.settler.start(pending);
+            }
         }
         Ok(())
     }

@@ -278,7 +278,7 @@ impl Control {
 
     /// Sets the highest number that an event of the topic may have, as the leader with this epoch. A
     /// leader gives each write a higher `version` than the one before it. Returns `false` if a later
-    /// write was there first.
+    /// write was there first. The same write can be repeated.
     ///
     /// # Errors
     ///
@@ -301,7 +301,7 @@ impl Control {
             .set_item(Some(item))
             .condition_expression(
                 "attribute_not_exists(epoch) OR epoch < :epoch \
-                 OR (epoch = :epoch AND version < :version)",
+                 OR (epoch = :epoch AND version <= :version)",
             )
             .expression_attribute_values(":epoch", number(epoch))
             .expression_attribute_values(":version", number(version))

@@ -6,7 +6,7 @@
 //! append can be lost.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -28,6 +28,7 @@ use domain::{
     topic::Topic,
 };
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::time;
 use tracing::{debug, warn};
 
@@ -55,6 +56,8 @@ pub(super) struct Appender {
     settler: Arc<Settler>,
     /// The version of the newest head that was written.
     head_version: AtomicU64,
+    /// The epoch in which each topic was last fenced.
+    fenced: Mutex<HashMap<Topic, u64>>,
 }
 
 /// Why a step of an append failed.
@@ -99,7 +102,14 @@ impl Appender {
         leadership: Leadership,
         settler: Arc<Settler>,
     ) -> Self {
-        Self { log, control, leadership, settler, head_version: AtomicU64::new(0) }
+        Self {
+            log,
+            control,
+            leadership,
+            settler,
+            head_version: AtomicU64::new(0),
+            fenced: Mutex::default(),
+        }
     }
 
     /// Appends the events of a batch. Retries until all are appended or the term of the batch ends. Of
@@ -198,6 +208,10 @@ impl Appender {
         loop {
             self.leadership.until_leads(topic).await;
             let Standing::Leads(lease) = self.leadership.standing(topic) else { continue };
+            let epoch = lease.as_ref().map(|lease| lease.epoch);
+            if self.fenced.lock().get(topic).copied() == epoch {
+                return Ok(());
+            }
             match self.open(topic, lease.as_ref()).await {
                 Ok(_) => return Ok(()),
                 Err(StepError::Store(error)) => return Err(error),
@@ -226,6 +240,7 @@ impl Appender {
             if !self.control.holds(lease).await? {
                 return Err(StepError::LeaseLost);
             }
+            self.fenced.lock().insert(topic.clone(), lease.epoch);
             debug!(%topic, next = head.next, epoch = lease.epoch, "fenced the end of the topic");
             return Ok(head);
         }

@@ -178,7 +178,7 @@ impl Queue {
     pub(super) fn take_silent(&self, silence: Duration) -> Vec<Batch> {
         let mut state = self.state.lock();
         let silent = state.topics.iter_mut().filter(|(_, pending)| {
-            let is_open = pending.head.is_some_and(|head| head.reserved >= head.next);
+            let is_open = pending.head.is_some_and(|head| head.reserved != head.next - 1);
             is_open
                 && !pending.in_flight
                 && !pending.queued
@@ -218,6 +218,11 @@ impl Queue {
         }
     }
 
+    /// Returns whether an append of a topic is in flight.
+    pub(super) fn is_in_flight(&self, topic: &Topic) -> bool {
+        self.state.lock().topics.get(topic).is_some_and(|pending| pending.in_flight)
+    }
+
     /// Returns whether no topic is in flight.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state.lock();
@@ -254,20 +259,30 @@ impl Pending {
 
 impl State {
     /// Drops the older half of the pending events of the topic with the most bytes. Topics that
-    /// conflate have one event each, so they are skipped.
+    /// conflate have one event each, so they are skipped. Deletes are small, and must be carried out, so
+    /// they are dropped only if there is nothing else.
     fn shed(&mut self) {
         let lossless = self.topics.iter_mut().filter(|(topic, _)| !topic.kind().conflates());
         let Some((topic, pending)) = lossless.max_by_key(|(_, pending)| pending.bytes) else {
             return;
         };
         let count = pending.events.len().div_ceil(2);
-        let events: Vec<Outgoing> = pending.events.drain(..count).collect();
-        let bytes: usize = events.iter().map(|event| event.json.len()).sum();
-        warn!(%topic, events = count, "dropped the oldest pending events: the backlog for the database is too large");
-        pending.dropped += count as u64;
+        let is_delete = |event: &Outgoing| matches!(event.role, Role::Deleted(_));
+        let (kept, mut dropped): (Vec<_>, Vec<_>) =
+            pending.events.drain(..count).partition(is_delete);
+        if dropped.is_empty() {
+            dropped = kept;
+        } else {
+            for event in kept.into_iter().rev() {
+                pending.events.push_front(event);
+            }
+        }
+        let bytes: usize = dropped.iter().map(|event| event.json.len()).sum();
+        warn!(%topic, events = dropped.len(), "dropped the oldest pending events: the backlog for the database is too large");
+        pending.dropped += dropped.len() as u64;
         pending.bytes -= bytes;
         self.bytes -= bytes;
-        self.spilled.extend(deletes(topic, events.into_iter()));
+        self.spilled.extend(deletes(topic, dropped.into_iter()));
     }
 }
 
@@ -409,27 +424,29 @@ mod tests {
     }
 
     #[test]
-    fn deletes_that_are_dropped_are_kept_aside() {
+    fn deletes_are_dropped_last_and_kept_aside() {
         let queue = Queue::new(20);
         let public = topic("mastodon/public");
-        let delete =
-            |uri: &str| Outgoing { json: "12345678".into(), role: Role::Deleted(uri.into()) };
+        let role = |uri: &str| Role::Deleted(uri.into());
+        let delete = |uri: &str| Outgoing { json: "12345678".into(), role: role(uri) };
         let spilled = |queue: &Queue| -> Vec<Role> {
             queue.take_spilled().into_iter().map(|(_, event)| event.role).collect()
         };
-        queue.publish(&public, delete("shed"));
-        queue.publish(&public, event("87654321"));
-        queue.publish(&public, delete("pending"));
-        assert_eq!(spilled(&queue), [Role::Deleted("shed".into())]);
+        for event in [event("87654321"), delete("first"), delete("second")] {
+            queue.publish(&public, event);
+        }
+        assert_eq!(spilled(&queue), [], "the other event is dropped");
+        queue.publish(&public, delete("third"));
+        assert_eq!(spilled(&queue), [role("first"), role("second")]);
         let mut batch = queue.take_ready().pop().expect("a batch");
+        assert_eq!((batch.events.len(), batch.dropped), (1, 3));
         queue.publish(&public, delete("later"));
         queue.forget("mastodon");
         assert!(batch.term.is_cancelled());
         let mut unwritten = appended(&batch, None);
         unwritten.unwritten = std::mem::take(&mut batch.events);
         queue.finish(&mut unwritten);
-        let expected = ["later", "pending"].map(|uri| Role::Deleted(uri.into()));
-        assert_eq!(spilled(&queue), expected);
+        assert_eq!(spilled(&queue), [role("later"), role("third")]);
         assert_eq!(queue.state.lock().bytes, 0);
     }
 

@@ -76,16 +76,15 @@ impl Settler {
             .await
     }
 
-    /// Records a delete whose event was dropped, and carries it out. Retries until that is done.
+    /// Records a delete whose event was dropped. Retries until that is done. The leader carries it out
+    /// later: its post may be in an append that has not been resolved.
     pub(super) fn spill(self: &Arc<Self>, topic: &Topic, event: &Outgoing) {
         let Some(pending) = pending(topic, event) else { return };
         let settler = self.clone();
         self.spawn(async move {
             let expires_at = settler.expiry();
-            let recorded =
-                settler.retry(&pending, || settler.control.put_pending(&pending, expires_at));
-            recorded.await;
-            settler.start(pending);
+            let record = || settler.control.put_pending(&pending, expires_at);
+            settler.retry(&pending, record).await;
         });
     }
 
