@@ -2,6 +2,8 @@
 //! writes that wait at the same time. Takes the folder of the database, which should be on the disk that is
 //! to be measured.
 
+#![expect(clippy::print_stdout, reason = "it is a program")]
+
 use std::{path::PathBuf, time::Instant};
 
 use aws_sdk_dynamodb::{

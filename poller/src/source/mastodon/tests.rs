@@ -1,8 +1,20 @@
-//! Which servers can be sources, and which topics concern them.
+//! Which servers can be sources, which topics concern them, and what lookups find.
 
-use domain::topic::Topic;
+use aws::{
+    clients::{Clients, TableOptions},
+    tables::Tables,
+};
+use domain::{entry::Entry, frame::Frame, provenance::Provenance, topic::Topic};
+use dynamo::{Engine, Fault, Faults, Storage};
+use serde_json::json;
+use tokio::sync::watch;
 
 use super::*;
+use crate::{
+    leadership::Leadership,
+    numbering::{Numbering, Options},
+    states::States,
+};
 
 fn server(base: &str) -> Result<Mastodon, MastodonError> {
     let now = Timestamp::UNIX_EPOCH;
@@ -42,4 +54,65 @@ fn a_server_is_read_only_for_topics_that_can_have_its_posts() {
         let wanted: Wanted = Topic::parse(topic).into_iter().collect();
         assert_eq!(server.concerns(&wanted), expected, "case: {topic}");
     }
+}
+
+/// A feed that leads, and its database.
+async fn feed() -> (Feed, Tables, Faults) {
+    let faults = Faults::default();
+    let engine = Engine::inline(Storage::open(None).expect("a database"));
+    let options =
+        TableOptions { table_prefix: "test-".to_owned(), retention: Duration::from_hours(1) };
+    let config = engine.with_faults(faults.clone()).sdk_config();
+    let tables = Clients::from_config(config).tables(&options);
+    tables.create_missing().await.expect("tables");
+    let (log, control) = (tables.log.clone(), tables.control.clone());
+    let leadership = Leadership::default();
+    let term = Duration::from_hours(1);
+    let lease = control.acquire("mastodon", "test", term, Timestamp::now()).await;
+    leadership.add(lease.expect("a response").expect("it is free"), Instant::now() + term);
+    let options = Options { flush: Duration::ZERO, memory_bytes: usize::MAX };
+    let numbering = Numbering::new(log.clone(), control.clone(), leadership, options);
+    let states = States::new(Provenance::Live, control.clone(), numbering.clone());
+    let (_, wanted) = watch::channel(Arc::default());
+    (Feed::new("a.example", 1, wanted, numbering, states, log, control), tables, faults)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_counts_as_published_if_the_log_has_it() {
+    let (feed, tables, faults) = feed().await;
+    let (appended, lost) =
+        (Topic::mastodon_public(), "mastodon/tag/rust".parse().expect("a topic"));
+    let uri = "https://origin.example/1";
+    let now = Timestamp::now();
+    let topics = BTreeSet::from([appended.clone(), lost]);
+    let remembered = Remembered { uri: uri.to_owned(), topics: topics.clone() };
+    let later = now + Duration::from_hours(1);
+    tables.control.remember_status("a.example", "1", &remembered, later).await.expect("stored");
+    for topic in &topics {
+        tables.control.place(uri, topic, 1, later).await.expect("stored");
+    }
+    // The other append was lost.
+    let event = json!({"type": "post", "id": uri}).to_string();
+    let entry = Entry::Frame(Frame::new(appended.clone(), 1, now, &[event]));
+    tables.log.append(&entry, None, now).await.expect("appended");
+
+    let status = stand_in::status(now, &json!({"id": "1", "uri": uri}));
+    let post = Update::Post(status::Status::new(status).expect("a status"));
+    let lookup = Lookup {
+        server: "a.example".into(),
+        id: "1".to_owned(),
+        uri: None,
+        topics: BTreeSet::new(),
+    };
+    // The database does not respond at first.
+    let mut failures = 10;
+    faults.set(move |_, _| {
+        failures -= i32::from(failures > 0);
+        (failures > 0).then_some(Fault::LoseRequest)
+    });
+    let found = look_up(&feed, lookup.clone(), &post).await;
+    assert_eq!(found, Found { uri: Some(uri.into()), topics: [appended].into() });
+    // A delete goes everywhere, because the append could still be on its way.
+    let found = look_up(&feed, lookup, &Update::Delete("1".to_owned())).await;
+    assert_eq!(found.topics, topics);
 }
