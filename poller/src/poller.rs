@@ -61,7 +61,7 @@ pub struct Poller {
     pub looks: watch::Sender<Option<Look>>,
 }
 
-/// Ensures that the tables contain either live or simulated data, never both.
+/// Ensures that the tables contain either live or simulated data, never both, and that the log has an id.
 ///
 /// # Errors
 ///
@@ -75,6 +75,7 @@ pub async fn claim(tables: &Tables, ours: Provenance) -> anyhow::Result<()> {
             name(ours)
         );
     }
+    tables.control.claim_log_id().await?;
     Ok(())
 }
 

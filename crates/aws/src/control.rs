@@ -12,7 +12,8 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, ReturnValue},
 };
 use domain::{
-    provenance::Provenance, push::Behind, shard::Shard, source::SourceState, topic::Topic,
+    log_id::LogId, provenance::Provenance, push::Behind, shard::Shard, source::SourceState,
+    topic::Topic,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -243,6 +244,40 @@ impl Control {
                 && item.get("epoch") == Some(&number(lease.epoch))
         };
         Ok(got.item.as_ref().is_some_and(is_it))
+    }
+
+    /// Returns the id of the log, and makes it if there is none. All callers get the same id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn claim_log_id(&self) -> Result<LogId, StoreError> {
+        if let Some(id) = self.log_id().await? {
+            return Ok(id);
+        }
+        let id = LogId::from_random(rand::random());
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(value_item("log", "id", &id)?))
+            .condition_expression("attribute_not_exists(pk)")
+            .send()
+            .await;
+        if if_met("PutItem", put)?.is_some() {
+            return Ok(id);
+        }
+        let id = self.log_id().await?;
+        id.ok_or_else(|| StoreError::corrupt("control", "the id of the log was deleted"))
+    }
+
+    /// Returns the id of the log; `None` before a poller has started for the first time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn log_id(&self) -> Result<Option<LogId>, StoreError> {
+        self.get("log", "id").await
     }
 
     /// Returns the highest number that an event of the topic may have, which is exact while nobody

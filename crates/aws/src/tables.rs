@@ -59,7 +59,7 @@ impl Tables {
         }
     }
 
-    /// Creates the tables that are missing, as `template.yaml` does on AWS.
+    /// Creates the tables that are missing, as `template.yaml` does on AWS, and the id of the log.
     ///
     /// # Errors
     ///
@@ -85,6 +85,7 @@ impl Tables {
         for (table, keys, attributes, indexes) in tables {
             self.create(table, keys, attributes, indexes).await?;
         }
+        self.control.claim_log_id().await?;
         Ok(())
     }
 

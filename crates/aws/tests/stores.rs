@@ -15,6 +15,7 @@ use aws::{
     reader::ShardReader,
     tables::Tables,
 };
+use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
 use domain::{
     access::Principal,
@@ -333,6 +334,34 @@ async fn control_returns_what_was_stored() {
     }
     assert_eq!(control.places("https://a.example/1", &t).await.unwrap(), [3, 5].into());
     assert!(control.places("https://a.example/2", &t).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_log_has_one_id_whoever_makes_it() {
+    let engine = Engine::open(None).unwrap();
+    let tables = tables_of(&engine);
+    tables.create_missing().await.unwrap();
+    let control = &tables.control;
+    let first = control.log_id().await.unwrap();
+    assert!(first.is_some(), "the id is made with the tables");
+    assert_eq!(Some(control.claim_log_id().await.unwrap()), first);
+    assert_ne!(self::tables().await.control.log_id().await.unwrap(), first, "ids are random");
+
+    // CloudFormation makes the tables without an id. Then several programs make it at the same time.
+    delete_control(&engine, "log", "id").await;
+    assert_eq!(control.log_id().await.unwrap(), None);
+    let claims = (0..8).map(|_| control.claim_log_id());
+    let claimed = futures_util::future::try_join_all(claims).await.unwrap();
+    assert_eq!(control.log_id().await.unwrap().as_ref(), claimed.first());
+    assert!(claimed.iter().all(|id| *id == claimed[0]), "{claimed:?}");
+}
+
+/// Deletes an item of `control`.
+async fn delete_control(engine: &Engine, pk: &str, sk: &str) {
+    let client = aws_sdk_dynamodb::Client::new(&engine.sdk_config());
+    let key = [("pk", pk), ("sk", sk)]
+        .map(|(name, value)| (name.to_owned(), AttributeValue::S(value.to_owned())));
+    client.delete_item().table_name("test-control").set_key(Some(key.into())).send().await.unwrap();
 }
 
 #[tokio::test]
