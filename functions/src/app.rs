@@ -23,6 +23,7 @@ use crate::{
     },
     catalog::Catalog,
     connection::callback::Callback,
+    log_id::CachedLogId,
     settings::Options,
 };
 
@@ -50,6 +51,8 @@ pub struct App {
     pub websocket_url: Option<Arc<str>>,
     /// The products of the exchange.
     pub catalog: Catalog,
+    /// The id of the log.
+    pub log_id: CachedLogId,
 }
 
 impl App {
@@ -70,6 +73,7 @@ impl App {
             rules: Arc::new(Rules::new(tables.control.clone(), preset, overrides)),
             rates: Rates::new(tables.quotas.clone()),
             catalog: Catalog::new(tables.control.clone()),
+            log_id: CachedLogId::new(tables.control.clone()),
             tables,
             outlet,
             identities: Tokens::new(options.identity),

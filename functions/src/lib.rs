@@ -8,6 +8,8 @@ pub mod app;
 pub mod catalog;
 pub mod connection;
 pub mod failure;
+mod heads;
+pub mod log_id;
 pub mod push;
 pub mod rest;
 pub mod settings;

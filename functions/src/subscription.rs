@@ -1,12 +1,29 @@
 //! Subscribing a connection to topics, over its WebSocket or over REST.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use aws::{connections::ConnectionError, error::StoreError};
-use domain::{access::Limits, connection::Connection, protocol::Subscribed, topic::Topic};
+use domain::{
+    access::Limits,
+    connection::Connection,
+    entry::Entry,
+    log_id::LogId,
+    protocol::{GapReason, Subscribed},
+    topic::Topic,
+};
 use jiff::Timestamp;
 
-use crate::{access::rules::RulesError, app::App};
+use crate::{access::rules::RulesError, app::App, log_id::LogIdError};
+
+/// Approximate number of bytes that are read from the log at a time.
+pub(crate) const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Most bytes of the events of a topic that are kept from the check whether they are complete until they
+/// are sent. A subscription after a short interruption reads its events once.
+const MAX_KEPT_BYTES: usize = 256 * 1024;
 
 /// Why a connection could not be subscribed.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +37,9 @@ pub enum SubscribeError {
     /// The rules are not known.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// The id of the log is not known.
+    #[error(transparent)]
+    LogId(#[from] LogIdError),
 }
 
 /// Where a subscription starts.
@@ -29,16 +49,26 @@ pub enum Start {
     Newest,
     /// After the event with this sequence number.
     After(u64),
+    /// After the event with this sequence number of another log: with the next event.
+    AfterOther(u64),
     /// With this many of the newest events.
     Last(u64),
 }
 
 impl Start {
+    /// Returns the start after event `seq` of the log that the client calls `log`, if it names one.
+    pub(crate) fn after(seq: u64, log: Option<&str>, ours: &LogId) -> Self {
+        match log {
+            Some(log) if log != ours.as_str() => Self::AfterOther(seq),
+            Some(_) | None => Self::After(seq),
+        }
+    }
+
     /// Returns whether the subscription starts with events from the past.
     pub fn is_history(self) -> bool {
         match self {
             Self::Newest => false,
-            Self::After(_) | Self::Last(_) => true,
+            Self::After(_) | Self::AfterOther(_) | Self::Last(_) => true,
         }
     }
 }
@@ -46,6 +76,8 @@ impl Start {
 /// A connection that has joined topics. `push` sends their events after `App::go_live`.
 #[derive(Clone, Debug)]
 pub struct Joined {
+    /// The id of the log.
+    pub log: LogId,
     /// The newest sequence number of each topic.
     pub topics: Vec<Subscribed>,
     /// The topics that the connection was not subscribed to before.
@@ -66,6 +98,36 @@ pub(crate) struct Position {
     pub oldest: u64,
     /// Whether the subscription starts with events from the past.
     pub with_history: bool,
+    /// The numbers of the `gap` that a client gets whose position does not belong to this log.
+    pub reset: Option<(u64, u64)>,
+    /// The first entries to send, as far as they have been read.
+    pub entries: Vec<Entry>,
+}
+
+impl Position {
+    /// Returns what the client is not sent: numbers, and the reason.
+    pub(crate) fn gap(&self) -> Option<(u64, u64, GapReason)> {
+        match self.reset {
+            Some((from, to)) => Some((from, to, GapReason::Reset)),
+            None if self.next < self.oldest && self.next <= self.head => {
+                Some((self.next, self.head.min(self.oldest - 1), GapReason::Expired))
+            }
+            None => None,
+        }
+    }
+
+    /// Returns the number before the first that the client is sent.
+    fn cursor(&self) -> u64 {
+        self.next.max(self.oldest) - 1
+    }
+}
+
+/// Returns the numbers of the `gap` for a client that has event `since`, which does not belong to the log
+/// or is not in it. The last one is always the newest number, after which the subscription starts. If the
+/// log ends before `since`, the gap has all its numbers; both are 0 if it has none.
+fn reset(since: u64, head: u64) -> (u64, u64) {
+    let from = if since < head { since + 1 } else { head.min(1) };
+    (from, head)
 }
 
 impl App {
@@ -98,6 +160,7 @@ impl App {
         now: Timestamp,
     ) -> Result<Joined, SubscribeError> {
         let limits = self.rules.current().await?.limits_of(&connection.principal);
+        let log = self.log_id.get().await?.clone();
         let mut positions = Vec::new();
         let mut subscribed = Vec::new();
         for (topic, start) in starts {
@@ -107,11 +170,11 @@ impl App {
         }
         // The item says where each subscription starts. If the rest is interrupted, `push` sends the
         // events from there.
-        let cursors = positions.iter().map(|it| (it.topic.clone(), it.next - 1)).collect();
+        let cursors = positions.iter().map(|it| (it.topic.clone(), it.cursor())).collect();
         let id = &connection.recipient.id;
         let connections = &self.tables.connections;
         let added = connections.join(connection.shard, id, &cursors, limits.topics).await?;
-        Ok(Joined { topics: subscribed, added, positions })
+        Ok(Joined { log, topics: subscribed, added, positions })
     }
 
     /// Hands the topics over to `push`, which sends the events from these positions on.
@@ -124,7 +187,7 @@ impl App {
         connection: &Connection,
         positions: &[Position],
     ) -> Result<(), ConnectionError> {
-        let sent = positions.iter().map(|it| (it.topic.clone(), it.next - 1)).collect();
+        let sent = positions.iter().map(|it| (it.topic.clone(), it.cursor())).collect();
         let id = &connection.recipient.id;
         self.tables.connections.go_live(connection.shard, id, &sent).await
     }
@@ -140,16 +203,28 @@ impl App {
         let newest = log.newest(topic).await?;
         let head = newest.as_ref().map_or(0, |newest| newest.entry.last());
         let floor = limits.oldest(head);
+        let mut reset = None;
+        let mut entries = Vec::new();
         let (next, recovered) = match start {
             Start::Newest => {
                 let snapshot = newest.and_then(|newest| newest.snapshot);
                 (snapshot.filter(|_| topic.kind().has_snapshots()).unwrap_or(head + 1), None)
             }
-            // A client that is ahead of the log received its events from another log.
-            Start::After(seq) if seq > head => (head + 1, Some(false)),
+            Start::AfterOther(seq) => {
+                reset = Some(self::reset(seq, head));
+                (head + 1, Some(false))
+            }
+            // The client received its events from another log.
+            Start::After(seq) if seq > head => {
+                reset = Some(self::reset(seq, head));
+                (head + 1, Some(false))
+            }
+            Start::After(seq) if seq == head => (head + 1, Some(true)),
+            Start::After(seq) if seq + 1 < floor => (seq + 1, Some(false)),
             Start::After(seq) => {
-                let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1).max(floor);
-                (seq + 1, Some(seq == head || oldest <= seq + 1))
+                let is_complete;
+                (is_complete, entries) = self.check(topic, seq + 1..=head, now).await?;
+                (seq + 1, Some(is_complete))
             }
             Start::Last(count) => {
                 let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1).max(floor);
@@ -159,7 +234,57 @@ impl App {
         let with_history = start.is_history();
         // The snapshot that an order book starts with does not count as history.
         let oldest = if with_history { floor } else { 1 };
-        let position = Position { topic: topic.clone(), next, head, oldest, with_history };
-        Ok((position, Subscribed { topic: topic.clone(), seq: head, recovered }))
+        let topic = topic.clone();
+        let subscribed = Subscribed { topic: topic.clone(), seq: head, recovered };
+        let position = Position { topic, next, head, oldest, with_history, reset, entries };
+        Ok((position, subscribed))
+    }
+
+    /// Returns whether the log has all events of a range, and the first entries if they are small.
+    async fn check(
+        &self,
+        topic: &Topic,
+        range: RangeInclusive<u64>,
+        now: Timestamp,
+    ) -> Result<(bool, Vec<Entry>), StoreError> {
+        let log = &self.tables.log;
+        let (mut next, last) = range.into_inner();
+        let mut kept = None;
+        let mut is_complete = true;
+        while is_complete && next <= last {
+            let entries = log.read(topic, next, last, CHUNK_BYTES, now).await?;
+            is_complete = !entries.is_empty();
+            for entry in &entries {
+                is_complete &= matches!(entry, Entry::Frame(_)) && entry.seq() <= next;
+                next = entry.last() + 1;
+            }
+            kept.get_or_insert(entries);
+        }
+        let mut kept = kept.unwrap_or_default();
+        if kept.iter().map(Entry::bytes).sum::<usize>() > MAX_KEPT_BYTES {
+            kept.clear();
+        }
+        Ok((is_complete, kept))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gap_of_a_reset_ends_at_the_newest_number() {
+        let cases = [
+            (5, 9, (6, 9)),
+            (8, 9, (9, 9)),
+            (9, 9, (1, 9)),
+            (50, 9, (1, 9)),
+            (u64::MAX, 9, (1, 9)),
+            (50, 0, (0, 0)),
+            (0, 0, (0, 0)),
+        ];
+        for (since, head, expected) in cases {
+            assert_eq!(reset(since, head), expected, "case: {since} in a log up to {head}");
+        }
     }
 }

@@ -383,7 +383,10 @@ impl Client {
                 let topic = message["topic"].as_str().unwrap().to_owned();
                 let mut from = number("from");
                 let to = number("to");
-                if let Some(seen) = self.seen.get_mut(&topic) {
+                let reason = message["reason"].as_str().unwrap().to_owned();
+                if reason == "reset" {
+                    self.seen.insert(topic.clone(), to);
+                } else if let Some(seen) = self.seen.get_mut(&topic) {
                     // Delivery is at least once, so a gap can include events that have arrived.
                     assert!(
                         from <= *seen + 1,
@@ -394,7 +397,6 @@ impl Client {
                     *seen = to.max(*seen);
                 }
                 if from <= to {
-                    let reason = message["reason"].as_str().unwrap().to_owned();
                     self.gaps.push(Gap { topic, range: from..=to, reason });
                 }
             }

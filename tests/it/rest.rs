@@ -18,7 +18,9 @@ async fn a_pair_is_subscribed_and_unsubscribed_on_the_named_connection() {
 
     let started = rest.post(PAIR).await;
     assert_eq!(started.status, 201, "{started:?}");
-    let expected = json!({"topic": topic, "connectionId": welcome["connectionId"], "seq": 0});
+    let (id, log) = (&welcome["connectionId"], &welcome["log"]);
+    assert!(log.is_string(), "{welcome}");
+    let expected = json!({"topic": topic, "connectionId": id, "log": log, "seq": 0});
     assert_eq!(started.json(), expected);
     let again = rest.post(PAIR).await;
     assert_eq!((again.status, again.json()), (200, expected));

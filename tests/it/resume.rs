@@ -51,6 +51,9 @@ async fn since_a_number_beyond_the_newest_is_not_recovered() {
         let answer = client.subscribe_with(&[MATCHES], json!({"since": {MATCHES: since}})).await;
         let expected = json!([{"topic": MATCHES, "seq": 5, "recovered": recovered}]);
         assert_eq!(answer["topics"], expected);
+        client.ask(json!({"action": "ping"})).await;
+        let gap = Gap { topic: MATCHES.to_owned(), range: 1..=5, reason: "reset".to_owned() };
+        assert_eq!(client.gaps, if recovered { vec![] } else { vec![gap] });
     }
     let mut client = headwater.client().await;
     client.subscribe_with(&[MATCHES], json!({"since": {MATCHES: 5}})).await;
@@ -61,6 +64,31 @@ async fn since_a_number_beyond_the_newest_is_not_recovered() {
         let event = client.event(MATCHES).await;
         assert_eq!((event.seq, event.trade_id()), (6, id));
     }
+}
+
+#[tokio::test]
+async fn a_number_of_another_log_is_void() {
+    let (_exchange, headwater, mut client, _) = with_trades(5).await;
+    let log = client.hello().await["log"].clone();
+    let same = json!({"since": {MATCHES: 5}, "log": log});
+    let answer = client.subscribe_with(&[MATCHES], same.clone()).await;
+    assert_eq!((&answer["log"], &answer["topics"][0]["recovered"]), (&log, &json!(true)));
+    assert_eq!(headwater.rest().history(MATCHES).await["log"], log);
+    assert_eq!(headwater.rest().get("/api/v1/status").await.json()["log"], log);
+
+    let (exchange, other, _first, _) = with_trades(9).await;
+    let mut client = other.client().await;
+    let answer = client.subscribe_with(&[MATCHES], same).await;
+    assert_ne!(answer["log"], log);
+    let expected = json!([{"topic": MATCHES, "seq": 9, "recovered": false}]);
+    assert_eq!(answer["topics"], expected);
+    let id = exchange.trade("BTC-USD");
+    let event = client.event(MATCHES).await;
+    assert_eq!((event.seq, event.trade_id()), (10, id));
+    let gap = Gap { topic: MATCHES.to_owned(), range: 6..=9, reason: "reset".to_owned() };
+    assert_eq!(client.gaps, [gap]);
+    let pong = client.ask(json!({"action": "ping"})).await;
+    assert_eq!(pong["heads"], json!({MATCHES: 10}));
 }
 
 #[tokio::test]
@@ -229,6 +257,7 @@ async fn a_restart_continues_the_numbering() {
     exchange.subscribed("matches", "BTC-USD").await;
     exchange.trade("BTC-USD");
     let before = client.event(MATCHES).await;
+    let log = client.hello().await["log"].clone();
     let (closed, ()) = tokio::join!(client.closed(), headwater.stop());
     assert_eq!(closed.0, 1001, "clients are notified of the shutdown");
     until("trades are made while Headwater is down", async || {
@@ -239,7 +268,7 @@ async fn a_restart_continues_the_numbering() {
     let headwater = setup.spawn().await;
     let mut client = headwater.client().await;
     let answer = client.subscribe_with(&[MATCHES], json!({"last": 1})).await;
-    assert_eq!(answer["topics"][0]["seq"], 1);
+    assert_eq!((&answer["topics"][0]["seq"], &answer["log"]), (&json!(1), &log));
     assert_eq!(client.event(MATCHES).await, before);
     let next = client.event(MATCHES).await;
     assert_eq!((next.seq, next.trade_id()), (2, before.trade_id() + 1));

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{access::Limits, connection::ConnectionId, topic::Topic};
+use crate::{access::Limits, connection::ConnectionId, log_id::LogId, topic::Topic};
 
 /// The name of the subprotocol in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "headwater.v1";
@@ -17,6 +17,9 @@ pub const MAX_ID_BYTES: usize = 64;
 
 /// Maximum number of topics in one `subscribe` or `unsubscribe`.
 pub const MAX_TOPICS_PER_MESSAGE: usize = 100;
+
+/// Maximum length of `log`, in bytes.
+pub const MAX_LOG_BYTES: usize = 64;
 
 /// Maximum number of events that `last` can request.
 pub const MAX_LAST: u64 = 1_000;
@@ -41,6 +44,8 @@ pub enum Action {
         topics: Vec<String>,
         /// By topic, the number of the last event that the client has.
         since: BTreeMap<String, u64>,
+        /// The id of the log that the numbers in `since` belong to.
+        log: Option<String>,
         /// The number of newest events to send first, for topics without `since`.
         last: Option<u64>,
     },
@@ -159,6 +164,7 @@ impl Request {
             "subscribe" => Action::Subscribe {
                 topics: topics(&fields).map_err(bad)?,
                 since: since(&fields).map_err(bad)?,
+                log: log(&fields).map_err(bad)?,
                 last: last(&fields).map_err(bad)?,
             },
             "unsubscribe" => Action::Unsubscribe { topics: topics(&fields).map_err(bad)? },
@@ -215,6 +221,14 @@ fn since(fields: &Map<String, Value>) -> Result<BTreeMap<String, u64>, String> {
     }
 }
 
+fn log(fields: &Map<String, Value>) -> Result<Option<String>, String> {
+    match fields.get("log") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(log)) if log.len() <= MAX_LOG_BYTES => Ok(Some(log.clone())),
+        Some(_) => Err(format!("log must be a string of at most {MAX_LOG_BYTES} bytes")),
+    }
+}
+
 fn last(fields: &Map<String, Value>) -> Result<Option<u64>, String> {
     match fields.get("last") {
         None | Some(Value::Null) => Ok(None),
@@ -239,6 +253,8 @@ pub enum Reply {
         /// The request's `id`.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
+        /// The id of the log, which all numbers belong to.
+        log: LogId,
         /// The gateway's id of the connection.
         connection_id: ConnectionId,
         /// Proves to the REST interface that the caller owns the connection.
@@ -274,6 +290,8 @@ pub enum Reply {
         /// The request's `id`.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
+        /// The id of the log, which all numbers belong to.
+        log: LogId,
         /// The subscribed topics and their newest numbers.
         topics: Vec<Subscribed>,
     },
@@ -292,6 +310,8 @@ pub enum Reply {
         id: Option<String>,
         /// The subscribed topics.
         topics: Vec<Topic>,
+        /// The newest number of each of them; 0 if it has no events yet.
+        heads: BTreeMap<Topic, u64>,
     },
     /// Reports events that will not be sent.
     Gap {
@@ -311,6 +331,10 @@ pub enum Reply {
         id: Option<String>,
         /// The server's time.
         at: Timestamp,
+        /// The newest number of each subscribed topic; 0 if it has no events yet. Absent while the
+        /// database is unavailable.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        heads: Option<BTreeMap<Topic, u64>>,
     },
     /// Reports an error.
     Error(ErrorReply),
@@ -336,6 +360,9 @@ pub enum GapReason {
     Expired,
     /// The client or the log was too slow, so that they were dropped.
     Lagging,
+    /// The number in `since` does not belong to this log. The subscription starts after the last
+    /// number of the gap.
+    Reset,
 }
 
 impl Reply {
@@ -362,12 +389,32 @@ mod tests {
             (
                 r#"{"action":"subscribe","topics":["a"],"since":{"a":7},"last":10}"#,
                 None,
-                Action::Subscribe { topics: topics.clone(), since, last: Some(10) },
+                Action::Subscribe {
+                    topics: topics.clone(),
+                    since: since.clone(),
+                    log: None,
+                    last: Some(10),
+                },
+            ),
+            (
+                r#"{"action":"subscribe","topics":["a"],"since":{"a":7},"log":"x"}"#,
+                None,
+                Action::Subscribe {
+                    topics: topics.clone(),
+                    since,
+                    log: Some("x".to_owned()),
+                    last: None,
+                },
             ),
             (
                 r#"{"action":"subscribe","topics":["a"]}"#,
                 None,
-                Action::Subscribe { topics: topics.clone(), since: BTreeMap::new(), last: None },
+                Action::Subscribe {
+                    topics: topics.clone(),
+                    since: BTreeMap::new(),
+                    log: None,
+                    last: None,
+                },
             ),
             (r#"{"action":"unsubscribe","topics":["a"]}"#, None, Action::Unsubscribe { topics }),
             (
@@ -385,6 +432,8 @@ mod tests {
     #[test]
     fn invalid_messages_are_rejected_with_a_reason() {
         let long = format!(r#"{{"action":"ping","id":"{}"}}"#, "x".repeat(65));
+        let long_log =
+            format!(r#"{{"action":"subscribe","topics":["a"],"log":"{}"}}"#, "x".repeat(65));
         let many = format!(r#"{{"action":"subscribe","topics":{:?}}}"#, vec!["a"; 101]);
         let cases = [
             ("", None, ErrorCode::BadRequest),
@@ -395,6 +444,8 @@ mod tests {
             (r#"{"id":7,"action":"ping"}"#, None, ErrorCode::BadRequest),
             (long.as_str(), None, ErrorCode::BadRequest),
             (many.as_str(), None, ErrorCode::BadRequest),
+            (long_log.as_str(), None, ErrorCode::BadRequest),
+            (r#"{"action":"subscribe","topics":["a"],"log":7}"#, None, ErrorCode::BadRequest),
             (r#"{"id":"7","action":"dance"}"#, Some("7"), ErrorCode::UnknownAction),
             (r#"{"action":"subscribe"}"#, None, ErrorCode::BadRequest),
             (r#"{"action":"subscribe","topics":[]}"#, None, ErrorCode::BadRequest),
@@ -425,6 +476,8 @@ mod tests {
         let topic = Topic::mastodon_public();
         let at: Timestamp = "2026-11-22T10:00:00.5Z".parse().expect("a time");
         let id = Some("1".to_owned());
+        let log = LogId::from_random(0xab);
+        let heads = BTreeMap::from([(topic.clone(), 5)]);
         let limits = Limits {
             connections: None,
             topics: 50,
@@ -435,6 +488,7 @@ mod tests {
         let replies = [
             Reply::Welcome {
                 id: id.clone(),
+                log: log.clone(),
                 connection_id: ConnectionId::new("abc="),
                 connection_token: "t".into(),
                 principal: "p".into(),
@@ -445,15 +499,18 @@ mod tests {
             },
             Reply::Subscribed {
                 id: id.clone(),
+                log,
                 topics: vec![
                     Subscribed { topic: topic.clone(), seq: 5, recovered: Some(true) },
                     Subscribed { topic: topic.clone(), seq: 0, recovered: None },
                 ],
             },
             Reply::Unsubscribed { id: id.clone(), topics: vec![topic.clone()] },
-            Reply::Subscriptions { id: None, topics: vec![] },
-            Reply::Gap { topic, from: 2, to: 3, reason: GapReason::Lagging },
-            Reply::Pong { id: None, at },
+            Reply::Subscriptions { id: None, topics: vec![topic.clone()], heads: heads.clone() },
+            Reply::Gap { topic: topic.clone(), from: 2, to: 3, reason: GapReason::Lagging },
+            Reply::Gap { topic, from: 6, to: 9, reason: GapReason::Reset },
+            Reply::Pong { id: None, at, heads: None },
+            Reply::Pong { id: None, at, heads: Some(heads) },
             Reply::Authenticated {
                 id: None,
                 principal: "p".into(),
@@ -473,12 +530,14 @@ mod tests {
             .map(|reply| String::from_utf8(reply.to_json().to_vec()).expect("UTF-8"))
             .collect();
         insta::assert_snapshot!(lines.join("\n"), @r#"
-        {"type":"welcome","id":"1","connectionId":"abc=","connectionToken":"t","principal":"p","class":"c","limits":{"topics":50,"messagesPerSecond":10},"expiresAt":"2026-11-22T10:00:00.5Z"}
-        {"type":"subscribed","id":"1","topics":[{"topic":"mastodon/public","seq":5,"recovered":true},{"topic":"mastodon/public","seq":0}]}
+        {"type":"welcome","id":"1","log":"000000000000000000000000000000ab","connectionId":"abc=","connectionToken":"t","principal":"p","class":"c","limits":{"topics":50,"messagesPerSecond":10},"expiresAt":"2026-11-22T10:00:00.5Z"}
+        {"type":"subscribed","id":"1","log":"000000000000000000000000000000ab","topics":[{"topic":"mastodon/public","seq":5,"recovered":true},{"topic":"mastodon/public","seq":0}]}
         {"type":"unsubscribed","id":"1","topics":["mastodon/public"]}
-        {"type":"subscriptions","topics":[]}
+        {"type":"subscriptions","topics":["mastodon/public"],"heads":{"mastodon/public":5}}
         {"type":"gap","topic":"mastodon/public","from":2,"to":3,"reason":"lagging"}
+        {"type":"gap","topic":"mastodon/public","from":6,"to":9,"reason":"reset"}
         {"type":"pong","at":"2026-11-22T10:00:00.5Z"}
+        {"type":"pong","at":"2026-11-22T10:00:00.5Z","heads":{"mastodon/public":5}}
         {"type":"authenticated","principal":"p","class":"c","limits":{"topics":50,"messagesPerSecond":10},"tokenExpiresAt":"2026-11-22T10:00:00.5Z"}
         {"type":"error","id":"1","code":"too_many_topics","message":"m","topic":"t"}
         "#);

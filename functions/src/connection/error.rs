@@ -9,7 +9,7 @@ use domain::{
 use tracing::{debug, warn};
 
 use super::send::SendError;
-use crate::{access::rules::RulesError, subscription::SubscribeError};
+use crate::{access::rules::RulesError, log_id::LogIdError, subscription::SubscribeError};
 
 /// Why a request was not completed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub(super) enum RequestError {
     /// The rules are not known.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// The id of the log is not known.
+    #[error(transparent)]
+    LogId(#[from] LogIdError),
     /// The permission was withdrawn while events were being sent.
     #[error("the permission for {0} was withdrawn")]
     Withdrawn(Topic),
@@ -40,6 +43,7 @@ impl From<SubscribeError> for RequestError {
             SubscribeError::Connection(error) => Self::Connection(error),
             SubscribeError::Store(error) => Self::Store(error),
             SubscribeError::Rules(error) => Self::Rules(error),
+            SubscribeError::LogId(error) => Self::LogId(error),
         }
     }
 }
@@ -58,7 +62,13 @@ impl RequestError {
     pub(super) fn into_reply(self) -> ErrorReply {
         let (code, message, topic) = match &self {
             Self::Rejected(reply) => return reply.clone(),
-            Self::Store(_) | Self::Rules(_) | Self::Connection(ConnectionError::Store(_)) => {
+            Self::LogId(LogIdError::Missing) => {
+                (ErrorCode::Unavailable, "no poller has started yet; try again", None)
+            }
+            Self::Store(_)
+            | Self::Rules(_)
+            | Self::LogId(LogIdError::Store(_))
+            | Self::Connection(ConnectionError::Store(_)) => {
                 (ErrorCode::Unavailable, "the database is unavailable; try again", None)
             }
             Self::Withdrawn(topic) => (

@@ -1,6 +1,9 @@
 //! Messages: each is one request of the client.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use domain::{
     access::Right,
@@ -9,7 +12,8 @@ use domain::{
     protocol::{Action, ErrorCode, ErrorReply, Reply, Request},
     topic::Topic,
 };
-use tracing::debug;
+use tokio::time;
+use tracing::{debug, warn};
 
 use super::{
     authenticate::authenticate,
@@ -23,7 +27,10 @@ use super::{
 const MAX_REPLAY: u64 = 10_000;
 
 /// How long an item outlives its connection.
-const ITEM_MARGIN: std::time::Duration = std::time::Duration::from_mins(10);
+const ITEM_MARGIN: Duration = Duration::from_mins(10);
+
+/// How long a `pong` waits for the newest numbers. Clients take a server that does not answer for dead.
+const HEADS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Handles a message. Errors are sent to the client and never end the connection.
 pub(super) async fn handle(client: &Client<'_>, body: &str) {
@@ -56,13 +63,15 @@ async fn act(client: &Client<'_>, request: Request) -> Result<(), RequestError> 
     let id = request.id;
     match request.action {
         Action::Hello => welcome(client, id).await,
-        Action::Ping => Ok(client.reply(&Reply::Pong { id, at: client.now }).await?),
+        Action::Ping => pong(client, id).await,
         Action::List => {
-            let topics = client.connection().await?.topics.into_keys().collect();
-            Ok(client.reply(&Reply::Subscriptions { id, topics }).await?)
+            let connection = client.connection().await?;
+            let heads = client.app.heads(connection.topics.keys().cloned()).await?;
+            let topics = connection.topics.into_keys().collect();
+            Ok(client.reply(&Reply::Subscriptions { id, topics, heads }).await?)
         }
-        Action::Subscribe { topics, since, last } => {
-            subscribe(client, id, topics, &since, last).await
+        Action::Subscribe { topics, since, log, last } => {
+            subscribe(client, id, topics, &since, log.as_deref(), last).await
         }
         Action::Unsubscribe { topics } => unsubscribe(client, id, topics).await,
         Action::Replay { topic, from, to } => resend(client, topic, from, to).await,
@@ -75,6 +84,7 @@ async fn welcome(client: &Client<'_>, id: Option<String>) -> Result<(), RequestE
     let connection_id = client.recipient.id.clone();
     let reply = Reply::Welcome {
         id,
+        log: client.app.log_id.get().await?.clone(),
         connection_token: client.app.connection_tokens.make(&connection_id),
         connection_id,
         limits: client.limits(&connection.principal).await?,
@@ -84,6 +94,28 @@ async fn welcome(client: &Client<'_>, id: Option<String>) -> Result<(), RequestE
         token_expires_at: connection.token_expires_at,
     };
     Ok(client.reply(&reply).await?)
+}
+
+/// Answers a `ping`, also while the database is unavailable.
+async fn pong(client: &Client<'_>, id: Option<String>) -> Result<(), RequestError> {
+    let heads = match time::timeout(HEADS_TIMEOUT, heads(client)).await {
+        Ok(Ok(heads)) => Some(heads),
+        Ok(Err(error)) => {
+            warn!(error = %Chain(&error), "could not read the newest numbers; the pong has none");
+            None
+        }
+        Err(_) => {
+            warn!("the database did not respond in time; the pong has no newest numbers");
+            None
+        }
+    };
+    Ok(client.reply(&Reply::Pong { id, at: client.now, heads }).await?)
+}
+
+/// Returns the newest number of each topic of the connection.
+async fn heads(client: &Client<'_>) -> Result<BTreeMap<Topic, u64>, RequestError> {
+    let topics = client.connection().await?.topics;
+    Ok(client.app.heads(topics.into_keys()).await?)
 }
 
 async fn unsubscribe(
@@ -128,5 +160,6 @@ async fn resend(
     // Events that the topic does not have yet are not missing.
     let newest = client.app.tables.log.newest(&parsed).await?;
     let head = newest.map_or(0, |newest| newest.entry.last());
-    replay(client, &connection.principal, right, from..=to.min(head), limits.oldest(head)).await
+    let (range, oldest) = (from..=to.min(head), limits.oldest(head));
+    replay(client, &connection.principal, right, range, oldest, Vec::new()).await
 }

@@ -12,12 +12,10 @@ use domain::{
 };
 
 use super::{client::Client, error::RequestError};
-
-/// Approximate number of bytes that are read from the log at a time.
-const CHUNK_BYTES: usize = 1024 * 1024;
+use crate::subscription::CHUNK_BYTES;
 
 /// Sends the events of a range of sequence numbers, and a `gap` for those that are missing or older than
-/// the `oldest` one that the principal can read.
+/// the `oldest` one that the principal can read. The first `entries` of the range need not be read again.
 ///
 /// The `right` to the events is checked before every chunk, because a replay can take long. An error leaves
 /// no hole in what was already sent.
@@ -27,6 +25,7 @@ pub(super) async fn replay(
     right: Right<'_>,
     range: RangeInclusive<u64>,
     oldest: u64,
+    mut entries: Vec<Entry>,
 ) -> Result<(), RequestError> {
     let (Right::Subscribe(topic) | Right::History(topic)) = right else { return Ok(()) };
     let to = *range.end();
@@ -39,13 +38,16 @@ pub(super) async fn replay(
         if !client.app.rules.current().await?.allows(principal, right) {
             return Err(RequestError::Withdrawn(topic.clone()));
         }
-        let entries = client.app.tables.log.read(topic, from, to, CHUNK_BYTES, client.now).await?;
+        if entries.is_empty() {
+            entries = client.app.tables.log.read(topic, from, to, CHUNK_BYTES, client.now).await?;
+        }
         for message in messages(topic, from, to, &entries) {
             client.send(message).await?;
         }
         let Some(last) = entries.last().map(Entry::last) else {
             return Ok(client.send(gap(topic, from, to, GapReason::Expired)).await?);
         };
+        entries.clear();
         from = last + 1;
     }
     Ok(())
@@ -78,7 +80,8 @@ fn messages(topic: &Topic, from: u64, to: u64, entries: &[Entry]) -> Vec<Bytes> 
     messages
 }
 
-fn gap(topic: &Topic, from: u64, to: u64, reason: GapReason) -> Bytes {
+/// Returns a `gap`.
+pub(super) fn gap(topic: &Topic, from: u64, to: u64, reason: GapReason) -> Bytes {
     Reply::Gap { topic: topic.clone(), from, to, reason }.to_json()
 }
 

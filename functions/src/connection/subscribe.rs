@@ -6,11 +6,15 @@ use aws::connections::ConnectionError;
 use domain::{
     access::Right,
     connection::Connection,
-    protocol::{ErrorCode, ErrorReply, Reply},
+    protocol::{ErrorCode, ErrorReply, GapReason, Reply},
     topic::Topic,
 };
 
-use super::{client::Client, error::RequestError, replay::replay};
+use super::{
+    client::Client,
+    error::RequestError,
+    replay::{gap, replay},
+};
 use crate::subscription::{Joined, Position, Start, SubscribeError};
 
 /// Largest number of rounds of catching up before `push` takes over. Each round is shorter than the
@@ -27,14 +31,16 @@ pub(super) async fn subscribe(
     id: Option<String>,
     topics: Vec<String>,
     since: &BTreeMap<String, u64>,
+    log: Option<&str>,
     last: Option<u64>,
 ) -> Result<(), RequestError> {
     let connection = client.connection().await?;
+    let our_log = client.app.log_id.get().await?;
     let mut starts = BTreeMap::new();
     for (topic, spelling) in parse_topics(client, id.as_ref(), topics).await? {
         let after = since.get(&spelling).or_else(|| since.get(topic.as_str()));
         let start = match (after, last) {
-            (Some(seq), _) => Start::After(*seq),
+            (Some(seq), _) => Start::after(*seq, log, our_log),
             (None, Some(count)) if count > 0 => Start::Last(count),
             (None, _) => Start::Newest,
         };
@@ -118,8 +124,8 @@ async fn send_start(
     id: Option<String>,
     joined: Joined,
 ) -> Result<(), RequestError> {
-    let Joined { topics, mut positions, .. } = joined;
-    client.reply(&Reply::Subscribed { id, topics }).await?;
+    let Joined { log, topics, mut positions, .. } = joined;
+    client.reply(&Reply::Subscribed { id, log, topics }).await?;
     let caught_up = catch_up(client, connection, &mut positions).await;
     client.app.go_live(connection, &positions).await?;
     caught_up
@@ -131,6 +137,9 @@ async fn catch_up(
     positions: &mut [Position],
 ) -> Result<(), RequestError> {
     for position in positions {
+        if let Some((from, to)) = position.reset {
+            client.send(gap(&position.topic, from, to, GapReason::Reset)).await?;
+        }
         for _ in 0..MAX_ROUNDS {
             if position.next > position.head {
                 break;
@@ -141,7 +150,8 @@ async fn catch_up(
                 Right::Subscribe(&position.topic)
             };
             let range = position.next..=position.head;
-            replay(client, &connection.principal, right, range, position.oldest).await?;
+            let entries = std::mem::take(&mut position.entries);
+            replay(client, &connection.principal, right, range, position.oldest, entries).await?;
             position.next = position.head + 1;
             let newest = client.app.tables.log.newest(&position.topic).await?;
             let head = newest.map_or(position.head, |newest| newest.entry.last());

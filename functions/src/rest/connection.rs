@@ -4,16 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
     Json,
-    extract::FromRequestParts,
+    extract::{FromRequestParts, Query, rejection::QueryRejection},
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use domain::{access::Right, connection::ConnectionId, topic::Topic};
-use serde::Serialize;
+use domain::{
+    access::Right,
+    connection::ConnectionId,
+    protocol::{GapReason, MAX_LOG_BYTES},
+    topic::Topic,
+};
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::{problem::Problem, state::RestState};
-use crate::subscription::Start;
+use crate::subscription::{Position, Start};
 
 /// The headers that identify the caller's connection.
 #[derive(IntoParams)]
@@ -26,6 +31,29 @@ pub(super) struct ConnectionHeaders {
     /// The `connectionToken` of the `welcome` message.
     #[param(rename = "X-Connection-Token")]
     connection_token: String,
+}
+
+/// Where a subscription starts.
+#[derive(Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SinceQuery {
+    /// Start after the event with this sequence number. By default, start with the next event.
+    since: Option<u64>,
+    /// The id of the log that `since` belongs to.
+    log: Option<String>,
+}
+
+impl SinceQuery {
+    /// Returns the query of a request.
+    pub(super) fn of(query: Result<Query<Self>, QueryRejection>) -> Result<Self, Problem> {
+        let Query(query) =
+            query.map_err(|rejection| Problem::unprocessable(rejection.body_text()))?;
+        if query.log.as_ref().is_some_and(|log| log.len() > MAX_LOG_BYTES) {
+            let detail = format!("log must have at most {MAX_LOG_BYTES} bytes");
+            return Err(Problem::unprocessable(detail));
+        }
+        Ok(query)
+    }
 }
 
 /// The errors of every call that acts on the caller's connection.
@@ -88,8 +116,28 @@ pub(super) struct Subscription {
     topic: String,
     /// The id of the connection that receives the events.
     connection_id: String,
+    /// The id of the log, which all numbers belong to.
+    log: String,
     /// The topic's newest sequence number at the time of the call; 0 if it has no events.
     seq: u64,
+    /// Only with `since`: whether all events after it will follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovered: Option<bool>,
+    /// Events that will not follow. A `gap` on the connection reports other missing events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap: Option<Gap>,
+}
+
+/// Events that will not be sent.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Gap {
+    /// The first number. If the log ends before `since`, it is 1; 0 if the log has no events.
+    from: u64,
+    /// The last number. With reason `reset`, it is the newest number, after which the subscription starts.
+    to: u64,
+    /// `reset`: `since` does not belong to the log. `expired`: the caller cannot read events of that age.
+    #[schema(value_type = String)]
+    reason: GapReason,
 }
 
 /// A connection that the caller has proved to be its own.
@@ -120,11 +168,12 @@ impl FromRequestParts<RestState> for OwnConnection {
 }
 
 impl OwnConnection {
-    /// Subscribes the connection to a topic, from its newest event on.
+    /// Subscribes the connection to a topic, from its next event on or after an earlier event.
     pub(super) async fn subscribe(
         &self,
         state: &RestState,
         topic: &Topic,
+        SinceQuery { since, log }: SinceQuery,
     ) -> Result<Response, Problem> {
         let Self(id) = self;
         let now = state.now();
@@ -137,20 +186,34 @@ impl OwnConnection {
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         state.permit(&connection.principal, Right::Subscribe(topic)).await?;
+        if since.is_some() {
+            state.permit(&connection.principal, Right::History(topic)).await?;
+        }
         state.check_pair(topic, now).await?;
-        let subscription = |seq| {
-            Json(Subscription { topic: topic.to_string(), connection_id: id.to_string(), seq })
+        let our_log = state.app.log_id.get().await?;
+        let subscription = |seq, recovered, gap| {
+            Json(Subscription {
+                topic: topic.to_string(),
+                connection_id: id.to_string(),
+                log: our_log.to_string(),
+                seq,
+                recovered,
+                gap,
+            })
         };
-        if connection.topics.contains_key(topic) {
+        let start = since.map_or(Start::Newest, |seq| Start::after(seq, log.as_deref(), our_log));
+        if start == Start::Newest && connection.topics.contains_key(topic) {
             let newest = tables.log.newest(topic).await?;
             let seq = newest.map_or(0, |newest| newest.entry.last());
-            return Ok((StatusCode::OK, subscription(seq)).into_response());
+            return Ok((StatusCode::OK, subscription(seq, None, None)).into_response());
         }
-        let starts = BTreeMap::from([(topic.clone(), Start::Newest)]);
+        let starts = BTreeMap::from([(topic.clone(), start)]);
         let joined = state.app.subscribe(&connection, &starts, now).await?;
-        let seq = joined.topics.first().map_or(0, |subscribed| subscribed.seq);
+        let (seq, recovered) = joined.topics.first().map_or((0, None), |it| (it.seq, it.recovered));
+        let gap = joined.positions.first().and_then(Position::gap);
+        let gap = gap.map(|(from, to, reason)| Gap { from, to, reason });
         let status = if joined.added.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
-        Ok((status, subscription(seq)).into_response())
+        Ok((status, subscription(seq, recovered, gap)).into_response())
     }
 
     /// Removes the connection's subscription to a topic.

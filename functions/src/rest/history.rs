@@ -46,6 +46,8 @@ pub(super) struct HistoryQuery {
 pub(super) struct History {
     /// The topic, in canonical spelling.
     topic: String,
+    /// The id of the log, which all numbers belong to.
+    log: String,
     /// The events, oldest first.
     events: Vec<PastEvent>,
     /// The value of `after` for the next page; absent on the last page.
@@ -103,7 +105,12 @@ pub(super) async fn history(
     };
     let limits = state.app.rules.current().await?.limits_of(&caller.principal);
     let from = requested.max(limits.oldest(head));
-    let mut page = History { topic: topic.to_string(), events: Vec::new(), next: None };
+    let mut page = History {
+        topic: topic.to_string(),
+        log: state.app.log_id.get().await?.to_string(),
+        events: Vec::new(),
+        next: None,
+    };
     if from > to {
         return Ok(Json(page));
     }

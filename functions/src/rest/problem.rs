@@ -17,7 +17,7 @@ use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-use crate::{access::rules::RulesError, subscription::SubscribeError};
+use crate::{access::rules::RulesError, log_id::LogIdError, subscription::SubscribeError};
 
 /// An `application/problem+json` document.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -117,6 +117,18 @@ impl From<RulesError> for Problem {
     }
 }
 
+impl From<LogIdError> for Problem {
+    fn from(error: LogIdError) -> Self {
+        match error {
+            LogIdError::Store(error) => error.into(),
+            LogIdError::Missing => {
+                let detail = "no poller has started yet; try again";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            }
+        }
+    }
+}
+
 impl From<InvalidSet> for Problem {
     fn from(error: InvalidSet) -> Self {
         let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
@@ -142,6 +154,7 @@ impl From<SubscribeError> for Problem {
             SubscribeError::Connection(error) => error.into(),
             SubscribeError::Store(error) => error.into(),
             SubscribeError::Rules(error) => error.into(),
+            SubscribeError::LogId(error) => error.into(),
         }
     }
 }

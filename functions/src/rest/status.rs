@@ -14,6 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{problem::Problem, state::RestState};
+use crate::log_id::LogIdError;
 
 pub(super) fn router() -> Router<RestState> {
     Router::new().route("/api/v1/status", get(status))
@@ -28,6 +29,9 @@ pub(super) struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     data: Option<Provenance>,
+    /// The id of the log; absent before a poller has started for the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
     /// The state of each source.
     #[schema(value_type = Vec<Object>)]
     sources: Vec<SourceStatus>,
@@ -78,9 +82,15 @@ pub(super) async fn status(State(state): State<RestState>) -> Result<Json<Status
         let all = app.tables.connections.changes(shard, now - LIFETIME).await?;
         connections += all.iter().filter(|connection| !connection.gone).count();
     }
+    let log = match app.log_id.get().await {
+        Ok(id) => Some(id.to_string()),
+        Err(LogIdError::Missing) => None,
+        Err(LogIdError::Store(error)) => return Err(error.into()),
+    };
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         data: control.provenance().await?,
+        log,
         sources,
         topics: wanted.len(),
         connections,

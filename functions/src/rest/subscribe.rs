@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     connection::{
-        ConnectionHeaders, ConnectionProblems, OwnConnection, SubscribeResponses,
+        ConnectionHeaders, ConnectionProblems, OwnConnection, SinceQuery, SubscribeResponses,
         UnsubscribeResponses,
     },
     problem::Problem,
@@ -48,7 +48,12 @@ pub(super) struct Subscriptions {
 #[utoipa::path(
     post,
     path = "/api/v1/subscribe/{pair}",
-    params(("pair" = String, Path, example = "BTC-USD"), ChannelQuery, ConnectionHeaders),
+    params(
+        ("pair" = String, Path, example = "BTC-USD"),
+        ChannelQuery,
+        SinceQuery,
+        ConnectionHeaders
+    ),
     responses(SubscribeResponses, ConnectionProblems)
 )]
 pub(super) async fn subscribe_pair(
@@ -56,8 +61,10 @@ pub(super) async fn subscribe_pair(
     Path(pair): Path<String>,
     connection: OwnConnection,
     query: Result<Query<ChannelQuery>, QueryRejection>,
+    since: Result<Query<SinceQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    connection.subscribe(&state, &pair_topic(&pair, query)?).await
+    let topic = pair_topic(&pair, query)?;
+    connection.subscribe(&state, &topic, SinceQuery::of(since)?).await
 }
 
 /// Unsubscribes the caller's WebSocket connection from a pair.

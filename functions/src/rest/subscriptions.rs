@@ -2,7 +2,7 @@
 
 use axum::{
     Router,
-    extract::{OriginalUri, State},
+    extract::{OriginalUri, Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::Response,
     routing::post,
@@ -10,7 +10,7 @@ use axum::{
 
 use super::{
     connection::{
-        ConnectionHeaders, ConnectionProblems, OwnConnection, SubscribeResponses,
+        ConnectionHeaders, ConnectionProblems, OwnConnection, SinceQuery, SubscribeResponses,
         UnsubscribeResponses,
     },
     problem::Problem,
@@ -28,15 +28,17 @@ pub(super) fn router() -> Router<RestState> {
 #[utoipa::path(
     post,
     path = "/api/v1/subscriptions/{topic}",
-    params(("topic" = String, Path, example = "mastodon/public"), ConnectionHeaders),
+    params(("topic" = String, Path, example = "mastodon/public"), SinceQuery, ConnectionHeaders),
     responses(SubscribeResponses, ConnectionProblems)
 )]
 pub(super) async fn subscribe(
     State(state): State<RestState>,
     connection: OwnConnection,
     OriginalUri(uri): OriginalUri,
+    since: Result<Query<SinceQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    connection.subscribe(&state, &topic_in_path(&uri, PREFIX)?).await
+    let topic = topic_in_path(&uri, PREFIX)?;
+    connection.subscribe(&state, &topic, SinceQuery::of(since)?).await
 }
 
 /// Unsubscribes the caller's WebSocket connection from a topic.
