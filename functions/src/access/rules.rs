@@ -10,11 +10,24 @@ use domain::{
     rules::{InvalidSet, RuleSet},
 };
 use parking_lot::RwLock;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{self, Instant},
+};
 use tracing::{error, info, warn};
 
 /// How long the version in force is cached.
 const CACHE_FOR: Duration = Duration::from_secs(2);
+
+/// How long rules are used that the database has not confirmed since. A change of the rules takes effect
+/// within this time, also in a process that cannot reach the database.
+const VALID_FOR: Duration = Duration::from_secs(5);
+
+/// How long a read of the rules may take. It ends before the rules are no longer valid.
+const READ_TIMEOUT: Duration = CACHE_FOR;
+
+/// How long to wait after a read that failed.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// Why the rules are not known. Without rules nothing is permitted.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +35,7 @@ pub enum RulesError {
     /// The database failed.
     #[error("could not read the rules")]
     Store(#[from] StoreError),
-    /// The rules in force are not valid, and no earlier version is loaded.
+    /// The rules in force are not valid.
     #[error("version {version} of the rules is not valid")]
     Invalid {
         /// Their version.
@@ -31,6 +44,15 @@ pub enum RulesError {
         #[source]
         source: InvalidSet,
     },
+    /// The database does not have a version that was in force.
+    #[error("the database does not have version {version} of the rules")]
+    Missing {
+        /// The version.
+        version: u64,
+    },
+    /// The database did not respond, so the rules may have changed.
+    #[error("could not confirm the rules in the last {} s", VALID_FOR.as_secs())]
+    Stale,
 }
 
 /// The rules in force.
@@ -57,16 +79,15 @@ pub struct Rules {
     control: Control,
     preset: InForce,
     state: RwLock<Option<State>>,
-    /// Held while a request loads the rules.
-    loading: Mutex<()>,
+    /// Held while a request reads the rules. The time of the last read, if it failed.
+    reading: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Debug)]
 struct State {
     in_force: InForce,
-    /// The newest version that was loaded, valid or not.
-    seen: u64,
-    loaded_at: Instant,
+    /// When the database last confirmed that these rules are in force.
+    confirmed_at: Instant,
 }
 
 impl InForce {
@@ -98,88 +119,109 @@ impl Rules {
     /// Returns rules that are `preset` until others are put in force.
     pub fn new(control: Control, preset: RuleSet, overrides: Overrides) -> Self {
         let preset = InForce { version: 0, set: Arc::new(preset), overrides };
-        Self { control, preset, state: RwLock::default(), loading: Mutex::new(()) }
+        Self { control, preset, state: RwLock::default(), reading: Mutex::default() }
     }
 
-    /// Returns the rules in force, as of at most two seconds ago.
-    ///
-    /// The previous version stays in force while the database is unavailable, and while the newest
-    /// version is not valid.
+    /// Returns the rules in force, as of at most two seconds ago. While the database is unavailable or the
+    /// newest version is not valid, the rules are those of at most five seconds ago.
     ///
     /// # Errors
     ///
-    /// [`RulesError`] when there is no previous version.
+    /// [`RulesError`] when the rules in force of the last five seconds are not known.
     pub async fn current(&self) -> Result<InForce, RulesError> {
-        match self.known() {
-            Some(state) if state.loaded_at.elapsed() < CACHE_FOR => Ok(state.in_force),
-            // Rarely awaited, and large.
-            known => Box::pin(self.load(known)).await,
-        }
+        self.get(0, CACHE_FOR).await
     }
 
     /// Returns the rules in force, which have at least this `version`.
     ///
-    /// The caller learns the version from a poller that checks it every second. The database is read
-    /// only for a newer version, so that this is cheap enough to call for every frame.
+    /// The caller learns the version from a poller that checks it every second. So the database is read
+    /// only for a newer version, or if the rules would soon be no longer valid. This is cheap enough to
+    /// call for every frame.
     ///
     /// # Errors
     ///
-    /// See [`Rules::current`].
+    /// See [`Rules::current`]. An older version than `version` is never returned.
     pub async fn at_least(&self, version: u64) -> Result<InForce, RulesError> {
-        match self.known() {
-            Some(state) if state.seen >= version => Ok(state.in_force),
-            known => Box::pin(self.load(known)).await,
+        self.get(version, VALID_FOR.saturating_sub(CACHE_FOR)).await
+    }
+
+    /// Returns the limits of a principal. While the rules in force are not known, these are the limits of
+    /// the last known rules: limits only slow a client down.
+    pub async fn limits_of(&self, principal: &Principal) -> Limits {
+        let rules = match self.current().await {
+            Ok(rules) => rules,
+            Err(_) => self.state.read().as_ref().map_or(&self.preset, |it| &it.in_force).clone(),
+        };
+        rules.limits_of(principal)
+    }
+
+    async fn get(&self, version: u64, max_age: Duration) -> Result<InForce, RulesError> {
+        match self.known(version, max_age) {
+            Some(rules) => Ok(rules),
+            // Rarely awaited, and large.
+            None => Box::pin(self.load(version, max_age)).await,
         }
     }
 
-    fn known(&self) -> Option<State> {
-        self.state.read().clone()
+    /// Returns the known rules, if they have this version and were confirmed recently.
+    fn known(&self, version: u64, max_age: Duration) -> Option<InForce> {
+        let state = self.state.read();
+        let state = state.as_ref()?;
+        let is_fit = state.in_force.version >= version && state.confirmed_at.elapsed() < max_age;
+        is_fit.then(|| state.in_force.clone())
     }
 
-    async fn load(&self, before: Option<State>) -> Result<InForce, RulesError> {
-        let _loading = self.loading.lock().await;
-        if let Some(state) = self.known()
-            && before.as_ref().is_none_or(|before| before.loaded_at < state.loaded_at)
-        {
-            return Ok(state.in_force);
+    async fn load(&self, version: u64, max_age: Duration) -> Result<InForce, RulesError> {
+        let mut failed_at = self.reading.lock().await;
+        // Another request may have read them meanwhile.
+        if let Some(rules) = self.known(version, max_age) {
+            return Ok(rules);
         }
-        let loaded_at = Instant::now();
-        let state = match self.read(before.as_ref()).await {
-            Ok((in_force, seen)) => State { in_force, seen, loaded_at },
-            Err(error) => {
-                let Some(before) = before else { return Err(error) };
-                let seen = match &error {
-                    RulesError::Store(_) => {
-                        warn!(error = %Chain(&error), "could not load the rules; keeping the previous version");
-                        before.seen
-                    }
-                    RulesError::Invalid { version, .. } => {
-                        error!(error = %Chain(&error), "could not load the rules; keeping the previous version");
-                        *version
-                    }
-                };
-                State { seen, loaded_at, ..before }
+        let mut error = None;
+        if failed_at.is_none_or(|at| at.elapsed() >= RETRY_AFTER) {
+            let confirmed_at = Instant::now();
+            let read = time::timeout(READ_TIMEOUT, self.read()).await;
+            match read.unwrap_or(Err(RulesError::Stale)) {
+                Ok(in_force) => {
+                    *failed_at = None;
+                    error = Some(RulesError::Missing { version });
+                    *self.state.write() = Some(State { in_force, confirmed_at });
+                }
+                Err(failed) => {
+                    *failed_at = Some(Instant::now());
+                    log_failure(&failed);
+                    error = Some(failed);
+                }
             }
-        };
-        let in_force = state.in_force.clone();
-        *self.state.write() = Some(state);
-        Ok(in_force)
+        }
+        self.known(version, VALID_FOR).ok_or_else(|| error.unwrap_or(RulesError::Stale))
     }
 
-    async fn read(&self, before: Option<&State>) -> Result<(InForce, u64), RulesError> {
+    async fn read(&self) -> Result<InForce, RulesError> {
         let Some(current) = self.control.current_rules().await? else {
-            return Ok((self.preset.clone(), 0));
+            return Ok(self.preset.clone());
         };
-        if let Some(before) = before
-            && before.seen == current.version
+        if let Some(state) = self.state.read().as_ref()
+            && state.in_force.version == current.version
         {
-            return Ok((before.in_force.clone(), before.seen));
+            return Ok(state.in_force.clone());
         }
         let text = self.control.rules(&current).await?;
         let version = current.version;
         let set = RuleSet::read(text).map_err(|source| RulesError::Invalid { version, source })?;
         info!(version, at = %current.at, "loaded the rules in force");
         let overrides = self.preset.overrides;
-        Ok((InForce { version, set: Arc::new(set), overrides }, version))
+        Ok(InForce { version, set: Arc::new(set), overrides })
+    }
+}
+
+fn log_failure(failure: &RulesError) {
+    match failure {
+        RulesError::Invalid { .. } => {
+            error!(error = %Chain(failure), "could not load the rules in force");
+        }
+        RulesError::Store(_) | RulesError::Missing { .. } | RulesError::Stale => {
+            warn!(error = %Chain(failure), "could not load the rules in force; retrying");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The client that sent a message, and what its requests need.
 
+use std::time::Duration;
+
 use aws::error::StoreError;
 use bytes::Bytes;
 use domain::{
@@ -11,7 +13,7 @@ use jiff::Timestamp;
 
 use super::{
     error::RequestError,
-    send::{SendError, send},
+    send::{BUSY_TIMEOUT, SendError, send},
 };
 use crate::{
     access::{caller::Caller, rules::RulesError},
@@ -35,7 +37,16 @@ pub(super) struct Client<'a> {
 impl Client<'_> {
     /// Sends a message and waits while the connection is busy.
     pub(super) async fn send(&self, message: Bytes) -> Result<(), SendError> {
-        send(self.app.outlet.as_ref(), &self.recipient, message).await
+        self.send_within(BUSY_TIMEOUT, message).await
+    }
+
+    /// Sends a message and waits for `timeout` at most while the connection is busy.
+    pub(super) async fn send_within(
+        &self,
+        timeout: Duration,
+        message: Bytes,
+    ) -> Result<(), SendError> {
+        send(self.app.outlet.as_ref(), &self.recipient, message, timeout).await
     }
 
     /// Sends a reply.

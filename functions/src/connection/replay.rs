@@ -1,6 +1,6 @@
 //! Sending a connection the events of a topic from the log.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
 use bytes::Bytes;
 use domain::{
@@ -10,14 +10,22 @@ use domain::{
     protocol::{GapReason, Reply},
     topic::Topic,
 };
+use tokio::time::Instant;
 
-use super::{client::Client, error::RequestError};
+use super::{
+    client::Client,
+    error::RequestError,
+    send::{BUSY_TIMEOUT, SendError},
+};
 use crate::subscription::CHUNK_BYTES;
+
+/// How long a message may wait until its right is checked again.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Sends the events of a range of sequence numbers, and a `gap` for those that are missing or older than
 /// the `oldest` one that the principal can read. The first `entries` of the range need not be read again.
 ///
-/// The `right` to the events is checked before every chunk, because a replay can take long. An error leaves
+/// The `right` to the events is checked before every message, because a replay can take long. An error leaves
 /// no hole in what was already sent.
 pub(super) async fn replay(
     client: &Client<'_>,
@@ -35,14 +43,11 @@ pub(super) async fn replay(
         from = oldest;
     }
     while from <= to {
-        if !client.app.rules.current().await?.allows(principal, right) {
-            return Err(RequestError::Withdrawn(topic.clone()));
-        }
         if entries.is_empty() {
             entries = client.app.tables.log.read(topic, from, to, CHUNK_BYTES, client.now).await?;
         }
         for message in messages(topic, from, to, &entries) {
-            client.send(message).await?;
+            send(client, principal, right, topic, message).await?;
         }
         let Some(last) = entries.last().map(Entry::last) else {
             return Ok(client.send(gap(topic, from, to, GapReason::Expired)).await?);
@@ -51,6 +56,26 @@ pub(super) async fn replay(
         from = last + 1;
     }
     Ok(())
+}
+
+/// Sends a message as soon as the connection accepts it, unless the right is withdrawn meanwhile.
+async fn send(
+    client: &Client<'_>,
+    principal: &Principal,
+    right: Right<'_>,
+    topic: &Topic,
+    message: Bytes,
+) -> Result<(), RequestError> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        if !client.app.rules.current().await?.allows(principal, right) {
+            return Err(RequestError::Withdrawn(topic.clone()));
+        }
+        match client.send_within(CHECK_EVERY, message.clone()).await {
+            Err(SendError::Busy) if Instant::now() < deadline => {}
+            sent => return Ok(sent?),
+        }
+    }
 }
 
 /// Returns the messages of a replay: the entries of the log, with a `gap` for each range that is missing.

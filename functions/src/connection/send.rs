@@ -10,7 +10,7 @@ use domain::{
 use tokio::time::{self, Instant};
 
 /// How long to retry while a connection is busy. API Gateway ends an invocation after 29 s.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The first wait before a retry.
 const MIN_WAIT: Duration = Duration::from_millis(5);
@@ -32,13 +32,14 @@ pub(super) enum SendError {
     Post(#[source] OutletError),
 }
 
-/// Posts one message, and retries while the connection is busy.
+/// Posts one message, and retries for `timeout` while the connection is busy.
 pub(super) async fn send(
     outlet: &dyn Outlet,
     recipient: &Recipient,
     message: Bytes,
+    timeout: Duration,
 ) -> Result<(), SendError> {
-    let deadline = Instant::now() + BUSY_TIMEOUT;
+    let deadline = Instant::now() + timeout;
     let mut wait = MIN_WAIT;
     loop {
         let errors = outlet.post(std::slice::from_ref(recipient), message.clone()).await;

@@ -46,8 +46,12 @@ async fn a_pong_without_a_database_has_no_heads() {
     let client = world.connect("a").await;
     world.send(&client, json!({"action": "subscribe", "topics": [topic()]})).await;
     world.database.set_away(true);
-    let pong = world.send(&client, json!({"action": "ping"})).await;
-    assert_eq!((&pong[0]["type"], &pong[0]["heads"]), (&json!("pong"), &Value::Null));
+    // The rules are not known either after some seconds.
+    for seconds in [0, 3, 30] {
+        tokio::time::advance(std::time::Duration::from_secs(seconds)).await;
+        let pong = world.send(&client, json!({"action": "ping"})).await;
+        assert_eq!((&pong[0]["type"], &pong[0]["heads"]), (&json!("pong"), &Value::Null));
+    }
     let list = world.send(&client, json!({"action": "list"})).await;
     assert_eq!(list[0]["code"], "unavailable");
     world.database.set_away(false);

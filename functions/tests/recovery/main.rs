@@ -4,5 +4,6 @@
 
 mod database;
 mod heads;
+mod rules;
 mod since;
 mod world;
