@@ -7,7 +7,7 @@ import { ClosedError, ConnectionError, RequestError, TokenError } from "./errors
 import type { Delivery, EventOf } from "./events.js";
 import { Link } from "./link.js";
 import type { ClientEvents, Options, Pong, State } from "./options.js";
-import { type Frame, type Request, TOPICS_PER_MESSAGE, type Welcome } from "./protocol.js";
+import { type Frame, type GapMessage, type Request, TOPICS_PER_MESSAGE, type Welcome } from "./protocol.js";
 import type { Gap, Start } from "./sequence.js";
 import { SharedSubscription } from "./shared-subscription.js";
 import { type SubscribeOptions, Subscription } from "./subscription.js";
@@ -16,6 +16,12 @@ import { Visibility } from "./visibility.js";
 
 /** How long a replay or the response to a `subscribe` may take. */
 const OVERDUE_MS = 5_000;
+
+/** How often the client compares its newest events with the server's. */
+const CHECK_EVERY_MS = 30_000;
+
+/** How long an event may take after its number is known. */
+const TAIL_OVERDUE_MS = 3_000;
 
 /** How long a connection must last to count as healthy. */
 const HEALTHY_AFTER_MS = 10_000;
@@ -52,6 +58,7 @@ export class Headwater {
   #renewalTimer: ReturnType<typeof setTimeout> | undefined;
   #refreshTimer: ReturnType<typeof setTimeout> | undefined;
   #healthTimer: ReturnType<typeof setTimeout> | undefined;
+  #checkTimer: ReturnType<typeof setTimeout> | undefined;
   /** Ends the current wait. */
   #endWait: (() => void) | undefined;
 
@@ -107,7 +114,7 @@ export class Headwater {
     const name = canonical(topic);
     const start: Start =
       options.since !== undefined
-        ? { kind: "after", seq: options.since }
+        ? { kind: "after", seq: options.since, ...(options.log !== undefined && { log: options.log }) }
         : options.last
           ? { kind: "last", count: options.last }
           : { kind: hasSnapshots(name) ? "snapshot" : "next" };
@@ -241,9 +248,30 @@ export class Headwater {
     this.#healthTimer = setTimeout(() => this.#backoff.reset(), HEALTHY_AFTER_MS);
     this.#subscribe(link, [...this.#shared.values()]);
     this.#planRenewal(link);
+    this.#planCheck(link);
+  }
+
+  /** Plans the next comparison of the newest events with the server's. */
+  #planCheck(link: Link): void {
+    clearTimeout(this.#checkTimer);
+    const every = this.#options.checkEvery ?? CHECK_EVERY_MS;
+    if (every <= 0) return;
+    const random = this.#options.random ?? Math.random;
+    this.#checkTimer = setTimeout(
+      () => {
+        if (this.#link !== link) return;
+        // A topic whose events keep arriving needs no check: its numbers show what is missing.
+        const quietUntil = Date.now() - every / 2;
+        const isQuiet = ({ isEmpty, quietSince }: SharedSubscription) => !isEmpty && quietSince <= quietUntil;
+        if ([...this.#shared.values()].some(isQuiet)) link.check();
+        this.#planCheck(link);
+      },
+      every * (0.75 + random() * 0.5),
+    );
   }
 
   #stopRequests(): void {
+    clearTimeout(this.#checkTimer);
     clearTimeout(this.#renewalTimer);
     clearTimeout(this.#refreshTimer);
     clearTimeout(this.#healthTimer);
@@ -275,8 +303,11 @@ export class Headwater {
       token,
       {
         frames: (frames, size) => this.#frames(frames, size),
-        gap: ({ topic, from, to, reason }) => this.#shared.get(topic)?.skip(from, to, reason),
-        subscribed: (id, topics) => this.#subscribed(id, topics),
+        gap: (gap) => this.#gap(gap),
+        subscribed: (id, log, topics) => this.#subscribed(id, log, topics),
+        heads: (heads) => {
+          if (this.#link !== undefined && this.#link === opened.link) this.#compare(heads);
+        },
         rejected: (id, error) => this.#rejected(id, error),
         welcome: (welcome) => {
           received = welcome;
@@ -370,6 +401,17 @@ export class Headwater {
     this.#backoff.reset();
   }
 
+  #gap({ topic, from, to, reason }: GapMessage): void {
+    this.#shared.get(topic)?.skip(from, to, reason);
+    // A subscriber that starts with a snapshot needs another one.
+    if (reason === "reset") this.#updateSoon();
+  }
+
+  /** Compares the newest numbers of the server with what has arrived. */
+  #compare(heads: Record<string, number>): void {
+    for (const [topic, head] of Object.entries(heads)) this.#shared.get(topic)?.announce(head, TAIL_OVERDUE_MS);
+  }
+
   #leave(subscription: Subscription): void {
     this.#shared.get(subscription.topic)?.remove(subscription);
     this.#updateSoon();
@@ -414,13 +456,17 @@ export class Headwater {
   }
 
   #subscribe(link: Link, topics: SharedSubscription[]): void {
-    const byLast = new Map<number, SharedSubscription[]>();
+    // A request has one `last` and one `log` for all its topics.
+    const groups = new Map<string, { last: number; log: string | undefined; group: SharedSubscription[] }>();
     for (const shared of topics) {
       if (shared.isEmpty) continue;
       const last = shared.beginSubscribe();
-      byLast.set(last, [...(byLast.get(last) ?? []), shared]);
+      const log = shared.since === undefined ? undefined : shared.log;
+      const key = `${last} ${log ?? ""}`;
+      const group = groups.get(key)?.group ?? [];
+      groups.set(key, { last, log, group: [...group, shared] });
     }
-    for (const [last, group] of byLast) {
+    for (const { last, log, group } of groups.values()) {
       for (const batch of batches(group)) {
         const since: Record<string, number> = {};
         for (const shared of batch) {
@@ -429,6 +475,7 @@ export class Headwater {
         }
         const request: Request = { action: "subscribe", topics: batch.map(({ topic }) => topic) };
         if (Object.keys(since).length > 0) request.since = since;
+        if (log !== undefined) request.log = log;
         if (last > 0) request.last = last;
         const id = link.send(request);
         const timer = setTimeout(() => this.#resubscribe(id), OVERDUE_MS);
@@ -458,10 +505,10 @@ export class Headwater {
     }
   }
 
-  #subscribed(id: string, topics: { topic: string; seq: number; recovered?: boolean }[]): void {
+  #subscribed(id: string, log: string, topics: { topic: string; seq: number }[]): void {
     const request = this.#requests.get(id);
-    for (const { topic, seq, recovered } of topics) {
-      if (request && request.link === this.#link) request.topics.get(topic)?.subscribed(seq, recovered);
+    for (const { topic, seq } of topics) {
+      if (request && request.link === this.#link) request.topics.get(topic)?.subscribed(seq, log);
       request?.topics.delete(topic);
     }
     this.#updateSoon();
@@ -474,9 +521,11 @@ export class Headwater {
   #rejected(id: string | undefined, error: RequestError): void {
     const request = id === undefined ? undefined : this.#requests.get(id);
     if (id === undefined || !request) {
-      // A replay that failed is repeated by the subscription that waits for it.
+      // A replay that failed, which has an id, is repeated by the subscription that waits for it.
       const revoked =
-        error.code === "forbidden" && error.topic !== undefined ? this.#shared.get(error.topic) : undefined;
+        id === undefined && error.code === "forbidden" && error.topic !== undefined
+          ? this.#shared.get(error.topic)
+          : undefined;
       if (error.code === "rate_limited") this.#retrySoon();
       else if (revoked) this.#endTopic(revoked, error);
       else this.#emitter.emit("error", error);

@@ -31,7 +31,9 @@ export interface LinkEvents {
   frames(frames: Frame[], characters: number): void;
   gap(gap: GapMessage): void;
   /** A `subscribed` message. */
-  subscribed(id: string, topics: { topic: string; seq: number; recovered?: boolean }[]): void;
+  subscribed(id: string, log: string, topics: { topic: string; seq: number; recovered?: boolean }[]): void;
+  /** The newest number of each subscribed topic. */
+  heads(heads: Record<string, number>): void;
   /** An error that no `request` waits for. */
   rejected(id: string | undefined, error: RequestError): void;
   welcome(welcome: Welcome): void;
@@ -227,7 +229,12 @@ export class Link {
         this.#events.gap(message);
         return;
       case "subscribed":
-        this.#events.subscribed(message.id ?? "", message.topics);
+        this.#events.subscribed(message.id ?? "", message.log, message.topics);
+        return;
+      case "pong":
+      case "subscriptions":
+        this.#events.heads(message.heads ?? {});
+        this.#resolve(message);
         return;
       case "welcome":
         this.#rate = Math.max(1, message.limits.messagesPerSecond);

@@ -25,6 +25,11 @@ export interface Options {
   backoff?: Partial<BackoffOptions>;
   /** How long the server may be silent before the client sends a ping, in milliseconds. By default 60 s. */
   keepAlive?: number;
+  /**
+   * How often the client compares its newest events with the server's while a topic is quiet, in milliseconds, with
+   * jitter. By default 30 s; 0 for never. This finds lost events that no later event reveals.
+   */
+  checkEvery?: number;
   /** How long before the gateway closes the connection it is renewed, in milliseconds. By default 2 to 5 minutes. */
   renewBefore?: number;
   /** How long the page may be hidden before the client disconnects, in milliseconds. By default it does not. */

@@ -26,7 +26,7 @@ export type ErrorCode =
 /** A message to the server. */
 export type Request =
   | { action: "hello" }
-  | { action: "subscribe"; topics: string[]; since?: Record<string, number>; last?: number }
+  | { action: "subscribe"; topics: string[]; since?: Record<string, number>; log?: string; last?: number }
   | { action: "unsubscribe"; topics: string[] }
   | { action: "list" }
   | { action: "replay"; topic: string; from: number; to: number }
@@ -35,6 +35,8 @@ export type Request =
 
 /** The identity and the limits of the connection, as assigned by the server. */
 export interface Welcome {
+  /** The id of the server's log, which all sequence numbers belong to. */
+  log: string;
   connectionId: string;
   connectionToken: string;
   principal: string;
@@ -54,24 +56,24 @@ export interface Frame {
   events: unknown[];
 }
 
-/** Events that the server will not send. */
+/** Events that the server will not send. With reason `reset`, the next event has the number `to + 1`. */
 export interface GapMessage {
   topic: string;
   from: number;
   to: number;
-  reason: "expired" | "lagging";
+  reason: "expired" | "lagging" | "reset";
 }
 
 /** A message from the server. */
 export type Message =
   | ({ type: "welcome"; id?: string } & Welcome)
   | ({ type: "authenticated"; id?: string } & Pick<Welcome, "principal" | "class" | "limits" | "tokenExpiresAt">)
-  | { type: "subscribed"; id?: string; topics: { topic: string; seq: number; recovered?: boolean }[] }
+  | { type: "subscribed"; id?: string; log: string; topics: { topic: string; seq: number; recovered?: boolean }[] }
   | { type: "unsubscribed"; id?: string; topics: string[] }
-  | { type: "subscriptions"; id?: string; topics: string[] }
+  | { type: "subscriptions"; id?: string; topics: string[]; heads: Record<string, number> }
   | { type: "events"; frames: Frame[] }
   | ({ type: "gap" } & GapMessage)
-  | { type: "pong"; id?: string; at: string }
+  | { type: "pong"; id?: string; at: string; heads?: Record<string, number> }
   | { type: "error"; id?: string; code: ErrorCode; message: string; topic?: string };
 
 /** A message of API Gateway itself, which has no `type`. */

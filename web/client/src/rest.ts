@@ -9,6 +9,8 @@ import { canonical } from "./topic.js";
 export interface Status {
   version: string;
   data?: "live" | "simulated";
+  /** The id of the log; absent before a poller has started for the first time. */
+  log?: string;
   sources: (SourceState & { lagMs?: number })[];
   topics: number;
   connections: number;
@@ -26,6 +28,8 @@ export interface HistoryQuery {
 
 /** A page of history, oldest first. */
 export interface History<E> {
+  /** The id of the log, which all sequence numbers belong to. */
+  log: string;
   events: Delivery<E>[];
   /** The value of `after` for the next page; `undefined` on the last page. */
   next?: number;
@@ -67,10 +71,11 @@ export class Rest {
     const name = canonical(topic);
     const parameters = Object.entries(query).filter(([, value]) => value !== undefined);
     const search = new URLSearchParams(parameters.map(([key, value]) => [key, String(value)]));
-    type Page = { events: { seq: number; at: string; event: EventOf<T> }[]; next?: number };
+    type Page = { log: string; events: { seq: number; at: string; event: EventOf<T> }[]; next?: number };
     const page = await this.#call<Page>("GET", `/api/v1/history/${name}?${search}`);
     const events = page.events.map((event) => ({ topic: name, ...event }));
-    return page.next === undefined ? { events } : { events, next: page.next };
+    const { log, next } = page;
+    return next === undefined ? { log, events } : { log, events, next };
   }
 
   /** Starts a topic on the connection of `welcome`. Returns `false` if it was already started. */

@@ -17,17 +17,18 @@ export interface Gap {
   to: number;
   /**
    * `expired`: the log no longer has the events. `lagging`: the server dropped them because the connection was too slow.
-   * `lost`: the server did not send them again. `slow`: the program did not read its events fast enough. `restarted`:
-   * the log of the server was replaced.
+   * `lost`: the server did not send them again. `slow`: the program did not read its events fast enough. `reset`: the
+   * server has another log, and the next event has the number `to + 1`, which can be less than earlier numbers.
    */
-  reason: "expired" | "lagging" | "lost" | "slow" | "restarted";
+  reason: "expired" | "lagging" | "lost" | "slow" | "reset";
 }
 
 /** Where a subscriber starts. */
 export type Start =
   | { kind: "next" }
   | { kind: "snapshot" }
-  | { kind: "after"; seq: number }
+  /** After the event with the number `seq`, in the log with this id if it is known. */
+  | { kind: "after"; seq: number; log?: string }
   /** With at most `count` of the newest events. Fewer events are not a gap. */
   | { kind: "last"; count: number };
 
@@ -50,6 +51,8 @@ interface Held {
 
 /** The position of one subscriber in a topic. */
 export class Sequence {
+  /** The id of the log that the position belongs to, if it is known. */
+  log: string | undefined;
   readonly #topic: string;
   readonly #start: Start;
   readonly #sink: Sink;
@@ -65,7 +68,10 @@ export class Sequence {
     this.#topic = topic;
     this.#start = start;
     this.#sink = sink;
-    if (start.kind === "after") this.#next = start.seq + 1;
+    if (start.kind === "after") {
+      this.#next = start.seq + 1;
+      this.log = start.log;
+    }
   }
 
   /** The number of the last event that was delivered or became a gap; `undefined` before the start. */
@@ -94,12 +100,23 @@ export class Sequence {
     if (this.#next !== undefined && this.#next <= head) this.#request(this.#next, head);
   }
 
-  /** Handles a replaced log, which ends before the current position: the sequence continues after `head`. */
-  restart(head: number): void {
-    if (this.#next === undefined || this.#next <= head + 1) return;
-    this.#sink.gap({ topic: this.#topic, from: head + 1, to: this.#next - 1, reason: "restarted" });
-    this.#next = head + 1;
+  /**
+   * Handles another log, whose newest number is `head`. The numbers of the old log say nothing about it, so the sequence
+   * continues after `head`, or with the next snapshot.
+   */
+  reset(head: number): void {
+    const seq = this.seq;
+    if (seq === undefined) return;
     this.dropHeld();
+    this.#head = undefined;
+    this.#next = this.#start.kind === "snapshot" ? undefined : head + 1;
+    const from = seq < head ? seq + 1 : Math.min(1, head);
+    this.#sink.gap({ topic: this.#topic, from, to: head, reason: "reset" });
+  }
+
+  /** Whether events up to `head` are missing that nobody has requested. */
+  lacks(head: number): boolean {
+    return this.#next !== undefined && this.#next <= head && this.#hole === undefined;
   }
 
   /** Drops the held events, because the server will send them again. */

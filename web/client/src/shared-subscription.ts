@@ -1,7 +1,7 @@
 /** All subscribers of one topic, which share one subscription on the server. */
 
 import type { Frame } from "./protocol.js";
-import type { Gap } from "./sequence.js";
+import type { Gap, Sequence } from "./sequence.js";
 import type { Subscription } from "./subscription.js";
 
 /**
@@ -15,11 +15,20 @@ export class SharedSubscription {
   readonly topic: string;
   readonly subscribers = new Set<Subscription>();
   serverState: ServerState = "unsubscribed";
+  /** When the last event arrived, or when the topic was added. */
+  quietSince = Date.now();
   /** The newest known sequence number. */
   #head = 0;
   /** Subscribers that were added while a request was pending, so the request did not include their start. */
   readonly #late = new Set<Subscription>();
   #needsSnapshot = false;
+  /** The log and the positions in the last `subscribe`. */
+  #requested: { log: string | undefined; positions: Map<Sequence, number> } | undefined;
+  /** The newest number at which the last `subscribe` reset the positions. */
+  #resetAt: number | undefined;
+  /** The id of the log of the server. */
+  #log: string | undefined;
+  #tailTimer: ReturnType<typeof setTimeout> | undefined;
   #replayTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(topic: string) {
@@ -40,10 +49,15 @@ export class SharedSubscription {
     return needsSubscribe ? "subscribe" : undefined;
   }
 
-  /** The earliest position of the subscribers, after which the server resumes. */
+  /** The log that the positions of the subscribers belong to. */
+  get log(): string | undefined {
+    for (const { sequence } of this.subscribers) if (sequence.log !== undefined) return sequence.log;
+    return undefined;
+  }
+
+  /** The earliest position of the subscribers in `log`, after which the server resumes. */
   get since(): number | undefined {
-    if (this.#lacksSnapshot()) return undefined;
-    const positions = [...this.subscribers].map(({ sequence }) => sequence.seq).filter((seq) => seq !== undefined);
+    const positions = [...this.#positions().values()];
     return positions.length > 0 ? Math.min(...positions) : undefined;
   }
 
@@ -64,19 +78,27 @@ export class SharedSubscription {
   beginSubscribe(): number {
     this.serverState = "subscribing";
     this.#needsSnapshot = false;
+    this.#resetAt = undefined;
+    this.#requested = { log: this.log, positions: this.#positions() };
     if (this.since !== undefined || this.#lacksSnapshot()) return 0;
     const counts = [...this.subscribers].map(({ start }) => (start.kind === "last" ? start.count : 0));
     return Math.max(0, ...counts);
   }
 
-  /** Handles the response to a `subscribe`: the newest number of the topic is `head`. */
-  subscribed(head: number, recovered: boolean | undefined): void {
+  /** Handles the response to a `subscribe`: the newest number of the topic in `log` is `head`. */
+  subscribed(head: number, log: string): void {
     const resumed = this.since !== undefined;
+    const { log: requestedLog = log, positions } = this.#requested ?? {};
     this.serverState = "subscribed";
-    this.#head = recovered === false ? head : Math.max(this.#head, head);
+    this.#head = this.#log === undefined || this.#log === log ? Math.max(this.#head, head) : head;
+    this.#log = log;
     for (const subscription of this.subscribers) {
       const { sequence } = subscription;
-      if (recovered === false) sequence.restart(head);
+      const requested = positions?.get(sequence);
+      // No number of the same log is above its newest number.
+      const isOther = requested !== undefined && (requestedLog !== log || requested > head);
+      if (isOther) this.#reset(subscription, head);
+      else this.#enter(subscription);
       const notRequested = this.#late.has(subscription) || (resumed && sequence.seq === undefined);
       if (notRequested) this.#start(subscription);
       else sequence.begin(head);
@@ -86,12 +108,19 @@ export class SharedSubscription {
 
   /** Passes a frame to every subscriber. */
   offer(frame: Frame): void {
+    this.quietSince = Date.now();
     this.#head = Math.max(this.#head, frame.seq + frame.events.length - 1);
     for (const { sequence } of [...this.subscribers]) sequence.offer(frame);
   }
 
   /** Passes a gap to every subscriber. */
   skip(from: number, to: number, reason: Gap["reason"]): void {
+    if (reason === "reset") {
+      // The response to the `subscribe` has usually told the same.
+      if (this.#resetAt === to) return;
+      for (const subscription of [...this.subscribers]) this.#reset(subscription, to);
+      return;
+    }
     this.#head = Math.max(this.#head, to);
     for (const { sequence } of [...this.subscribers]) sequence.skip(from, to, reason);
   }
@@ -118,16 +147,67 @@ export class SharedSubscription {
     }, ms);
   }
 
-  /** Stops the timer. */
+  /**
+   * Compares the newest number on the server with what has arrived. If nothing arrives for `ms` milliseconds, the missing
+   * events are requested: no later event would reveal that they are missing.
+   */
+  announce(head: number, ms: number): void {
+    if (this.serverState !== "subscribed") return;
+    this.#head = Math.max(this.#head, head);
+    if (this.#tailTimer !== undefined) return;
+    const behind = [...this.subscribers].filter(({ sequence }) => sequence.lacks(head));
+    if (behind.length === 0) return;
+    const positions = new Map(behind.map(({ sequence }) => [sequence, sequence.seq]));
+    this.#tailTimer = setTimeout(() => {
+      this.#tailTimer = undefined;
+      for (const { sequence } of [...this.subscribers]) {
+        if (sequence.lacks(head) && positions.get(sequence) === sequence.seq) sequence.fetch(head);
+      }
+    }, ms);
+  }
+
+  /** Stops the timers. */
   stop(): void {
     clearTimeout(this.#replayTimer);
+    clearTimeout(this.#tailTimer);
     this.#replayTimer = undefined;
+    this.#tailTimer = undefined;
   }
 
   /** Starts a subscriber of a topic that the server already sends. */
-  #start({ start, sequence }: Subscription): void {
+  #start(subscription: Subscription): void {
+    const { start, sequence } = subscription;
+    this.#enter(subscription);
     if (start.kind === "snapshot") this.#needsSnapshot ||= sequence.seq === undefined;
     else sequence.fetch(this.#head);
+  }
+
+  /** Continues in the log of the server. A position in another log is void. */
+  #enter(subscription: Subscription): void {
+    const { sequence } = subscription;
+    if (sequence.log !== undefined && this.#log !== undefined && sequence.log !== this.#log) {
+      this.#reset(subscription, this.#head);
+    }
+    sequence.log = this.#log ?? sequence.log;
+  }
+
+  #reset({ start, sequence }: Subscription, head: number): void {
+    this.#resetAt = head;
+    this.#head = head;
+    sequence.log = this.#log;
+    sequence.reset(head);
+    if (start.kind === "snapshot") this.#needsSnapshot = true;
+  }
+
+  /** The positions from which the server can resume. */
+  #positions(): Map<Sequence, number> {
+    const positions = new Map<Sequence, number>();
+    if (this.#lacksSnapshot()) return positions;
+    for (const { sequence } of this.subscribers) {
+      const { log, seq } = sequence;
+      if (seq !== undefined && (log === undefined || log === this.log)) positions.set(sequence, seq);
+    }
+    return positions;
   }
 
   #lacksSnapshot(): boolean {

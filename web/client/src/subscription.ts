@@ -8,6 +8,8 @@ import { type Gap, Sequence, type Start } from "./sequence.js";
 export interface SubscribeOptions {
   /** Starts after the event with this sequence number, such as one saved by an earlier run. */
   since?: number;
+  /** The id of the log that `since` belongs to. In another log, the subscription starts with the next event. */
+  log?: string;
   /** Starts with this many of the newest events, at most 1,000. */
   last?: number;
   /** Called for events that cannot be delivered. */
@@ -74,6 +76,11 @@ export class Subscription<E = unknown> implements AsyncIterable<Delivery<E>> {
   /** The sequence number of the last delivered event. Pass it as `since` to resume later. */
   get seq(): number | undefined {
     return this.sequence.seq;
+  }
+
+  /** The id of the log that `seq` belongs to. Pass it as `log` to resume later. */
+  get log(): string | undefined {
+    return this.sequence.log;
   }
 
   /** Ends the subscription. An iteration ends after the events that have arrived. */

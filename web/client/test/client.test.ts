@@ -158,19 +158,149 @@ describe("a client", () => {
     expect(seqs).toEqual([1, 2]);
   });
 
-  test("reports a gap when the log was replaced", async () => {
+  test("takes the events of another log, which is behind or ahead, and reports one gap", async () => {
+    for (const head of [0, 2, 9, 20]) {
+      server = new FakeServer();
+      const subject = client();
+      const gaps: Gap[] = [];
+      subject.on("gap", (gap) => gaps.push(gap));
+      const seqs = numbers(subject);
+      await settle();
+      server.socket.push(TOPIC, 1, 9);
+      server.log = "log-2";
+      server.heads.set(TOPIC, head);
+      server.socket.cut();
+      await settle(1_000);
+      const [request] = server.socket.requests("subscribe");
+      expect(request, `head ${head}`).toMatchObject({ since: { [TOPIC]: 9 }, log: "log-1" });
+      server.socket.push(TOPIC, head + 1);
+      expect(seqs, `head ${head}`).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, head + 1]);
+      const from = head > 9 ? 10 : Math.min(1, head);
+      expect(gaps, `head ${head}`).toEqual([{ topic: TOPIC, from, to: head, reason: "reset" }]);
+      server.heads.set(TOPIC, head + 1);
+      server.socket.cut();
+      await settle(1_000);
+      const [resumed] = server.socket.requests("subscribe");
+      expect(resumed, `head ${head}`).toMatchObject({ since: { [TOPIC]: head + 1 }, log: "log-2" });
+      subject.close();
+    }
+  });
+
+  test("a number above the newest one means another log, even if its name is not known", async () => {
+    server.heads.set(TOPIC, 2);
     const subject = client();
     const gaps: Gap[] = [];
-    subject.on("gap", (gap) => gaps.push(gap));
-    const seqs = numbers(subject);
+    const seqs = numbers(subject, TOPIC, { since: 9, onGap: (gap: Gap) => gaps.push(gap) });
     await settle();
-    server.socket.push(TOPIC, 1, 9);
-    server.heads.set(TOPIC, 2);
+    expect(server.socket.requests("subscribe")[0]).not.toHaveProperty("log");
+    server.socket.push(TOPIC, 3);
+    expect(seqs).toEqual([3]);
+    expect(gaps).toEqual([{ topic: TOPIC, from: 1, to: 2, reason: "reset" }]);
+  });
+
+  test("resumes after a number of a saved log", async () => {
+    server.heads.set(TOPIC, 12);
+    const subject = client();
+    const same: number[] = [];
+    const first = subject.subscribe(TOPIC, { since: 10, log: "log-1" }, ({ seq }) => same.push(seq));
+    const other = numbers(subject, OTHER, { since: 10, log: "log-0" });
+    await settle();
+    expect(server.socket.requests("subscribe").map(({ log }) => log)).toEqual(["log-1", "log-0"]);
+    server.socket.push(OTHER, 1);
+    // A subscriber that is added later.
+    const late = numbers(subject, TOPIC, { since: 3, log: "log-0" });
+    await settle();
+    server.socket.push(TOPIC, 13);
+    expect([same, other, late]).toEqual([[11, 12, 13], [1], [13]]);
+    expect(first.log).toBe("log-1");
+  });
+
+  test("an order book starts with a snapshot of another log", async () => {
+    const book = "coinbase/level2/BTC-USD";
+    const snapshot = (seq: number) =>
+      server.socket.reply({ type: "events", frames: [{ topic: book, seq, at: "", events: [{ type: "snapshot" }] }] });
+    const seqs = numbers(client(), book);
+    await settle();
+    snapshot(5);
+    server.log = "log-2";
+    server.heads.set(book, 70);
     server.socket.cut();
     await settle(1_000);
+    const requests = server.socket.requests("subscribe");
+    expect(requests.map(({ since }) => since)).toEqual([{ [book]: 5 }, undefined]);
+    snapshot(70);
+    expect(seqs).toEqual([5, 70]);
+  });
+
+  test("requests the last events of a topic if they do not arrive", async () => {
+    const subject = client();
+    const [ticks, posts] = [numbers(subject), numbers(subject, OTHER)];
+    await settle();
+    server.socket.push(TOPIC, 1);
+    server.heads.set(TOPIC, 4).set(OTHER, 1).set("mastodon/tag/rust", 9);
+    await settle(29_000);
+    expect(server.socket.requests("ping")).toHaveLength(0);
+    await settle(2_000);
+    expect(server.socket.requests("ping")).toHaveLength(1);
+    // One of them arrives in time.
+    server.socket.push(OTHER, 1);
+    await settle(3_000);
+    expect(server.socket.requests("replay").map(({ topic, from, to }) => [topic, from, to])).toEqual([[TOPIC, 2, 4]]);
+    expect([ticks, posts]).toEqual([[1, 2, 3, 4], [1]]);
+    await settle(60_000);
+    expect(server.socket.requests("replay")).toHaveLength(1);
+  });
+
+  test("does not request events that are on their way, or while the server does not know the newest numbers", async () => {
+    const subject = client({ checkEvery: 1_000 });
+    const seqs = numbers(subject);
+    await settle();
+    server.hasHeads = false;
+    server.heads.set(TOPIC, 3);
+    await settle(5_000);
+    expect(server.socket.requests("ping").length).toBeGreaterThan(3);
+    server.hasHeads = true;
+    for (const seq of [1, 2, 3]) {
+      await settle(2_000);
+      server.socket.push(TOPIC, seq);
+    }
+    expect(server.socket.requests("replay")).toEqual([]);
+    expect(seqs).toEqual([1, 2, 3]);
+  });
+
+  test("does not compare while events of every topic arrive", async () => {
+    numbers(client());
+    await settle();
+    for (let seq = 1; seq <= 30; seq += 1) {
+      server.socket.push(TOPIC, seq);
+      await settle(10_000);
+    }
+    expect(server.socket.requests("ping")).toEqual([]);
+    await settle(45_000);
+    expect(server.socket.requests("ping")).toHaveLength(1);
+  });
+
+  test("can be told not to compare", async () => {
+    numbers(client({ checkEvery: 0, keepAlive: 3_600_000 }));
+    await settle(600_000);
+    expect(server.socket.requests("ping")).toEqual([]);
+  });
+
+  test("a replay that is forbidden does not end the subscription", async () => {
+    const subject = client();
+    const gaps: Gap[] = [];
+    const seqs = numbers(subject, TOPIC, { onGap: (gap: Gap) => gaps.push(gap) });
+    await settle();
+    server.ignoredActions.add("replay");
+    server.socket.push(TOPIC, 2);
+    await settle();
+    const [replay] = server.socket.requests("replay");
+    const message = "you do not have permission to read the history of this topic";
+    server.socket.reply({ type: "error", id: replay?.["id"], code: "forbidden", message, topic: TOPIC });
+    await settle(20_000);
     server.socket.push(TOPIC, 3);
-    expect(seqs).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 3]);
-    expect(gaps).toEqual([{ topic: TOPIC, from: 3, to: 9, reason: "restarted" }]);
+    expect(seqs).toEqual([2, 3]);
+    expect(gaps).toEqual([{ topic: TOPIC, from: 1, to: 1, reason: "lost" }]);
   });
 
   test("waits longer after each failure, and resets the backoff after events", async () => {
@@ -213,6 +343,7 @@ describe("a client", () => {
     old.push(TOPIC, 1, 2);
     server.expiresAt = "";
     server.heads.set(TOPIC, 3);
+    server.hasHeads = false;
     server.ignoredActions.add("subscribe");
     await settle(7_140_500);
     expect(server.sockets).toHaveLength(2);
@@ -223,6 +354,7 @@ describe("a client", () => {
     server.socket.reply({
       type: "subscribed",
       id: request?.["id"],
+      log: server.log,
       topics: [{ topic: TOPIC, seq: 3, recovered: true }],
     });
     server.socket.push(TOPIC, 3);
@@ -331,7 +463,12 @@ describe("a client", () => {
     await settle();
     const second = numbers(subject, TOPIC, { last: 3 });
     const [request] = server.socket.requests("subscribe");
-    server.socket.reply({ type: "subscribed", id: request?.["id"], topics: [{ topic: TOPIC, seq: 10 }] });
+    server.socket.reply({
+      type: "subscribed",
+      id: request?.["id"],
+      log: server.log,
+      topics: [{ topic: TOPIC, seq: 10 }],
+    });
     server.socket.push(TOPIC, 10);
     await settle();
     expect(first).toEqual([10]);

@@ -123,14 +123,46 @@ describe("a sequence", () => {
     expect(events).toEqual([8, 9]);
   });
 
-  test("detects that the log of the server was replaced", () => {
-    const { sequence, delivered, gaps } = record({ kind: "after", seq: 50 });
-    sequence.restart(60);
-    expect(gaps).toEqual([]);
-    sequence.restart(7);
-    sequence.offer(frame(8));
-    expect(gaps).toEqual([{ from: 8, to: 50, reason: "restarted" }]);
-    expect(delivered).toEqual([8]);
+  test("forgets its numbers in another log, which can be behind or ahead", () => {
+    const cases = [
+      { head: 7, gap: { from: 1, to: 7, reason: "reset" } },
+      { head: 50, gap: { from: 1, to: 50, reason: "reset" } },
+      { head: 60, gap: { from: 51, to: 60, reason: "reset" } },
+      { head: 0, gap: { from: 0, to: 0, reason: "reset" } },
+    ];
+    for (const { head, gap } of cases) {
+      const { sequence, delivered, gaps, replays } = record({ kind: "after", seq: 50 });
+      sequence.offer(frame(53));
+      sequence.reset(head);
+      sequence.offer(frame(head + 1));
+      expect(gaps, `head ${head}`).toEqual([gap]);
+      expect(delivered, `head ${head}`).toEqual([head + 1]);
+      expect(replays, `head ${head}`).toEqual([[51, 52]]);
+      expect(sequence.hole, `head ${head}`).toBeUndefined();
+    }
+  });
+
+  test("of an order book waits for a snapshot of another log", () => {
+    const events: number[] = [];
+    const book = new Sequence(
+      "coinbase/level2/BTC-USD",
+      { kind: "snapshot" },
+      { event: (seq) => events.push(seq), gap: () => {}, replay: () => {} },
+    );
+    book.offer({ topic: "", seq: 7, at: "", events: [{ type: "snapshot" }] });
+    book.reset(100);
+    expect(book.seq).toBeUndefined();
+    book.offer({ topic: "", seq: 101, at: "", events: [{ type: "l2update" }, { type: "snapshot" }] });
+    expect(events).toEqual([7, 102]);
+  });
+
+  test("knows whether it lacks events that nobody has requested", () => {
+    const { sequence } = record({ kind: "next" });
+    expect(sequence.lacks(5)).toBe(false);
+    sequence.begin(4);
+    expect([sequence.lacks(4), sequence.lacks(5)]).toEqual([false, true]);
+    sequence.fetch(5);
+    expect(sequence.lacks(5)).toBe(false);
   });
 
   test("delivers every event once and in order, despite random losses and duplicates", () => {

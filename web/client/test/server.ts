@@ -70,6 +70,10 @@ export class FakeServer {
   readonly sockets: FakeSocket[] = [];
   /** The newest sequence number of each topic. */
   readonly heads = new Map<string, number>();
+  /** The id of the log. */
+  log = "log-1";
+  /** Whether a `pong` has the newest numbers. */
+  hasHeads = true;
   /** The error of every handshake; empty to accept. */
   handshakeError = "";
   /** Actions that the server does not answer. */
@@ -107,6 +111,7 @@ export class FakeServer {
         socket.reply({
           type: "welcome",
           id,
+          log: this.log,
           connectionId: `c${this.sockets.length}`,
           connectionToken: "t",
           principal: "p",
@@ -136,6 +141,7 @@ export class FakeServer {
         }
         return;
       case "subscribe": {
+        const isOther = message["log"] !== undefined && message["log"] !== this.log;
         const valid = topics.filter((topic) => !topic.includes("bad"));
         for (const topic of topics.filter((topic) => !valid.includes(topic))) {
           socket.reply({ type: "error", id, code: "unknown_topic", message: "unknown topic", topic });
@@ -143,13 +149,17 @@ export class FakeServer {
         const subscribed = valid.map((topic) => {
           const seq = this.heads.get(topic) ?? 0;
           const after = since[topic];
-          return after === undefined ? { topic, seq } : { topic, seq, recovered: after <= seq };
+          return after === undefined ? { topic, seq } : { topic, seq, recovered: !isOther && after <= seq };
         });
-        if (valid.length > 0) socket.reply({ type: "subscribed", id, topics: subscribed });
+        if (valid.length > 0) socket.reply({ type: "subscribed", id, log: this.log, topics: subscribed });
         for (const topic of valid) {
           const after = since[topic];
           const head = this.heads.get(topic) ?? 0;
-          if (after !== undefined && after < head) socket.push(topic, after + 1, head - after);
+          if (after === undefined) continue;
+          if (isOther || after > head) {
+            const from = after < head ? after + 1 : Math.min(1, head);
+            socket.reply({ type: "gap", topic, from, to: head, reason: "reset" });
+          } else if (after < head) socket.push(topic, after + 1, head - after);
         }
         return;
       }
@@ -162,10 +172,15 @@ export class FakeServer {
         return;
       }
       case "list":
-        socket.reply({ type: "subscriptions", id, topics: ["a"] });
+        socket.reply({ type: "subscriptions", id, topics: ["a"], heads: Object.fromEntries(this.heads) });
         return;
       case "ping":
-        socket.reply({ type: "pong", id, at: new Date().toISOString() });
+        socket.reply({
+          type: "pong",
+          id,
+          at: new Date().toISOString(),
+          ...(this.hasHeads && { heads: Object.fromEntries(this.heads) }),
+        });
         return;
       default:
         socket.reply({ type: "error", id, code: "unknown_action", message: "unknown action" });
