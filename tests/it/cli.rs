@@ -71,6 +71,40 @@ async fn tail_resumes_after_the_server_restarts() {
 }
 
 #[tokio::test]
+async fn tail_takes_the_events_of_another_log() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    let ports = Ports::reserve(1);
+    // Without a folder, the second server has another log.
+    let setup = Headwater::setup()
+        .exchange(&exchange)
+        .option("--listen", &ports.at(0).to_string())
+        .option("--coinbase-record", MATCHES);
+    let headwater = setup.spawn().await;
+    let mut tail = Program::start(&["tail", "--url", &headwater.url(), "--json", MATCHES], &[]);
+    let connected = async |headwater: &Headwater| {
+        exchange.subscribed("matches", "BTC-USD").await;
+        harness::until("the tail is connected", async || {
+            let status = headwater.rest().get("/api/v1/status").await.json();
+            (status["connections"] == 1).then_some(())
+        })
+        .await;
+    };
+    connected(&headwater).await;
+    for _ in 0..3 {
+        exchange.trade("BTC-USD");
+        tail.line().await;
+    }
+    headwater.kill().await;
+    let headwater = setup.spawn().await;
+    connected(&headwater).await;
+    let id = exchange.trade("BTC-USD");
+    let line: Value = serde_json::from_str(&tail.line().await).unwrap();
+    assert_eq!(line["event"]["trade_id"], id);
+    tail.terminate().await;
+    headwater.stop().await;
+}
+
+#[tokio::test]
 async fn tail_rejects_unknown_topics_and_invalid_tokens() {
     let exchange = ExchangeServer::start().await.unwrap();
     let headwater = Headwater::setup().exchange(&exchange).start().await;

@@ -10,9 +10,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use domain::{backoff::Backoff, protocol::SUBPROTOCOL, topic::Topic};
 use futures_util::{SinkExt as _, StreamExt as _};
-use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use tokio::{
     net::TcpStream,
     time::{self, Instant},
@@ -28,8 +27,18 @@ use tokio_tungstenite::{
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-/// The interval between two pings. API Gateway closes a connection that is idle for 10 minutes.
-const PING_INTERVAL: Duration = Duration::from_mins(5);
+use self::position::{Frame, Line, Position};
+
+mod position;
+
+/// The interval between two pings, with jitter. The responses have the newest numbers of the topics.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often to check whether events are overdue.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The `id` of the replays.
+const REPLAY: &str = "replay";
 
 /// The most characters of a post's text that are printed.
 const TEXT_CHARS: usize = 160;
@@ -73,10 +82,11 @@ pub struct Options {
 
 /// A message of the server, as far as this program reads it.
 enum ServerMessage {
-    Subscribed(Vec<TopicStart>),
+    Subscribed(Subscribed),
     Events(Vec<Frame>),
     Gap(Gap),
     Error(ErrorMessage),
+    Pong(Pong),
 }
 
 #[derive(Deserialize)]
@@ -87,6 +97,7 @@ struct MessageType<'a> {
 
 #[derive(Deserialize)]
 struct Subscribed {
+    log: String,
     topics: Vec<TopicStart>,
 }
 
@@ -104,25 +115,25 @@ struct Gap {
 }
 
 #[derive(Deserialize)]
+struct Pong {
+    /// Absent while the database of the server is unavailable.
+    #[serde(default)]
+    heads: BTreeMap<Topic, u64>,
+}
+
+#[derive(Deserialize)]
 struct ErrorMessage {
+    id: Option<String>,
     code: String,
     message: String,
     topic: Option<String>,
 }
 
-/// The sequence number after which a subscription starts.
+/// The newest sequence number of a topic when a subscription starts.
 #[derive(Deserialize)]
 struct TopicStart {
     topic: Topic,
     seq: u64,
-}
-
-#[derive(Deserialize)]
-struct Frame {
-    topic: Topic,
-    seq: u64,
-    at: Timestamp,
-    events: Vec<Box<RawValue>>,
 }
 
 impl ServerMessage {
@@ -132,15 +143,13 @@ impl ServerMessage {
         // An enum with a tag would copy the events, and could not keep their text.
         let message: MessageType<'_> = serde_json::from_str(text).ok()?;
         match message.name.as_ref() {
-            "subscribed" => {
-                let message: Subscribed = serde_json::from_str(text).ok()?;
-                Some(Self::Subscribed(message.topics))
-            }
+            "subscribed" => serde_json::from_str(text).ok().map(Self::Subscribed),
             "events" => {
                 let message: Events = serde_json::from_str(text).ok()?;
                 Some(Self::Events(message.frames))
             }
             "gap" => serde_json::from_str(text).ok().map(Self::Gap),
+            "pong" => serde_json::from_str(text).ok().map(Self::Pong),
             "error" => serde_json::from_str(text).ok().map(Self::Error),
             _ => None,
         }
@@ -167,16 +176,16 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 ///
 /// When the server rejects the topics or the token.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let mut tail = Tail { options, printed: BTreeMap::new() };
+    let mut tail = Tail { options, log: None, positions: BTreeMap::new() };
     let mut backoff = Backoff::new(SHORTEST_DELAY, LONGEST_DELAY);
     loop {
-        let before = tail.printed.clone();
+        let before = tail.since();
         let end = tail.session(&shutdown).await;
         match end.unwrap_or_else(|error| SessionEnd::Lost(format!("{error:#}"))) {
             SessionEnd::Shutdown | SessionEnd::OutputClosed => return Ok(()),
             SessionEnd::Rejected(reason) => bail!(reason),
             SessionEnd::Lost(reason) => {
-                if tail.printed != before {
+                if tail.since() != before {
                     backoff.reset();
                 }
                 let delay = backoff.next_delay(&mut rand::rng());
@@ -191,11 +200,18 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
 
 struct Tail {
     options: Options,
-    /// The sequence number of the last printed event, by topic.
-    printed: BTreeMap<Topic, u64>,
+    /// The id of the log that the positions belong to.
+    log: Option<String>,
+    positions: BTreeMap<Topic, Position>,
 }
 
 impl Tail {
+    /// Returns the sequence number of the last printed event, by topic.
+    fn since(&self) -> BTreeMap<Topic, u64> {
+        let positions = self.positions.iter();
+        positions.filter_map(|(topic, it)| Some((topic.clone(), it.seq()?))).collect()
+    }
+
     /// Connects, subscribes and prints until the connection ends.
     async fn session(&mut self, shutdown: &CancellationToken) -> anyhow::Result<SessionEnd> {
         let connected = shutdown.run_until_cancelled(self.connect()).await;
@@ -206,15 +222,20 @@ impl Tail {
                 Err(end) => return Ok(end),
             },
         };
-        let subscribe = json!({
+        self.positions.values_mut().for_each(Position::disconnect);
+        let mut subscribe = json!({
             "action": "subscribe",
             "topics": self.options.topics,
-            "since": self.printed,
+            "since": self.since(),
             "last": self.options.last,
         });
+        if let Some(log) = &self.log {
+            subscribe["log"] = json!(log);
+        }
         socket.send(Message::text(subscribe.to_string())).await?;
         let mut rejected_topics = 0;
-        let mut next_ping = Instant::now() + PING_INTERVAL;
+        let mut next_ping = Instant::now() + jittered(PING_INTERVAL);
+        let mut next_check = Instant::now() + CHECK_INTERVAL;
         loop {
             let message = tokio::select! {
                 () = shutdown.cancelled() => {
@@ -222,8 +243,16 @@ impl Tail {
                     return Ok(SessionEnd::Shutdown);
                 }
                 () = time::sleep_until(next_ping) => {
-                    next_ping = Instant::now() + PING_INTERVAL;
+                    next_ping = Instant::now() + jittered(PING_INTERVAL);
                     socket.send(Message::text(r#"{"action":"ping"}"#)).await?;
+                    continue;
+                }
+                () = time::sleep_until(next_check) => {
+                    next_check = Instant::now() + CHECK_INTERVAL;
+                    if self.give_up().is_err() {
+                        return Ok(SessionEnd::OutputClosed);
+                    }
+                    self.request_missing(&mut socket).await?;
                     continue;
                 }
                 message = socket.next() => message,
@@ -237,44 +266,102 @@ impl Tail {
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return Err(error).context("the connection was lost"),
             };
-            match ServerMessage::parse(&text) {
-                None => {}
-                Some(ServerMessage::Subscribed(topics)) => {
-                    for TopicStart { topic, seq } in topics {
-                        let printed = seq.saturating_sub(self.options.last);
-                        self.printed.entry(topic).or_insert(printed);
-                    }
-                }
-                Some(ServerMessage::Gap(Gap { topic, from, to, reason })) => {
-                    note(&format!("{topic}: events {from} to {to} are missing ({reason})"));
-                    let printed = self.printed.entry(topic).or_default();
-                    *printed = (*printed).max(to);
-                }
-                Some(ServerMessage::Error(ErrorMessage { code, message, topic })) => {
+            let Some(message) = ServerMessage::parse(&text) else { continue };
+            match message {
+                ServerMessage::Error(ErrorMessage { id, code, message, topic }) => {
                     note(&format!("{}: {message} ({code})", topic.as_deref().unwrap_or("error")));
-                    rejected_topics += usize::from(topic.is_some());
+                    let is_rejected = topic.is_some() && id.as_deref() != Some(REPLAY);
+                    rejected_topics += usize::from(is_rejected);
                     if rejected_topics >= self.options.topics.len() {
                         let reason = "the server rejected all topics".to_owned();
                         return Ok(SessionEnd::Rejected(reason));
                     }
                 }
-                Some(ServerMessage::Events(frames)) => {
-                    for frame in frames {
-                        if let Some((from, to)) = self.missing_before(&frame) {
-                            let topic = &frame.topic;
-                            note(&format!("{topic}: events {from} to {to} are missing; replaying"));
-                            let replay = json!({
-                                "action": "replay", "topic": topic, "from": from, "to": to,
-                            });
-                            socket.send(Message::text(replay.to_string())).await?;
-                        }
-                        if self.print(frame).is_err() {
-                            return Ok(SessionEnd::OutputClosed);
-                        }
+                message => {
+                    if self.take(message).is_err() {
+                        return Ok(SessionEnd::OutputClosed);
                     }
+                    self.request_missing(&mut socket).await?;
                 }
             }
         }
+    }
+
+    /// Takes a message, and prints what it completes.
+    fn take(&mut self, message: ServerMessage) -> io::Result<()> {
+        let now = Instant::now();
+        match message {
+            ServerMessage::Subscribed(subscribed) => self.subscribed(subscribed),
+            ServerMessage::Events(frames) => {
+                for frame in frames {
+                    let topic = frame.topic.clone();
+                    let position = self.positions.entry(topic.clone()).or_default();
+                    let lines = position.offer(frame, now);
+                    self.print(&topic, lines)?;
+                }
+            }
+            ServerMessage::Gap(Gap { topic, from, to, reason }) => {
+                let position = self.positions.entry(topic.clone()).or_default();
+                if reason == "reset" {
+                    note(&format!(
+                        "{topic}: the server has another log; continuing after event {to}"
+                    ));
+                    position.reset(to);
+                } else {
+                    let lines = position.skip(from, to, reason, now);
+                    self.print(&topic, lines)?;
+                }
+            }
+            ServerMessage::Pong(Pong { heads }) => {
+                for (topic, head) in heads {
+                    if let Some(position) = self.positions.get_mut(&topic) {
+                        position.announce(head, now);
+                    }
+                }
+            }
+            ServerMessage::Error(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Starts the topics, or continues where they were. Positions in another log are void.
+    fn subscribed(&mut self, Subscribed { log, topics }: Subscribed) {
+        let is_other = self.log.as_ref().is_some_and(|ours| *ours != log);
+        self.log = Some(log);
+        for TopicStart { topic, seq } in topics {
+            let position = self.positions.entry(topic).or_default();
+            // No number of the same log is above its newest number.
+            if position.seq().is_some_and(|ours| is_other || ours > seq) {
+                position.reset(seq);
+            } else {
+                position.start(seq, self.options.last);
+            }
+        }
+    }
+
+    /// Requests the events that are missing for too long.
+    async fn request_missing(&mut self, socket: &mut Socket) -> anyhow::Result<()> {
+        for (topic, position) in &mut self.positions {
+            let Some(range) = position.request(Instant::now()) else { continue };
+            let (from, to) = range.into_inner();
+            note(&format!("{topic}: events {from} to {to} did not arrive; replaying"));
+            let replay =
+                json!({"action": "replay", "id": REPLAY, "topic": topic, "from": from, "to": to});
+            socket.send(Message::text(replay.to_string())).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops waiting for events that the server does not send.
+    fn give_up(&mut self) -> io::Result<()> {
+        let mut printable = Vec::new();
+        for (topic, position) in &mut self.positions {
+            printable.push((topic.clone(), position.give_up(Instant::now())));
+        }
+        for (topic, lines) in printable {
+            self.print(&topic, lines)?;
+        }
+        Ok(())
     }
 
     /// Connects. The inner result is an error when the server rejected the connection.
@@ -304,32 +391,32 @@ impl Tail {
         }
     }
 
-    /// Returns the first and the last sequence number between the last printed event and `frame`.
-    fn missing_before(&self, frame: &Frame) -> Option<(u64, u64)> {
-        let printed = self.printed.get(&frame.topic).copied().unwrap_or(0);
-        (printed > 0 && frame.seq > printed + 1).then(|| (printed + 1, frame.seq - 1))
-    }
-
-    /// Prints the events of a frame that have not been printed yet.
-    fn print(&mut self, frame: Frame) -> io::Result<()> {
+    /// Prints lines of a topic.
+    fn print(&self, topic: &Topic, lines: Vec<Line>) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        let printed = self.printed.entry(frame.topic.clone()).or_default();
-        for (seq, event) in (frame.seq..).zip(frame.events) {
-            if seq <= *printed {
-                continue;
-            }
-            *printed = seq;
-            if self.options.json {
-                let at = format!("{:.6}", frame.at);
-                let line = json!({ "topic": frame.topic, "seq": seq, "at": at, "event": event });
-                writeln!(out, "{line}")?;
-            } else {
-                let time = frame.at.strftime("%H:%M:%S%.3f");
-                writeln!(out, "{time} {} #{seq} {}", frame.topic, summary(event.get()))?;
+        for line in lines {
+            match line {
+                Line::Missing { from, to, reason } => {
+                    note(&format!("{topic}: events {from} to {to} are missing ({reason})"));
+                }
+                Line::Event { seq, at, event } if self.options.json => {
+                    let at = format!("{at:.6}");
+                    let line = json!({ "topic": topic, "seq": seq, "at": at, "event": event });
+                    writeln!(out, "{line}")?;
+                }
+                Line::Event { seq, at, event } => {
+                    let time = at.strftime("%H:%M:%S%.3f");
+                    writeln!(out, "{time} {topic} #{seq} {}", summary(event.get()))?;
+                }
             }
         }
         out.flush()
     }
+}
+
+/// Returns 75 to 125 % of a duration.
+fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(rand::random_range(0.75..1.25))
 }
 
 /// Describes an event in one line.
@@ -393,6 +480,39 @@ mod tests {
                 .is_none()
         );
         assert!(ServerMessage::parse(r#"{"type":"new"}"#).is_none());
+    }
+
+    #[test]
+    fn a_position_in_another_log_is_void() {
+        let topic = Topic::mastodon_public();
+        let subscribed = |log: &str, seq| {
+            let topics = vec![TopicStart { topic: Topic::mastodon_public(), seq }];
+            Subscribed { log: log.to_owned(), topics }
+        };
+        let cases = [
+            ("the same log", "a", 60, 50),
+            ("the same log, which the client has read", "a", 50, 50),
+            ("a log that ends before the position", "a", 7, 7),
+            ("another log that has passed the position", "b", 60, 60),
+            ("another log that is behind", "b", 7, 7),
+        ];
+        for (name, log, head, expected) in cases {
+            let url = "ws://127.0.0.1/live".parse().expect("a URL");
+            let topics = vec![topic.clone()];
+            let options = Options { topics, url, token: None, last: 0, json: false };
+            let mut tail = Tail { options, log: None, positions: BTreeMap::new() };
+            tail.subscribed(subscribed("a", 50));
+            assert_eq!(tail.since()[&topic], 50, "case: {name}");
+            tail.subscribed(subscribed(log, head));
+            assert_eq!(tail.since()[&topic], expected, "case: {name}");
+            assert_eq!(tail.log.as_deref(), Some(log), "case: {name}");
+        }
+        let pong =
+            ServerMessage::parse(r#"{"type":"pong","at":"…","heads":{"mastodon/public":9}}"#);
+        let Some(ServerMessage::Pong(pong)) = pong else { panic!("a pong") };
+        assert_eq!(pong.heads, BTreeMap::from([(topic, 9)]));
+        let pong = ServerMessage::parse(r#"{"type":"pong","at":"…"}"#);
+        assert!(matches!(pong, Some(ServerMessage::Pong(Pong { heads })) if heads.is_empty()));
     }
 
     #[test]
