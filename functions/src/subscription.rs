@@ -201,7 +201,17 @@ impl App {
     ) -> Result<(Position, Subscribed), StoreError> {
         let log = &self.tables.log;
         let newest = log.newest(topic).await?;
-        let head = newest.as_ref().map_or(0, |newest| newest.entry.last());
+        // The last number that an expired event can have.
+        let mut expired = 0;
+        let head = match (&newest, start) {
+            (Some(newest), _) => newest.entry.last(),
+            // Either no event was ever numbered, or all of them have expired.
+            (None, Start::After(seq)) => {
+                expired = self.tables.control.reserved(topic).await?.unwrap_or(0);
+                seq.min(expired)
+            }
+            (None, Start::Newest | Start::AfterOther(_) | Start::Last(_)) => 0,
+        };
         let floor = limits.oldest(head);
         let mut reset = None;
         let mut entries = Vec::new();
@@ -219,7 +229,7 @@ impl App {
                 reset = Some(self::reset(seq, head));
                 (head + 1, Some(false))
             }
-            Start::After(seq) if seq == head => (head + 1, Some(true)),
+            Start::After(seq) if seq == head => (head + 1, Some(expired <= head)),
             Start::After(seq) if seq + 1 < floor => (seq + 1, Some(false)),
             Start::After(seq) => {
                 let is_complete;

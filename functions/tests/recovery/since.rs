@@ -40,14 +40,19 @@ enum Log {
     Expired,
     /// Like `Whole`, and 4 to 6 are not there.
     WithHole,
+    /// Numbers 1 to 9 were given, and all events have expired and are deleted.
+    Deleted,
 }
 
 async fn world(log: Log, history: Option<u64>) -> World {
     let world = World::with_history(history).await;
     let topic = topic();
+    if let Log::Deleted = log {
+        world.tables.control.reserve(&topic, 9).await.unwrap();
+    }
     for first in [1, 4, 7] {
         match (log, first) {
-            (Log::Empty, _) | (Log::WithHole, 4) => {}
+            (Log::Empty | Log::Deleted, _) | (Log::WithHole, 4) => {}
             (Log::WithLost, 4) => world.append_lost(&topic, 4, 6).await,
             (Log::Expired, 1) => {
                 let at = Timestamp::now() - 2.hours();
@@ -124,6 +129,11 @@ async fn recovered_is_true_only_if_all_later_events_follow() {
             "at 9 recovered false; gap 2-3 expired; events 4-9",
         ),
         (Log::Expired, NO_LIMIT, 3, Named::Ours, "at 9 recovered true; events 4-9"),
+        // All events have expired.
+        (Log::Deleted, NO_LIMIT, 9, Named::Ours, "at 9 recovered true"),
+        (Log::Deleted, NO_LIMIT, 8, Named::Ours, "at 8 recovered false"),
+        (Log::Deleted, NO_LIMIT, 0, Named::None, "at 0 recovered false"),
+        (Log::Deleted, NO_LIMIT, 10, Named::Ours, "at 9 recovered false; gap 1-9 reset"),
         // Events that were never written.
         (
             Log::WithHole,
