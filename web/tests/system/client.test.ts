@@ -139,6 +139,23 @@ describe.concurrent("the client and the server", () => {
     expect(gaps).toEqual([]);
   });
 
+  test("the client takes the events of another log after a server without a folder was restarted", async ({ lab }) => {
+    const server = await lab.startServer({ rate: 100 });
+    const client = lab.connect(server.socketUrl);
+    const { seqs, gaps, more } = record(client, [TOPICS[0]]);
+    let before = 0;
+    client.on("gap", () => {
+      before = seqs.get(TOPICS[0])?.length ?? 0;
+    });
+    await more(20);
+    await server.kill();
+    await server.launch();
+    await more(20);
+    expect(gaps.map(({ reason }) => reason)).toEqual(["reset"]);
+    const after = (seqs.get(TOPICS[0]) ?? []).slice(before);
+    expect(after.map((seq, index) => seq - index)).toEqual(after.map(() => (gaps[0]?.to ?? 0) + 1));
+  });
+
   test("a silent connection is detected and replaced", async ({ lab }) => {
     const { client, relay } = await lab.connectThroughRelay({ keepAlive: 500 });
     const { seqs, more } = record(client, [TOPICS[0]]);
