@@ -225,7 +225,7 @@ impl Lanes {
                 if is_stopping {
                     return;
                 }
-                let due_at = lane.state.lock().due_at();
+                let due_at = self.due_at(lane);
                 let due = async {
                     match due_at {
                         Some(at) => time::sleep_until(at).await,
@@ -268,9 +268,17 @@ impl Lanes {
 
     fn next_job(&self, lane: &Lane) -> Option<Job> {
         let rules = lane.rules.load(Ordering::Relaxed);
+        lane.state.lock().job(lane.shard, rules, Instant::now(), self.may_send())
+    }
+
+    fn due_at(&self, lane: &Lane) -> Option<Instant> {
+        lane.state.lock().due_at(Instant::now(), self.may_send())
+    }
+
+    /// Returns which topics this poller may send.
+    fn may_send(&self) -> impl Fn(&Topic) -> bool {
         let leads_any = !self.leadership.all().is_empty();
-        let may_send = |topic: &Topic| leads_any && self.leadership.leads(topic);
-        lane.state.lock().job(lane.shard, rules, Instant::now(), may_send)
+        move |topic| leads_any && self.leadership.leads(topic)
     }
 
     /// Notes the states of the lanes, at most once a second.

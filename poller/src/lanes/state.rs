@@ -39,6 +39,9 @@ const LEAST_DELAY: Duration = Duration::from_millis(50);
 /// The longest delay before a slow connection is tried again.
 const MOST_DELAY: Duration = Duration::from_secs(1);
 
+/// How often a lane with something to send checks whether the lease was renewed.
+const LEASE_EVERY: Duration = Duration::from_millis(250);
+
 /// Most connections behind in a note. If there are more, all subscribers are sent the events again
 /// after a failover.
 const NOTE_BEHIND: usize = 1_000;
@@ -373,9 +376,18 @@ impl State {
     }
 
     /// Returns when there is something to do if nothing else happens.
-    pub(super) fn due_at(&self) -> Option<Instant> {
-        let retries = self.behind.values().filter_map(|straggler| straggler.retry_at);
-        retries.chain(self.check_at).min()
+    pub(super) fn due_at(
+        &self,
+        now: Instant,
+        may_send: impl Fn(&Topic) -> bool,
+    ) -> Option<Instant> {
+        let retries = self.behind.values().filter(|it| it.is_servable(&self.lines, &may_send));
+        let retries = retries.filter_map(|straggler| straggler.retry_at);
+        // Nothing announces that an expired lease was renewed.
+        let waits_for_lease =
+            self.lines.iter().any(|(topic, line)| line.has_new() && !may_send(topic));
+        let lease = waits_for_lease.then_some(now + LEASE_EVERY);
+        retries.chain(self.check_at).chain(lease).min()
     }
 
     /// Returns whether all events have been sent, except to connections that are behind.
@@ -450,10 +462,18 @@ impl Straggler {
         now: Instant,
         may_send: impl Fn(&Topic) -> bool,
     ) -> bool {
-        self.retry_at.is_none_or(|at| at <= now)
-            && self.next.iter().any(|(topic, next)| {
-                may_send(topic)
-                    && lines.get(topic).is_some_and(|line| line.sent.is_none() || *next <= line.to)
-            })
+        self.retry_at.is_none_or(|at| at <= now) && self.is_servable(lines, may_send)
+    }
+
+    /// Returns whether there is something to send, now or later.
+    fn is_servable(
+        &self,
+        lines: &BTreeMap<Topic, Line>,
+        may_send: impl Fn(&Topic) -> bool,
+    ) -> bool {
+        self.next.iter().any(|(topic, next)| {
+            may_send(topic)
+                && lines.get(topic).is_some_and(|line| line.sent.is_none() || *next <= line.to)
+        })
     }
 }

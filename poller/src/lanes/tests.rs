@@ -254,6 +254,21 @@ async fn shutdown_waits_until_all_events_are_sent() {
     bench.running.await.expect("the lanes end");
 }
 
+/// A connection that is behind must not keep a lane busy that may not send.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_may_not_send_waits_until_it_may() {
+    let mut bench = Bench::new(&[Outcome::Behind(vec![behind("c", 1, Lag::Slow)])]);
+    bench.send(1);
+    assert!(bench.next().await.is_some());
+    bench.leadership.remove("coinbase");
+    bench.send(2);
+    assert_eq!(bench.next().await, None, "the time passes, so the lane waits");
+    let lease = Lease { source: "coinbase".to_owned(), owner: "me".to_owned(), epoch: 1 };
+    bench.leadership.add(lease, Instant::now());
+    let (_, prev, frames) = bench.next().await.expect("a job");
+    assert_eq!((prev, frames), (1, vec![2]));
+}
+
 #[test]
 fn too_many_pending_events_become_a_gap_in_their_place() {
     let mut state = State::default();
