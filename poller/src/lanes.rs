@@ -254,7 +254,7 @@ impl Lanes {
                     if is_stopping {
                         return;
                     }
-                    let delay = backoff.next_delay(&mut rand::rng());
+                    let delay = backoff.next_delay();
                     let mut until = Instant::now() + delay;
                     if let PushError::NoResponse(_) = error {
                         // A second job beside it would post out of order.

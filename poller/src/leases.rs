@@ -11,8 +11,7 @@ use aws::{
     control::{Control, Lease},
     error::StoreError,
 };
-use domain::chain::Chain;
-use jiff::Timestamp;
+use domain::{chain::Chain, clock::Clock};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -29,6 +28,7 @@ pub async fn hold<F, Fut>(
     numbering: Numbering,
     family: &str,
     owner: Arc<str>,
+    clock: Clock,
     shutdown: CancellationToken,
     lead: F,
 ) where
@@ -38,13 +38,13 @@ pub async fn hold<F, Fut>(
     let mut is_standby = false;
     while !shutdown.is_cancelled() {
         let requested_at = Instant::now();
-        match control.acquire(family, &owner, TERM, Timestamp::now()).await {
+        match control.acquire(family, &owner, TERM, clock.now()).await {
             Ok(Some(lease)) => {
                 info!(family, epoch = lease.epoch, "acquired the lease; this poller is the leader");
                 is_standby = false;
                 numbering.lead(lease.clone(), requested_at);
                 let term = shutdown.child_token();
-                let renew = || control.renew(&lease, TERM, Timestamp::now());
+                let renew = || control.renew(&lease, TERM, clock.now());
                 let lead = async {
                     numbering.recover(family).await;
                     lead(lease.clone(), term.clone()).await;

@@ -14,7 +14,7 @@ use aws::{
     error::StoreError,
     log::Log,
 };
-use domain::{backoff::Backoff, chain::Chain, entry::Entry, topic::Topic};
+use domain::{backoff::Backoff, chain::Chain, clock::Clock, entry::Entry, topic::Topic};
 use futures_util::{StreamExt as _, stream};
 use tokio::{
     task::JoinSet,
@@ -77,11 +77,17 @@ pub struct Options {
 
 impl Numbering {
     /// Makes a numbering with nothing pending, for the topics that `leadership` allows.
-    pub fn new(log: Log, control: Control, leadership: Leadership, options: Options) -> Self {
-        let settler = Arc::new(Settler::new(log.clone(), control.clone()));
+    pub fn new(
+        log: Log,
+        control: Control,
+        leadership: Leadership,
+        clock: Clock,
+        options: Options,
+    ) -> Self {
+        let settler = Arc::new(Settler::new(log.clone(), control.clone(), clock.clone()));
         let inner = Inner {
             queue: Queue::new(options.memory_bytes),
-            appender: Appender::new(log, control, leadership.clone(), settler.clone()),
+            appender: Appender::new(log, control, leadership.clone(), settler.clone(), clock),
             settler,
             leadership,
             flush: options.flush,
@@ -116,7 +122,7 @@ impl Numbering {
                 }
                 Err(error) => {
                     warn!(family, error = %Chain(&error), "could not read the pending deletes; retrying");
-                    let delay = backoff.next_delay(&mut rand::rng());
+                    let delay = backoff.next_delay();
                     time::sleep(delay).await;
                 }
             }

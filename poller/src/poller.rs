@@ -12,7 +12,6 @@ use domain::{
     topic::Topic,
 };
 use futures_util::future;
-use jiff::Timestamp;
 use tokio::{sync::watch, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -99,11 +98,13 @@ impl Poller {
             self.tables.log.clone(),
             control.clone(),
             leadership.clone(),
+            self.clock.clone(),
             numbering::Options { flush: options.flush(), memory_bytes: options.memory_bytes },
         );
         let posts = self.posts_per_second;
         let lanes = Lanes::new(self.shards.clone(), leadership.clone(), posts, self.clock.clone());
-        let states = States::new(self.provenance, control.clone(), numbering.clone());
+        let states =
+            States::new(self.provenance, control.clone(), numbering.clone(), self.clock.clone());
         let recorded = options
             .coinbase_record
             .union(&options.mastodon_record)
@@ -111,7 +112,7 @@ impl Poller {
             .chain([Topic::system_sources()])
             .collect();
         let mut interest =
-            Interest::new(&self.tables, self.shards, recorded, leadership, self.clock);
+            Interest::new(&self.tables, self.shards, recorded, leadership, self.clock.clone());
 
         let mut leaders = JoinSet::new();
         let mut all_wanted = Vec::new();
@@ -125,7 +126,8 @@ impl Poller {
                 wanted,
                 members,
             };
-            leaders.spawn(leader.run(family, self.owner.clone(), shutdown.clone()));
+            let clock = self.clock.clone();
+            leaders.spawn(leader.run(family, self.owner.clone(), clock, shutdown.clone()));
         }
 
         let health = Health {
@@ -134,6 +136,7 @@ impl Poller {
             states,
             lanes: lanes.clone(),
             wanted: all_wanted,
+            clock: self.clock,
         };
         let publishing = health.publish(self.looks.clone());
         let mut looking = tokio::spawn(shutdown.clone().run_until_cancelled_owned(publishing));
@@ -196,10 +199,10 @@ struct Leader {
 }
 
 impl Leader {
-    async fn run(self, family: String, owner: Arc<str>, shutdown: CancellationToken) {
+    async fn run(self, family: String, owner: Arc<str>, clock: Clock, shutdown: CancellationToken) {
         let control = self.tables.control.clone();
         let lead = |lease: Lease, term: CancellationToken| self.lead(lease, term);
-        leases::hold(control, self.numbering.clone(), &family, owner, shutdown, lead).await;
+        leases::hold(control, self.numbering.clone(), &family, owner, clock, shutdown, lead).await;
     }
 
     async fn lead(&self, lease: Lease, term: CancellationToken) {
@@ -228,6 +231,7 @@ struct Health {
     states: States,
     lanes: Lanes,
     wanted: Vec<watch::Receiver<Arc<Wanted>>>,
+    clock: Clock,
 }
 
 impl Health {
@@ -244,7 +248,7 @@ impl Health {
                 database,
                 sources_down: self.states.down(),
                 wanted: self.wanted.iter().any(|wanted| !wanted.borrow().is_empty()),
-                ..self.lanes.counters().look(Timestamp::now())
+                ..self.lanes.counters().look(self.clock.now())
             }));
         }
     }

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use aws::control::Control;
 use domain::{
     chain::Chain,
+    clock::Clock,
     provenance::Provenance,
     source::{SourceState, State},
     topic::Topic,
@@ -25,6 +26,7 @@ pub struct States {
 struct Inner {
     provenance: Provenance,
     numbering: Numbering,
+    clock: Clock,
     last: Mutex<HashMap<String, SourceState>>,
     changed: mpsc::UnboundedSender<SourceState>,
 }
@@ -32,7 +34,12 @@ struct Inner {
 impl States {
     /// Starts without states. Must be called within a runtime, because it spawns a task that stores the
     /// changes.
-    pub fn new(provenance: Provenance, control: Control, numbering: Numbering) -> Self {
+    pub fn new(
+        provenance: Provenance,
+        control: Control,
+        numbering: Numbering,
+        clock: Clock,
+    ) -> Self {
         // Unbounded, but a source changes its state at most a few times a second.
         let (changed, mut changes) = mpsc::unbounded_channel::<SourceState>();
         tokio::spawn(async move {
@@ -43,7 +50,7 @@ impl States {
             }
         });
         let last = Mutex::default();
-        Self { inner: Arc::new(Inner { provenance, numbering, last, changed }) }
+        Self { inner: Arc::new(Inner { provenance, numbering, clock, last, changed }) }
     }
 
     /// Records the state of a source. If it is new, publishes and stores it.
@@ -52,7 +59,7 @@ impl States {
             (State::Live, Provenance::Simulated) => State::Simulated,
             (state, _) => state,
         };
-        let now = Timestamp::now();
+        let now = self.inner.clock.now();
         let Some(changed) = self.change(source, state, detail, now) else { return };
         info!(source.name = source, state = ?changed.state, detail = changed.detail, "source changed its state");
         if let Ok(json) = serde_json::to_vec(&changed) {

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use rand::{Rng, RngExt as _};
-
 /// Exponential backoff with full jitter: each delay is random, below a ceiling that doubles each time.
 ///
 /// After <https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/>.
@@ -22,10 +20,11 @@ impl Backoff {
 
     /// Draws the next delay. It is at least a tenth of its ceiling, so that retries never follow each other
     /// without a pause.
-    pub fn next_delay(&mut self, rng: &mut impl Rng) -> Duration {
+    pub fn next_delay(&mut self) -> Duration {
         let ceiling = self.ceiling;
         self.ceiling = (ceiling * 2).min(self.max);
-        ceiling.mul_f64(rng.random_range(0.1..1.0))
+        // The generator of the thread can be seeded, so that a simulation can be repeated.
+        ceiling.mul_f64(0.1 + 0.9 * fastrand::f64())
     }
 
     /// Resets the ceiling to the minimum.
@@ -43,13 +42,12 @@ mod tests {
         let min = Duration::from_millis(500);
         let max = Duration::from_mins(1);
         let mut backoff = Backoff::new(min, max);
-        let mut rng = rand::rng();
         for attempt in 0..20_u32 {
             let ceiling = (min * 2_u32.pow(attempt.min(10))).min(max);
-            let delay = backoff.next_delay(&mut rng);
+            let delay = backoff.next_delay();
             assert!(delay <= ceiling && delay >= ceiling / 10, "attempt {attempt}: {delay:?}");
         }
         backoff.reset();
-        assert!(backoff.next_delay(&mut rng) <= min);
+        assert!(backoff.next_delay() <= min);
     }
 }

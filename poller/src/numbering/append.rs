@@ -23,6 +23,7 @@ use bytes::Bytes;
 use domain::{
     backoff::Backoff,
     chain::Chain,
+    clock::Clock,
     entry::Entry,
     frame::{Frame, MESSAGE_BYTES},
     topic::Topic,
@@ -54,6 +55,7 @@ pub(super) struct Appender {
     control: Control,
     leadership: Leadership,
     settler: Arc<Settler>,
+    clock: Clock,
     /// The version of the newest head that was written.
     head_version: AtomicU64,
     /// The epoch in which each topic was last fenced.
@@ -101,12 +103,14 @@ impl Appender {
         control: Control,
         leadership: Leadership,
         settler: Arc<Settler>,
+        clock: Clock,
     ) -> Self {
         Self {
             log,
             control,
             leadership,
             settler,
+            clock,
             head_version: AtomicU64::new(0),
             fenced: Mutex::default(),
         }
@@ -144,7 +148,7 @@ impl Appender {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     warn!(%topic, error = %Chain(&error), "could not append to the log; retrying");
-                    let delay = backoff.next_delay(&mut rand::rng());
+                    let delay = backoff.next_delay();
                     time::sleep(delay).await;
                 }
             }
@@ -162,7 +166,7 @@ impl Appender {
         let draft = match progress.draft.take() {
             Some(draft) => progress.draft.insert(draft),
             None => {
-                let draft = progress.next_draft(head, Timestamp::now());
+                let draft = progress.next_draft(head, self.clock.now());
                 progress.draft.insert(draft)
             }
         };
@@ -226,7 +230,7 @@ impl Appender {
     /// Finds the end of a topic in the log, and fences off earlier leaders there.
     async fn open(&self, topic: &Topic, lease: Option<&Lease>) -> Result<Head, StepError> {
         for _ in 0..FENCE_ATTEMPTS {
-            let now = Timestamp::now();
+            let now = self.clock.now();
             let head = self.find_end(topic, now).await?;
             let Some(lease) = lease else { return Ok(head) };
             match self.log.fence(topic, head.next, lease.epoch, now).await? {

@@ -14,7 +14,7 @@ use aws::{
     error::StoreError,
     log::Log,
 };
-use domain::{backoff::Backoff, chain::Chain, topic::Topic};
+use domain::{backoff::Backoff, chain::Chain, clock::Clock, topic::Topic};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -39,6 +39,7 @@ type Key = (Topic, String);
 pub(super) struct Settler {
     log: Log,
     control: Control,
+    clock: Clock,
     /// The changes that are being carried out; the newest for each post.
     running: Mutex<HashMap<Key, Pending>>,
     tasks: Mutex<JoinSet<()>>,
@@ -46,8 +47,8 @@ pub(super) struct Settler {
 
 impl Settler {
     /// Makes a settler of this log.
-    pub(super) fn new(log: Log, control: Control) -> Self {
-        Self { log, control, running: Mutex::default(), tasks: Mutex::default() }
+    pub(super) fn new(log: Log, control: Control, clock: Clock) -> Self {
+        Self { log, control, clock, running: Mutex::default(), tasks: Mutex::default() }
     }
 
     /// Records what is needed to change the posts among these events later, before they are appended.
@@ -170,14 +171,14 @@ impl Settler {
             if started.elapsed() > self.log.retention() {
                 return;
             }
-            let delay = backoff.next_delay(&mut rand::rng());
+            let delay = backoff.next_delay();
             time::sleep(delay).await;
         }
     }
 
     /// Returns when the log no longer has what it has at this time.
     fn expiry(&self) -> Timestamp {
-        Timestamp::now() + self.log.retention()
+        self.clock.now() + self.log.retention()
     }
 }
 

@@ -39,7 +39,8 @@ impl Process {
         let leadership = Leadership::default();
         let options = Options { flush: Duration::from_millis(20), memory_bytes };
         let (log, control) = (tables.log.clone(), tables.control.clone());
-        let numbering = Numbering::new(log, control, leadership.clone(), options);
+        let numbering =
+            Numbering::new(log, control, leadership.clone(), Clock::new(Timestamp::now), options);
         let lanes = Lanes::new([], leadership, 1, Clock::new(Timestamp::now));
         let shutdown = CancellationToken::new();
         let (runs, stop) = (numbering.clone(), shutdown.clone());
@@ -209,8 +210,15 @@ async fn an_outage_of_the_database_loses_nothing() {
         }
     };
     let (control, numbering) = (process.tables.control.clone(), process.numbering.clone());
-    let holding =
-        leases::hold(control, numbering, "coinbase", "a".into(), process.shutdown.clone(), lead);
+    let holding = leases::hold(
+        control,
+        numbering,
+        "coinbase",
+        "a".into(),
+        Clock::new(Timestamp::now),
+        process.shutdown.clone(),
+        lead,
+    );
     let test = async {
         process.has(&trades(), 5).await;
         is_down.store(true, Ordering::Relaxed);

@@ -230,7 +230,7 @@ impl Mastodon {
                 | SessionEnd::Closed
                 | SessionEnd::Silent(_) => {
                     let state = if useless < ATTEMPTS { State::Connecting } else { State::Down };
-                    (state, backoff.next_delay(&mut rand::rng()))
+                    (state, backoff.next_delay())
                 }
             };
             debug!(detail, wait_ms = wait.as_millis(), "session ended");
@@ -391,7 +391,7 @@ async fn look_up(feed: &Feed, lookup: Lookup, update: &Update) -> Found {
             Ok(found) => return found,
             Err(error) => {
                 warn!(error = %Chain(&error), "could not look up a post; retrying");
-                let delay = backoff.next_delay(&mut rand::rng());
+                let delay = backoff.next_delay();
                 time::sleep(delay).await;
             }
         }

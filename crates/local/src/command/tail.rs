@@ -188,7 +188,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
                 if tail.since() != before {
                     backoff.reset();
                 }
-                let delay = backoff.next_delay(&mut rand::rng());
+                let delay = backoff.next_delay();
                 note(&format!("{reason}; reconnecting in {:.1} s", delay.as_secs_f32()));
                 if shutdown.run_until_cancelled(time::sleep(delay)).await.is_none() {
                     return Ok(());

@@ -8,6 +8,7 @@ use aws::{
     tables::Tables,
 };
 use domain::{
+    clock::Clock,
     entry::Entry,
     frame::Frame,
     provenance::Provenance,
@@ -65,8 +66,19 @@ impl Recorder {
         let lease = control.acquire("coinbase", "test", term, Timestamp::now()).await;
         let lease = lease.expect("a response").expect("the lease is free");
         leadership.add(lease, Instant::now() + term);
-        let numbering = Numbering::new(log.clone(), control.clone(), leadership, options);
-        let states = States::new(Provenance::Live, control.clone(), numbering.clone());
+        let numbering = Numbering::new(
+            log.clone(),
+            control.clone(),
+            leadership,
+            Clock::new(Timestamp::now),
+            options,
+        );
+        let states = States::new(
+            Provenance::Live,
+            control.clone(),
+            numbering.clone(),
+            Clock::new(Timestamp::now),
+        );
         let feed = Feed::new(NAME, 1, wanted, numbering.clone(), states, log, control);
 
         let (publish, events) = mpsc::unbounded_channel();

@@ -191,7 +191,7 @@ impl Rest {
             if attempts == 0 {
                 break;
             }
-            let delay = backoff.next_delay(&mut rand::rng()).max(retry_after.unwrap_or_default());
+            let delay = backoff.next_delay().max(retry_after.unwrap_or_default());
             if Instant::now() + delay > deadline {
                 break;
             }

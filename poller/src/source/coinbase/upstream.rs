@@ -183,7 +183,7 @@ impl Upstream {
                 continue;
             };
             failures += 1;
-            let delay = backoff.next_delay(&mut rand::rng()).max(error.retry_after());
+            let delay = backoff.next_delay().max(error.retry_after());
             warn!(error = %Chain(&error), delay_ms = delay.as_millis(), "connection ended; reconnecting");
             let is_down = failures >= DOWN_AFTER || error.is_rejection();
             let state = if is_down { State::Down } else { State::Connecting };
@@ -396,7 +396,7 @@ async fn newest_trade(feed: &Feed, topic: &Topic) -> Option<u64> {
                 warn!(%topic, error = %Chain(&error), "could not read the newest trade from the log; retrying");
             }
         }
-        let delay = backoff.next_delay(&mut rand::rng());
+        let delay = backoff.next_delay();
         time::sleep(delay).await;
     };
     let trade = |event: &Bytes| serde_json::from_slice::<Event>(event).ok()?.trade_id;
@@ -411,7 +411,7 @@ pub(super) async fn keep_catalog(
 ) {
     let mut backoff = Backoff::new(Duration::from_secs(1), CATALOG_EVERY);
     loop {
-        let mut delay = backoff.next_delay(&mut rand::rng());
+        let mut delay = backoff.next_delay();
         match rest.products().await {
             Ok(products) if products.is_empty() => {
                 warn!("ignored the catalog: the exchange lists no products");
