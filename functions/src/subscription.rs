@@ -3,11 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
+    time::Duration,
 };
 
 use aws::{connections::ConnectionError, error::StoreError};
 use domain::{
     access::Limits,
+    backoff::Backoff,
+    chain::Chain,
     connection::Connection,
     entry::Entry,
     log_id::LogId,
@@ -15,11 +18,16 @@ use domain::{
     topic::Topic,
 };
 use jiff::Timestamp;
+use tokio::time::{self, Instant};
+use tracing::warn;
 
 use crate::{access::rules::RulesError, app::App, log_id::LogIdError};
 
 /// Approximate number of bytes that are read from the log at a time.
 pub(crate) const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// How long to retry the last step of a subscription. API Gateway ends an invocation after 29 s.
+const GO_LIVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Most bytes of the events of a topic that are kept from the check whether they are complete until they
 /// are sent. A subscription after a short interruption reads its events once.
@@ -189,7 +197,19 @@ impl App {
     ) -> Result<(), ConnectionError> {
         let sent = positions.iter().map(|it| (it.topic.clone(), it.cursor())).collect();
         let id = &connection.recipient.id;
-        self.tables.connections.go_live(connection.shard, id, &sent).await
+        let retry_until = Instant::now() + GO_LIVE_TIMEOUT;
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        loop {
+            let live = self.tables.connections.go_live(connection.shard, id, &sent).await;
+            match live {
+                // The client has its confirmation and waits for events.
+                Err(ConnectionError::Store(error)) if Instant::now() < retry_until => {
+                    warn!(error = %Chain(&error), "could not hand a subscription over to push; retrying");
+                    time::sleep(backoff.next_delay()).await;
+                }
+                live => return live,
+            }
+        }
     }
 
     async fn start(

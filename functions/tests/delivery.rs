@@ -17,7 +17,7 @@ use clap::Parser as _;
 use domain::{
     access::Principal,
     clock::Clock,
-    connection::{Connection, ConnectionId, Recipient},
+    connection::{Connection, ConnectionId, Recipient, Subscription},
     entry::Entry,
     frame::Frame,
     outlet::{Outlet, OutletError},
@@ -25,7 +25,7 @@ use domain::{
     rules::SetText,
     topic::Topic,
 };
-use dynamo::Engine;
+use dynamo::{Engine, Storage};
 use functions::{
     app::App,
     connection,
@@ -89,7 +89,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let engine = Engine::open(None).unwrap();
+        let engine = Engine::inline(Storage::open(None).unwrap());
         let options =
             TableOptions { table_prefix: "t-".into(), retention: Duration::from_hours(1) };
         let tables = Clients::from_config(engine.sdk_config()).tables(&options);
@@ -469,4 +469,15 @@ async fn a_subscription_that_the_poller_does_not_know_yet_is_not_served() {
     early.stretches.remove(0);
     world.pusher.handle(early).await.unwrap();
     assert_eq!(world.received(&to), ["1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_subscribed_even_if_the_confirmation_could_not_be_sent() {
+    let world = World::new().await;
+    let t = topic("mastodon/public");
+    let to = world.connect("a").await;
+    world.gateway.busy.lock().insert(to.id.clone());
+    world.subscribe(&to, &t).await;
+    let item = world.tables.connections.get(0, &to.id).await.unwrap().unwrap();
+    assert!(matches!(item.topics[&t], Subscription::Live { cursor: 0, .. }), "{item:?}");
 }

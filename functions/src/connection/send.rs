@@ -32,7 +32,8 @@ pub(super) enum SendError {
     Post(#[source] OutletError),
 }
 
-/// Posts one message, and retries for `timeout` while the connection is busy.
+/// Posts one message, and retries for `timeout` while the connection is busy or the gateway fails. After a
+/// failure the client may receive the message twice.
 pub(super) async fn send(
     outlet: &dyn Outlet,
     recipient: &Recipient,
@@ -49,13 +50,14 @@ pub(super) async fn send(
             Some((_, OutletError::Busy)) if Instant::now() + wait > deadline => {
                 return Err(SendError::Busy);
             }
-            Some((_, OutletError::Busy)) => {
+            Some((_, error @ OutletError::Failed(_))) if Instant::now() + wait > deadline => {
+                return Err(SendError::Post(error));
+            }
+            Some((_, OutletError::Busy | OutletError::Failed(_))) => {
                 time::sleep(wait).await;
                 wait = (wait * 2).min(MAX_WAIT);
             }
-            Some((_, error @ (OutletError::TooLarge | OutletError::Failed(_)))) => {
-                return Err(SendError::Post(error));
-            }
+            Some((_, error @ OutletError::TooLarge)) => return Err(SendError::Post(error)),
         }
     }
 }

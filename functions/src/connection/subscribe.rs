@@ -117,7 +117,8 @@ async fn check(
 }
 
 /// Confirms the subscriptions, sends the events that they start with, and hands over to `push`, which
-/// continues where the sending stopped.
+/// continues where the sending stopped. The connection is subscribed even if it could not be sent the
+/// confirmation, so `push` takes over then too.
 async fn send_start(
     client: &Client<'_>,
     connection: &Connection,
@@ -125,10 +126,13 @@ async fn send_start(
     joined: Joined,
 ) -> Result<(), RequestError> {
     let Joined { log, topics, mut positions, .. } = joined;
-    client.reply(&Reply::Subscribed { id, log, topics }).await?;
-    let caught_up = catch_up(client, connection, &mut positions).await;
+    let confirmed = client.reply(&Reply::Subscribed { id, log, topics }).await;
+    let sent = match confirmed {
+        Ok(()) => catch_up(client, connection, &mut positions).await,
+        Err(error) => Err(error.into()),
+    };
     client.app.go_live(connection, &positions).await?;
-    caught_up
+    sent
 }
 
 async fn catch_up(
