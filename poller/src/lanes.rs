@@ -217,7 +217,7 @@ impl Lanes {
 
     #[instrument(name = "lane", skip_all, fields(shard = lane.shard))]
     async fn run_lane(&self, lane: &Lane, push: &dyn Push, shutdown: CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         loop {
             let is_stopping = shutdown.is_cancelled();
             let job = self.next_job(lane);

@@ -21,6 +21,10 @@ use crate::{leadership::TERM, numbering::Numbering};
 /// How often a lease is renewed, and how often a standby tries to acquire it.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
+/// How long to wait after the database did not respond. The leader writes nothing until it has renewed its
+/// lease.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
 /// Runs `lead` whenever this poller, called `owner`, holds the lease of `family`, until `shutdown`.
 /// `lead` gets the lease, and a token that is canceled when the lease is lost.
 pub async fn hold<F, Fut>(
@@ -38,6 +42,7 @@ pub async fn hold<F, Fut>(
     let mut is_standby = false;
     while !shutdown.is_cancelled() {
         let requested_at = Instant::now();
+        let mut pause = RENEW_EVERY;
         match control.acquire(family, &owner, TERM, clock.now()).await {
             Ok(Some(lease)) => {
                 info!(family, epoch = lease.epoch, "acquired the lease; this poller is the leader");
@@ -71,9 +76,10 @@ pub async fn hold<F, Fut>(
             }
             Err(error) => {
                 warn!(family, error = %Chain(&error), "could not acquire the lease; retrying");
+                pause = RETRY_AFTER;
             }
         }
-        shutdown.run_until_cancelled(time::sleep(RENEW_EVERY)).await;
+        shutdown.run_until_cancelled(time::sleep(pause)).await;
     }
 }
 
@@ -88,8 +94,10 @@ where
 {
     let mut renewed_at = Instant::now();
     let mut has_expired = false;
+    let mut pause = RENEW_EVERY;
     loop {
-        time::sleep(RENEW_EVERY).await;
+        time::sleep(pause).await;
+        pause = RENEW_EVERY;
         let attempt = Instant::now();
         match renew().await {
             Ok(true) => {
@@ -103,6 +111,7 @@ where
             Ok(false) => return,
             Err(error) => {
                 warn!(family, error = %Chain(&error), "could not renew the lease; retrying");
+                pause = RETRY_AFTER;
             }
         }
         if !has_expired && renewed_at.elapsed() >= TERM {
@@ -160,8 +169,8 @@ mod tests {
             ("a slow database", vec![Held, Slow(60)], None),
             ("no response for longer than the term", vec![Failed; 9], None),
             ("taken over", vec![Lost], Some(3)),
-            ("taken over later", vec![Held, Failed, Lost], Some(9)),
-            ("taken over during an outage", [vec![Failed; 9], vec![Lost]].concat(), Some(30)),
+            ("taken over later", vec![Held, Failed, Lost], Some(6)),
+            ("taken over during an outage", [vec![Failed; 9], vec![Lost]].concat(), Some(7)),
         ];
         for (name, renewals, expected) in cases {
             assert_eq!(lost_after(&renewals).await, expected, "case: {name}");

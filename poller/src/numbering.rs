@@ -109,7 +109,7 @@ impl Numbering {
     /// Publishes the edits and deletes again that the previous leader of a family did not carry out.
     /// Retries until that is done. It comes before everything that the sources publish.
     pub(crate) async fn recover(&self, family: &str) {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             match self.inner.settler.pending(family).await {
                 Ok(pending) => {

@@ -277,6 +277,7 @@ mod tests {
     use domain::push::{Job, PushError, Report};
     use dynamo::{Engine, Storage};
     use futures_util::future::BoxFuture;
+    use jiff::Timestamp;
 
     use super::*;
     use crate::feed::Feed;

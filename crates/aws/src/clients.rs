@@ -139,7 +139,7 @@ fn region() -> RegionProviderChain {
 fn defaults() -> ConfigLoader {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(2))
-        .operation_attempt_timeout(Duration::from_secs(5))
+        .operation_attempt_timeout(Duration::from_secs(3))
         .build();
     aws_config::defaults(BehaviorVersion::latest())
         .timeout_config(timeouts)

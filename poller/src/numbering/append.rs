@@ -137,7 +137,7 @@ impl Appender {
 
     async fn append_all(&self, progress: &mut Progress) {
         let topic = progress.appended.topic.clone();
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         while !progress.is_done() {
             // While the database does not respond, the lease expires, and is renewed later.
             let Standing::Leads(lease) = self.leadership.standing(&topic) else {

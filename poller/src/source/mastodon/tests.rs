@@ -4,7 +4,7 @@ use aws::{
     clients::{Clients, TableOptions},
     tables::Tables,
 };
-use domain::{entry::Entry, frame::Frame, provenance::Provenance, topic::Topic};
+use domain::{clock::Clock, entry::Entry, frame::Frame, provenance::Provenance, topic::Topic};
 use dynamo::{Engine, Fault, Faults, Storage};
 use serde_json::json;
 use tokio::sync::watch;
@@ -71,8 +71,10 @@ async fn feed() -> (Feed, Tables, Faults) {
     let lease = control.acquire("mastodon", "test", term, Timestamp::now()).await;
     leadership.add(lease.expect("a response").expect("it is free"), Instant::now() + term);
     let options = Options { flush: Duration::ZERO, memory_bytes: usize::MAX };
-    let numbering = Numbering::new(log.clone(), control.clone(), leadership, options);
-    let states = States::new(Provenance::Live, control.clone(), numbering.clone());
+    let clock = Clock::new(Timestamp::now);
+    let numbering =
+        Numbering::new(log.clone(), control.clone(), leadership, clock.clone(), options);
+    let states = States::new(Provenance::Live, control.clone(), numbering.clone(), clock);
     let (_, wanted) = watch::channel(Arc::default());
     (Feed::new("a.example", 1, wanted, numbering, states, log, control), tables, faults)
 }
