@@ -41,6 +41,10 @@ test-rust: tools web ## Run the Rust tests
 	$(CARGO) build --workspace --bins
 	$(CARGO) nextest run --workspace -E 'not binary(aws)'
 
+.PHONY: simulate
+simulate: tools web ## Simulate the whole with faults: SEEDS=100 for more seeds, SEED=7 for one
+	$(CARGO) test --package tests --test simulation -- --nocapture every_seed
+
 .PHONY: snapshots
 snapshots: tools ## Record the snapshots of the Rust tests anew; review them with git diff
 	INSTA_UPDATE=always INSTA_FORCE_PASS=1 $(CARGO) test --workspace --lib --quiet

@@ -1,0 +1,149 @@
+//! API Gateway and the clients' ends of its connections.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use domain::{
+    connection::{ConnectionId, Recipient},
+    outlet::{Outlet, OutletError},
+};
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant},
+};
+
+/// The faults of the gateway.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Faults {
+    /// Share of the posts that are delivered and answered with an error.
+    pub(crate) failed_after_delivery: f64,
+    /// Share of the posts that are answered with 429.
+    pub(crate) throttled: f64,
+    /// Share of the posts that hang.
+    pub(crate) hung: f64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Gateway(Arc<Mutex<Inner>>);
+
+struct Inner {
+    rng: fastrand::Rng,
+    faults: Faults,
+    sockets: BTreeMap<ConnectionId, Socket>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+struct Socket {
+    messages: mpsc::UnboundedSender<Value>,
+    busy_until: Option<Instant>,
+}
+
+impl Gateway {
+    pub(crate) fn new(rng: fastrand::Rng) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            rng,
+            faults: Faults::default(),
+            sockets: BTreeMap::new(),
+            counts: BTreeMap::new(),
+        })))
+    }
+
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        self.0.lock().faults = faults;
+    }
+
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().counts.clone()
+    }
+
+    /// Opens a connection. Returns what the client receives.
+    pub(crate) fn open(&self, id: &ConnectionId) -> mpsc::UnboundedReceiver<Value> {
+        let (messages, receiver) = mpsc::unbounded_channel();
+        self.0.lock().sockets.insert(id.clone(), Socket { messages, busy_until: None });
+        receiver
+    }
+
+    pub(crate) fn close(&self, id: &ConnectionId) {
+        self.0.lock().sockets.remove(id);
+    }
+
+    /// Makes a client accept nothing for a while.
+    pub(crate) fn block(&self, id: &ConnectionId, time: Duration) {
+        let mut inner = self.0.lock();
+        if let Some(socket) = inner.sockets.get_mut(id) {
+            socket.busy_until = Some(Instant::now() + time);
+        }
+        inner.count("gateway: slow clients");
+    }
+}
+
+impl Inner {
+    fn count(&mut self, name: &'static str) {
+        *self.counts.entry(name).or_default() += 1;
+    }
+
+    fn post(&mut self, id: &ConnectionId, message: &Bytes) -> Result<(), OutletError> {
+        let Faults { failed_after_delivery, throttled, .. } = self.faults;
+        if self.rng.f64() < throttled {
+            self.count("gateway: 429 of the account");
+            return Err(OutletError::Busy);
+        }
+        let Some(socket) = self.sockets.get(id) else {
+            self.count("gateway: 410");
+            return Err(OutletError::Gone);
+        };
+        if socket.busy_until.is_some_and(|until| until > Instant::now()) {
+            self.count("gateway: 429 of a connection");
+            return Err(OutletError::Busy);
+        }
+        let json = serde_json::from_slice(message).unwrap();
+        if socket.messages.send(json).is_err() {
+            return Err(OutletError::Gone);
+        }
+        if self.rng.f64() < failed_after_delivery {
+            self.count("gateway: 5xx after delivery");
+            return Err(OutletError::Failed("simulated".into()));
+        }
+        Ok(())
+    }
+}
+
+impl Outlet for Gateway {
+    fn post<'a>(
+        &'a self,
+        recipients: &'a [Recipient],
+        message: Bytes,
+    ) -> BoxFuture<'a, Vec<(usize, OutletError)>> {
+        Box::pin(async move {
+            let mut errors = Vec::new();
+            let (delay, hangs) = {
+                let mut inner = self.0.lock();
+                let share = inner.faults.hung;
+                let hangs = inner.rng.f64() < share;
+                if hangs {
+                    inner.count("gateway: posts that hang");
+                }
+                (inner.rng.u64(1_000..8_000), hangs)
+            };
+            time::sleep(Duration::from_micros(delay)).await;
+            for (index, recipient) in recipients.iter().enumerate() {
+                let posted = self.0.lock().post(&recipient.id, &message);
+                errors.extend(posted.err().map(|error| (index, error)));
+            }
+            if hangs {
+                time::sleep(Duration::from_secs(3)).await;
+            }
+            errors
+        })
+    }
+
+    fn close<'a>(&'a self, recipient: &'a Recipient) -> BoxFuture<'a, Result<(), OutletError>> {
+        Box::pin(async move {
+            self.close(&recipient.id);
+            Ok(())
+        })
+    }
+}
