@@ -30,8 +30,9 @@ const JOB_BEHIND: usize = 20_000;
 /// Most bytes of events that are pending for `push`. Events that are dropped stay in the log.
 const PENDING_BYTES: usize = 16 * 1024 * 1024;
 
-/// How long a job may take. It limits how long the lane waits for a job without a response.
-const JOB_TIME: Duration = Duration::from_secs(5);
+/// How long a job may take. It limits how long the lane waits for a job without a response, and how long a
+/// job goes on after the rules have changed.
+const JOB_TIME: Duration = Duration::from_secs(2);
 
 /// The first delay before a connection that did not accept a message is tried again.
 const LEAST_DELAY: Duration = Duration::from_millis(50);

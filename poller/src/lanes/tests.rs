@@ -191,9 +191,9 @@ async fn a_job_without_a_response_is_repeated_when_the_first_one_has_certainly_e
     bench.send(1);
     assert_eq!(bench.next().await, Some((0, 0, vec![1])));
     let (first, ..) = bench.next().await.expect("a job");
-    assert_eq!(first, 7_000);
+    assert_eq!(first, 4_000);
     let (second, ..) = bench.next().await.expect("a job");
-    assert!((14_000..15_000).contains(&second), "the lane waits no longer than a job can take");
+    assert!((8_000..9_000).contains(&second), "the lane waits no longer than a job can take");
 }
 
 #[tokio::test(start_paused = true)]
