@@ -5,10 +5,11 @@
 //! notes that in `control`, so that the next leader can go on from there.
 
 mod budget;
+pub mod change;
 mod state;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,13 +22,11 @@ use domain::{
     backoff::Backoff,
     chain::{BoxError, Chain},
     clock::Clock,
-    connection::ConnectionId,
     entry::Entry,
     push::{Job, Push, PushError, Report},
     shard::Shard,
     topic::Topic,
 };
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -37,7 +36,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{instrument, warn};
 
-use self::{budget::PostBudget, state::State};
+use self::{budget::PostBudget, change::Change, state::State};
 use crate::{health::Counters, leadership::Leadership};
 
 #[cfg(test)]
@@ -66,28 +65,6 @@ struct Lane {
     wake: Notify,
     /// The version of the rules that `push` has to apply.
     rules: Arc<AtomicU64>,
-}
-
-/// What changed about a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The connection.
-    pub id: ConnectionId,
-    /// The version of its item.
-    pub version: u64,
-    /// All topics that it is subscribed to; none if it is closed.
-    pub topics: BTreeSet<Topic>,
-    /// The topics that it has joined.
-    pub joined: BTreeMap<Topic, Start>,
-}
-
-/// Where a subscription starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Start {
-    /// The first number.
-    pub next: u64,
-    /// When it went live.
-    pub since: Timestamp,
 }
 
 impl Lanes {

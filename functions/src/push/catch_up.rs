@@ -25,20 +25,11 @@ use super::{
     message::{Message, Piece, messages, positions},
     pusher::Pusher,
     segment::{Read, Segment, read},
+    view::Straggler,
 };
 
 /// Number of connections that are served concurrently.
 const CONCURRENCY: usize = 64;
-
-/// A connection that is behind.
-#[derive(Clone, Debug)]
-pub(super) struct Straggler {
-    pub(super) recipient: Recipient,
-    /// The next number to send, for each of its topics that the job is about.
-    pub(super) next: BTreeMap<Topic, u64>,
-    pub(super) lag: Lag,
-    pub(super) waits: bool,
-}
 
 /// What became of a connection that was behind.
 #[derive(Debug)]

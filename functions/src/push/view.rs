@@ -21,7 +21,7 @@ use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{catch_up::Straggler, segment::Segment};
+use super::segment::Segment;
 use crate::access::rules::InForce;
 
 /// How old the view can be if a job names no change that it does not have. Jobs name changes for
@@ -83,6 +83,16 @@ pub(super) struct Plan {
     /// Connections of the job that are closed.
     pub closed: Vec<ConnectionId>,
     pub revocations: Revocations,
+}
+
+/// A connection that is behind.
+#[derive(Clone, Debug)]
+pub(super) struct Straggler {
+    pub(super) recipient: Recipient,
+    /// The next number to send, for each of its topics that the job is about.
+    pub(super) next: BTreeMap<Topic, u64>,
+    pub(super) lag: Lag,
+    pub(super) waits: bool,
 }
 
 /// What a group is sent.

@@ -14,7 +14,7 @@ use domain::{
 };
 use jiff::Timestamp;
 
-use crate::lanes::{Change, Start};
+use crate::lanes::change::{Change, Start};
 
 /// How long a `subscribe` may take. API Gateway ends its invocation after 29 s.
 const JOINING_FOR: Duration = Duration::from_secs(30);

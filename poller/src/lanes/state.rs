@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::Change;
+use super::change::Change;
 
 /// Most bytes of events in a job. Lambda accepts 6 MB.
 const JOB_BYTES: usize = 4 * 1024 * 1024;

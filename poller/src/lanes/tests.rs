@@ -1,10 +1,11 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use aws::{
     clients::{Clients, TableOptions},
     control::Lease,
 };
 use domain::{
+    connection::ConnectionId,
     frame::Frame,
     push::{Behind, Changed, Lag, Stretch},
 };
@@ -13,7 +14,7 @@ use futures_util::future::BoxFuture;
 use jiff::{Timestamp, ToSpan as _};
 use tokio::sync::mpsc;
 
-use super::*;
+use super::{change::Start, *};
 
 /// A `push` that passes on each job with the time at which it came, and responds as scripted.
 struct Script {
