@@ -1,4 +1,4 @@
-//! What a client is told about its position in the log, and what it gets while the database is away.
+//! Which position in the log a client is sent, and what it receives while the database does not respond.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

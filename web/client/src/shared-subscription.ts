@@ -116,7 +116,7 @@ export class SharedSubscription {
   /** Passes a gap to every subscriber. */
   skip(from: number, to: number, reason: Gap["reason"]): void {
     if (reason === "reset") {
-      // The response to the `subscribe` has usually told the same.
+      // The response to the `subscribe` has usually reported it already.
       if (this.#resetAt === to) return;
       for (const subscription of [...this.subscribers]) this.#reset(subscription, to);
       return;

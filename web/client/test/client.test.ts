@@ -280,7 +280,7 @@ describe("a client", () => {
     expect(server.socket.requests("ping")).toHaveLength(1);
   });
 
-  test("can be told not to compare", async () => {
+  test("can be set not to compare", async () => {
     numbers(client({ checkEvery: 0, keepAlive: 3_600_000 }));
     await settle(600_000);
     expect(server.socket.requests("ping")).toEqual([]);
