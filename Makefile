@@ -43,7 +43,7 @@ test-rust: tools web ## Run the Rust tests
 
 .PHONY: simulate
 simulate: tools web ## Simulate the whole with faults: SEEDS=100 for more seeds, SEED=7 for one
-	$(CARGO) test --package tests --test simulation -- --nocapture every_seed
+	$(CARGO) test --package tests --test simulation -- --nocapture --ignored
 
 .PHONY: snapshots
 snapshots: tools ## Record the snapshots of the Rust tests anew; review them with git diff

@@ -26,10 +26,11 @@ use std::{
 
 use world::Outcome;
 
-/// The number of seeds that `make test` runs.
-const SEEDS: u64 = 8;
+/// The number of seeds, unless `SEEDS` says otherwise.
+const SEEDS: u64 = 20;
 
 #[test]
+#[ignore = "takes minutes, and two runs of a seed can differ; `make simulate` runs it"]
 fn every_seed_keeps_the_promise() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     if let Some(seed) = number("SEED") {

@@ -36,8 +36,8 @@ const FAULTS_FOR: Duration = Duration::from_mins(1);
 /// How long after the faults everything must be in order again.
 const PEACE: Duration = Duration::from_secs(10);
 
-/// How long before the end of the faults the last poller is killed or frozen: a lease has to expire before
-/// another poller leads.
+/// How long before the end of the faults all pollers run again: a lease has to expire before another poller
+/// leads.
 const FAILOVER: Duration = Duration::from_secs(20);
 
 const SHARDS: u16 = 2;
@@ -202,7 +202,9 @@ async fn simulate(seed: u64, is_traced: bool) -> Outcome {
             start_poller(&mut pollers, &mut rng);
         } else if has_freezes && rng.f64() < 0.4 {
             world.count("pollers: frozen");
-            pollers.links[index].freeze(Duration::from_millis(rng.u64(500..25_000)));
+            let most = peace.duration_since(Instant::now()).saturating_sub(FAILOVER);
+            let time = Duration::from_millis(rng.u64(500..25_000));
+            pollers.links[index].freeze(time.min(most));
         }
     }
     database.set_faults(database::Faults::default());
