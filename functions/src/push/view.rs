@@ -19,6 +19,7 @@ use domain::{
 };
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::segment::Segment;
@@ -42,6 +43,8 @@ const CONCURRENCY: usize = 32;
 /// The connections of one shard.
 pub(super) struct View {
     connections: Connections,
+    /// Notified of the changes that this process makes.
+    writes: watch::Receiver<u64>,
     reader: ShardReader,
     shard: Shard,
     refreshed_at: Option<Timestamp>,
@@ -127,6 +130,7 @@ impl View {
     pub(super) fn new(connections: &Connections, shard: Shard, rules: InForce) -> Self {
         Self {
             connections: connections.clone(),
+            writes: connections.writes(),
             reader: ShardReader::new(connections.clone(), shard),
             shard,
             refreshed_at: None,
@@ -161,7 +165,9 @@ impl View {
         }
         let is_old = self.refreshed_at.is_none_or(|at| at + REFRESH_AFTER <= now);
         let is_outdated = |it: &Changed| self.is_outdated(&it.connection, it.version);
-        if is_old || job.changed.iter().any(is_outdated) {
+        let has_written = self.writes.has_changed().unwrap_or(false);
+        if is_old || has_written || job.changed.iter().any(is_outdated) {
+            self.writes.mark_unchanged();
             match self.reader.refresh(now).await {
                 Ok(changed) => {
                     self.refreshed_at = Some(now);
