@@ -98,7 +98,11 @@ async fn tail_takes_the_events_of_another_log() {
     let headwater = setup.spawn().await;
     connected(&headwater).await;
     let id = exchange.trade("BTC-USD");
-    let line: Value = serde_json::from_str(&tail.line().await).unwrap();
+    let mut line: Value = serde_json::from_str(&tail.line().await).unwrap();
+    // The exchange repeats its last trade to a new subscriber. `tail` prints it if it has subscribed by then.
+    if line["event"]["type"] == "last_match" {
+        line = serde_json::from_str(&tail.line().await).unwrap();
+    }
     assert_eq!(line["event"]["trade_id"], id);
     tail.terminate().await;
     headwater.stop().await;
