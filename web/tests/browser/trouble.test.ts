@@ -35,6 +35,8 @@ test("the page catches up without a gap after the server was killed and restarte
   await expect.poll(() => Math.max(...seen), diskTimeout).toBeGreaterThan(before + 5);
   const [first, last] = [Math.min(...seen), Math.max(...seen)];
   expect(seen.size, "every sequence number from the first to the last").toBe(last - first + 1);
+  await page.getByRole("link", { name: "Status" }).click();
+  await expect(page.locator(".facts div", { hasText: "Events lost" }).locator("dd")).toHaveText("0");
 });
 
 test("a page without a server says so, and connects once there is one", async ({ page, headwater }) => {
