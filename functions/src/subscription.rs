@@ -227,7 +227,7 @@ impl App {
             (Some(newest), _) => newest.entry.last(),
             // Either no event was ever numbered, or all of them have expired.
             (None, Start::After(seq)) => {
-                expired = self.tables.control.reserved(topic).await?.unwrap_or(0);
+                expired = self.tables.head(topic, now).await?;
                 seq.min(expired)
             }
             (None, Start::Newest | Start::AfterOther(_) | Start::Last(_)) => 0,

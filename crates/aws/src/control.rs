@@ -42,6 +42,15 @@ pub struct Lease {
     pub epoch: u64,
 }
 
+/// The numbers that a topic's events may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The highest of them.
+    pub last: u64,
+    /// The epoch of the leader that reserved them; `None` for a topic without a leader.
+    pub epoch: Option<u64>,
+}
+
 /// How far a leader has served a shard, for the next leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneNote {
@@ -230,20 +239,12 @@ impl Control {
     ///
     /// [`StoreError`] when the database fails.
     pub async fn holds(&self, lease: &Lease) -> Result<bool, StoreError> {
-        let got = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .set_key(Some(key("lease", &lease.source)))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| StoreError::from_sdk("GetItem", error))?;
+        let item = self.item("lease", &lease.source).await?;
         let is_it = |item: &Attributes| {
             item.get("lease_owner") == Some(&text(&lease.owner))
                 && item.get("epoch") == Some(&number(lease.epoch))
         };
-        Ok(got.item.as_ref().is_some_and(is_it))
+        Ok(item.as_ref().is_some_and(is_it))
     }
 
     /// Returns the id of the log, and makes it if there is none. All callers get the same id.
@@ -280,14 +281,16 @@ impl Control {
         self.get("log", "id").await
     }
 
-    /// Returns the highest number that an event of the topic may have, which is exact while nobody
-    /// appends. It is needed when all entries of the topic have expired.
+    /// Returns the numbers that the topic's events may have, which are exact while nobody appends. They
+    /// are needed when all entries of the topic have expired.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn reserved(&self, topic: &Topic) -> Result<Option<u64>, StoreError> {
-        self.get("head", topic.as_str()).await
+    pub async fn reservation(&self, topic: &Topic) -> Result<Option<Reservation>, StoreError> {
+        let Some(item) = self.item("head", topic.as_str()).await? else { return Ok(None) };
+        let epoch = item.get("epoch").and_then(|epoch| epoch.as_n().ok()?.parse().ok());
+        Ok(Some(Reservation { last: read_value(&item)?, epoch }))
     }
 
     /// Reserves the numbers of a topic without a leader up to `seq`. Does nothing if more are reserved.
@@ -617,6 +620,10 @@ impl Control {
         pk: &str,
         sk: &str,
     ) -> Result<Option<T>, StoreError> {
+        self.item(pk, sk).await?.as_ref().map(read_value).transpose()
+    }
+
+    async fn item(&self, pk: &str, sk: &str) -> Result<Option<Attributes>, StoreError> {
         let got = self
             .client
             .get_item()
@@ -626,7 +633,7 @@ impl Control {
             .send()
             .await
             .map_err(|error| StoreError::from_sdk("GetItem", error))?;
-        got.item.as_ref().map(read_value).transpose()
+        Ok(got.item)
     }
 
     async fn list<T: DeserializeOwned>(&self, pk: &str) -> Result<Vec<(String, T)>, StoreError> {

@@ -5,6 +5,7 @@ pub mod clients;
 pub mod connections;
 pub mod control;
 pub mod error;
+pub mod head;
 pub mod invoke;
 mod item;
 pub mod log;

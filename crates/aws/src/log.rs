@@ -385,6 +385,19 @@ impl Log {
         Err(StoreError::Unavailable { operation: "UpdateItem", source })
     }
 
+    /// Returns the number at which a topic is fenced, and the epoch of the fence; `None` if the leader has
+    /// appended since.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn fence_at(&self, topic: &Topic) -> Result<Option<(u64, u64)>, StoreError> {
+        let found = self.query(topic).scan_index_forward(false).limit(1).send().await;
+        let found = found.map_err(|error| StoreError::from_sdk("Query", error))?;
+        let fence = found.items().first().filter(|item| is_fence(item));
+        fence.map(|item| Ok((read_number(item, "seq")?, read_number(item, "fence")?))).transpose()
+    }
+
     /// Returns the item of the newest entry of a topic.
     async fn newest_item(&self, topic: &Topic) -> Result<Option<Attributes>, StoreError> {
         // Behind the newest entry there is at most one fence.

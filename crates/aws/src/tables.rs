@@ -17,6 +17,7 @@ use crate::{
     connections::{CHANGES_INDEX, Connections},
     control::Control,
     error::StoreError,
+    head::head,
     log::Log,
     quota::Quotas,
 };
@@ -148,12 +149,7 @@ impl Tables {
     ///
     /// [`StoreError`] when the database fails.
     pub async fn head(&self, topic: &Topic, now: Timestamp) -> Result<u64, StoreError> {
-        if let Some(newest) = self.log.newest_retained(topic, now).await? {
-            return Ok(newest.entry.last());
-        }
-        // Expired entries are deleted in any order.
-        let newest = self.log.newest(topic).await?.map_or(0, |newest| newest.entry.last());
-        Ok(self.control.reserved(topic).await?.unwrap_or(0).max(newest))
+        Ok(head(&self.log, &self.control, topic, now).await?.last)
     }
 
     /// Checks that the database responds and has the tables.

@@ -199,7 +199,7 @@ async fn a_head_only_moves_for_the_newest_writer() {
     {
         let is_set = control.reserve_in(epoch, version, &t, seq).await.unwrap();
         assert_eq!(is_set, seq == expected, "case: {epoch} {version}");
-        assert_eq!(control.reserved(&t).await.unwrap(), Some(expected));
+        assert_eq!(control.reservation(&t).await.unwrap().map(|it| it.last), Some(expected));
     }
     assert_eq!(tables.head(&t, now()).await.unwrap(), 500, "the log is empty");
     tables.log.append(&frame(&t, 12, &["1"]), None, now()).await.unwrap();
@@ -324,10 +324,10 @@ async fn control_returns_what_was_stored() {
         Provenance::Simulated
     );
     assert_eq!(control.claim_provenance(Provenance::Live).await.unwrap(), Provenance::Simulated);
-    assert_eq!(control.reserved(&t).await.unwrap(), None);
+    assert_eq!(control.reservation(&t).await.unwrap().map(|it| it.last), None);
     for (seq, expected) in [(7, 7), (3, 7), (9, 9)] {
         control.reserve(&t, seq).await.unwrap();
-        assert_eq!(control.reserved(&t).await.unwrap(), Some(expected));
+        assert_eq!(control.reservation(&t).await.unwrap().map(|it| it.last), Some(expected));
     }
     for place in [5, 3, 5] {
         control.place("https://a.example/1", &t, place, now()).await.unwrap();
@@ -386,4 +386,20 @@ async fn only_one_process_can_open_the_data_folder_and_the_data_survives_it() {
     };
     let tables = tables_of(&engine);
     assert!(tables.log.newest(&t).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn only_a_fence_of_the_leader_that_reserved_numbers_says_that_they_are_unused() {
+    for (epoch, expected) in [(4, 1_000), (5, 2), (6, 2)] {
+        let tables = tables().await;
+        let t = topic("coinbase/matches/BTC-USD");
+        assert_eq!(tables.head(&t, now()).await.unwrap(), 0);
+        assert!(tables.control.reserve_in(5, 1, &t, 1_000).await.unwrap());
+        assert_eq!(tables.head(&t, now()).await.unwrap(), 1_000, "they may have been used");
+        let fence = tables.log.fence(&t, 3, epoch, now()).await.unwrap();
+        assert!(matches!(fence, Fence::Stands), "{fence:?}");
+        assert_eq!(tables.head(&t, now()).await.unwrap(), expected, "case: epoch {epoch}");
+        tables.log.append_in(Some(epoch), &frame(&t, 3, &["3"]), None, now()).await.unwrap();
+        assert_eq!(tables.head(&t, now()).await.unwrap(), 3, "case: epoch {epoch}");
+    }
 }

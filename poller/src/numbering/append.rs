@@ -252,14 +252,9 @@ impl Appender {
     }
 
     async fn find_end(&self, topic: &Topic, now: Timestamp) -> Result<Head, StoreError> {
-        if let Some(newest) = self.log.newest_retained(topic, now).await? {
-            let (next, snapshot) = (newest.entry.last() + 1, newest.snapshot);
-            return Ok(Head { next, snapshot, reserved: 0 });
-        }
-        // Everything has expired. Expired entries are deleted in any order.
-        let last = self.log.newest(topic).await?.map_or(0, |newest| newest.entry.last());
-        let reserved = self.control.reserved(topic).await?.unwrap_or(0);
-        Ok(Head { next: last.max(reserved) + 1, snapshot: None, reserved: 0 })
+        let aws::head::Head { last, snapshot } =
+            aws::head::head(&self.log, &self.control, topic, now).await?;
+        Ok(Head { next: last + 1, snapshot, reserved: 0 })
     }
 
     /// Reserves the numbers of a topic up to `seq`.

@@ -312,6 +312,28 @@ async fn no_number_is_used_twice_if_a_poller_is_killed_and_the_log_expires() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn numbers_that_were_reserved_and_never_used_are_no_gap() {
+    let storage = storage();
+    let process = Process::start(&storage).await;
+    process.faults.set(|operation, request| {
+        let request_json: Value = serde_json::from_slice(request).expect("JSON");
+        let is_entry = request_json["Item"].get("last").is_some();
+        (is_append(operation, request) && is_entry).then_some(Fault::LoseRequest)
+    });
+    process.lead("coinbase", "a").await;
+    process.publish(&trades(), "1");
+    soon(async || process.tables.control.reservation(&trades()).await.is_ok_and(|it| it.is_some()))
+        .await;
+    process.kill();
+    let next = Process::start(&storage).await;
+    assert_eq!(next.tables.head(&trades(), Timestamp::now()).await.expect("a head"), 0);
+    next.lead("coinbase", "b").await;
+    next.publish(&trades(), "1");
+    next.has(&trades(), 1).await;
+    assert_eq!(numbers(&next.log(&trades()).await), [1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_edit_and_a_delete_replace_a_post_everywhere() {
     let process = Process::start(&storage()).await;
     process.lead("mastodon", "a").await;
