@@ -111,8 +111,12 @@ async fn each_package_responds_to_each_kind_of_event() {
 
     let push = Function::start(&tools, "push", &database);
     let frame = json!({"topic": "mastodon/public", "seq": 1, "at": "2026-11-22T10:00:00.000000Z", "events": [{}]});
-    let answer = push.invoke(&json!({"shard": 0, "frames": [frame]})).await;
-    assert_eq!(answer, json!({"delivered": 0, "waiting": 0, "gone": 0}));
+    let stretch =
+        json!({"topic": "mastodon/public", "prev": 0, "to": 1, "entries": [{"frame": frame}]});
+    let job = json!({"shard": 0, "time_ms": 2_000, "posts": 100, "stretches": [stretch]});
+    let served = json!({"mastodon/public": 1});
+    let report = json!({"served": served, "posts": 0, "refused": 0, "unfinished": 0});
+    assert_eq!(push.invoke(&job).await, report);
     let answer = push.invoke(&json!({"shard": "none"})).await;
     assert!(answer["errorMessage"].is_string(), "{answer}");
 }
