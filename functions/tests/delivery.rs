@@ -481,3 +481,55 @@ async fn a_connection_is_subscribed_even_if_the_confirmation_could_not_be_sent()
     let item = world.tables.connections.get(0, &to.id).await.unwrap().unwrap();
     assert!(matches!(item.topics[&t], Subscription::Live { cursor: 0, .. }), "{item:?}");
 }
+
+/// A text of about this many bytes that does not compress well.
+fn noise(bytes: usize, mut seed: u64) -> String {
+    let mut text = String::with_capacity(bytes + 16);
+    while text.len() < bytes {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        text.push_str(&format!("{seed:016x}"));
+    }
+    text
+}
+
+/// Appends so many bytes to the log that it takes two reads.
+async fn append_much(world: &World, topic: &Topic) -> u64 {
+    for seq in 1..=40 {
+        let event = format!("\"{}\"", noise(100_000, seq));
+        let entry = Entry::Frame(Frame::new(topic.clone(), seq, Timestamp::now(), &[event]));
+        world.tables.log.append(&entry, None, Timestamp::now()).await.unwrap();
+    }
+    40
+}
+
+#[tokio::test]
+async fn a_long_catching_up_takes_several_jobs_and_reports_no_end_before_the_last() {
+    let world = World::new().await;
+    let t = topic("mastodon/public");
+    let to = world.connect("a").await;
+    world.subscribe(&to, &t).await;
+    let last = append_much(&world, &t).await;
+    let mut report = world.push(vec![], vec![joined(&to, &t, 1)]).await;
+    assert!(!report.behind.is_empty());
+    while !report.behind.is_empty() {
+        assert_eq!(report.served, BTreeMap::new(), "the end of the log was not reached");
+        report = world.push(vec![], report.behind).await;
+    }
+    assert_eq!(report.served, BTreeMap::from([(t.clone(), last)]));
+    let accepted = world.gateway.accepted.lock();
+    let events =
+        accepted.iter().filter(|(_, message)| message.starts_with(b"{\"type\":\"events\""));
+    assert_eq!(events.count() as u64, last, "each event once");
+}
+
+#[tokio::test]
+async fn the_gap_of_a_connection_that_is_too_slow_ends_at_the_end_of_the_log() {
+    let world = World::new().await;
+    let t = topic("mastodon/public");
+    let to = world.connect("a").await;
+    world.subscribe(&to, &t).await;
+    let last = append_much(&world, &t).await;
+    let report = world.push(vec![], vec![behind(&to, &t, 1, Lag::Slow)]).await;
+    assert_eq!(world.received(&to), [format!("gap 1-{last}")]);
+    assert_eq!(report.behind, []);
+}

@@ -163,11 +163,7 @@ impl Pusher {
             return self.newest(source, topic, from, segment).await.map(Some);
         }
         if lag == Lag::Overflowed {
-            let to = match segment {
-                Some(segment) => segment.to,
-                None => self.log.newest(topic).await?.map_or(from - 1, |it| it.entry.last()),
-            };
-            return Ok(Some(Part::skipped(topic, from, to)));
+            return self.skip(topic, from, segment).await.map(Some);
         }
         let mut part = Part { pieces: Vec::new(), more_from: None, overflowed: false };
         let mut next = from;
@@ -177,7 +173,7 @@ impl Pusher {
             next = pieces.last().map_or(next, |piece| piece.last() + 1);
             part.pieces = pieces;
             part.more_from = is_cut.then_some(next);
-            if segment.is_none() {
+            if segment.is_none() && !is_cut {
                 let mut ends = source.ends.lock();
                 let end = ends.entry(topic.clone()).or_default();
                 *end = (*end).max(next - 1);
@@ -190,11 +186,23 @@ impl Pusher {
         }
         let bytes: usize = part.pieces.iter().map(Piece::bytes).sum();
         if lag == Lag::Slow && bytes > MAX_LAG_BYTES {
-            let to = part.pieces.last().map_or(from, Piece::last);
-            let to = segment.map_or(to, |segment| segment.to);
-            return Ok(Some(Part::skipped(topic, from, to)));
+            return self.skip(topic, from, segment).await.map(Some);
         }
         Ok(Some(part))
+    }
+
+    /// Returns a gap up to the end of a topic.
+    async fn skip(
+        &self,
+        topic: &Topic,
+        from: u64,
+        segment: Option<&Segment>,
+    ) -> Result<Part, StoreError> {
+        let to = match segment {
+            Some(segment) => segment.to,
+            None => self.log.newest(topic).await?.map_or(from - 1, |newest| newest.entry.last()),
+        };
+        Ok(Part { pieces: skipped(topic, from, to), more_from: None, overflowed: true })
     }
 
     /// Returns the newest event of a topic that conflates, and a gap before it.
@@ -230,9 +238,7 @@ impl Pusher {
         if last < from {
             return Ok(part);
         }
-        if from < last {
-            part.pieces = Part::skipped(topic, from, last - 1).pieces;
-        }
+        part.pieces = skipped(topic, from, last - 1);
         part.pieces.extend(newest.from(last));
         Ok(part)
     }
@@ -251,11 +257,8 @@ impl Pusher {
     }
 }
 
-impl Part {
-    /// A gap in place of the events from one number to another.
-    fn skipped(topic: &Topic, from: u64, to: u64) -> Self {
-        let gap = Piece::Gap { topic: topic.clone(), from, to, reason: GapReason::Lagging };
-        let pieces = if from <= to { vec![gap] } else { Vec::new() };
-        Self { pieces, more_from: None, overflowed: true }
-    }
+/// Returns a gap in place of the events from one number to another, if there are any.
+fn skipped(topic: &Topic, from: u64, to: u64) -> Vec<Piece> {
+    let gap = Piece::Gap { topic: topic.clone(), from, to, reason: GapReason::Lagging };
+    if from <= to { vec![gap] } else { Vec::new() }
 }
