@@ -268,6 +268,9 @@ impl Lanes {
     async fn write_notes(&self, control: &Control) {
         let now = self.clock.now();
         let leases = self.leadership.all();
+        if leases.is_empty() {
+            return;
+        }
         for lane in self.lanes.values() {
             let notes: Vec<_> = {
                 let mut state = lane.state.lock();

@@ -54,7 +54,7 @@ pub(super) struct State {
     behind: BTreeMap<ConnectionId, Straggler>,
     /// The changes of connections that the jobs name.
     changed: VecDeque<(Instant, Changed)>,
-    /// Up to where the previous leader served topics that nobody has asked for yet.
+    /// Up to where the previous leader served each topic, until the topics are set for the first time.
     noted: BTreeMap<Topic, u64>,
     /// Bytes of all pending events.
     bytes: usize,
@@ -102,6 +102,8 @@ impl State {
             });
             line.subscribers = *subscribers;
         }
+        // Of a topic that is wanted later, the lane has not seen what was appended until then.
+        self.noted.clear();
     }
 
     /// Drops everything about the topics of a family.
@@ -110,7 +112,6 @@ impl State {
         for topic in lines.cloned().collect::<Vec<_>>() {
             self.drop_topic(&topic);
         }
-        self.noted.retain(|topic, _| topic.source() != family);
     }
 
     fn drop_topic(&mut self, topic: &Topic) {
@@ -309,6 +310,7 @@ impl State {
             }
         }
 
+        let in_job: BTreeSet<&ConnectionId> = job.behind.iter().map(|it| &it.connection).collect();
         let mut before: BTreeMap<&ConnectionId, (&Behind, Straggler)> = BTreeMap::new();
         for behind in &job.behind {
             let Some(straggler) = self.behind.get_mut(&behind.connection) else { continue };
@@ -328,7 +330,7 @@ impl State {
         for behind in report.behind {
             let known = before.get(&behind.connection);
             // Connections that changed or left meanwhile are no longer the ones of the job.
-            if known.is_none() && job.behind.iter().any(|it| it.connection == behind.connection) {
+            if known.is_none() && in_job.contains(&behind.connection) {
                 continue;
             }
             let Behind { connection, next, lag, .. } = behind;

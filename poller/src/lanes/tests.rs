@@ -317,6 +317,23 @@ fn the_next_leader_continues_from_the_note() {
 }
 
 #[test]
+fn a_topic_that_is_first_wanted_after_a_failover_is_read_from_the_log() {
+    let now = Instant::now();
+    let at = Timestamp::UNIX_EPOCH;
+    let other = Topic::parse("coinbase/matches/ETH-USD").expect("a topic");
+    let sent = BTreeMap::from([(topic(), 2), (other.clone(), 2)]);
+    let mut state = State::default();
+    state.take_over(LaneNote { at, sent, behind: vec![] });
+    state.set_topics(&subscribers(&[topic()]));
+    // Nobody has wanted the other topic for a while, so the lane has not seen what was appended to it.
+    state.set_topics(&subscribers(&[topic(), other.clone()]));
+    state.change(change("c", &other, &[7]), now);
+    let job = state.job(0, 0, now, |_| true).expect("a job");
+    assert_eq!(job.behind[0].next, BTreeMap::from([(other, 7)]));
+    assert_eq!(job.stretches, []);
+}
+
+#[test]
 fn a_subscription_that_changes_during_a_job_keeps_its_new_position() {
     let now = Instant::now();
     let mut state = State::default();
