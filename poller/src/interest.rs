@@ -128,7 +128,9 @@ impl Interest {
             }
             if leads && is_due(read_ends_at, READ_ENDS_EVERY) {
                 read_ends_at = Some(Instant::now());
-                self.read_ends(&lanes, is_leaderless).await;
+                if let Err(error) = self.read_ends(&lanes, is_leaderless).await {
+                    warn!(error = %Chain(&error), "could not read the end of a topic; retrying");
+                }
             }
             if leads && is_due(checked_at, CHECK_EVERY) {
                 checked_at = Some(Instant::now());
@@ -230,8 +232,7 @@ impl Interest {
                 subscribers.take_changes(|topic| is_part(topic) || is_served(served, topic));
             lanes.update(subscribers.shard(), &topics, changes);
         }
-        self.read_ends(lanes, is_part).await;
-        Ok(())
+        self.read_ends(lanes, is_part).await
     }
 
     /// Passes on what changed in each shard.
@@ -246,7 +247,11 @@ impl Interest {
     }
 
     /// Reads where some of the wanted topics end in the log.
-    async fn read_ends(&self, lanes: &Lanes, is_part: impl Fn(&Topic) -> bool) {
+    async fn read_ends(
+        &self,
+        lanes: &Lanes,
+        is_part: impl Fn(&Topic) -> bool,
+    ) -> Result<(), StoreError> {
         let topics = self.shards.iter().flat_map(|it| it.subscribers.topics());
         let topics: BTreeSet<Topic> = topics.filter(|topic| is_part(topic)).cloned().collect();
         let mut reads = Vec::with_capacity(topics.len());
@@ -258,14 +263,11 @@ impl Interest {
         }
         let mut reads = stream::iter(reads).buffer_unordered(CONCURRENCY);
         while let Some((topic, newest)) = reads.next().await {
-            match newest {
-                Ok(Some(newest)) => lanes.extend(&topic, newest.entry.last()),
-                Ok(None) => {}
-                Err(error) => {
-                    warn!(%topic, error = %Chain(&error), "could not read the end of the topic; its next event brings what is missing");
-                }
+            if let Some(newest) = newest? {
+                lanes.extend(&topic, newest.entry.last());
             }
         }
+        Ok(())
     }
 
     /// Completes the `subscribe`s that were interrupted before their topics went live.
@@ -312,6 +314,8 @@ impl Interest {
     async fn publish(&mut self) {
         let subscribed = self.shards.iter().flat_map(|it| it.subscribers.topics());
         self.topics.see(subscribed, Instant::now());
+        let led: BTreeSet<String> =
+            self.leadership.all().into_iter().map(|lease| lease.source).collect();
         for (family, sender) in &self.families {
             let wanted = self.topics.iter().chain(&self.recorded);
             let wanted: Wanted = wanted.filter(|it| it.source() == family).cloned().collect();
@@ -322,7 +326,7 @@ impl Interest {
                 changed
             });
             if changed
-                && self.served.contains_key(family)
+                && led.contains(family)
                 && let Err(error) = self.control.put_wanted(family, &wanted).await
             {
                 warn!(family, error = %Chain(&error), "could not store the wanted topics");
@@ -349,4 +353,55 @@ impl Interest {
 /// Returns whether the lanes serve a topic.
 fn is_served(served: &BTreeMap<String, Lease>, topic: &Topic) -> bool {
     !served.is_empty() && (is_leaderless(topic) || served.contains_key(topic.source()))
+}
+
+#[cfg(test)]
+mod tests {
+    use aws::clients::{Clients, TableOptions};
+    use domain::{
+        access::Principal,
+        connection::{Connection, Recipient},
+        entry::Entry,
+        frame::Frame,
+    };
+    use dynamo::{Engine, Fault, Faults, Storage};
+    use jiff::Timestamp;
+
+    use super::*;
+
+    /// Otherwise nobody would be sent what the previous leader has left, until another event comes.
+    #[tokio::test(start_paused = true)]
+    async fn a_takeover_is_repeated_until_the_ends_of_all_topics_are_known() {
+        let faults = Faults::default();
+        let engine = Engine::inline(Storage::open(None).expect("a database"));
+        let config = engine.with_faults(faults.clone()).sdk_config();
+        let options =
+            TableOptions { table_prefix: "test-".to_owned(), retention: Duration::from_hours(1) };
+        let tables = Clients::from_config(config).tables(&options);
+        tables.create_missing().await.expect("tables");
+        let topic = Topic::parse("coinbase/matches/BTC-USD").expect("a topic");
+        let now = Timestamp::now();
+        let id = ConnectionId::new("c");
+        let recipient = Recipient { endpoint: "http://gateway".into(), id: id.clone() };
+        let connection = Connection::open(recipient, 0, Principal::anonymous(), now);
+        tables.connections.open(&connection).await.expect("opened");
+        let start = BTreeMap::from([(topic.clone(), 0)]);
+        tables.connections.join(0, &id, &start, 9).await.expect("joined");
+        tables.connections.go_live(0, &id, &start).await.expect("live");
+        let entry = Entry::Frame(Frame::new(topic, 1, now, &["1"]));
+        tables.log.append(&entry, None, now).await.expect("appended");
+
+        let leadership = Leadership::default();
+        let clock = Clock::new(Timestamp::now);
+        let lanes = Lanes::new([0], leadership.clone(), 1, clock.clone());
+        let mut interest = Interest::new(&tables, [0], Wanted::new(), leadership, clock);
+        interest.refresh().await;
+        faults.set(|operation, request| {
+            let is_log = String::from_utf8_lossy(request).contains("test-events");
+            (operation == "Query" && is_log).then_some(Fault::LoseResponse)
+        });
+        interest.take_over("coinbase", &lanes).await.expect_err("the log cannot be read");
+        faults.clear();
+        interest.take_over("coinbase", &lanes).await.expect("a takeover");
+    }
 }
