@@ -250,44 +250,19 @@ impl View {
     /// Takes the pending revocations.
     pub(super) fn plan(&mut self, job: &Job, segments: &[Segment], now: Timestamp) -> Plan {
         let mut plan = Plan { revocations: self.take_revocations(now), ..Plan::default() };
+        let mut unknown = self.unknown_subscriptions(job, now);
         let mut left_out: HashMap<usize, HashSet<usize>> = HashMap::new();
         for behind in &job.behind {
-            let Some(known) = self.known.get(&behind.connection) else {
+            let unknown = unknown.remove(&behind.connection).unwrap_or_default();
+            if !self.known.contains_key(&behind.connection) {
                 plan.closed.push(behind.connection.clone());
-                continue;
-            };
-            let (index, member) = known.place;
-            left_out.entry(index).or_default().insert(member);
-            let next = next_of(known, behind, segments);
-            if !next.is_empty() {
-                let Behind { lag, waits, .. } = *behind;
-                let recipient = known.recipient.clone();
-                plan.stragglers.push(Straggler { recipient, next, lag, waits });
             }
+            self.leave_out(behind, &unknown, segments, &mut left_out, &mut plan);
         }
-        for (id, unknown) in self.unknown_subscriptions(job, now) {
-            let Some(known) = self.known.get(&id) else { continue };
-            let (index, member) = known.place;
-            if left_out.entry(index).or_default().insert(member) {
-                let nothing = BTreeMap::new();
-                let behind = Behind { connection: id, next: nothing, lag: Lag::None, waits: false };
-                let mut next = next_of(known, &behind, segments);
-                next.retain(|topic, _| !unknown.contains(topic));
-                if !next.is_empty() {
-                    let recipient = known.recipient.clone();
-                    plan.stragglers.push(Straggler {
-                        recipient,
-                        next,
-                        lag: Lag::None,
-                        waits: false,
-                    });
-                }
-            } else if let Some(straggler) =
-                plan.stragglers.iter_mut().find(|it| it.recipient.id == id)
-            {
-                // It is behind on topics that the caller knows.
-                straggler.next.retain(|topic, _| !unknown.contains(topic));
-            }
+        for (connection, unknown) in unknown {
+            let next = BTreeMap::new();
+            let behind = Behind { connection, next, lag: Lag::None, waits: false };
+            self.leave_out(&behind, &unknown, segments, &mut left_out, &mut plan);
         }
         let mut by_group: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (index, segment) in segments.iter().enumerate().filter(|(_, it)| it.prev < it.to) {
@@ -312,12 +287,33 @@ impl View {
         plan
     }
 
+    /// Leaves a connection out of the fan-out, to be served by itself on all topics but the `unknown` ones.
+    fn leave_out(
+        &self,
+        behind: &Behind,
+        unknown: &BTreeSet<Topic>,
+        segments: &[Segment],
+        left_out: &mut HashMap<usize, HashSet<usize>>,
+        plan: &mut Plan,
+    ) {
+        let Some(known) = self.known.get(&behind.connection) else { return };
+        let (index, member) = known.place;
+        left_out.entry(index).or_default().insert(member);
+        let mut next = next_of(known, behind, segments);
+        next.retain(|topic, _| !unknown.contains(topic));
+        if !next.is_empty() {
+            let Behind { lag, waits, .. } = *behind;
+            let recipient = known.recipient.clone();
+            plan.stragglers.push(Straggler { recipient, next, lag, waits });
+        }
+    }
+
     /// Returns the subscriptions that the caller of the job does not know yet.
     fn unknown_subscriptions(
         &mut self,
         job: &Job,
         now: Timestamp,
-    ) -> Vec<(ConnectionId, BTreeSet<Topic>)> {
+    ) -> BTreeMap<ConnectionId, BTreeSet<Topic>> {
         let changed: HashMap<&ConnectionId, &Changed> =
             job.changed.iter().map(|it| (&it.connection, it)).collect();
         self.fresh.retain(|_, topics| {
