@@ -23,7 +23,10 @@ use tracing::warn;
 const CONCURRENCY: usize = 256;
 
 /// How long one attempt to post can take. A job of `push` has to report in time even if posts hang.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// How long a post can take with its retry. That is less than a job has.
+const POST_TIMEOUT: Duration = Duration::from_millis(1_200);
 
 /// How long a gateway that refused a connection is not contacted again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -69,6 +72,7 @@ impl Management {
             let timeouts = TimeoutConfig::builder()
                 .connect_timeout(ATTEMPT_TIMEOUT)
                 .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                .operation_timeout(POST_TIMEOUT)
                 .build();
             // One quick retry. If that fails too, the events go into the connection's next message.
             let retries = RetryConfig::standard()
