@@ -60,6 +60,8 @@ pub(super) struct State {
     bytes: usize,
     /// When `push` has to check its connections even if there is nothing to send.
     check_at: Option<Instant>,
+    /// How many subscriptions and connections `push` still has to end.
+    unfinished: u64,
     /// Whether the state has changed since it was last noted.
     is_dirty: bool,
 }
@@ -276,7 +278,7 @@ impl State {
 
     /// Estimates the number of posts that a job needs.
     fn posts_for(&self, stretches: &[Stretch], behind: &[Behind]) -> u64 {
-        let mut posts = 1;
+        let mut posts = 1 + self.unfinished;
         for stretch in stretches.iter().filter(|stretch| stretch.prev < stretch.to) {
             let bytes: usize = stretch.entries.iter().map(Entry::bytes).sum();
             let subscribers = self.lines.get(&stretch.topic).map_or(0, |line| line.subscribers);
@@ -373,7 +375,8 @@ impl State {
         for id in &report.gone {
             self.behind.remove(id);
         }
-        if report.unfinished > 0 {
+        self.unfinished = report.unfinished;
+        if self.unfinished > 0 {
             self.check(now + LEAST_DELAY);
         }
     }

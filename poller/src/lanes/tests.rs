@@ -317,6 +317,21 @@ fn the_next_leader_continues_from_the_note() {
 }
 
 #[test]
+fn a_job_has_posts_for_the_subscriptions_that_have_to_be_ended() {
+    let now = Instant::now();
+    let mut state = State::default();
+    state.set_topics(&subscribers(&[topic()]));
+    state.check(now);
+    let job = state.job(0, 0, now, |_| true).expect("a job");
+    state.apply(&job, Report { unfinished: 500, ..Report::default() }, now);
+    let due = state.due_at(now, |_| true).expect("another check");
+    let job = state.job(0, 0, due, |_| true).expect("a job");
+    assert!(job.posts >= 500, "{} posts", job.posts);
+    state.apply(&job, Report::default(), due);
+    assert_eq!(state.due_at(due, |_| true), None);
+}
+
+#[test]
 fn a_topic_that_is_first_wanted_after_a_failover_is_read_from_the_log() {
     let now = Instant::now();
     let at = Timestamp::UNIX_EPOCH;
