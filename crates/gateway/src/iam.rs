@@ -1,4 +1,4 @@
-//! The IAM policies that authorizers return.
+//! The IAM policies that authorizers return, and the patterns in IAM policies.
 
 use serde::Deserialize;
 
@@ -70,7 +70,7 @@ impl Statement {
 }
 
 /// Whether `text` matches `pattern`, in which `*` stands for any characters and `?` for one.
-fn matches(pattern: &str, text: &str) -> bool {
+pub fn matches(pattern: &str, text: &str) -> bool {
     let pattern = pattern.as_bytes();
     let text = text.as_bytes();
     let mut p = 0;

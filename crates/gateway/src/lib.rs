@@ -12,7 +12,7 @@ mod functions;
 mod gateway;
 mod http_api;
 mod http_server;
-mod iam;
+pub mod iam;
 mod ids;
 mod invocation;
 mod limits;

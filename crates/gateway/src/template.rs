@@ -16,6 +16,7 @@ use std::{fmt, path::Path};
 
 use anyhow::{Context as _, bail};
 use saphyr::{LoadableYamlNode as _, Yaml};
+use serde_json::Value;
 
 pub use self::function_names::FunctionNames;
 use self::resources::Template;
@@ -48,14 +49,32 @@ pub struct Apis {
 ///
 /// When the file cannot be read, is not a template, or has no API that the gateway can serve.
 pub fn read(path: &Path, names: FunctionNames) -> anyhow::Result<Apis> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the template {}", path.display()))?;
+    let text = text_of(path)?;
     parse(&text, names).with_context(|| format!("template {}", path.display()))
 }
 
-fn parse(text: &str, names: FunctionNames) -> anyhow::Result<Apis> {
+/// Reads a template file as JSON. Intrinsic functions have their full form: `!Ref X` becomes
+/// `{"Ref": "X"}`, and `!GetAtt X.Arn` becomes `{"Fn::GetAtt": ["X", "Arn"]}`.
+///
+/// # Errors
+///
+/// When the file cannot be read or is not YAML.
+pub fn read_document(path: &Path) -> anyhow::Result<Value> {
+    document(&text_of(path)?).with_context(|| format!("template {}", path.display()))
+}
+
+fn text_of(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the template {}", path.display()))
+}
+
+fn document(text: &str) -> anyhow::Result<Value> {
     let documents = Yaml::load_from_str(text).context("it is not YAML")?;
-    let document = intrinsics::to_json(documents.first().context("it is empty")?);
+    Ok(intrinsics::to_json(documents.first().context("it is empty")?))
+}
+
+fn parse(text: &str, names: FunctionNames) -> anyhow::Result<Apis> {
+    let document = document(text)?;
     let Some(resources) = document["Resources"].as_object() else {
         bail!("it has no Resources");
     };
