@@ -41,6 +41,11 @@ test-rust: tools web ## Run the Rust tests
 	$(CARGO) build --workspace --bins
 	$(CARGO) nextest run --workspace -E 'not binary(aws)'
 
+.PHONY: test-roles
+test-roles: tools web ## Run the black-box tests on a stand-in for AWS that enforces the roles
+	$(CARGO) build --workspace --bins
+	HEADWATER_TEST_ROLES=1 $(CARGO) nextest run --package tests -E 'binary(it)'
+
 .PHONY: simulate
 simulate: tools web ## Simulate the whole with faults: SEEDS=100 for more seeds, SEED=7 for one
 	$(CARGO) test --package tests --test simulation -- --nocapture --ignored

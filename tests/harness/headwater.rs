@@ -2,13 +2,13 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use local::{command::up::Options, in_process::Server};
 use reqwest::Method;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::{Client, ExchangeServer, MastodonServer, Program, Rest, until};
+use crate::{Client, ExchangeServer, MastodonServer, Program, Rest, Serverless, until};
 
 /// The command line of `headwater up`.
 #[derive(Clone, Debug)]
@@ -16,6 +16,7 @@ pub struct Setup {
     arguments: Vec<String>,
     retention: Option<Duration>,
     has_catalog: bool,
+    is_one_process: bool,
 }
 
 #[derive(clap::Parser)]
@@ -30,7 +31,7 @@ impl Setup {
         let nowhere = ["--coinbase-url=ws://127.0.0.1:9", "--coinbase-rest-url=http://127.0.0.1:9"];
         let common = ["--listen=127.0.0.1:0", "--mastodon-servers="];
         let arguments = common.into_iter().chain(nowhere).map(str::to_owned).collect();
-        Self { arguments, retention: None, has_catalog: false }
+        Self { arguments, retention: None, has_catalog: false, is_one_process: false }
     }
 
     /// Sets an option, such as `--flush-ms`.
@@ -80,6 +81,13 @@ impl Setup {
         Self { retention: Some(retention), ..self }
     }
 
+    /// Never deploys it, because the test relies on what only one process can do: all its parts see a change
+    /// at once, and no post is repeated because its response is late.
+    #[must_use]
+    pub fn in_one_process(self) -> Self {
+        Self { is_one_process: true, ..self }
+    }
+
     /// Uses simulated upstreams.
     #[must_use]
     pub fn simulated(mut self) -> Self {
@@ -92,13 +100,55 @@ impl Setup {
         ["up"].into_iter().chain(self.arguments.iter().map(String::as_str)).collect()
     }
 
-    /// Starts Headwater in this process.
+    /// Starts the programs that run on AWS, on a stand-in for AWS that enforces their roles.
+    ///
+    /// # Panics
+    ///
+    /// With options that only `headwater up` has.
+    pub async fn deploy(&self) -> Serverless {
+        let options = Cli::try_parse_from(self.arguments()).unwrap().options;
+        assert!(self.can_be_deployed(), "{self:?} needs `headwater up`");
+        // What `headwater up` does without these options.
+        let mut settings = vec![("HEADWATER_ALLOWED_ORIGINS".to_owned(), "same".to_owned())];
+        if options.functions.is_open() {
+            settings.push(("HEADWATER_POLICY".to_owned(), "open".to_owned()));
+        }
+        let command = Cli::command();
+        let mut jwt_secret = None;
+        for argument in &self.arguments {
+            let Some((name, value)) = argument.split_once('=') else { continue };
+            let is_it = |it: &&clap::Arg| it.get_long() == name.strip_prefix("--");
+            let option = command.get_arguments().find(is_it).unwrap();
+            let variable = option.get_env().unwrap().to_str().unwrap().to_owned();
+            match name {
+                "--listen" => {}
+                "--jwt-secret" => jwt_secret = Some(value),
+                _ => settings.push((variable, value.to_owned())),
+            }
+        }
+        let serverless = Serverless::start(settings, jwt_secret).await;
+        wait_until_ready(&serverless.rest(), self.has_catalog).await;
+        serverless
+    }
+
+    fn can_be_deployed(&self) -> bool {
+        let is_for_up =
+            |argument: &String| argument == "--simulated" || argument.starts_with("--data-dir=");
+        !self.is_one_process && self.retention.is_none() && !self.arguments.iter().any(is_for_up)
+    }
+
+    /// Starts Headwater in this process. With `HEADWATER_TEST_ROLES`, deploys it if possible.
     pub async fn start(&self) -> Headwater {
         let filter = std::env::var("HEADWATER_TEST_LOG").unwrap_or_else(|_| "warn".to_owned());
         let _ = tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(filter))
             .with_test_writer()
             .try_init();
+        if std::env::var_os("HEADWATER_TEST_ROLES").is_some() && self.can_be_deployed() {
+            let serverless = Box::new(self.deploy().await);
+            let address = serverless.address;
+            return Headwater { address, running: Running::Serverless(serverless) };
+        }
         let mut options = Cli::try_parse_from(self.arguments()).unwrap().options;
         if let Some(retention) = self.retention {
             options.tables.retention = retention;
@@ -109,7 +159,7 @@ impl Setup {
             address: up.address(),
             running: Running::InProcess { up: Box::new(up), shutdown },
         };
-        headwater.wait_until_ready(self.has_catalog).await;
+        wait_until_ready(&headwater.rest(), self.has_catalog).await;
         headwater
     }
 
@@ -118,7 +168,7 @@ impl Setup {
         let mut program = Program::start(&self.arguments(), &[]);
         let address = program.address().await;
         let headwater = Headwater { address, running: Running::Process(Box::new(program)) };
-        headwater.wait_until_ready(self.has_catalog).await;
+        wait_until_ready(&headwater.rest(), self.has_catalog).await;
         headwater
     }
 }
@@ -133,6 +183,7 @@ pub struct Headwater {
 enum Running {
     InProcess { up: Box<Server>, shutdown: CancellationToken },
     Process(Box<Program>),
+    Serverless(Box<Serverless>),
 }
 
 impl Headwater {
@@ -165,7 +216,9 @@ impl Headwater {
     pub async fn kill(self) {
         match self.running {
             Running::Process(program) => program.kill().await,
-            Running::InProcess { .. } => panic!("only a process of its own can be killed"),
+            Running::InProcess { .. } | Running::Serverless(_) => {
+                panic!("only a process of its own can be killed")
+            }
         }
     }
 
@@ -177,22 +230,22 @@ impl Headwater {
                 up.stopped().await.unwrap();
             }
             Running::Process(program) => program.terminate().await,
+            Running::Serverless(serverless) => drop(serverless),
         }
     }
+}
 
-    async fn wait_until_ready(&self, has_catalog: bool) {
-        let rest = self.rest();
-        until("the health endpoint returns 200", async || {
-            let answer = rest.try_ask(Method::GET, "/healthz").await.ok()?;
-            (answer.status == 200).then_some(())
+async fn wait_until_ready(rest: &Rest, has_catalog: bool) {
+    until("the health endpoint returns 200", async || {
+        let answer = rest.try_ask(Method::GET, "/healthz").await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    if has_catalog {
+        until("the catalog lists the products of the exchange", async || {
+            let answer = rest.get("/api/v1/topics?source=coinbase").await;
+            (!answer.json()["topics"].as_array()?.is_empty()).then_some(())
         })
         .await;
-        if has_catalog {
-            until("the catalog lists the products of the exchange", async || {
-                let answer = rest.get("/api/v1/topics?source=coinbase").await;
-                (!answer.json()["topics"].as_array()?.is_empty()).then_some(())
-            })
-            .await;
-        }
     }
 }

@@ -17,6 +17,7 @@ mod ports;
 mod program;
 mod requirement;
 mod rest;
+mod serverless;
 
 pub use self::{
     client::{Client, Event, Gap},
@@ -27,6 +28,10 @@ pub use self::{
     program::{Finished, Program},
     requirement::skip,
     rest::{Rest, RestResponse},
+    serverless::{
+        Serverless,
+        roles::{Call, Roles},
+    },
 };
 pub use simulator::{ExchangeServer, MastodonServer};
 

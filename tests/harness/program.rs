@@ -120,7 +120,7 @@ impl Program {
     }
 }
 
-fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+pub(crate) fn command(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary(name));
     without_settings(&mut command);
     command.args(arguments).envs(variables.iter().copied()).kill_on_drop(true);

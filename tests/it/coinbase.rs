@@ -203,7 +203,7 @@ async fn a_client_that_subscribes_during_a_burst_misses_no_event() {
 #[tokio::test]
 async fn two_clients_receive_the_same_numbers_and_an_unsubscribed_client_none() {
     let exchange = ExchangeServer::start().await.unwrap();
-    let headwater = Headwater::setup().exchange(&exchange).start().await;
+    let headwater = Headwater::setup().exchange(&exchange).in_one_process().start().await;
     let mut one = headwater.client().await;
     let mut two = headwater.client().await;
     one.subscribe(&[MATCHES]).await;

@@ -8,6 +8,7 @@ mod cluster;
 mod coinbase;
 mod faults;
 mod mastodon;
+mod permissions;
 mod protocol;
 mod quotas;
 mod rest;

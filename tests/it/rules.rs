@@ -31,7 +31,7 @@ fn file(text: &str) -> NamedTempFile {
 #[tokio::test]
 async fn a_withdrawn_right_ends_only_its_subscriptions() {
     let exchange = ExchangeServer::start().await.unwrap();
-    let headwater = setup(&exchange).start().await;
+    let headwater = setup(&exchange).in_one_process().start().await;
     let admin = token(&["--class", "admin", "--subject", "root"]).await;
     let member = token(&["--class", "member", "--subject", "ann"]).await;
     let trader = token(&["--class", "trader", "--subject", "bo"]).await;
@@ -86,7 +86,7 @@ async fn a_withdrawn_right_ends_only_its_subscriptions() {
 #[tokio::test]
 async fn a_principal_without_the_right_to_connect_is_disconnected() {
     let exchange = ExchangeServer::start().await.unwrap();
-    let headwater = setup(&exchange).start().await;
+    let headwater = setup(&exchange).in_one_process().start().await;
     let admin = token(&["--class", "admin", "--subject", "root"]).await;
     let member = token(&["--class", "member", "--subject", "mallory"]).await;
     let other = token(&["--class", "member", "--subject", "ann"]).await;
