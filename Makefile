@@ -47,8 +47,8 @@ test-roles: tools web ## Run the black-box tests on a stand-in for AWS that enfo
 	HEADWATER_TEST_ROLES=1 $(CARGO) nextest run --package tests -E 'binary(it)'
 
 .PHONY: simulate
-simulate: tools web ## Simulate the whole with faults: SEEDS=100 for more seeds, SEED=7 for one
-	$(CARGO) test --package tests --test simulation -- --nocapture --ignored
+simulate: tools web ## Simulate all parts with faults: SEEDS=500 for more seeds, SEED=7 for one
+	$(CARGO) run --profile simulation --package tests --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100))
 
 .PHONY: snapshots
 snapshots: tools ## Record the snapshots of the Rust tests anew; review them with git diff

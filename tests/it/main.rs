@@ -16,4 +16,5 @@ mod resume;
 mod rules;
 mod settings;
 mod simulated;
+mod simulation;
 mod slow;

@@ -5,86 +5,81 @@ use std::collections::BTreeMap;
 use aws::tables::Tables;
 use domain::{entry::Entry, topic::Topic};
 use jiff::Timestamp;
-use serde_json::Value;
 
-use crate::{client::Position, upstream::Upstream};
+use crate::{
+    client::Position,
+    trace::Trace,
+    upstream::{self, Upstream},
+};
 
-/// Returns what is not as it must be.
+/// Reports what is not as it must be.
 pub(crate) async fn check(
     tables: &Tables,
     upstream: &Upstream,
-    topics: &[Topic],
     positions: &BTreeMap<(String, Topic), Position>,
-    now: Timestamp,
-) -> Vec<String> {
-    let mut violations = Vec::new();
+    topics: &[Topic],
+    trace: &Trace,
+) {
     for topic in topics {
-        let head = check_log(tables, upstream, topic, now, &mut violations).await;
+        // Expired entries count too.
+        let now = Timestamp::UNIX_EPOCH;
+        let entries = tables.log.read(topic, 1, u64::MAX, usize::MAX, now).await.unwrap();
+        for violation in check_log(topic, &entries, upstream) {
+            trace.violation(&format!("{topic}: {violation}"));
+        }
+        let head = entries.last().map(Entry::last);
         for ((client, of), position) in positions {
-            if of == topic && position.seq != Some(head) {
-                violations.push(format!(
-                    "{client} is mute on {topic}: it has {:?} of {head}\n  {}",
+            if of == topic && position.seq != head {
+                trace.violation(&format!(
+                    "{client} is mute on {topic}: it has {:?} of {head:?}\n  {}",
                     position.seq,
                     Vec::from(position.recent.clone()).join("\n  ")
                 ));
             }
         }
     }
-    violations
 }
 
-/// Checks the log of a topic: its numbers are contiguous, and each event is in it once or reported as
-/// lost. Returns its last number.
-async fn check_log(
-    tables: &Tables,
-    upstream: &Upstream,
-    topic: &Topic,
-    now: Timestamp,
-    violations: &mut Vec<String>,
-) -> u64 {
+/// Checks the log of a topic: its numbers are contiguous, each event is in it once or reported as lost, and
+/// deleted posts are gone. Returns what is wrong.
+fn check_log(topic: &Topic, entries: &[Entry], upstream: &Upstream) -> Vec<String> {
+    let mut violations = Vec::new();
     let mut next = 1;
-    let mut ids: Vec<u64> = Vec::new();
     let mut lost = 0;
-    loop {
-        let entries = tables.log.read(topic, next, u64::MAX, usize::MAX, now).await.unwrap();
-        if entries.is_empty() {
-            break;
+    for entry in entries {
+        if entry.seq() != next {
+            violations.push(format!("{} is where {next} must be", entry.seq()));
         }
-        for entry in entries {
-            if entry.seq() != next {
-                violations.push(format!("{topic} has {} where {next} must be", entry.seq()));
-            }
-            next = entry.last() + 1;
-            match entry {
-                Entry::Lost { seq, last, .. } => lost += last - seq + 1,
-                Entry::Frame(frame) => {
-                    for (_, event) in frame.events() {
-                        let event: Value = serde_json::from_slice(&event).unwrap();
-                        ids.push(event["id"].as_u64().unwrap());
-                    }
-                }
-            }
+        next = entry.last() + 1;
+        if let Entry::Lost { seq, last, .. } = entry {
+            lost += last - seq + 1;
         }
     }
     let newest = upstream.newest(topic);
+    let numbers = upstream::numbers(entries);
     if topic.kind().conflates() {
-        if ids.last() != Some(&newest) && newest > 0 {
-            violations.push(format!("{topic} ends with {:?}, not with {newest}", ids.last()));
+        if numbers.last() != Some(&newest) && newest > 0 {
+            violations.push(format!("the last is {:?}, not {newest}", numbers.last()));
         }
-        return next - 1;
+        return violations;
     }
-    let mut sorted = ids.clone();
-    sorted.sort_unstable();
-    sorted.dedup();
-    if sorted.len() < ids.len() {
-        violations.push(format!("{topic}: {} events twice", ids.len() - sorted.len()));
+    if let Some((one, next)) = numbers.iter().zip(numbers.iter().skip(1)).find(|(a, b)| a >= b) {
+        violations.push(format!("{next} comes after {one}"));
     }
-    let missing = newest - sorted.len() as u64;
+    let missing = newest.saturating_sub(numbers.len() as u64);
     if missing > lost {
-        violations.push(format!("{topic}: {missing} of {newest} events missing, {lost} reported"));
+        violations.push(format!("{missing} of {newest} are missing, {lost} are reported as lost"));
     }
-    if ids.iter().zip(ids.iter().skip(1)).any(|(one, next)| one >= next) {
-        violations.push(format!("{topic}: events are not in order"));
+    let frames = entries.iter().filter_map(|entry| match entry {
+        Entry::Frame(frame) => Some(frame.events()),
+        Entry::Lost { .. } => None,
+    });
+    let events = frames.flatten().map(|(_, event)| String::from_utf8_lossy(&event).into_owned());
+    let events: String = events.collect();
+    for post in upstream.deleted(topic) {
+        if events.contains(&upstream::text(post)) {
+            violations.push(format!("post {post} was deleted, and its text is in the log"));
+        }
     }
-    next - 1
+    violations
 }

@@ -24,13 +24,16 @@ use crate::world::World;
 /// How many messages about a topic are kept.
 const RECENT: usize = 12;
 
+/// Events that a resuming client was promised can expire before they are sent, but not this soon.
+const EXPIRES_LATER: Duration = Duration::from_secs(1);
+
 /// What a client knows of a topic.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Position {
     /// The last number that it has or knows to be missing; `None` before the subscription is confirmed.
     pub(crate) seq: Option<u64>,
-    /// Events that it was sent and had already.
-    pub(crate) duplicates: u64,
+    /// When it was promised that all events after `seq` follow.
+    recovered_at: Option<Instant>,
     /// The number up to which it has asked for a replay.
     asked: u64,
     /// The newest messages about the topic, with their times.
@@ -55,6 +58,10 @@ pub(crate) struct Client {
     pub(crate) topics: Vec<Topic>,
     pub(crate) rng: fastrand::Rng,
     pub(crate) positions: Positions,
+    /// The id of the log that its numbers belong to.
+    pub(crate) log: Option<Value>,
+    /// Whether it does not accept messages at times.
+    pub(crate) is_slow: bool,
 }
 
 /// Why a connection ended.
@@ -101,6 +108,7 @@ impl Client {
             let known = self.position(&topic, |position| position.seq);
             if let Some(seq) = known {
                 request["since"] = json!({topic.as_str(): seq});
+                request["log"] = json!(self.log);
             }
             loop {
                 send(world, &id, &request);
@@ -119,7 +127,7 @@ impl Client {
                 let _ = time::timeout(pause, self.receive(world, &id, &mut messages)).await;
             }
         }
-        if leave_at.is_some() && self.rng.f64() < 0.3 {
+        if self.is_slow && leave_at.is_some() && self.rng.f64() < 0.5 {
             world.gateway.block(&id, Duration::from_millis(self.rng.u64(100..8_000)));
         }
         let receiving = self.receive(world, &id, &mut messages);
@@ -148,10 +156,14 @@ impl Client {
                         let subscribed = &message["topics"][0];
                         let head = subscribed["seq"].as_u64().unwrap();
                         self.position(topic, |it| it.note(world, &format!("{id} {subscribed}")));
-                        let is_new = self.position(topic, |position| position.seq.is_none());
-                        if is_new || subscribed["recovered"] == false {
-                            self.position(topic, |position| position.seq = Some(head));
-                        }
+                        self.log = Some(message["log"].clone());
+                        self.position(topic, |position| {
+                            if position.seq.is_none() || subscribed["recovered"] == false {
+                                position.seq = Some(head);
+                            }
+                            let is_recovered = subscribed["recovered"] == true;
+                            position.recovered_at = is_recovered.then(Instant::now);
+                        });
                         return Some(true);
                     }
                     Some("error") => {
@@ -173,6 +185,10 @@ impl Client {
     ) {
         while let Some(message) = messages.recv().await {
             self.apply(world, id, &message);
+            if message["type"] == "error" && message["id"].is_null() {
+                // A right was withdrawn. The client connects again and subscribes until it is allowed to.
+                return;
+            }
         }
     }
 
@@ -190,6 +206,11 @@ impl Client {
             Some("gap") => {
                 let topic = Topic::parse(message["topic"].as_str().unwrap()).unwrap();
                 let from = message["from"].as_u64().unwrap();
+                let recovered_at = self.position(&topic, |position| position.recovered_at);
+                let is_expired = message["reason"] != "lagging";
+                if is_expired && recovered_at.is_some_and(|at| at.elapsed() < EXPIRES_LATER) {
+                    world.trace.violation(&format!("{id} was recovered, and then sent {message}"));
+                }
                 ranges.push((topic, from, message["to"].as_u64().unwrap()));
             }
             _ => {}
@@ -200,7 +221,6 @@ impl Client {
                 position.note(world, &format!("{id} {kind} {from}-{to}"));
                 let seq = position.seq?;
                 if to <= seq {
-                    position.duplicates += 1;
                     return None;
                 }
                 if from > seq + 1 {
@@ -213,7 +233,7 @@ impl Client {
                 None
             });
             if let Some((from, to)) = missing {
-                world.count("clients: jumps");
+                world.trace.count("clients: jumps");
                 let request = json!({"action": "replay", "topic": topic, "from": from, "to": to});
                 send(world, id, &request);
             }

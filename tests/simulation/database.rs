@@ -20,11 +20,12 @@ use aws_smithy_runtime_api::{
 };
 use aws_smithy_types::body::SdkBody;
 use dynamo::Storage;
+use harness::{Call, Roles};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::{self, Instant};
 
-use crate::link::Link;
+use crate::{link::Link, trace::Trace};
 
 /// The faults of the database.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,13 +42,18 @@ pub(crate) struct Faults {
 pub(crate) struct Database(Arc<Mutex<Inner>>);
 
 struct Inner {
+    roles: Roles,
     storage: Storage,
     rng: fastrand::Rng,
     faults: Faults,
     outage_until: Option<Instant>,
     /// By shard and connection: the versions of the item, and when the index shows each.
     index: BTreeMap<(String, String), Vec<Version>>,
-    counts: BTreeMap<&'static str, u64>,
+    /// By source and owner, the highest epoch of a lease.
+    epochs: BTreeMap<(String, String), u64>,
+    /// By topic, the highest epoch of those who have written to it.
+    writers: BTreeMap<String, u64>,
+    trace: Trace,
 }
 
 /// When the index shows a version of an item, and the item; `None` if it was deleted.
@@ -57,19 +63,26 @@ type Version = (Instant, Option<Value>);
 #[derive(Clone)]
 struct Access {
     database: Database,
+    /// Whose role limits it; `None` for the simulation itself.
+    program: Option<&'static str>,
+    /// The name of the process.
+    owner: String,
     link: Link,
 }
 
 impl Database {
-    pub(crate) fn new(rng: fastrand::Rng) -> Self {
+    pub(crate) fn new(rng: fastrand::Rng, trace: Trace) -> Self {
         let storage = Storage::open(None).unwrap();
         Self(Arc::new(Mutex::new(Inner {
+            roles: Roles::read(),
             storage,
             rng,
             faults: Faults::default(),
             outage_until: None,
             index: BTreeMap::new(),
-            counts: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            trace,
         })))
     }
 
@@ -80,19 +93,20 @@ impl Database {
     pub(crate) fn begin_outage(&self, time: Duration) {
         let mut inner = self.0.lock();
         inner.outage_until = Some(Instant::now() + time);
-        *inner.counts.entry("database: outages").or_default() += 1;
+        inner.trace.count("database: outages");
     }
 
     pub(crate) fn end_outage(&self) {
         self.0.lock().outage_until = None;
     }
 
-    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
-        self.0.lock().counts.clone()
-    }
-
-    /// The configuration of a program's SDK.
-    pub(crate) fn sdk_config(&self, link: Link) -> SdkConfig {
+    /// The configuration of the SDK of a process that runs a program.
+    pub(crate) fn sdk_config(
+        &self,
+        program: Option<&'static str>,
+        owner: &str,
+        link: Link,
+    ) -> SdkConfig {
         let credentials = Credentials::new("simulated", "simulated", None, None, "simulated");
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(2))
@@ -106,29 +120,57 @@ impl Database {
             .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(50)))
             .timeout_config(timeouts)
             .sleep_impl(SharedAsyncSleep::new(aws_smithy_async::rt::sleep::TokioSleep::new()))
-            .http_client(Access { database: self.clone(), link })
+            .http_client(Access { database: self.clone(), program, owner: owner.to_owned(), link })
             .build()
     }
 }
 
 impl Inner {
-    fn count(&mut self, name: &'static str) {
-        *self.counts.entry(name).or_default() += 1;
-    }
-
-    fn run(&mut self, operation: &str, body: &Value) -> (u16, String) {
+    fn run(&mut self, owner: &str, operation: &str, body: &Value) -> (u16, String) {
         if body["IndexName"] == "changes" {
             return (200, self.changes(body).to_string());
         }
-        self.count("database: requests");
+        self.trace.count("database: requests");
         let response = self.storage.call(operation, body.to_string().as_bytes());
         let is_write = matches!(operation, "PutItem" | "UpdateItem" | "DeleteItem");
-        let is_connections =
-            body["TableName"].as_str().is_some_and(|name| name.ends_with("connections"));
-        if is_write && is_connections && response.0 == 200 {
-            self.index_later(body);
+        if is_write && response.0 == 200 {
+            let table = body["TableName"].as_str().unwrap_or_default();
+            match table.rsplit('-').next().unwrap_or_default() {
+                "connections" => self.index_later(body),
+                "control" => self.see_lease(body, &response.1),
+                "events" => self.see_append(owner, body),
+                _ => {}
+            }
         }
         response
+    }
+
+    /// Notes who leads, if a poller has acquired a lease.
+    fn see_lease(&mut self, body: &Value, response: &str) {
+        let key = &body["Key"];
+        let update = body["UpdateExpression"].as_str().unwrap_or_default();
+        if key["pk"]["S"] != "lease" || !update.contains("ADD epoch") {
+            return;
+        }
+        let response: Value = serde_json::from_str(response).unwrap();
+        let lease = &response["Attributes"];
+        let epoch = lease["epoch"]["N"].as_str().unwrap().parse().unwrap();
+        let text = |value: &Value| value["S"].as_str().unwrap().to_owned();
+        self.epochs.insert((text(&key["sk"]), text(&lease["lease_owner"])), epoch);
+    }
+
+    /// Checks that no leader appends to a topic after its successor did.
+    fn see_append(&mut self, owner: &str, body: &Value) {
+        let Some(topic) = body["Item"]["topic"]["S"].as_str() else { return };
+        let source = topic.split('/').next().unwrap_or_default();
+        let Some(&epoch) = self.epochs.get(&(source.to_owned(), owner.to_owned())) else { return };
+        let newest = self.writers.entry(topic.to_owned()).or_default();
+        if epoch < *newest {
+            self.trace.violation(&format!(
+                "{owner} wrote to {topic} in term {epoch}, after a leader of term {newest}"
+            ));
+        }
+        *newest = epoch.max(*newest);
     }
 
     /// The index shows a change after some time.
@@ -147,7 +189,7 @@ impl Inner {
         let at = (Instant::now() + lag).max(earliest.unwrap_or_else(Instant::now));
         versions.push((at, image));
         if !lag.is_zero() {
-            self.count("database: lags of the index");
+            self.trace.count("database: lags of the index");
         }
     }
 
@@ -171,11 +213,12 @@ impl Inner {
 
 impl Access {
     async fn call(self, operation: String, body: Vec<u8>) -> Result<(u16, String), ConnectorError> {
-        let body: Value = serde_json::from_slice(&body).unwrap();
-        let (before, after) = {
-            let rng = &mut self.database.0.lock().rng;
-            (rng.u64(500..4_000), rng.u64(500..4_000))
+        let (before, after, trace) = {
+            let mut inner = self.database.0.lock();
+            inner.trace.record(&format!("{} {operation}", self.owner), &body);
+            (inner.rng.u64(500..4_000), inner.rng.u64(500..4_000), inner.trace.clone())
         };
+        let body: Value = serde_json::from_slice(&body).unwrap();
         self.link.is_up().await;
         time::sleep(Duration::from_micros(before)).await;
         self.link.is_up().await;
@@ -190,13 +233,17 @@ impl Access {
         let result = {
             let mut inner = self.database.0.lock();
             let Faults { throttled, lost_responses, .. } = inner.faults;
-            if inner.rng.f64() < throttled {
-                inner.count("database: throttled requests");
+            let call = Call::of_dynamodb(&operation, &body);
+            if self.program.is_some_and(|program| !inner.roles.admit(program, &call)) {
+                trace.violation(&format!("{} was denied {operation} {body}", self.owner));
+                error(400, "AccessDeniedException")
+            } else if inner.rng.f64() < throttled {
+                inner.trace.count("database: throttled requests");
                 error(400, "ThrottlingException")
             } else {
-                let response = inner.run(&operation, &body);
+                let response = inner.run(&self.owner, &operation, &body);
                 if inner.rng.f64() < lost_responses {
-                    inner.count("database: lost responses");
+                    inner.trace.count("database: lost responses");
                     error(500, "InternalServerError")
                 } else {
                     response
@@ -205,6 +252,7 @@ impl Access {
         };
         time::sleep(Duration::from_micros(after)).await;
         self.link.is_up().await;
+        trace.record(&format!("{} {operation}: {}", self.owner, result.0), result.1.as_bytes());
         Ok(result)
     }
 }

@@ -1,14 +1,14 @@
 //! The environments of `push`. Lambda routes an invocation to any of them, or to one that is cold.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use domain::push::{Job, Push, PushError, Report};
 use functions::push::Pusher;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::time;
+use tokio::time::{self, Instant};
 
-use crate::link::Link;
+use crate::{link::Link, trace::Trace};
 
 /// The faults of Lambda.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,19 +24,22 @@ pub(crate) struct Faults {
     pub(crate) cold: f64,
 }
 
+/// How much longer than a job may take an invocation takes until its report is ready.
+const SLACK: Duration = Duration::from_millis(100);
+
 type Start = Box<dyn Fn() -> Pusher + Send + Sync>;
 
 /// `push`, as all pollers see it.
 pub(crate) struct Environments {
     start: Start,
     state: Mutex<State>,
+    trace: Trace,
 }
 
 struct State {
     rng: fastrand::Rng,
     faults: Faults,
     free: Vec<Arc<Pusher>>,
-    counts: BTreeMap<&'static str, u64>,
 }
 
 /// `push`, as one poller sees it.
@@ -46,18 +49,13 @@ pub(crate) struct Invoker {
 }
 
 impl Environments {
-    pub(crate) fn new(rng: fastrand::Rng, start: Start) -> Self {
-        let state =
-            State { rng, faults: Faults::default(), free: Vec::new(), counts: BTreeMap::new() };
-        Self { start, state: Mutex::new(state) }
+    pub(crate) fn new(rng: fastrand::Rng, start: Start, trace: Trace) -> Self {
+        let state = State { rng, faults: Faults::default(), free: Vec::new() };
+        Self { start, state: Mutex::new(state), trace }
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.state.lock().faults = faults;
-    }
-
-    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
-        self.state.lock().counts.clone()
     }
 
     fn take(&self) -> Arc<Pusher> {
@@ -65,7 +63,7 @@ impl Environments {
             let mut state = self.state.lock();
             let is_cold = state.rng.f64() < state.faults.cold || state.free.is_empty();
             if is_cold {
-                *state.counts.entry("lambda: cold starts").or_default() += 1;
+                self.trace.count("lambda: cold starts");
                 None
             } else {
                 let count = state.free.len();
@@ -78,17 +76,19 @@ impl Environments {
 
     async fn invoke(self: Arc<Self>, job: Job) -> Result<Report, PushError> {
         // What is sent is what a function on AWS gets.
-        let job: Job = serde_json::from_slice(&serde_json::to_vec(&job).unwrap()).unwrap();
+        let json = serde_json::to_vec(&job).unwrap();
+        self.trace.record("push", &json);
+        let job: Job = serde_json::from_slice(&json).unwrap();
         let (fate, delay, kill_after, is_throttled) = {
             let mut state = self.state.lock();
-            *state.counts.entry("lambda: invocations").or_default() += 1;
+            self.trace.count("lambda: invocations");
             let throttled = state.faults.throttled;
             let is_throttled = state.rng.f64() < throttled;
             (state.rng.f64(), state.rng.u64(500..3_000), state.rng.u64(0..40), is_throttled)
         };
         time::sleep(Duration::from_micros(delay)).await;
         if is_throttled {
-            self.count("lambda: throttled invocations");
+            self.trace.count("lambda: throttled invocations");
             return Err(PushError::Throttled("simulated".into()));
         }
         let Faults { lost_responses, killed, abandoned, .. } = self.state.lock().faults;
@@ -96,33 +96,40 @@ impl Environments {
         let running = {
             let environments = self.clone();
             tokio::spawn(async move {
+                let started = Instant::now();
+                let (time, posts) = (job.time() + SLACK, job.posts);
                 let result = pusher.handle(job).await;
+                if started.elapsed() > time {
+                    let took = started.elapsed();
+                    environments.trace.violation(&format!("a job took {took:?} of {time:?}"));
+                }
+                if result.as_ref().is_ok_and(|report| report.posts > posts) {
+                    environments.trace.violation(&format!("more than {posts} posts: {result:?}"));
+                }
                 environments.state.lock().free.push(pusher);
                 result
             })
         };
         let no_response = || PushError::NoResponse("simulated".into());
         if fate < killed {
-            self.count("lambda: killed invocations");
+            self.trace.count("lambda: killed invocations");
             time::sleep(Duration::from_millis(kill_after)).await;
             running.abort();
             return Err(no_response());
         }
         if fate < killed + abandoned {
-            self.count("lambda: responses lost while the function runs");
+            self.trace.count("lambda: responses lost while the function runs");
             return Err(no_response());
         }
         let report = running.await.map_err(|error| PushError::Failed(error.into()))?;
         if fate < killed + abandoned + lost_responses {
-            self.count("lambda: lost responses");
+            self.trace.count("lambda: lost responses");
             return Err(no_response());
         }
         let report = report.map_err(|error| PushError::Failed(error.into()))?;
-        Ok(serde_json::from_slice(&serde_json::to_vec(&report).unwrap()).unwrap())
-    }
-
-    fn count(&self, name: &'static str) {
-        *self.state.lock().counts.entry(name).or_default() += 1;
+        let json = serde_json::to_vec(&report).unwrap();
+        self.trace.record("report", &json);
+        Ok(serde_json::from_slice(&json).unwrap())
     }
 }
 

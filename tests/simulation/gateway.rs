@@ -6,6 +6,7 @@ use bytes::Bytes;
 use domain::{
     connection::{ConnectionId, Recipient},
     outlet::{Outlet, OutletError},
+    topic::Topic,
 };
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -14,6 +15,8 @@ use tokio::{
     sync::mpsc,
     time::{self, Instant},
 };
+
+use crate::trace::Trace;
 
 /// The faults of the gateway.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +36,9 @@ struct Inner {
     rng: fastrand::Rng,
     faults: Faults,
     sockets: BTreeMap<ConnectionId, Socket>,
-    counts: BTreeMap<&'static str, u64>,
+    /// The topic that nobody has a right to any more, and since when nothing of it may be sent.
+    forbidden: Option<(Topic, Instant)>,
+    trace: Trace,
 }
 
 struct Socket {
@@ -42,12 +47,13 @@ struct Socket {
 }
 
 impl Gateway {
-    pub(crate) fn new(rng: fastrand::Rng) -> Self {
+    pub(crate) fn new(rng: fastrand::Rng, trace: Trace) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             rng,
             faults: Faults::default(),
             sockets: BTreeMap::new(),
-            counts: BTreeMap::new(),
+            forbidden: None,
+            trace,
         })))
     }
 
@@ -55,8 +61,9 @@ impl Gateway {
         self.0.lock().faults = faults;
     }
 
-    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
-        self.0.lock().counts.clone()
+    /// Makes it a violation to send anything of a topic from some time on.
+    pub(crate) fn forbid(&self, topic: Option<(Topic, Instant)>) {
+        self.0.lock().forbidden = topic;
     }
 
     /// Opens a connection. Returns what the client receives.
@@ -76,38 +83,49 @@ impl Gateway {
         if let Some(socket) = inner.sockets.get_mut(id) {
             socket.busy_until = Some(Instant::now() + time);
         }
-        inner.count("gateway: slow clients");
+        inner.trace.count("gateway: slow clients");
     }
 }
 
 impl Inner {
-    fn count(&mut self, name: &'static str) {
-        *self.counts.entry(name).or_default() += 1;
-    }
-
     fn post(&mut self, id: &ConnectionId, message: &Bytes) -> Result<(), OutletError> {
         let Faults { failed_after_delivery, throttled, .. } = self.faults;
         if self.rng.f64() < throttled {
-            self.count("gateway: 429 of the account");
+            self.trace.count("gateway: 429 of the account");
             return Err(OutletError::Busy);
         }
         let Some(socket) = self.sockets.get(id) else {
-            self.count("gateway: 410");
+            self.trace.count("gateway: 410");
             return Err(OutletError::Gone);
         };
         if socket.busy_until.is_some_and(|until| until > Instant::now()) {
-            self.count("gateway: 429 of a connection");
+            self.trace.count("gateway: 429 of a connection");
             return Err(OutletError::Busy);
         }
-        let json = serde_json::from_slice(message).unwrap();
+        self.trace.record(&format!("post {id}"), message);
+        let json: Value = serde_json::from_slice(message).unwrap();
+        self.check_rights(id, &json);
         if socket.messages.send(json).is_err() {
             return Err(OutletError::Gone);
         }
         if self.rng.f64() < failed_after_delivery {
-            self.count("gateway: 5xx after delivery");
+            self.trace.count("gateway: 5xx after delivery");
             return Err(OutletError::Failed("simulated".into()));
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Checks that a message has no events of a topic whose rights were withdrawn.
+    fn check_rights(&self, id: &ConnectionId, message: &Value) {
+        let Some((topic, since)) = &self.forbidden else { return };
+        let frames = message["frames"].as_array().into_iter().flatten();
+        let has_topic = frames.filter(|frame| frame["topic"] == topic.as_str()).count() > 0;
+        if has_topic && *since < Instant::now() {
+            let late = since.elapsed().as_millis();
+            self.trace.violation(&format!("{id} was sent events of {topic}, {late} ms too late"));
+        }
     }
 }
 
@@ -124,7 +142,7 @@ impl Outlet for Gateway {
                 let share = inner.faults.hung;
                 let hangs = inner.rng.f64() < share;
                 if hangs {
-                    inner.count("gateway: posts that hang");
+                    inner.trace.count("gateway: posts that hang");
                 }
                 (inner.rng.u64(1_000..8_000), hangs)
             };

@@ -1,6 +1,14 @@
 //! One run: builds everything, lets it run with faults, ends the faults, and checks what is left.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use aws::{
     clients::{Clients, TableOptions},
@@ -8,10 +16,15 @@ use aws::{
 };
 use clap::Parser as _;
 use domain::{clock::Clock, provenance::Provenance, rules::SetText, topic::Topic};
-use functions::{app::App, push::Pusher};
+use functions::{
+    access::rules::{Overrides, Rules},
+    app::App,
+    push::Pusher,
+};
 use jiff::Timestamp;
-use parking_lot::Mutex;
+use mad_turmoil::time::SimClocksGuard;
 use poller::{families::Family, poller::Poller, source::Source};
+use rand::{SeedableRng as _, rngs::StdRng};
 use secrecy::SecretString;
 use tokio::{
     sync::watch,
@@ -21,17 +34,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    check,
-    client::{Client, Position, Positions},
+    Outcome, check,
+    client::{Client, Positions},
     database::{self, Database},
     environments::{self, Environments, Invoker},
     gateway::{self, Gateway},
     link::Link,
+    plan::{Fault, Plan},
+    trace::Trace,
     upstream::{SimulatedSource, Upstream},
 };
-
-/// How long the faults last.
-const FAULTS_FOR: Duration = Duration::from_mins(1);
 
 /// How long after the faults everything must be in order again.
 const PEACE: Duration = Duration::from_secs(10);
@@ -39,6 +51,14 @@ const PEACE: Duration = Duration::from_secs(10);
 /// How long before the end of the faults all pollers run again: a lease has to expire before another poller
 /// leads.
 const FAILOVER: Duration = Duration::from_secs(20);
+
+/// How long after a right was withdrawn nothing forbidden is sent any more.
+const WITHDRAWN_WITHIN: Duration = Duration::from_secs(5);
+
+/// The topic that clients lose the right to.
+const WITHDRAWN: &str = "mastodon/tag/busy";
+
+const FAMILIES: &[&str] = &["coinbase", "mastodon"];
 
 const SHARDS: u16 = 2;
 
@@ -53,21 +73,15 @@ const TOPICS: [(&str, u64); 5] = [
     ("mastodon/tag/quiet", 15_000),
 ];
 
-/// What a run found.
-pub(crate) struct Outcome {
-    pub(crate) violations: Vec<String>,
-    /// How often each fault happened.
-    pub(crate) counts: BTreeMap<&'static str, u64>,
-    pub(crate) trace: Vec<String>,
-}
-
 /// What the clients use.
 pub(crate) struct World {
     pub(crate) app: Arc<App>,
+    /// All tables, without the limits of a role.
+    tables: Tables,
     pub(crate) gateway: Gateway,
+    pub(crate) trace: Trace,
     clock: Clock,
     started: Instant,
-    counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl World {
@@ -77,10 +91,6 @@ impl World {
 
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    pub(crate) fn count(&self, name: &'static str) {
-        *self.counts.lock().entry(name).or_default() += 1;
     }
 }
 
@@ -96,77 +106,77 @@ struct PollerOptions {
     options: poller::config::Options,
 }
 
-/// Runs one seed.
-pub(crate) fn run(seed: u64, is_traced: bool) -> Outcome {
+/// Runs one seed. The process can run no other one after it.
+pub(crate) fn run(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome {
+    // From here on, whatever takes random numbers or the time from the system takes the simulated ones.
+    mad_turmoil::rand::set_rng(StdRng::seed_from_u64(seed));
+    let _clocks = SimClocksGuard::init();
+    fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    fastrand::seed(seed);
-    runtime.block_on(simulate(seed, is_traced))
+    runtime.block_on(simulate(seed, without, trace))
 }
 
-/// A clock that shows the simulated time, with an error.
+/// Returns a clock that shows the simulated time, ahead by `skew`.
 fn clock(started: Instant, skew: Duration) -> Clock {
     let epoch: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
     Clock::new(move || epoch + started.elapsed() + skew)
 }
 
-fn table_options() -> TableOptions {
-    TableOptions { table_prefix: "sim-".to_owned(), retention: Duration::from_hours(24) }
-}
-
-async fn simulate(seed: u64, is_traced: bool) -> Outcome {
+async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome {
     let mut rng = fastrand::Rng::with_seed(seed);
+    let plan = Plan::draw(&mut rng, without);
+    let trace = Trace::start(trace);
+    trace.record("plan", format!("{plan:?}").as_bytes());
     let started = Instant::now();
-    let database = Database::new(rng.fork());
-    let gateway = Gateway::new(rng.fork());
-    let tables_of = |link: Link, skew: Duration| -> Tables {
-        let clients = Clients::from_config(database.sdk_config(link));
-        clients.tables_with_clock(&table_options(), clock(started, skew))
+    let database = Database::new(rng.fork(), trace.clone());
+    let gateway = Gateway::new(rng.fork(), trace.clone());
+    let options = TableOptions { table_prefix: "headwater-".to_owned(), retention: plan.retention };
+    let tables_of = |program: Option<&'static str>, owner: &str, link: Link, skew: Duration| {
+        let clients = Clients::from_config(database.sdk_config(program, owner, link));
+        clients.tables_with_clock(&options, clock(started, skew))
     };
-    let tables = tables_of(Link::new(), Duration::ZERO);
+    let tables_of_function =
+        |name: &'static str| tables_of(Some(name), name, Link::new(), Duration::ZERO);
+    let tables = tables_of(None, "simulation", Link::new(), Duration::ZERO);
     tables.create_missing().await.unwrap();
 
-    let app = Arc::new(app(tables.clone(), &gateway));
     let world = Arc::new(World {
-        app: app.clone(),
+        app: Arc::new(app(tables_of_function("connection"), &gateway)),
+        tables: tables.clone(),
         gateway: gateway.clone(),
+        trace: trace.clone(),
         clock: clock(started, Duration::ZERO),
         started,
-        counts: Mutex::default(),
     });
-    let environments = {
-        let tables = tables.clone();
-        let gateway = Arc::new(gateway.clone());
-        let now = clock(started, Duration::ZERO);
-        let start = move || Pusher::new(&tables, gateway.clone(), app.rules.clone(), now.clone());
-        Arc::new(Environments::new(rng.fork(), Box::new(start)))
-    };
+    let environments = Arc::new(environments(&mut rng, &world, tables_of_function("push")));
 
     let topics = topics();
     let upstream = Upstream::new(&topics);
-    let peace = started + FAULTS_FOR;
-    produce(&upstream, &topics, &mut rng, peace);
+    let peace = started + plan.time;
+    produce(&upstream, &topics, &plan, &mut rng, peace);
 
-    let mut pollers = Pollers { started: 0, links: Vec::new() };
-    let start_poller = |pollers: &mut Pollers, rng: &mut fastrand::Rng| {
+    let mut started_pollers = 0;
+    let mut start_poller = |families: &'static [&'static str], rng: &mut fastrand::Rng| {
+        started_pollers += 1;
         let link = Link::new();
-        let skew = Duration::from_millis(rng.u64(..2_000));
-        pollers.started += 1;
+        let owner = format!("poller-{started_pollers}");
+        let skew = plan.skew.mul_f64(rng.f64());
+        let tables = tables_of(Some("poller"), &owner, link.clone(), skew);
         let poller = Poller {
-            tables: tables_of(link.clone(), skew),
+            families: sources(families, &topics, &upstream, &tables),
+            tables,
             push: Arc::new(Invoker { environments: environments.clone(), link: link.clone() }),
             provenance: Provenance::Simulated,
             posts_per_second: 5_000,
             shards: 0..SHARDS,
-            owner: format!("poller-{}", pollers.started).into(),
-            families: families(&topics, &upstream),
+            owner: owner.into(),
             looks: watch::Sender::new(None),
             clock: clock(started, skew),
         };
-        pollers.links.push(link);
         tokio::spawn(async move {
             let options = PollerOptions::try_parse_from(["poller"]).unwrap().options;
             loop {
@@ -175,58 +185,100 @@ async fn simulate(seed: u64, is_traced: bool) -> Outcome {
                 time::sleep(Duration::from_secs(1)).await;
             }
         });
+        RunningPoller { families, link }
     };
-    start_poller(&mut pollers, &mut rng);
-    start_poller(&mut pollers, &mut rng);
-
-    if is_traced {
-        tokio::spawn(log_seconds(started));
+    let kinds: &[&[&str]] = if plan.split_families {
+        &[&["coinbase"], &["mastodon"], &["coinbase"], &["mastodon"]]
+    } else {
+        &[FAMILIES, FAMILIES]
+    };
+    let mut pollers = Vec::new();
+    for families in kinds {
+        pollers.push(start_poller(families, &mut rng));
     }
-    let positions = start_clients(&world, &topics, &mut rng, peace);
-    draw_faults(&mut rng, &database, &gateway, &environments);
-    let has_outages = rng.f64() < 0.4;
-    let has_kills = rng.f64() < 0.4;
-    let has_freezes = rng.f64() < 0.4;
+
+    tokio::spawn(log_seconds(started));
+    let positions = start_clients(&world, &topics, &plan, &mut rng, peace);
+    database.set_faults(plan.database);
+    gateway.set_faults(plan.gateway);
+    environments.set_faults(plan.environments);
+    if plan.withdrawals {
+        tokio::spawn(withdraw(world.clone(), rng.fork(), plan.time));
+    }
     while Instant::now() < peace {
         time::sleep(Duration::from_millis(rng.u64(1_000..12_000))).await;
-        if has_outages && rng.f64() < 0.4 {
+        if plan.outages && rng.f64() < 0.4 {
             database.begin_outage(Duration::from_millis(rng.u64(500..25_000)));
         }
         if Instant::now() + FAILOVER > peace {
             continue;
         }
-        let index = rng.usize(..pollers.links.len());
-        if has_kills && rng.f64() < 0.4 {
-            world.count("pollers: killed");
-            pollers.links.remove(index).kill();
-            start_poller(&mut pollers, &mut rng);
-        } else if has_freezes && rng.f64() < 0.4 {
-            world.count("pollers: frozen");
+        let index = rng.usize(..pollers.len());
+        if plan.kills && rng.f64() < 0.4 {
+            trace.count("pollers: killed");
+            let RunningPoller { families, link } = pollers.remove(index);
+            link.kill();
+            pollers.push(start_poller(families, &mut rng));
+        } else if plan.freezes && rng.f64() < 0.4 {
+            trace.count("pollers: frozen");
             let most = peace.duration_since(Instant::now()).saturating_sub(FAILOVER);
             let time = Duration::from_millis(rng.u64(500..25_000));
-            pollers.links[index].freeze(time.min(most));
+            pollers[index].link.freeze(time.min(most));
         }
     }
     database.set_faults(database::Faults::default());
     database.end_outage();
     gateway.set_faults(gateway::Faults::default());
     environments.set_faults(environments::Faults::default());
-    for link in &pollers.links {
-        link.freeze(Duration::ZERO);
+    for poller in &pollers {
+        poller.link.freeze(Duration::ZERO);
     }
 
     time::sleep_until(peace.max(Instant::now()) + PEACE).await;
-    let counts = [database.counts(), gateway.counts(), environments.counts()];
-    let counts = counts.into_iter().chain([world.counts.lock().clone()]).flatten().collect();
     let positions = positions.lock().clone();
-    let violations = check::check(&tables, &upstream, &topics, &positions, world.now()).await;
-    let trace = if is_traced { trace(&positions) } else { Vec::new() };
-    Outcome { violations, counts, trace }
+    check::check(&tables, &upstream, &positions, &topics, &trace).await;
+    trace.end()
 }
 
-/// Returns what each client has.
-fn trace(positions: &BTreeMap<(String, Topic), Position>) -> Vec<String> {
-    positions.iter().map(|((client, topic), it)| format!("{client} {topic} {it:?}")).collect()
+/// Withdraws the right to a topic, and gives it back in time for the end.
+async fn withdraw(world: Arc<World>, mut rng: fastrand::Rng, time: Duration) {
+    let topic = Topic::parse(WITHDRAWN).unwrap();
+    let started = Instant::now();
+    time::sleep((time / 3).mul_f64(rng.f64())).await;
+    let mut forbidden = SetText::open();
+    write!(forbidden.policies, "forbid (principal, action, resource == Topic::\"{WITHDRAWN}\");")
+        .unwrap();
+    put_rules(&world, &forbidden).await;
+    world.trace.count("rules: withdrawn rights");
+    world.gateway.forbid(Some((topic, Instant::now() + WITHDRAWN_WITHIN)));
+    time::sleep_until(started + (time / 3).mul_f64(1.0 + rng.f64())).await;
+    world.gateway.forbid(None);
+    put_rules(&world, &SetText::open()).await;
+}
+
+async fn put_rules(world: &World, set: &SetText) {
+    while world.tables.control.put_rules(set, "simulation", world.now()).await.is_err() {
+        time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The environments of `push`. Some share their rules, as if they had read them at the same time.
+fn environments(rng: &mut fastrand::Rng, world: &World, tables: Tables) -> Environments {
+    let gateway = Arc::new(world.gateway.clone());
+    let clock = world.clock.clone();
+    let options = FunctionOptions::try_parse_from(["functions"]).unwrap().options;
+    let rules: Vec<Arc<Rules>> = (0..3)
+        .map(|_| {
+            let preset = options.preset(SetText::open()).unwrap();
+            Arc::new(Rules::new(tables.control.clone(), preset, Overrides::default()))
+        })
+        .collect();
+    let started = AtomicUsize::new(0);
+    let start = move || {
+        let index = started.fetch_add(1, Ordering::Relaxed) % rules.len();
+        Pusher::new(&tables, gateway.clone(), rules[index].clone(), clock.clone())
+    };
+    Environments::new(rng.fork(), Box::new(start), world.trace.clone())
 }
 
 /// Marks the seconds in the log.
@@ -238,15 +290,26 @@ async fn log_seconds(started: Instant) {
 }
 
 /// Produces events on all topics until `peace`.
-fn produce(upstream: &Upstream, topics: &[Topic], rng: &mut fastrand::Rng, peace: Instant) {
+fn produce(
+    upstream: &Upstream,
+    topics: &[Topic],
+    plan: &Plan,
+    rng: &mut fastrand::Rng,
+    peace: Instant,
+) {
     for (topic, (_, every)) in topics.iter().zip(TOPICS) {
         let upstream = upstream.clone();
         let topic = topic.clone();
         let mut rng = rng.fork();
+        let deletes = if topic.source() == "mastodon" { plan.deletes } else { 0.0 };
         tokio::spawn(async move {
             while Instant::now() < peace {
                 time::sleep(Duration::from_millis(rng.u64(1..every * 2))).await;
-                upstream.produce(&topic);
+                if rng.f64() < deletes {
+                    upstream.delete(&topic, &mut rng);
+                } else {
+                    upstream.produce(&topic);
+                }
             }
         });
     }
@@ -256,6 +319,7 @@ fn produce(upstream: &Upstream, topics: &[Topic], rng: &mut fastrand::Rng, peace
 fn start_clients(
     world: &Arc<World>,
     topics: &[Topic],
+    plan: &Plan,
     rng: &mut fastrand::Rng,
     peace: Instant,
 ) -> Positions {
@@ -270,57 +334,37 @@ fn start_clients(
             topics: chosen,
             rng,
             positions: positions.clone(),
+            log: None,
+            is_slow: plan.slow_clients,
         };
         tokio::spawn(client.run(world.clone(), peace));
     }
     positions
 }
 
-/// Draws how often each fault of the services happens.
-fn draw_faults(
-    rng: &mut fastrand::Rng,
-    database: &Database,
-    gateway: &Gateway,
-    environments: &Environments,
-) {
-    // Each kind of fault happens in some of the runs, so that a failing seed points to its cause.
-    let mut if_drawn =
-        |share: f64, most: f64| if rng.f64() < share { rng.f64() * most } else { 0.0 };
-    database.set_faults(database::Faults {
-        index_lag: Duration::from_secs(5).mul_f64(if_drawn(0.6, 1.0)),
-        throttled: if_drawn(0.4, 0.1),
-        lost_responses: if_drawn(0.4, 0.05),
-    });
-    gateway.set_faults(gateway::Faults {
-        failed_after_delivery: if_drawn(0.4, 0.05),
-        throttled: if_drawn(0.4, 0.2),
-        hung: if_drawn(0.3, 0.01),
-    });
-    environments.set_faults(environments::Faults {
-        throttled: if_drawn(0.4, 0.1),
-        lost_responses: if_drawn(0.4, 0.02),
-        killed: if_drawn(0.4, 0.02),
-        abandoned: if_drawn(0.4, 0.01),
-        cold: if_drawn(0.7, 0.5),
-    });
-}
-
 fn topics() -> Vec<Topic> {
     TOPICS.iter().map(|(name, _)| Topic::parse(name).unwrap()).collect()
 }
 
-struct Pollers {
-    started: u32,
-    links: Vec<Link>,
+/// A poller, and the way to stop it.
+struct RunningPoller {
+    families: &'static [&'static str],
+    link: Link,
 }
 
-fn families(topics: &[Topic], upstream: &Upstream) -> Vec<Family> {
-    let family = |family: &'static str| {
-        let topics = topics.iter().filter(|topic| topic.source() == family).cloned().collect();
-        let source = SimulatedSource { family, topics, upstream: upstream.clone() };
-        (family.to_owned(), vec![Arc::new(source) as Arc<dyn Source>])
+fn sources(
+    families: &[&'static str],
+    topics: &[Topic],
+    upstream: &Upstream,
+    tables: &Tables,
+) -> Vec<Family> {
+    let family = |family: &&'static str| {
+        let topics = topics.iter().filter(|topic| topic.source() == *family).cloned().collect();
+        let (upstream, log) = (upstream.clone(), tables.log.clone());
+        let source = SimulatedSource { family, topics, upstream, log };
+        ((*family).to_owned(), vec![Arc::new(source) as Arc<dyn Source>])
     };
-    vec![family("coinbase"), family("mastodon")]
+    families.iter().map(family).collect()
 }
 
 fn app(tables: Tables, gateway: &Gateway) -> App {

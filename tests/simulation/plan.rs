@@ -1,0 +1,123 @@
+//! The plan of a run: which faults it has, and how often. It follows from the seed.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::{database, environments, gateway};
+
+/// A kind of fault. Any of them can be left out of a run, to find out which one it takes to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fault {
+    /// The index of the connections shows changes late.
+    IndexLag,
+    /// The database throttles requests.
+    DatabaseThrottled,
+    /// The database does what it is asked, and answers with an error.
+    DatabaseResponseLost,
+    /// The database is away for a while.
+    Outages,
+    /// The gateway delivers a message, and answers with an error.
+    PostFailedAfterDelivery,
+    /// The gateway throttles posts.
+    PostThrottled,
+    /// Posts hang.
+    PostHung,
+    /// `push` is throttled.
+    PushThrottled,
+    /// The response of `push` is lost.
+    PushResponseLost,
+    /// An environment of `push` is killed during an invocation.
+    PushKilled,
+    /// The response of `push` is lost at once, while the function goes on.
+    PushAbandoned,
+    /// Invocations start new environments.
+    PushCold,
+    /// Pollers are killed.
+    Kills,
+    /// Pollers stop for a while, and go on.
+    Freezes,
+    /// The clocks of pollers are wrong.
+    Skew,
+    /// Each source family has a poller of its own.
+    SplitFamilies,
+    /// Clients do not accept messages for a while.
+    SlowClients,
+    /// Events expire after half a minute, and are deleted hours later.
+    ShortRetention,
+    /// Posts are deleted.
+    Deletes,
+    /// The right to read some topics is withdrawn for a while.
+    Withdrawals,
+}
+
+/// What happens in a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// How long the faults last.
+    pub(crate) time: Duration,
+    pub(crate) database: database::Faults,
+    pub(crate) gateway: gateway::Faults,
+    pub(crate) environments: environments::Faults,
+    /// Whether the database is away at times.
+    pub(crate) outages: bool,
+    /// Whether pollers are killed.
+    pub(crate) kills: bool,
+    /// Whether pollers are frozen.
+    pub(crate) freezes: bool,
+    /// Most that the clock of a poller is ahead.
+    pub(crate) skew: Duration,
+    /// Whether each source family has a poller of its own.
+    pub(crate) split_families: bool,
+    pub(crate) slow_clients: bool,
+    /// How long events are kept.
+    pub(crate) retention: Duration,
+    /// Share of the events of a topic with posts that delete one.
+    pub(crate) deletes: f64,
+    /// Whether rights are withdrawn for a while.
+    pub(crate) withdrawals: bool,
+}
+
+impl Plan {
+    /// Draws a plan. Leaving out a fault does not change the others.
+    pub(crate) fn draw(rng: &mut fastrand::Rng, without: &[Fault]) -> Self {
+        let time = Duration::from_millis(rng.u64(25_000..60_000));
+        // Each kind of fault happens in some of the runs only, so that a failing seed points to its cause.
+        let mut share = |fault: Fault, of_the_runs: f64, most: f64| {
+            let drawn = (rng.f64() < of_the_runs, rng.f64() * most);
+            if drawn.0 && !without.contains(&fault) { drawn.1 } else { 0.0 }
+        };
+        Self {
+            time,
+            database: database::Faults {
+                index_lag: Duration::from_secs(5).mul_f64(share(Fault::IndexLag, 0.6, 1.0)),
+                throttled: share(Fault::DatabaseThrottled, 0.4, 0.1),
+                lost_responses: share(Fault::DatabaseResponseLost, 0.4, 0.05),
+            },
+            gateway: gateway::Faults {
+                failed_after_delivery: share(Fault::PostFailedAfterDelivery, 0.4, 0.05),
+                throttled: share(Fault::PostThrottled, 0.4, 0.2),
+                hung: share(Fault::PostHung, 0.3, 0.01),
+            },
+            environments: environments::Faults {
+                throttled: share(Fault::PushThrottled, 0.4, 0.1),
+                lost_responses: share(Fault::PushResponseLost, 0.4, 0.02),
+                killed: share(Fault::PushKilled, 0.4, 0.02),
+                abandoned: share(Fault::PushAbandoned, 0.4, 0.01),
+                cold: share(Fault::PushCold, 0.7, 0.5),
+            },
+            outages: share(Fault::Outages, 0.4, 1.0) > 0.0,
+            kills: share(Fault::Kills, 0.4, 1.0) > 0.0,
+            freezes: share(Fault::Freezes, 0.4, 1.0) > 0.0,
+            skew: Duration::from_secs(3).mul_f64(share(Fault::Skew, 0.6, 1.0)),
+            split_families: share(Fault::SplitFamilies, 0.3, 1.0) > 0.0,
+            slow_clients: share(Fault::SlowClients, 0.5, 1.0) > 0.0,
+            retention: match share(Fault::ShortRetention, 0.3, 1.0) {
+                0.0 => Duration::from_hours(24),
+                _ => Duration::from_secs(30),
+            },
+            deletes: share(Fault::Deletes, 0.5, 0.3),
+            withdrawals: share(Fault::Withdrawals, 0.4, 1.0) > 0.0,
+        }
+    }
+}
