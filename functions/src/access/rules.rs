@@ -23,8 +23,11 @@ const CACHE_FOR: Duration = Duration::from_secs(2);
 /// within this time, also in a process that cannot reach the database.
 const VALID_FOR: Duration = Duration::from_secs(5);
 
-/// How long a read of the rules may take. It ends before the rules are no longer valid.
-const READ_TIMEOUT: Duration = CACHE_FOR;
+/// How long a job of `push` posts at most, after it has taken the rules.
+const JOB_TIME: Duration = Duration::from_millis(1_500);
+
+/// How long a read of the rules may take. A job whose read fails can still use the rules that it has.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait after a read that failed.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
@@ -129,20 +132,21 @@ impl Rules {
     ///
     /// [`RulesError`] when the rules in force of the last five seconds are not known.
     pub async fn current(&self) -> Result<InForce, RulesError> {
-        self.get(0, CACHE_FOR).await
+        self.get(0, VALID_FOR).await
     }
 
-    /// Returns the rules in force, which have at least this `version`.
+    /// Returns the rules in force, which have at least this `version`. They stay valid for as long as a
+    /// job of `push` takes.
     ///
-    /// The caller learns the version from a poller that checks it every second. So the database is read
-    /// only for a newer version, or if the rules would soon be no longer valid. This is cheap enough to
-    /// call for every frame.
+    /// The caller learns the version from a poller that checks it every second. The database is read only
+    /// for a newer version, or if the rules would soon be no longer valid. This is cheap enough to call
+    /// for every job.
     ///
     /// # Errors
     ///
     /// See [`Rules::current`]. An older version than `version` is never returned.
     pub async fn at_least(&self, version: u64) -> Result<InForce, RulesError> {
-        self.get(version, VALID_FOR.saturating_sub(CACHE_FOR)).await
+        self.get(version, VALID_FOR.saturating_sub(JOB_TIME)).await
     }
 
     /// Returns the limits of a principal. While the rules in force are not known, these are the limits of
@@ -155,11 +159,12 @@ impl Rules {
         rules.limits_of(principal)
     }
 
-    async fn get(&self, version: u64, max_age: Duration) -> Result<InForce, RulesError> {
-        match self.known(version, max_age) {
+    /// Returns rules that were confirmed within `valid_for`.
+    async fn get(&self, version: u64, valid_for: Duration) -> Result<InForce, RulesError> {
+        match self.known(version, CACHE_FOR) {
             Some(rules) => Ok(rules),
             // Rarely awaited, and large.
-            None => Box::pin(self.load(version, max_age)).await,
+            None => Box::pin(self.load(version, valid_for)).await,
         }
     }
 
@@ -171,10 +176,10 @@ impl Rules {
         is_fit.then(|| state.in_force.clone())
     }
 
-    async fn load(&self, version: u64, max_age: Duration) -> Result<InForce, RulesError> {
+    async fn load(&self, version: u64, valid_for: Duration) -> Result<InForce, RulesError> {
         let mut failed_at = self.reading.lock().await;
         // Another request may have read them meanwhile.
-        if let Some(rules) = self.known(version, max_age) {
+        if let Some(rules) = self.known(version, CACHE_FOR) {
             return Ok(rules);
         }
         let mut error = None;
@@ -194,7 +199,7 @@ impl Rules {
                 }
             }
         }
-        self.known(version, VALID_FOR).ok_or_else(|| error.unwrap_or(RulesError::Stale))
+        self.known(version, valid_for).ok_or_else(|| error.unwrap_or(RulesError::Stale))
     }
 
     async fn read(&self) -> Result<InForce, RulesError> {

@@ -14,7 +14,7 @@ use functions::{
 };
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::time::{self, Duration};
+use tokio::time::{self, Duration, Instant};
 
 use crate::world::{World, summary, topic};
 
@@ -124,13 +124,28 @@ async fn a_quiet_system_reads_the_version_every_two_seconds_at_most() {
     }
     let reads = world.database.take_requests();
     assert!((25..=30).contains(&reads), "{reads} in a minute");
-    // `push` alone reads it every three seconds.
-    for _ in 0..600 {
-        rules.at_least(1).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_ends_before_its_rules_are_no_longer_valid() {
+    let world = World::new().await;
+    let rules = &world.app.rules;
+    let confirmed_at = Instant::now();
+    rules.current().await.unwrap();
+    world.database.set_away(true);
+    let (mut last_job, mut last_request) = (Duration::ZERO, Duration::ZERO);
+    while confirmed_at.elapsed() < Duration::from_secs(7) {
+        if rules.at_least(0).await.is_ok() {
+            last_job = confirmed_at.elapsed();
+        }
+        if rules.current().await.is_ok() {
+            last_request = confirmed_at.elapsed();
+        }
         time::advance(Duration::from_millis(100)).await;
     }
-    let reads = world.database.take_requests();
-    assert!((18..=20).contains(&reads), "{reads} in a minute");
+    let [earliest, job, request] = [2_000, 3_500, 5_000].map(Duration::from_millis);
+    assert!((earliest..=job).contains(&last_job), "it posts for 1.5 s: {last_job:?}");
+    assert!((job..=request).contains(&last_request), "{last_request:?}");
 }
 
 #[tokio::test(start_paused = true)]
