@@ -533,3 +533,30 @@ async fn the_gap_of_a_connection_that_is_too_slow_ends_at_the_end_of_the_log() {
     assert_eq!(world.received(&to), [format!("gap 1-{last}")]);
     assert_eq!(report.behind, []);
 }
+
+#[tokio::test]
+async fn a_subscription_is_removed_only_if_the_client_was_notified() {
+    let world = World::new().await;
+    let t = topic("mastodon/public");
+    let to = world.connect("a").await;
+    world.subscribe(&to, &t).await;
+    world.push(vec![], vec![]).await;
+    let connect = "permit (principal, action == Action::\"connect\", resource);";
+    let rules = SetText { policies: connect.to_owned(), ..SetText::open() };
+    let rules = world.tables.control.put_rules(&rules, "root", Timestamp::now()).await.unwrap();
+    let job = Job { rules: rules.version, ..job(vec![], vec![]) };
+    world.gateway.busy.lock().insert(to.id.clone());
+    let report = world.handle(&world.pusher, job.clone()).await;
+    assert_eq!(report.unfinished, 1);
+    let subscribed = world.tables.connections.get(0, &to.id).await.unwrap().unwrap().topics;
+    assert!(subscribed.contains_key(&t), "the client does not know that it is not subscribed");
+
+    world.gateway.busy.lock().clear();
+    let report = world.handle(&world.pusher, job).await;
+    assert_eq!(report.unfinished, 0);
+    let accepted = world.gateway.accepted.lock();
+    let last: Value = serde_json::from_slice(&accepted.last().unwrap().1).unwrap();
+    assert_eq!((&last["code"], &last["topic"]), (&json!("forbidden"), &json!(t)));
+    let subscribed = world.tables.connections.get(0, &to.id).await.unwrap().unwrap().topics;
+    assert!(subscribed.is_empty(), "{subscribed:?}");
+}

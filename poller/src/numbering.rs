@@ -63,6 +63,8 @@ struct Inner {
     appender: Appender,
     settler: Arc<Settler>,
     leadership: Leadership,
+    /// How long the log keeps events.
+    retention: Duration,
     flush: Duration,
 }
 
@@ -84,12 +86,14 @@ impl Numbering {
         clock: Clock,
         options: Options,
     ) -> Self {
+        let retention = log.retention();
         let settler = Arc::new(Settler::new(log.clone(), control.clone(), clock.clone()));
         let inner = Inner {
             queue: Queue::new(options.memory_bytes),
             appender: Appender::new(log, control, leadership.clone(), settler.clone(), clock),
             settler,
             leadership,
+            retention,
             flush: options.flush,
         };
         Self { inner: Arc::new(inner) }
@@ -175,7 +179,10 @@ impl Numbering {
         let queue = &self.inner.queue;
         let mut tasks = JoinSet::new();
         let mut pace = RoundPace::new(self.inner.flush);
-        let mut tidy = time::interval_at(Instant::now() + TIDY_EVERY, TIDY_EVERY);
+        // Before the events of a silent topic expire, its end must be known exactly.
+        let silence = SILENCE.min(self.inner.retention / 8);
+        let tidy_every = TIDY_EVERY.min(silence);
+        let mut tidy = time::interval_at(Instant::now() + tidy_every, tidy_every);
         loop {
             let stopping = shutdown.is_cancelled();
             tokio::select! {
@@ -186,7 +193,7 @@ impl Numbering {
                 }
                 _ = tidy.tick() => {
                     self.inner.settler.check();
-                    let silent = queue.take_silent(SILENCE);
+                    let silent = queue.take_silent(silence);
                     tasks.spawn(self.clone().round(silent, lanes.clone()));
                     let carrying_out = self.clone().carry_out_pending();
                     let carrying_out = shutdown.clone().run_until_cancelled_owned(carrying_out);

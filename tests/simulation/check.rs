@@ -27,11 +27,11 @@ pub(crate) async fn check(
         for violation in check_log(topic, &entries, upstream) {
             trace.violation(&format!("{topic}: {violation}"));
         }
-        let head = entries.last().map(Entry::last);
+        let head = entries.last().map_or(0, Entry::last);
         for ((client, of), position) in positions {
-            if of == topic && position.seq != head {
+            if of == topic && position.seq != Some(head) {
                 trace.violation(&format!(
-                    "{client} is mute on {topic}: it has {:?} of {head:?}\n  {}",
+                    "{client} is mute on {topic}: it has {:?} of {head}\n  {}",
                     position.seq,
                     Vec::from(position.recent.clone()).join("\n  ")
                 ));

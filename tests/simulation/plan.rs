@@ -43,7 +43,8 @@ pub(crate) enum Fault {
     SplitFamilies,
     /// Clients do not accept messages for a while.
     SlowClients,
-    /// Events expire after half a minute, and are deleted hours later.
+    /// Events expire after 40 seconds, and are deleted hours later. Outages are short then: if no poller can
+    /// append for longer than events are kept, the end of a topic is not known exactly.
     ShortRetention,
     /// Posts are deleted.
     Deletes,
@@ -61,6 +62,8 @@ pub(crate) struct Plan {
     pub(crate) environments: environments::Faults,
     /// Whether the database is away at times.
     pub(crate) outages: bool,
+    /// The longest of them.
+    pub(crate) longest_outage: Duration,
     /// Whether pollers are killed.
     pub(crate) kills: bool,
     /// Whether pollers are frozen.
@@ -87,6 +90,10 @@ impl Plan {
             let drawn = (rng.f64() < of_the_runs, rng.f64() * most);
             if drawn.0 && !without.contains(&fault) { drawn.1 } else { 0.0 }
         };
+        let retention = match share(Fault::ShortRetention, 0.3, 1.0) {
+            0.0 => Duration::from_hours(24),
+            _ => Duration::from_secs(40),
+        };
         Self {
             time,
             database: database::Faults {
@@ -112,10 +119,8 @@ impl Plan {
             skew: Duration::from_secs(3).mul_f64(share(Fault::Skew, 0.6, 1.0)),
             split_families: share(Fault::SplitFamilies, 0.3, 1.0) > 0.0,
             slow_clients: share(Fault::SlowClients, 0.5, 1.0) > 0.0,
-            retention: match share(Fault::ShortRetention, 0.3, 1.0) {
-                0.0 => Duration::from_hours(24),
-                _ => Duration::from_secs(30),
-            },
+            longest_outage: Duration::from_secs(25).min(retention / 8),
+            retention,
             deletes: share(Fault::Deletes, 0.5, 0.3),
             withdrawals: share(Fault::Withdrawals, 0.4, 1.0) > 0.0,
         }

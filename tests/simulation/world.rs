@@ -208,7 +208,7 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     while Instant::now() < peace {
         time::sleep(Duration::from_millis(rng.u64(1_000..12_000))).await;
         if plan.outages && rng.f64() < 0.4 {
-            database.begin_outage(Duration::from_millis(rng.u64(500..25_000)));
+            database.begin_outage(plan.longest_outage.mul_f64(rng.f64()));
         }
         if Instant::now() + FAILOVER > peace {
             continue;
@@ -303,8 +303,11 @@ fn produce(
         let mut rng = rng.fork();
         let deletes = if topic.source() == "mastodon" { plan.deletes } else { 0.0 };
         tokio::spawn(async move {
-            while Instant::now() < peace {
+            loop {
                 time::sleep(Duration::from_millis(rng.u64(1..every * 2))).await;
+                if Instant::now() > peace {
+                    return;
+                }
                 if rng.f64() < deletes {
                     upstream.delete(&topic, &mut rng);
                 } else {

@@ -314,7 +314,7 @@ impl Connections {
         self.changed(id, live).map(|_| ())
     }
 
-    /// Unsubscribes a connection from topics and returns those that it was subscribed to.
+    /// Unsubscribes a connection from topics and returns the subscriptions that it had.
     ///
     /// # Errors
     ///
@@ -324,7 +324,7 @@ impl Connections {
         shard: Shard,
         id: &ConnectionId,
         topics: &BTreeSet<Topic>,
-    ) -> Result<BTreeSet<Topic>, ConnectionError> {
+    ) -> Result<BTreeMap<Topic, Subscription>, ConnectionError> {
         let leave = self
             .change(shard, id)
             .each(by_name(topics), |leave, n, ()| {
@@ -334,8 +334,9 @@ impl Connections {
             .only_if(IS_OPEN)
             .value(":topics", string_set(topics));
         let updated = if_met("UpdateItem", leave.returning_old().send().await)?;
-        let had = topics_before(self.changed(id, updated)?)?;
-        Ok(topics.iter().filter(|topic| had.contains_key(*topic)).cloned().collect())
+        let mut had = topics_before(self.changed(id, updated)?)?;
+        had.retain(|topic, _| topics.contains(topic));
+        Ok(had)
     }
 
     fn change(&self, shard: Shard, id: &ConnectionId) -> Change {

@@ -134,13 +134,13 @@ async fn unsubscribe(
     let topics: BTreeSet<Topic> =
         parse_topics(client, id.as_ref(), topics).await?.into_keys().collect();
     let removed = if topics.is_empty() {
-        BTreeSet::new()
+        BTreeMap::new()
     } else {
         let connection_id = &client.recipient.id;
         let shard = client.app.shard_of(connection_id).await?;
         client.app.tables.connections.leave(shard, connection_id, &topics).await?
     };
-    let topics = removed.into_iter().collect();
+    let topics = removed.into_keys().collect();
     Ok(client.reply(&Reply::Unsubscribed { id, topics }).await?)
 }
 

@@ -13,12 +13,16 @@ use domain::{
     topic::Topic,
 };
 use futures_util::{StreamExt as _, stream};
+use jiff::SignedDuration;
 use tracing::{debug, info, warn};
 
 use super::{budget::Budget, pusher::Pusher, view::Revocations};
 
 /// Number of revocations that are carried out concurrently.
 const CONCURRENCY: usize = 64;
+
+/// Most that the clocks of two functions differ.
+const CLOCK_ERROR: SignedDuration = SignedDuration::from_secs(1);
 
 /// The result of closing a connection.
 enum CloseOutcome {
@@ -78,14 +82,21 @@ impl Pusher {
         revoked
     }
 
-    /// Removes topics from a connection's item and notifies the client. Returns `false` if that has to be
-    /// retried.
+    /// Notifies a client that it has lost the right to topics, and removes them from the connection's item.
+    /// Returns `false` if that has to be retried.
+    ///
+    /// The subscriptions are removed only after the gateway has accepted the notification. Otherwise a client
+    /// that does not receive it would wait for events forever.
     async fn withdraw(
         &self,
         shard: Shard,
         recipient: &Recipient,
         topics: &BTreeSet<Topic>,
     ) -> bool {
+        let notified_at = self.clock.now();
+        if let Some(is_done) = self.notify_of_loss(recipient, topics).await {
+            return is_done;
+        }
         let removed = match self.connections.leave(shard, &recipient.id, topics).await {
             Ok(removed) => removed,
             Err(ConnectionError::NotOpen(_) | ConnectionError::TooManyTopics { .. }) => {
@@ -96,12 +107,33 @@ impl Pusher {
                 return false;
             }
         };
-        for topic in removed {
+        for topic in removed.keys() {
             info!(connection.id = %recipient.id, %topic, "the rules ended a subscription");
-            let message = "you no longer have permission to receive this topic";
-            self.notify(recipient, ErrorCode::Forbidden, message, Some(&topic)).await;
         }
-        true
+        // A client can subscribe again before the removal, if `connection` does not know the rules yet.
+        let renewed = removed
+            .into_iter()
+            .filter(|(_, subscription)| subscription.start().1 + CLOCK_ERROR > notified_at);
+        let renewed: BTreeSet<Topic> = renewed.map(|(topic, _)| topic).collect();
+        self.notify_of_loss(recipient, &renewed).await.unwrap_or(true)
+    }
+
+    /// Notifies a client that it has lost the right to topics. Returns `None` if the gateway has accepted
+    /// that; otherwise whether the connection is closed.
+    async fn notify_of_loss(
+        &self,
+        recipient: &Recipient,
+        topics: &BTreeSet<Topic>,
+    ) -> Option<bool> {
+        for topic in topics {
+            let message = "you no longer have permission to receive this topic";
+            match self.notify(recipient, ErrorCode::Forbidden, message, Some(topic)).await {
+                Ok(()) => {}
+                Err(OutletError::Gone) => return Some(true),
+                Err(_) => return Some(false),
+            }
+        }
+        None
     }
 
     /// Closes a connection and sends the client the reason, unless it has sent a new token meanwhile.
@@ -121,7 +153,8 @@ impl Pusher {
         } else {
             "you no longer have permission to connect"
         };
-        self.notify(recipient, code, message, None).await;
+        // A client that does not receive the reason notices that the connection is closed.
+        let _ = self.notify(recipient, code, message, None).await;
         match self.outlet.close(recipient).await {
             Ok(()) | Err(OutletError::Gone) => {}
             Err(error) => {
@@ -137,22 +170,21 @@ impl Pusher {
         CloseOutcome::Closed
     }
 
-    /// Sends an error to a client. A client that does not receive it notices that no more events arrive.
+    /// Sends an error to a client.
     async fn notify(
         &self,
         recipient: &Recipient,
         code: ErrorCode,
         message: &str,
         topic: Option<&Topic>,
-    ) {
+    ) -> Result<(), OutletError> {
         let topic = topic.map(Topic::to_string);
         let reply = Reply::Error(ErrorReply { id: None, code, message: message.to_owned(), topic });
-        if let Err(error) = self.post(recipient, reply.to_json()).await {
-            debug!(
-                connection.id = %recipient.id,
-                error = %Chain(&error),
-                "could not send an error to a client"
-            );
+        let posted = self.post(recipient, reply.to_json()).await;
+        if let Err(error) = &posted {
+            let error = Chain(error);
+            debug!(connection.id = %recipient.id, %error, "could not send an error to a client");
         }
+        posted
     }
 }

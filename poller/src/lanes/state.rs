@@ -62,6 +62,8 @@ pub(super) struct State {
     check_at: Option<Instant>,
     /// How many subscriptions and connections `push` still has to end.
     unfinished: u64,
+    /// How long the lane waits before the next try, while none succeeds.
+    unfinished_delay: Duration,
     /// Whether the state has changed since it was last noted.
     is_dirty: bool,
 }
@@ -375,9 +377,14 @@ impl State {
         for id in &report.gone {
             self.behind.remove(id);
         }
+        let made_progress = report.unfinished < self.unfinished;
         self.unfinished = report.unfinished;
         if self.unfinished > 0 {
-            self.check(now + LEAST_DELAY);
+            let delay = if made_progress { Duration::ZERO } else { self.unfinished_delay * 2 };
+            self.unfinished_delay = delay.clamp(LEAST_DELAY, MOST_DELAY);
+            self.check(now + self.unfinished_delay);
+        } else {
+            self.unfinished_delay = Duration::ZERO;
         }
     }
 
