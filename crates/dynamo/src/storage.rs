@@ -1,7 +1,7 @@
 //! The database file and the lock of its folder.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
     str::FromStr,
@@ -137,7 +137,7 @@ impl Storage {
             let database = Database::memory().map_err(OpenError::CreateInMemory)?;
             return Ok(Self { database, _lock: None });
         };
-        std::fs::create_dir_all(folder)
+        create_folder(folder)
             .map_err(|source| OpenError::CreateFolder { folder: folder.to_owned(), source })?;
         let lock = lock(folder)?;
         let file = folder.join(DATABASE_FILE);
@@ -179,6 +179,19 @@ impl Storage {
             }
         }
     }
+}
+
+/// Creates a folder and its parents, if they are missing, so that a power failure does not remove them. The
+/// engine does the same for its files.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(missing).collect();
+    fs::create_dir_all(folder)?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Locks the folder for this process until the file is dropped.
