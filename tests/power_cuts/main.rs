@@ -1,0 +1,81 @@
+//! Cuts the power while the embedded database writes, and checks what is then on the disk.
+//!
+//! A process appends to the log while `strace` records its writes to files and its syncs. From the recording,
+//! a model of the disk makes the files that a power cut could have left: of what was not synced, any part can
+//! be there. A poller's numbering then continues with these files.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod disk;
+mod recording;
+mod recovery;
+mod writer;
+
+use dynamo::Durability;
+
+use crate::{
+    disk::Disk,
+    recording::{Op, Recording},
+    recovery::{Acknowledged, Findings},
+};
+
+/// The number of power cuts.
+const CUTS: usize = 200;
+
+/// The number of power cuts that are enough to show what the faster durability loses.
+const FEW_CUTS: usize = 20;
+
+/// Writes that are acknowledged when they are on the disk survive, and their numbers stay theirs.
+#[test]
+fn a_power_cut_loses_no_acknowledged_event_and_no_number_is_used_twice() {
+    let Some(recording) = Recording::make(Durability::Full) else { return };
+    let (appends, syncs) = (recording.appends(), recording.syncs("data/headwater.db-wal"));
+    assert!(syncs * 4 < appends * 3, "{appends} appends do not share {syncs} commits");
+    let starts = recording.starts("data/headwater.db-wal");
+    assert!(starts > writer::LIVES, "the WAL is used again after a checkpoint");
+    let findings = cut(&recording, CUTS);
+    assert_eq!(findings, Findings::default(), "after {CUTS} power cuts");
+}
+
+/// Shows that the test above can fail, and what the faster durability costs.
+#[test]
+fn with_fast_durability_a_power_cut_loses_acknowledged_events() {
+    let Some(recording) = Recording::make(Durability::Fast) else { return };
+    let findings = cut(&recording, FEW_CUTS);
+    assert!(findings.missing > 0, "{findings:?}");
+    assert!(findings.used_twice > 0, "{findings:?}");
+    // It loses the newest writes. It does not damage the others.
+    assert_eq!(findings.damaged, Vec::<String>::new());
+}
+
+/// The process that is recorded. The other tests start it.
+#[test]
+#[ignore = "is a part of the other tests"]
+fn writes() {
+    writer::run();
+}
+
+/// Cuts the power at seeded moments of a recording. Returns what was wrong with the files then.
+fn cut(recording: &Recording, cuts: usize) -> Findings {
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut moments: Vec<usize> = (0..cuts).map(|_| random.usize(..=recording.ops.len())).collect();
+    moments.sort_unstable();
+    let mut disk = Disk::default();
+    let mut acknowledged = Acknowledged::default();
+    let mut findings = Findings::default();
+    let mut done = 0;
+    for (count, moment) in moments.into_iter().enumerate() {
+        for op in &recording.ops[done..moment] {
+            match op {
+                Op::Acknowledge(line) => acknowledged.add(line),
+                op => disk.apply(op),
+            }
+        }
+        done = moment;
+        let folder = tempfile::tempdir().unwrap();
+        disk.cut(&mut random, folder.path());
+        let data = folder.path().join("data");
+        findings.add(moment, recovery::check(&data, &acknowledged, count));
+    }
+    findings
+}

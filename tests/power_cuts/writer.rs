@@ -1,0 +1,131 @@
+//! The process that is recorded: it appends to the log as a leading poller does.
+
+use std::{fs::File, io::Write as _, path::Path, sync::Arc, time::Duration};
+
+use aws::{
+    clients::{Clients, TableOptions},
+    control::{LaneNote, Lease},
+    log::Fence,
+    tables::Tables,
+};
+use domain::{entry::Entry, frame::Frame, shard::Shard, topic::Topic};
+use dynamo::{Durability, Engine, Storage};
+use jiff::Timestamp;
+
+/// The variable with the folder in which the process writes.
+pub(crate) const ROOT: &str = "HEADWATER_TEST_ROOT";
+
+/// The variable with the durability.
+pub(crate) const DURABILITY: &str = "HEADWATER_TEST_DURABILITY";
+
+/// The file in which the process notes what it has appended.
+pub(crate) const ACKNOWLEDGED: &str = "acknowledged";
+
+/// The family of all topics.
+pub(crate) const FAMILY: &str = "coinbase";
+
+/// How often the process opens the database.
+pub(crate) const LIVES: usize = 2;
+
+/// The appends to each topic in a life.
+const APPENDS: usize = 14;
+
+/// How many numbers are reserved at a time, so that this happens now and then.
+const RESERVE: u64 = 10;
+
+/// The topics of a lane. Its note is large, so that the WAL fills soon.
+const NOTED: usize = 400;
+
+/// Returns the topics. One append to each is in flight at a time.
+pub(crate) fn topics() -> impl Iterator<Item = Topic> {
+    (0..16).map(|index| Topic::coinbase("matches", &format!("A{index}-USD")).unwrap())
+}
+
+/// Returns the event with a number.
+pub(crate) fn event(topic: &Topic, seq: u64) -> String {
+    let bytes = topic.as_str().bytes();
+    let seed = bytes.fold(seq, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+    let mut random = fastrand::Rng::with_seed(seed);
+    let size = 1 << random.u8(4..12);
+    let text: String = (0..=size / 16).map(|_| format!("{:016x}", random.u64(..))).collect();
+    format!(r#"{{"text":"{text}"}}"#)
+}
+
+/// Returns the tables of a database.
+pub(crate) fn tables(engine: &Engine) -> Tables {
+    let options =
+        TableOptions { table_prefix: "test-".to_owned(), retention: Duration::from_hours(1) };
+    Clients::from_config(engine.sdk_config()).tables(&options)
+}
+
+/// Returns the name of a durability.
+pub(crate) fn name(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Full => "full",
+        Durability::Fast => "fast",
+    }
+}
+
+/// Appends to the log, and notes each append that is acknowledged.
+pub(crate) fn run() {
+    // A person can run all ignored tests.
+    let Some(root) = std::env::var_os(ROOT) else { return };
+    let root = Path::new(&root);
+    let durability = std::env::var(DURABILITY).unwrap().parse().unwrap();
+    let acknowledged = Arc::new(File::create(root.join(ACKNOWLEDGED)).unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for _ in 0..LIVES {
+        let storage = Storage::open_with(Some(&root.join("data")), durability).unwrap();
+        runtime.block_on(live(Engine::start(storage).unwrap(), acknowledged.clone()));
+    }
+}
+
+/// Appends to all topics at the same time.
+async fn live(engine: Engine, acknowledged: Arc<File>) {
+    let tables = tables(&engine);
+    tables.create_missing().await.unwrap();
+    let control = &tables.control;
+    let term = Duration::from_mins(10);
+    let lease = control.acquire(FAMILY, "writer", term, Timestamp::now()).await.unwrap().unwrap();
+    let writers: Vec<_> = (0..)
+        .zip(topics())
+        .map(|(shard, topic)| {
+            let (tables, lease) = (tables.clone(), lease.clone());
+            tokio::spawn(append(tables, lease, shard, topic, acknowledged.clone()))
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+/// Appends to a topic, and notes after each append how far a lane is.
+async fn append(tables: Tables, lease: Lease, shard: Shard, topic: Topic, acknowledged: Arc<File>) {
+    let Tables { log, control, .. } = &tables;
+    let epoch = lease.epoch;
+    let mut next = tables.head(&topic, Timestamp::now()).await.unwrap() + 1;
+    let fence = log.fence(&topic, next, epoch, Timestamp::now()).await.unwrap();
+    assert_eq!(fence, Fence::Stands);
+    let mut reserved = 0;
+    for round in 0..APPENDS {
+        let events: Vec<String> =
+            (next..).take(1 + round % 3).map(|seq| event(&topic, seq)).collect();
+        let now = Timestamp::now();
+        let entry = Entry::Frame(Frame::new(topic.clone(), next, now, &events));
+        if entry.last() > reserved {
+            reserved = entry.last() + RESERVE;
+            assert!(control.reserve_in(epoch, reserved, &topic, reserved).await.unwrap());
+        }
+        log.append_in(Some(epoch), &entry, None, now).await.unwrap();
+        let line = format!("{topic} {} {}\n", entry.seq(), entry.last());
+        (&*acknowledged).write_all(line.as_bytes()).unwrap();
+        next = entry.last() + 1;
+        assert!(control.put_lane(&lease, shard, &note(next)).await.unwrap());
+    }
+}
+
+fn note(next: u64) -> LaneNote {
+    let topics = (0..NOTED).map(|tag| Topic::mastodon_tag(&format!("tag{tag}")).unwrap());
+    let sent = topics.map(|topic| (topic, next)).collect();
+    LaneNote { at: Timestamp::now(), sent, behind: Vec::new() }
+}
