@@ -6,6 +6,7 @@ mod access;
 mod cli;
 mod cluster;
 mod coinbase;
+mod database;
 mod faults;
 mod mastodon;
 mod permissions;

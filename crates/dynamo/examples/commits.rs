@@ -1,13 +1,14 @@
 //! Measures how many items the database writes per second, with each durability, by the number of
 //! writes that wait at the same time. Takes the folder of the database, which should be on the disk that is
-//! to be measured.
+//! to be measured, or the address of a server, such as `http://127.0.0.1:8000`.
 
 #![expect(clippy::print_stdout, reason = "it is a program")]
 
 use std::{path::PathBuf, time::Instant};
 
 use aws_sdk_dynamodb::{
-    Client,
+    Client, Config,
+    config::{BehaviorVersion, Credentials, Region},
     primitives::Blob,
     types::{
         AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
@@ -24,25 +25,42 @@ const ITEM_BYTES: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let folder = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
+    let target = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
+    if let Some(url) = target.to_str().filter(|it| it.starts_with("http://")) {
+        let config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("local"))
+            .endpoint_url(url)
+            .credentials_provider(Credentials::new("key", "secret", None, None, "example"));
+        return measure("server", &Client::from_conf(config.build()), 64).await;
+    }
     for durability in [Durability::Fast, Durability::Full] {
         for at_once in [1, 8, 64] {
-            let folder = tempfile::tempdir_in(&folder)?;
+            let folder = tempfile::tempdir_in(&target)?;
             let storage = Storage::open_with(Some(folder.path()), durability)?;
             let client = Client::new(&Engine::start(storage)?.sdk_config());
-            create_table(&client).await?;
-            let started = Instant::now();
-            let writers = (0..at_once).map(|writer| {
-                let client = client.clone();
-                tokio::spawn(async move { write(&client, writer, ITEMS / at_once).await })
-            });
-            for writer in writers.collect::<Vec<_>>() {
-                writer.await?;
-            }
-            let millis = started.elapsed().as_millis();
-            println!("{durability:?}: {at_once} at once, {ITEMS} items in {millis} ms");
+            measure(&format!("{durability:?}"), &client, at_once).await?;
         }
     }
+    Ok(())
+}
+
+async fn measure(
+    name: &str,
+    client: &Client,
+    at_once: usize,
+) -> Result<(), Box<dyn std::error::Error>> {
+    create_table(client).await?;
+    let started = Instant::now();
+    let writers = (0..at_once).map(|writer| {
+        let client = client.clone();
+        tokio::spawn(async move { write(&client, writer, ITEMS / at_once).await })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await?;
+    }
+    let millis = started.elapsed().as_millis();
+    println!("{name}: {at_once} at once, {ITEMS} items in {millis} ms");
     Ok(())
 }
 

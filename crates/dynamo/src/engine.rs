@@ -1,4 +1,4 @@
-//! The HTTP connector that passes the SDK's requests to the database.
+//! The thread of the database, and the HTTP connector that passes the SDK's requests to it.
 
 use std::{path::Path, sync::mpsc, thread};
 
@@ -41,7 +41,7 @@ pub struct Engine {
     faults: Faults,
 }
 
-/// One request of the SDK.
+/// One request.
 struct Call {
     operation: String,
     body: Vec<u8>,
@@ -101,6 +101,23 @@ impl Engine {
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .http_client(self.clone())
             .build()
+    }
+
+    /// Runs an operation, such as `PutItem`. Takes the request as JSON. Returns the HTTP status and the
+    /// response, also as JSON, or `None` if the thread of the database has ended.
+    pub(crate) fn run(
+        &self,
+        operation: String,
+        body: Vec<u8>,
+    ) -> impl Future<Output = Option<(u16, String)>> + Send + 'static {
+        let (response, receiver) = oneshot::channel();
+        let call = Call { operation, body, response };
+        // Of a call that is dropped, the receiver learns.
+        match &self.calls {
+            Some(calls) => drop(calls.send(call)),
+            None => serve(&self.storage, call),
+        }
+        async move { receiver.await.ok() }
     }
 
     /// Deletes expired items once a minute until `shutdown`.
@@ -178,21 +195,10 @@ impl HttpConnector for Engine {
         if fault == Some(Fault::LoseRequest) {
             return HttpConnectorFuture::ready(Err(lost()));
         }
-        let (response, receiver) = oneshot::channel();
-        let call = Call { operation, body, response };
-        let sent = match &self.calls {
-            Some(calls) => calls.send(call).is_ok(),
-            None => {
-                serve(&self.storage, call);
-                true
-            }
-        };
+        let response = self.run(operation, body);
         HttpConnectorFuture::new(async move {
             let ended = || ConnectorError::other("the database thread has ended".into(), None);
-            if !sent {
-                return Err(ended());
-            }
-            let (status, json) = receiver.await.map_err(|_| ended())?;
+            let (status, json) = response.await.ok_or_else(ended)?;
             if fault == Some(Fault::LoseResponse) {
                 return Err(lost());
             }

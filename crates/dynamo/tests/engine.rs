@@ -117,8 +117,8 @@ async fn a_file_is_not_a_data_folder() {
 async fn the_server_serves_the_database_over_http() {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let shutdown = CancellationToken::new();
-    let storage = Storage::open(None).unwrap();
-    let server = Server::start(listen, storage, shutdown.clone()).await.unwrap();
+    let engine = Engine::open(None).unwrap();
+    let server = Server::start(listen, engine, shutdown.clone()).await.unwrap();
     let config = aws_sdk_dynamodb::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::from_static("us-east-1"))

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use aws::clients::{Clients, TableOptions};
-use dynamo::{Durability, Server, Storage};
+use dynamo::{Durability, Engine, Server, Storage};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -42,13 +42,13 @@ pub struct Options {
 /// When the address cannot be bound, or the data folder cannot be used.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     let storage = Storage::open_with(options.data_dir.as_deref(), options.durability)?;
-    let server = Server::start(options.listen, storage, shutdown)
+    let engine = Engine::start(storage)?;
+    let tables = Clients::from_config(engine.sdk_config()).tables(&options.tables);
+    tables.create_missing().await.context("cannot create the tables")?;
+    let server = Server::start(options.listen, engine, shutdown)
         .await
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     let address = server.address();
-    let clients = Clients::of_stand_in(&format!("http://{address}")).await;
-    let tables = clients.tables(&options.tables);
-    tables.create_missing().await.context("cannot create the tables")?;
     info!(%address, prefix = options.tables.table_prefix, "database is up");
     Ok(server.stopped().await?)
 }
