@@ -1,6 +1,9 @@
 //! The state that the handlers behind the two APIs share.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
 
 use aws::{error::StoreError, tables::Tables};
 use domain::{
@@ -9,6 +12,7 @@ use domain::{
     rules::RuleSet,
     shard::{Shard, Shards},
 };
+use jiff::Timestamp;
 use secrecy::SecretString;
 use tracing::warn;
 
@@ -26,6 +30,10 @@ use crate::{
     log_id::CachedLogId,
     settings::Options,
 };
+
+/// How often a function notes in which shards it opens connections. A note is valid for a day longer than this,
+/// and no connection lasts as long.
+const NOTE_SHARDS_EVERY_SECONDS: i64 = 24 * 60 * 60;
 
 /// The state that the handlers behind the two APIs share.
 pub struct App {
@@ -45,6 +53,8 @@ pub struct App {
     pub origins: Origins,
     /// The shards that connections are spread over.
     pub shards: Shards,
+    /// When pollers were last told of these shards, in seconds.
+    shards_noted_at: AtomicI64,
     /// The base URL of `@connections`.
     pub callback_url: Callback,
     /// The URL of the WebSocket for the web page, if it is not on the page's own host.
@@ -80,9 +90,25 @@ impl App {
             connection_tokens: ConnectionTokens::new(connection_secret),
             origins: options.allowed_origins.unwrap_or(Origins::Any),
             shards: options.shards,
+            shards_noted_at: AtomicI64::new(i64::MIN),
             callback_url: options.callback_url,
             websocket_url: options.websocket_url,
         }
+    }
+
+    /// Notes for the pollers in which shards this function opens connections, unless it has done so within a
+    /// day. They follow these shards, even if their own setting has fewer.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn note_shards(&self, now: Timestamp) -> Result<(), StoreError> {
+        let noted_at = self.shards_noted_at.load(Ordering::Relaxed);
+        if now.as_second().saturating_sub(noted_at) >= NOTE_SHARDS_EVERY_SECONDS {
+            self.tables.control.put_shards(self.shards.all().end, now).await?;
+            self.shards_noted_at.store(now.as_second(), Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Returns the shard that holds, or would hold, the item of a connection.

@@ -20,14 +20,20 @@ use aws::{
     reader::ShardReader,
     tables::Tables,
 };
-use domain::{chain::Chain, clock::Clock, connection::ConnectionId, shard::Shard, topic::Topic};
+use domain::{
+    chain::Chain,
+    clock::Clock,
+    connection::ConnectionId,
+    shard::{Shard, Shards},
+    topic::Topic,
+};
 use futures_util::{StreamExt as _, future, stream};
 use tokio::{
     sync::watch,
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::{shard::Subscribers, topics::RecentTopics};
 use crate::{
@@ -42,7 +48,7 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Shortest time between two reads, so that many new connections are read together.
 const AT_MOST_EVERY: Duration = Duration::from_millis(10);
 
-/// How often the version of the rules is read, and `push` is asked to check expired tokens.
+/// How often the version of the rules and the number of shards are read, and `push` is asked to check expired tokens.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the ends of the topics that every poller may write to are read. Events of other pollers
@@ -59,6 +65,8 @@ pub struct Interest {
     control: Control,
     log: Log,
     shards: Vec<FollowedShard>,
+    /// How many of the shards the lanes serve, from the first. The others have been added.
+    served_shards: usize,
     recorded: Wanted,
     topics: RecentTopics,
     families: HashMap<String, watch::Sender<Arc<Wanted>>>,
@@ -73,6 +81,15 @@ struct FollowedShard {
     subscribers: Subscribers,
 }
 
+impl FollowedShard {
+    fn new(connections: &Connections, shard: Shard) -> Self {
+        Self {
+            reader: ShardReader::new(connections.clone(), shard),
+            subscribers: Subscribers::new(shard),
+        }
+    }
+}
+
 impl Interest {
     /// Starts without subscribers. The `recorded` topics are always wanted.
     pub fn new(
@@ -83,15 +100,14 @@ impl Interest {
         clock: Clock,
     ) -> Self {
         let connections = &tables.connections;
-        let shards = shards.into_iter().map(|shard| FollowedShard {
-            reader: ShardReader::new(connections.clone(), shard),
-            subscribers: Subscribers::new(shard),
-        });
+        let shards: Vec<_> =
+            shards.into_iter().map(|shard| FollowedShard::new(connections, shard)).collect();
         Self {
             connections: connections.clone(),
             control: tables.control.clone(),
             log: tables.log.clone(),
-            shards: shards.collect(),
+            served_shards: shards.len(),
+            shards,
             recorded,
             topics: RecentTopics::default(),
             families: HashMap::new(),
@@ -111,6 +127,7 @@ impl Interest {
         let mut writes = self.connections.writes();
         let mut leases = self.leadership.changes();
         let mut rules = 0;
+        let mut shards_read_at: Option<Instant> = None;
         let mut checked_at: Option<Instant> = None;
         let mut read_ends_at: Option<Instant> = None;
         let is_due = |at: Option<Instant>, every| at.is_none_or(|at| at.elapsed() >= every);
@@ -118,6 +135,10 @@ impl Interest {
             let leads = !self.leadership.all().is_empty();
             if leads {
                 writes.mark_unchanged();
+                if is_due(shards_read_at, CHECK_EVERY) {
+                    shards_read_at = Some(Instant::now());
+                    self.add_shards(&lanes).await;
+                }
                 self.refresh().await;
             }
             self.follow_leases(&lanes).await;
@@ -152,6 +173,25 @@ impl Interest {
                 }
             };
             shutdown.run_until_cancelled(changed).await;
+        }
+    }
+
+    /// Adds the shards in which functions with a newer setting open connections.
+    async fn add_shards(&mut self, lanes: &Lanes) {
+        let noted = match self.control.shards(self.clock.now()).await {
+            Ok(noted) => noted.min(Shards::MAX),
+            Err(error) => {
+                warn!(error = %Chain(&error), "could not read the number of shards; retrying in a second");
+                return;
+            }
+        };
+        for shard in 0..noted {
+            if self.shards.iter().any(|it| it.subscribers.shard() == shard) {
+                continue;
+            }
+            info!(shard, "following a shard that only the functions are configured for");
+            self.shards.push(FollowedShard::new(&self.connections, shard));
+            lanes.add(shard);
         }
     }
 
@@ -194,11 +234,15 @@ impl Interest {
         if leases.is_empty() {
             lanes.drop_family("system");
         }
+        if let Err(error) = self.serve_added(lanes).await {
+            warn!(error = %Chain(&error), "could not read what was sent in a shard that was added; retrying");
+            return;
+        }
         for (family, lease) in leases {
             if self.served.contains_key(&family) {
                 continue;
             }
-            match self.take_over(&family, lanes).await {
+            match self.take_over(&family, 0, self.served.is_empty(), lanes).await {
                 Ok(()) => {
                     self.served.insert(family, lease);
                 }
@@ -209,14 +253,32 @@ impl Interest {
         }
     }
 
-    /// Continues where the previous leader of a family stopped: sends what the log has beyond what that
-    /// leader noted as sent.
-    async fn take_over(&mut self, family: &str, lanes: &Lanes) -> Result<(), StoreError> {
+    /// Lets the lanes serve the shards that were added, for the families that they serve already.
+    async fn serve_added(&mut self, lanes: &Lanes) -> Result<(), StoreError> {
+        let first = self.served_shards;
+        if first < self.shards.len() {
+            let families: Vec<String> = self.served.keys().cloned().collect();
+            for (count, family) in families.iter().enumerate() {
+                self.take_over(family, first, count == 0, lanes).await?;
+            }
+            self.served_shards = self.shards.len();
+        }
+        Ok(())
+    }
+
+    /// Continues where the previous leader of a family stopped, in the shards after the first ones: sends
+    /// what the log has beyond what that leader noted as sent.
+    async fn take_over(
+        &mut self,
+        family: &str,
+        first: usize,
+        with_leaderless: bool,
+        lanes: &Lanes,
+    ) -> Result<(), StoreError> {
         let mut notes = self.control.lanes(family).await?;
-        let is_first = self.served.is_empty();
         let is_part =
-            |topic: &Topic| topic.source() == family || (is_first && is_leaderless(topic));
-        for FollowedShard { subscribers, .. } in &mut self.shards {
+            |topic: &Topic| topic.source() == family || (with_leaderless && is_leaderless(topic));
+        for FollowedShard { subscribers, .. } in &mut self.shards[first..] {
             let note = notes.remove(&subscribers.shard());
             let note = note.unwrap_or(LaneNote {
                 at: jiff::Timestamp::UNIX_EPOCH,
@@ -227,7 +289,7 @@ impl Interest {
             lanes.take_over(subscribers.shard(), note);
         }
         let served = &self.served;
-        for FollowedShard { subscribers, .. } in &mut self.shards {
+        for FollowedShard { subscribers, .. } in &mut self.shards[first..] {
             let (topics, changes) =
                 subscribers.take_changes(|topic| is_part(topic) || is_served(served, topic));
             lanes.update(subscribers.shard(), &topics, changes);
@@ -238,7 +300,7 @@ impl Interest {
     /// Passes on what changed in each shard.
     fn update_lanes(&mut self, lanes: &Lanes) {
         let served = &self.served;
-        for FollowedShard { subscribers, .. } in &mut self.shards {
+        for FollowedShard { subscribers, .. } in &mut self.shards[..self.served_shards] {
             if subscribers.has_changed() {
                 let (topics, changes) = subscribers.take_changes(|topic| is_served(served, topic));
                 lanes.update(subscribers.shard(), &topics, changes);
@@ -400,8 +462,8 @@ mod tests {
             let is_log = String::from_utf8_lossy(request).contains("test-events");
             (operation == "Query" && is_log).then_some(Fault::LoseResponse)
         });
-        interest.take_over("coinbase", &lanes).await.expect_err("the log cannot be read");
+        interest.take_over("coinbase", 0, true, &lanes).await.expect_err("the log cannot be read");
         faults.clear();
-        interest.take_over("coinbase", &lanes).await.expect("a takeover");
+        interest.take_over("coinbase", 0, true, &lanes).await.expect("a takeover");
     }
 }

@@ -9,7 +9,7 @@ pub mod change;
 mod state;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -27,14 +27,14 @@ use domain::{
     shard::Shard,
     topic::Topic,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::Notify,
     task::JoinSet,
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{instrument, warn};
+use tracing::{debug, instrument, warn};
 
 use self::{budget::PostBudget, change::Change, state::State};
 use crate::{health::Counters, leadership::Leadership};
@@ -52,19 +52,23 @@ const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// The lanes of all shards. Clones share them.
 #[derive(Clone)]
 pub struct Lanes {
-    lanes: Arc<BTreeMap<Shard, Lane>>,
+    lanes: Arc<RwLock<Arc<ByShard>>>,
+    /// Notified when a lane is added.
+    added: Arc<Notify>,
+    /// The version of the rules that `push` has to apply.
+    rules: Arc<AtomicU64>,
     counters: Arc<Counters>,
     budget: Arc<PostBudget>,
     leadership: Leadership,
     clock: Clock,
 }
 
+type ByShard = BTreeMap<Shard, Arc<Lane>>;
+
 struct Lane {
     shard: Shard,
     state: Mutex<State>,
     wake: Notify,
-    /// The version of the rules that `push` has to apply.
-    rules: Arc<AtomicU64>,
 }
 
 impl Lanes {
@@ -76,19 +80,32 @@ impl Lanes {
         posts_per_second: u32,
         clock: Clock,
     ) -> Self {
-        let rules = Arc::new(AtomicU64::new(0));
-        let lanes = shards.into_iter().map(|shard| {
-            let lane =
-                Lane { shard, state: Mutex::default(), wake: Notify::new(), rules: rules.clone() };
-            (shard, lane)
-        });
+        let lanes: ByShard = shards.into_iter().map(|shard| (shard, Lane::new(shard))).collect();
         Self {
-            lanes: Arc::new(lanes.collect()),
+            lanes: Arc::new(RwLock::new(Arc::new(lanes))),
+            added: Arc::default(),
+            rules: Arc::default(),
             counters: Arc::default(),
             budget: Arc::new(PostBudget::new(posts_per_second)),
             leadership,
             clock,
         }
+    }
+
+    /// Adds a lane for a shard, without subscribers, unless there is one.
+    pub fn add(&self, shard: Shard) {
+        let mut lanes = self.lanes.write();
+        Arc::make_mut(&mut lanes).entry(shard).or_insert_with(|| Lane::new(shard));
+        drop(lanes);
+        self.added.notify_one();
+    }
+
+    fn all(&self) -> Arc<ByShard> {
+        self.lanes.read().clone()
+    }
+
+    fn of(&self, shard: Shard) -> Option<Arc<Lane>> {
+        self.lanes.read().get(&shard).cloned()
     }
 
     /// Returns the counts of what went through the lanes.
@@ -111,7 +128,7 @@ impl Lanes {
         if count > 0 {
             self.counters.appended(count, events, self.clock.now());
         }
-        for lane in self.lanes.values() {
+        for lane in self.all().values() {
             let is_wanted = lane.state.lock().send(entries, lane.shard);
             if is_wanted {
                 lane.wake.notify_one();
@@ -121,7 +138,7 @@ impl Lanes {
 
     /// Sets the number of subscribers of each topic in a shard, and applies changes of connections.
     pub fn update(&self, shard: Shard, topics: &BTreeMap<Topic, usize>, changes: Vec<Change>) {
-        let Some(lane) = self.lanes.get(&shard) else { return };
+        let Some(lane) = self.of(shard) else { return };
         {
             let now = Instant::now();
             let mut state = lane.state.lock();
@@ -135,14 +152,14 @@ impl Lanes {
 
     /// Continues in a shard from what the previous leader of a family noted.
     pub fn take_over(&self, shard: Shard, note: LaneNote) {
-        if let Some(lane) = self.lanes.get(&shard) {
+        if let Some(lane) = self.of(shard) {
             lane.state.lock().take_over(note);
         }
     }
 
     /// Notes that the log of a topic ends at `to`. What the lanes have not sent, they send from the log.
     pub fn extend(&self, topic: &Topic, to: u64) {
-        for lane in self.lanes.values() {
+        for lane in self.all().values() {
             lane.state.lock().extend(topic, to);
             lane.wake.notify_one();
         }
@@ -150,22 +167,22 @@ impl Lanes {
 
     /// Drops everything about the topics of a family that this poller no longer leads.
     pub fn drop_family(&self, family: &str) {
-        for lane in self.lanes.values() {
+        for lane in self.all().values() {
             lane.state.lock().drop_family(family);
         }
     }
 
     /// Makes `push` check the connections of a shard, even if there is nothing to send.
     pub fn check(&self, shard: Shard) {
-        let Some(lane) = self.lanes.get(&shard) else { return };
+        let Some(lane) = self.of(shard) else { return };
         lane.state.lock().check(Instant::now());
         lane.wake.notify_one();
     }
 
     /// Makes `push` apply this version of the rules, and check all connections against it.
     pub fn set_rules(&self, version: u64) {
-        for (shard, lane) in self.lanes.iter() {
-            lane.rules.store(version, Ordering::Relaxed);
+        self.rules.store(version, Ordering::Relaxed);
+        for shard in self.all().keys() {
             self.check(*shard);
         }
     }
@@ -174,19 +191,25 @@ impl Lanes {
     pub async fn run(&self, push: Arc<dyn Push>, control: Control, shutdown: CancellationToken) {
         let mut parts = JoinSet::new();
         parts.spawn(self.clone().keep_notes(control.clone(), shutdown.clone()));
-        for &shard in self.lanes.keys() {
-            let (lanes, push, shutdown) = (self.clone(), push.clone(), shutdown.clone());
-            parts.spawn(async move {
-                if let Some(lane) = lanes.lanes.get(&shard) {
-                    lanes.run_lane(lane, push.as_ref(), shutdown).await;
-                }
-            });
-        }
-        while let Some(ended) = parts.join_next().await {
-            if let Err(error) = ended
-                && let Ok(panic) = error.try_into_panic()
-            {
-                std::panic::resume_unwind(panic);
+        let mut running = BTreeSet::new();
+        loop {
+            for (shard, lane) in self.all().iter().filter(|(shard, _)| running.insert(**shard)) {
+                debug!(shard, "the lane starts");
+                let (lanes, push, shutdown) = (self.clone(), push.clone(), shutdown.clone());
+                let lane = lane.clone();
+                parts.spawn(async move { lanes.run_lane(&lane, push.as_ref(), shutdown).await });
+            }
+            tokio::select! {
+                ended = parts.join_next() => match ended {
+                    None => break,
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => {
+                        if let Ok(panic) = error.try_into_panic() {
+                            std::panic::resume_unwind(panic);
+                        }
+                    }
+                },
+                () = self.added.notified() => {}
             }
         }
         self.write_notes(&control).await;
@@ -244,7 +267,7 @@ impl Lanes {
     }
 
     fn next_job(&self, lane: &Lane) -> Option<Job> {
-        let rules = lane.rules.load(Ordering::Relaxed);
+        let rules = self.rules.load(Ordering::Relaxed);
         lane.state.lock().job(lane.shard, rules, Instant::now(), self.may_send())
     }
 
@@ -271,7 +294,7 @@ impl Lanes {
         if leases.is_empty() {
             return;
         }
-        for lane in self.lanes.values() {
+        for lane in self.all().values() {
             let notes: Vec<_> = {
                 let mut state = lane.state.lock();
                 let notes = leases
@@ -295,6 +318,12 @@ impl Lanes {
                 }
             }
         }
+    }
+}
+
+impl Lane {
+    fn new(shard: Shard) -> Arc<Self> {
+        Arc::new(Self { shard, state: Mutex::default(), wake: Notify::new() })
     }
 }
 

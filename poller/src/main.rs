@@ -46,7 +46,8 @@ struct Options {
     #[command(flatten)]
     tables: TableOptions,
 
-    /// Number of shards that connections are divided into. The functions must use the same number.
+    /// Number of shards that connections are divided into. The poller also follows the shards that the
+    /// functions are configured for.
     #[arg(long, env = "HEADWATER_SHARDS", default_value = "1", value_parser = Shards::parse)]
     shards: Shards,
 

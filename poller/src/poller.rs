@@ -48,7 +48,7 @@ pub struct Poller {
     pub provenance: Provenance,
     /// Most messages per second that are posted to connections.
     pub posts_per_second: u32,
-    /// All shards that can have connections.
+    /// The shards of its setting. It also follows those in which functions open connections.
     pub shards: std::ops::Range<Shard>,
     /// The name of this poller in leases.
     pub owner: Arc<str>,

@@ -16,6 +16,7 @@ mod rest;
 mod resume;
 mod rules;
 mod settings;
+mod shards;
 mod simulated;
 mod simulation;
 mod slow;

@@ -24,6 +24,9 @@ use crate::{
     item::{Attributes, if_met, number, text},
 };
 
+/// How long a note of the number of shards is valid. It is written again after a day.
+const SHARDS_FOR: Duration = Duration::from_hours(48);
+
 /// The `control` table.
 #[derive(Clone, Debug)]
 pub struct Control {
@@ -372,6 +375,27 @@ impl Control {
             .send()
             .await;
         Ok(if_met("PutItem", put)?.is_some())
+    }
+
+    /// Notes that connections open in the first `count` shards. The note is valid for two days.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn put_shards(&self, count: Shard, now: Timestamp) -> Result<(), StoreError> {
+        let until = now + SHARDS_FOR;
+        self.put("shards", &count.to_string(), &until, Some(until)).await
+    }
+
+    /// Returns the largest number of shards that is noted, or 0 if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn shards(&self, now: Timestamp) -> Result<Shard, StoreError> {
+        let notes = self.list::<Timestamp>("shards").await?;
+        let valid = notes.into_iter().filter(|(_, until)| *until > now);
+        Ok(valid.filter_map(|(count, _)| count.parse().ok()).max().unwrap_or(0))
     }
 
     /// Returns how far the leaders of a family have served each shard.

@@ -337,6 +337,21 @@ async fn control_returns_what_was_stored() {
 }
 
 #[tokio::test]
+async fn the_largest_number_of_shards_counts_until_its_note_expires() {
+    let control = tables().await.control;
+    let now = Timestamp::UNIX_EPOCH;
+    let later = |hours| now + Duration::from_hours(hours);
+    assert_eq!(control.shards(now).await.unwrap(), 0);
+    control.put_shards(16, now).await.unwrap();
+    control.put_shards(4, later(24)).await.unwrap();
+    for (hours, expected) in [(47, 16), (49, 4), (73, 0)] {
+        assert_eq!(control.shards(later(hours)).await.unwrap(), expected, "case: {hours} h");
+    }
+    control.put_shards(16, later(49)).await.unwrap();
+    assert_eq!(control.shards(later(50)).await.unwrap(), 16);
+}
+
+#[tokio::test]
 async fn a_log_has_one_id_whoever_makes_it() {
     let engine = Engine::open(None).unwrap();
     let tables = tables_of(&engine);

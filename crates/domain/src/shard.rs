@@ -21,8 +21,9 @@ pub fn shard_of(id: &ConnectionId, shards: Shard) -> Shard {
 pub struct Shards(Vec<Shard>);
 
 impl Shards {
-    /// The largest number of shards. Each costs the poller a request a few times a second.
-    pub const MAX: Shard = 1_024;
+    /// The largest number of shards, also in `template.yaml`. Each costs the poller a request a few times a
+    /// second.
+    pub const MAX: Shard = 999;
 
     /// Parses a comma-separated list, such as `8`, or `8,4` during a change from four to eight shards.
     ///
@@ -66,7 +67,7 @@ mod tests {
     fn shards_are_parsed_from_a_list_of_numbers() {
         assert_eq!(Shards::parse("8, 4").expect("shards").all(), 0..8);
         assert_eq!(Shards::parse("2,16").expect("shards").all(), 0..16);
-        for text in ["", "0", "1,", "x", "1025", "-1"] {
+        for text in ["", "0", "1,", "x", "1000", "-1"] {
             assert!(Shards::parse(text).is_err(), "case: {text}");
         }
     }

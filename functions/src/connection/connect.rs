@@ -37,6 +37,7 @@ pub(super) async fn connect(
     if !rules.allows(&caller.principal, Right::Connect) {
         return Ok(response(403));
     }
+    app.note_shards(now).await?;
     let shard = app.shards.of_new(&id);
     let recipient = recipient(app, id, &event.request_context)?;
     let limit = rules.limits_of(&caller.principal).connections;
