@@ -119,12 +119,10 @@ impl Tables {
             Err(error)
                 if error
                     .as_service_error()
-                    .is_some_and(CreateTableError::is_resource_in_use_exception) =>
-            {
-                return Ok(());
-            }
+                    .is_some_and(CreateTableError::is_resource_in_use_exception) => {}
             Err(error) => return Err(StoreError::from_sdk("CreateTable", error)),
         }
+        // The process can have been killed between the two.
         let ttl = TimeToLiveSpecification::builder()
             .enabled(true)
             .attribute_name("expires_at")

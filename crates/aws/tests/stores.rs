@@ -15,7 +15,10 @@ use aws::{
     reader::ShardReader,
     tables::Tables,
 };
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::{
+    Client,
+    types::{AttributeValue, TimeToLiveSpecification, TimeToLiveStatus},
+};
 use bytes::Bytes;
 use domain::{
     access::Principal,
@@ -334,6 +337,21 @@ async fn control_returns_what_was_stored() {
     }
     assert_eq!(control.places("https://a.example/1", &t).await.unwrap(), [3, 5].into());
     assert!(control.places("https://a.example/2", &t).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_expiry_of_a_table_is_set_even_if_the_process_was_killed_before() {
+    let engine = Engine::open(None).unwrap();
+    let client = Client::new(&engine.sdk_config());
+    let tables = tables_of(&engine);
+    tables.create_missing().await.unwrap();
+    let off = TimeToLiveSpecification::builder().enabled(false).attribute_name("expires_at");
+    let update = client.update_time_to_live().table_name("test-events");
+    update.time_to_live_specification(off.build().unwrap()).send().await.unwrap();
+    tables.create_missing().await.unwrap();
+    let described = client.describe_time_to_live().table_name("test-events").send().await.unwrap();
+    let status = described.time_to_live_description().unwrap().time_to_live_status();
+    assert_eq!(status, Some(&TimeToLiveStatus::Enabled));
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! The DynamoDB operations that the embedded engine supports.
 
 use dynoxide::{Database, DynoxideError};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 
 /// Runs an operation. Takes the request and returns the response as JSON.
 type Run = fn(&Database, &[u8]) -> Result<String, DynoxideError>;
@@ -9,7 +10,7 @@ type Run = fn(&Database, &[u8]) -> Result<String, DynoxideError>;
 const OPERATIONS: [(&str, Run); 17] = [
     ("BatchGetItem", |database, body| transcode(body, |it| database.batch_get_item(it))),
     ("BatchWriteItem", |database, body| transcode(body, |it| database.batch_write_item(it))),
-    ("CreateTable", |database, body| transcode(body, |it| database.create_table(it))),
+    ("CreateTable", create_table),
     ("DeleteItem", |database, body| transcode(body, |it| database.delete_item(it))),
     ("DeleteTable", |database, body| transcode(body, |it| database.delete_table(it))),
     ("DescribeTable", |database, body| transcode(body, |it| database.describe_table(it))),
@@ -47,6 +48,52 @@ pub(crate) fn run(
             "the embedded DynamoDB does not support the operation {operation:?}"
         ))),
     }
+}
+
+/// Creates a table. If the process was killed while it created the same table before, starts over.
+fn create_table(database: &Database, body: &[u8]) -> Result<String, DynoxideError> {
+    let create = || transcode(body, |it| database.create_table(it));
+    match create() {
+        Err(DynoxideError::ResourceInUseException(_)) if is_incomplete(database, body) => {
+            let name = serde_json::from_slice::<Parts>(body).map(|parts| parts.table_name);
+            let delete = json!({"TableName": name.unwrap_or_default()}).to_string();
+            transcode(delete.as_bytes(), |it| database.delete_table(it))?;
+            create()
+        }
+        created => created,
+    }
+}
+
+/// The parts of a table, each of which the engine creates in a commit of its own.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Parts {
+    table_name: String,
+    #[serde(default)]
+    global_secondary_indexes: Vec<Index>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Index {
+    index_name: String,
+}
+
+/// Returns whether a table lacks a part. Then it has no items, because its creation was never acknowledged.
+fn is_incomplete(database: &Database, body: &[u8]) -> bool {
+    let Ok(Parts { table_name, global_secondary_indexes }) = serde_json::from_slice(body) else {
+        return false;
+    };
+    let is_missing = |mut scan: Value| {
+        scan["TableName"] = table_name.as_str().into();
+        scan["Limit"] = 1.into();
+        match run(database, "Scan", scan.to_string().as_bytes()) {
+            Ok(_) => false,
+            Err(error) => error.to_string().contains("no such table"),
+        }
+    };
+    is_missing(json!({}))
+        || global_secondary_indexes.iter().any(|it| is_missing(json!({"IndexName": it.index_name})))
 }
 
 fn transcode<Q: DeserializeOwned, A: Serialize>(

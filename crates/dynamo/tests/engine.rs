@@ -7,9 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use aws_sdk_dynamodb::{
     Client,
     config::{BehaviorVersion, Credentials, Region},
+    operation::create_table::builders::CreateTableFluentBuilder,
     types::{
-        AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
-        ScalarAttributeType,
+        AttributeDefinition, AttributeValue, BillingMode, GlobalSecondaryIndex, KeySchemaElement,
+        KeyType, Projection, ProjectionType, ScalarAttributeType,
     },
 };
 use dynamo::{Engine, Fault, Faults, OpenError, Server, Storage};
@@ -56,6 +57,32 @@ async fn one_process_uses_a_data_folder_at_a_time_and_the_data_stays() {
     // The thread unlocks the folder shortly after the last handle is dropped; `open` retries.
     let engine = Engine::open(Some(folder.path())).unwrap();
     assert!(has(&Client::new(&engine.sdk_config()), "a").await);
+}
+
+/// A process can be killed after each commit of the engine.
+#[tokio::test]
+async fn a_table_whose_creation_was_interrupted_is_created_again() {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["items", "items::gsi::by_other"] {
+        let client = Client::new(&Engine::open(Some(folder.path())).unwrap().sdk_config());
+        create_indexed_table(&client).await;
+        drop(client);
+        {
+            // The thread of the engine closes its database first.
+            let _closed = Storage::open(Some(folder.path())).unwrap();
+        }
+        let file = rusqlite::Connection::open(folder.path().join("headwater.db")).unwrap();
+        file.execute(&format!("DROP TABLE \"{part}\""), []).unwrap();
+        drop(file);
+        let client = Client::new(&Engine::open(Some(folder.path())).unwrap().sdk_config());
+        create_indexed_table(&client).await;
+        put(&client, "a").await;
+        assert!(has(&client, "a").await, "case: {part}");
+        // A complete table is not created again.
+        let again = table(&client).send().await;
+        assert!(again.is_err() && has(&client, "a").await, "case: {part}");
+        client.delete_table().table_name("items").send().await.unwrap();
+    }
 }
 
 /// Writes that wait at the same time share a commit, and each gets its own response.
@@ -135,18 +162,34 @@ async fn the_server_serves_the_database_over_http() {
 }
 
 async fn create_table(client: &Client) {
-    let key = KeySchemaElement::builder().attribute_name("pk").key_type(KeyType::Hash);
-    let attribute =
-        AttributeDefinition::builder().attribute_name("pk").attribute_type(ScalarAttributeType::S);
+    table(client).send().await.unwrap();
+}
+
+async fn create_indexed_table(client: &Client) {
+    let index = GlobalSecondaryIndex::builder()
+        .index_name("by_other")
+        .key_schema(hash("other"))
+        .projection(Projection::builder().projection_type(ProjectionType::All).build());
+    let table = table(client).attribute_definitions(attribute("other"));
+    table.global_secondary_indexes(index.build().unwrap()).send().await.unwrap();
+}
+
+fn table(client: &Client) -> CreateTableFluentBuilder {
     client
         .create_table()
         .table_name("items")
         .billing_mode(BillingMode::PayPerRequest)
-        .key_schema(key.build().unwrap())
-        .attribute_definitions(attribute.build().unwrap())
-        .send()
-        .await
-        .unwrap();
+        .key_schema(hash("pk"))
+        .attribute_definitions(attribute("pk"))
+}
+
+fn hash(name: &str) -> KeySchemaElement {
+    KeySchemaElement::builder().attribute_name(name).key_type(KeyType::Hash).build().unwrap()
+}
+
+fn attribute(name: &str) -> AttributeDefinition {
+    let attribute = AttributeDefinition::builder().attribute_name(name);
+    attribute.attribute_type(ScalarAttributeType::S).build().unwrap()
 }
 
 async fn put(client: &Client, key: &str) {
