@@ -29,8 +29,8 @@ const FEW_CUTS: usize = 20;
 #[test]
 fn a_power_cut_loses_no_acknowledged_event_and_no_number_is_used_twice() {
     let Some(recording) = Recording::make(Durability::Full) else { return };
-    let (appends, syncs) = (recording.appends(), recording.syncs("data/headwater.db-wal"));
-    assert!(syncs * 4 < appends * 3, "{appends} appends do not share {syncs} commits");
+    let shared = recording.shared_commits("data/headwater.db-wal");
+    assert!(shared >= FEW_CUTS, "only {shared} commits have more than one append");
     let starts = recording.starts("data/headwater.db-wal");
     assert!(starts > writer::LIVES, "the WAL is used again after a checkpoint");
     let findings = cut(&recording, CUTS);
@@ -58,7 +58,10 @@ fn writes() {
 /// Cuts the power at seeded moments of a recording. Returns what was wrong with the files then.
 fn cut(recording: &Recording, cuts: usize) -> Findings {
     let mut random = fastrand::Rng::with_seed(1);
-    let mut moments: Vec<usize> = (0..cuts).map(|_| random.usize(..=recording.ops.len())).collect();
+    // The creation of the database is short, and gets a quarter of the cuts.
+    let created = recording.ops.iter().position(|op| matches!(op, Op::Acknowledge(_))).unwrap();
+    let ends = (0..cuts).map(|cut| if cut % 4 == 0 { created } else { recording.ops.len() });
+    let mut moments: Vec<usize> = ends.map(|end| random.usize(..=end)).collect();
     moments.sort_unstable();
     let mut disk = Disk::default();
     let mut acknowledged = Acknowledged::default();

@@ -76,14 +76,12 @@ impl Recording {
         Some(Self { ops: read(&fs::read(&trace).unwrap(), &root) })
     }
 
-    /// Returns the number of acknowledged appends.
-    pub(crate) fn appends(&self) -> usize {
-        self.ops.iter().filter(|op| matches!(op, Op::Acknowledge(_))).count()
-    }
-
-    /// Returns the number of syncs of a file.
-    pub(crate) fn syncs(&self, file: &str) -> usize {
-        self.ops.iter().filter(|op| matches!(op, Op::Sync(path) if path == file)).count()
+    /// Returns the number of syncs of a file after which more than one append was acknowledged.
+    pub(crate) fn shared_commits(&self, file: &str) -> usize {
+        let commits = self.ops.split(|op| matches!(op, Op::Sync(path) if path == file));
+        let appends =
+            commits.map(|ops| ops.iter().filter(|op| matches!(op, Op::Acknowledge(_))).count());
+        appends.filter(|count| *count > 1).count()
     }
 
     /// Returns how often the beginning of a file was written.

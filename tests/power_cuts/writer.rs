@@ -34,7 +34,7 @@ const APPENDS: usize = 14;
 const RESERVE: u64 = 10;
 
 /// The topics of a lane. Its note is large, so that the WAL fills soon.
-const NOTED: usize = 400;
+const NOTED: usize = 500;
 
 /// Returns the topics. One append to each is in flight at a time.
 pub(crate) fn topics() -> impl Iterator<Item = Topic> {
@@ -99,7 +99,7 @@ async fn live(engine: Engine, acknowledged: Arc<File>) {
     }
 }
 
-/// Appends to a topic, and notes after each append how far a lane is.
+/// Appends to a topic, and notes meanwhile how far a lane is.
 async fn append(tables: Tables, lease: Lease, shard: Shard, topic: Topic, acknowledged: Arc<File>) {
     let Tables { log, control, .. } = &tables;
     let epoch = lease.epoch;
@@ -116,11 +116,15 @@ async fn append(tables: Tables, lease: Lease, shard: Shard, topic: Topic, acknow
             reserved = entry.last() + RESERVE;
             assert!(control.reserve_in(epoch, reserved, &topic, reserved).await.unwrap());
         }
-        log.append_in(Some(epoch), &entry, None, now).await.unwrap();
-        let line = format!("{topic} {} {}\n", entry.seq(), entry.last());
-        (&*acknowledged).write_all(line.as_bytes()).unwrap();
+        let append = async {
+            log.append_in(Some(epoch), &entry, None, now).await.unwrap();
+            let line = format!("{topic} {} {}\n", entry.seq(), entry.last());
+            (&*acknowledged).write_all(line.as_bytes()).unwrap();
+        };
+        let note = note(next);
+        let (noted, ()) = tokio::join!(control.put_lane(&lease, shard, &note), append);
+        assert!(noted.unwrap());
         next = entry.last() + 1;
-        assert!(control.put_lane(&lease, shard, &note(next)).await.unwrap());
     }
 }
 
