@@ -60,25 +60,16 @@ pub(crate) struct Plan {
     pub(crate) database: database::Faults,
     pub(crate) gateway: gateway::Faults,
     pub(crate) environments: environments::Faults,
-    /// Whether the database is away at times.
-    pub(crate) outages: bool,
-    /// The longest of them.
+    /// The other kinds of faults that happen.
+    faults: Vec<Fault>,
+    /// The longest outage of the database.
     pub(crate) longest_outage: Duration,
-    /// Whether pollers are killed.
-    pub(crate) kills: bool,
-    /// Whether pollers are frozen.
-    pub(crate) freezes: bool,
     /// Most that the clock of a poller is ahead.
     pub(crate) skew: Duration,
-    /// Whether each source family has a poller of its own.
-    pub(crate) split_families: bool,
-    pub(crate) slow_clients: bool,
     /// How long events are kept.
     pub(crate) retention: Duration,
     /// Share of the events of a topic with posts that delete one.
     pub(crate) deletes: f64,
-    /// Whether rights are withdrawn for a while.
-    pub(crate) withdrawals: bool,
 }
 
 impl Plan {
@@ -94,8 +85,19 @@ impl Plan {
             0.0 => Duration::from_hours(24),
             _ => Duration::from_secs(40),
         };
+        let others = [
+            (Fault::Outages, 0.4),
+            (Fault::Kills, 0.4),
+            (Fault::Freezes, 0.4),
+            (Fault::SplitFamilies, 0.3),
+            (Fault::SlowClients, 0.5),
+            (Fault::Withdrawals, 0.4),
+        ];
+        let drawn = others.into_iter().filter(|(fault, runs)| share(*fault, *runs, 1.0) > 0.0);
+        let faults = drawn.map(|(fault, _)| fault).collect();
         Self {
             time,
+            faults,
             database: database::Faults {
                 index_lag: Duration::from_secs(5).mul_f64(share(Fault::IndexLag, 0.6, 1.0)),
                 throttled: share(Fault::DatabaseThrottled, 0.4, 0.1),
@@ -113,16 +115,15 @@ impl Plan {
                 abandoned: share(Fault::PushAbandoned, 0.4, 0.01),
                 cold: share(Fault::PushCold, 0.7, 0.5),
             },
-            outages: share(Fault::Outages, 0.4, 1.0) > 0.0,
-            kills: share(Fault::Kills, 0.4, 1.0) > 0.0,
-            freezes: share(Fault::Freezes, 0.4, 1.0) > 0.0,
             skew: Duration::from_secs(3).mul_f64(share(Fault::Skew, 0.6, 1.0)),
-            split_families: share(Fault::SplitFamilies, 0.3, 1.0) > 0.0,
-            slow_clients: share(Fault::SlowClients, 0.5, 1.0) > 0.0,
             longest_outage: Duration::from_secs(25).min(retention / 8),
             retention,
             deletes: share(Fault::Deletes, 0.5, 0.3),
-            withdrawals: share(Fault::Withdrawals, 0.4, 1.0) > 0.0,
         }
+    }
+
+    /// Returns whether a kind of fault happens.
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
     }
 }

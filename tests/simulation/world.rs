@@ -187,7 +187,7 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
         });
         RunningPoller { families, link }
     };
-    let kinds: &[&[&str]] = if plan.split_families {
+    let kinds: &[&[&str]] = if plan.has(Fault::SplitFamilies) {
         &[&["coinbase"], &["mastodon"], &["coinbase"], &["mastodon"]]
     } else {
         &[FAMILIES, FAMILIES]
@@ -202,30 +202,10 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     database.set_faults(plan.database);
     gateway.set_faults(plan.gateway);
     environments.set_faults(plan.environments);
-    if plan.withdrawals {
+    if plan.has(Fault::Withdrawals) {
         tokio::spawn(withdraw(world.clone(), rng.fork(), plan.time));
     }
-    while Instant::now() < peace {
-        time::sleep(Duration::from_millis(rng.u64(1_000..12_000))).await;
-        if plan.outages && rng.f64() < 0.4 {
-            database.begin_outage(plan.longest_outage.mul_f64(rng.f64()));
-        }
-        if Instant::now() + FAILOVER > peace {
-            continue;
-        }
-        let index = rng.usize(..pollers.len());
-        if plan.kills && rng.f64() < 0.4 {
-            trace.count("pollers: killed");
-            let RunningPoller { families, link } = pollers.remove(index);
-            link.kill();
-            pollers.push(start_poller(families, &mut rng));
-        } else if plan.freezes && rng.f64() < 0.4 {
-            trace.count("pollers: frozen");
-            let most = peace.duration_since(Instant::now()).saturating_sub(FAILOVER);
-            let time = Duration::from_millis(rng.u64(500..25_000));
-            pollers[index].link.freeze(time.min(most));
-        }
-    }
+    disturb(&plan, peace, &mut rng, &database, &trace, &mut pollers, start_poller).await;
     database.set_faults(database::Faults::default());
     database.end_outage();
     gateway.set_faults(gateway::Faults::default());
@@ -238,6 +218,39 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     let positions = positions.lock().clone();
     check::check(&tables, &upstream, &positions, &topics, &trace).await;
     trace.end()
+}
+
+/// Disturbs the database and the pollers until the end of the faults.
+async fn disturb(
+    plan: &Plan,
+    peace: Instant,
+    rng: &mut fastrand::Rng,
+    database: &Database,
+    trace: &Trace,
+    pollers: &mut Vec<RunningPoller>,
+    mut start_poller: impl FnMut(&'static [&'static str], &mut fastrand::Rng) -> RunningPoller,
+) {
+    while Instant::now() < peace {
+        time::sleep(Duration::from_millis(rng.u64(1_000..12_000))).await;
+        if plan.has(Fault::Outages) && rng.f64() < 0.4 {
+            database.begin_outage(plan.longest_outage.mul_f64(rng.f64()));
+        }
+        if Instant::now() + FAILOVER > peace {
+            continue;
+        }
+        let index = rng.usize(..pollers.len());
+        if plan.has(Fault::Kills) && rng.f64() < 0.4 {
+            trace.count("pollers: killed");
+            let RunningPoller { families, link } = pollers.remove(index);
+            link.kill();
+            pollers.push(start_poller(families, rng));
+        } else if plan.has(Fault::Freezes) && rng.f64() < 0.4 {
+            trace.count("pollers: frozen");
+            let most = peace.duration_since(Instant::now()).saturating_sub(FAILOVER);
+            let time = Duration::from_millis(rng.u64(500..25_000));
+            pollers[index].link.freeze(time.min(most));
+        }
+    }
 }
 
 /// Withdraws the right to a topic, and gives it back in time for the end.
@@ -338,7 +351,7 @@ fn start_clients(
             rng,
             positions: positions.clone(),
             log: None,
-            is_slow: plan.slow_clients,
+            is_slow: plan.has(Fault::SlowClients),
         };
         tokio::spawn(client.run(world.clone(), peace));
     }
