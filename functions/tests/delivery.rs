@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt::Write as _,
     sync::Arc,
     time::Duration,
 };
@@ -487,7 +488,7 @@ fn noise(bytes: usize, mut seed: u64) -> String {
     let mut text = String::with_capacity(bytes + 16);
     while text.len() < bytes {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        text.push_str(&format!("{seed:016x}"));
+        write!(text, "{seed:016x}").unwrap();
     }
     text
 }
@@ -554,8 +555,8 @@ async fn a_subscription_is_removed_only_if_the_client_was_notified() {
     world.gateway.busy.lock().clear();
     let report = world.handle(&world.pusher, job).await;
     assert_eq!(report.unfinished, 0);
-    let accepted = world.gateway.accepted.lock();
-    let last: Value = serde_json::from_slice(&accepted.last().unwrap().1).unwrap();
+    let (_, last) = world.gateway.accepted.lock().last().cloned().unwrap();
+    let last: Value = serde_json::from_slice(&last).unwrap();
     assert_eq!((&last["code"], &last["topic"]), (&json!("forbidden"), &json!(t)));
     let subscribed = world.tables.connections.get(0, &to.id).await.unwrap().unwrap().topics;
     assert!(subscribed.is_empty(), "{subscribed:?}");
