@@ -32,7 +32,7 @@ fn two_runs_of_a_seed_are_identical() {
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str| -> Vec<u8> {
         let file = folder.path().join(name);
-        simulate(&["--seed", "2", "--trace", path(&file)]);
+        simulate(&["--seed", "2", "--json", "--trace", path(&file)]);
         fs::read(file).unwrap()
     };
     let (one, other) = (run("one"), run("other"));

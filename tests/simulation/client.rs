@@ -124,7 +124,10 @@ impl Client {
             }
             if self.rng.f64() < 0.5 {
                 let pause = Duration::from_millis(self.rng.u64(..3_000));
-                let _ = time::timeout(pause, self.receive(world, &id, &mut messages)).await;
+                let receiving = self.receive(world, &id, &mut messages);
+                if time::timeout(pause, receiving).await.is_ok() {
+                    return End::Left;
+                }
             }
         }
         if self.is_slow && leave_at.is_some() && self.rng.f64() < 0.5 {
@@ -173,6 +176,9 @@ impl Client {
                     _ => {}
                 }
             }
+            if is_revoked(&message) {
+                return None;
+            }
             self.apply(world, id, &message);
         }
     }
@@ -185,8 +191,7 @@ impl Client {
     ) {
         while let Some(message) = messages.recv().await {
             self.apply(world, id, &message);
-            if message["type"] == "error" && message["id"].is_null() {
-                // A right was withdrawn. The client connects again and subscribes until it is allowed to.
+            if is_revoked(&message) {
                 return;
             }
         }
@@ -244,6 +249,11 @@ impl Client {
         let mut positions = self.positions.lock();
         change(positions.entry((self.name.clone(), topic.clone())).or_default())
     }
+}
+
+/// Returns whether a right was withdrawn. The client then connects again, and subscribes until it may.
+fn is_revoked(message: &Value) -> bool {
+    message["type"] == "error" && message["id"].is_null()
 }
 
 fn send(world: &World, id: &ConnectionId, request: &Value) {
