@@ -48,7 +48,12 @@ test-roles: tools web ## Run the black-box tests on a stand-in for AWS that enfo
 
 .PHONY: simulate
 simulate: tools web ## Simulate all parts with faults: SEEDS=500 for more seeds, SEED=7 for one
-	$(CARGO) run --profile simulation --package tests --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100))
+	$(CARGO) run --profile simulation --package tests --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100) --first $(or $(FIRST),0))
+
+.PHONY: mutants
+mutants: tools web ## Put defects into the source, one at a time, and check that the tests notice them
+	$(CARGO) build --workspace --bins
+	@infra/mutants $(MUTANTS)
 
 .PHONY: snapshots
 snapshots: tools ## Record the snapshots of the Rust tests anew; review them with git diff

@@ -50,4 +50,13 @@ mod tests {
         backoff.reset();
         assert!(backoff.next_delay() <= min);
     }
+    #[test]
+    fn delays_are_spread_so_that_clients_do_not_retry_together() {
+        fastrand::seed(7);
+        let ceiling = Duration::from_secs(10);
+        let delays: Vec<Duration> =
+            (0..100).map(|_| Backoff::new(ceiling, ceiling).next_delay()).collect();
+        assert!(delays.iter().any(|delay| *delay < ceiling / 4));
+        assert!(delays.iter().any(|delay| *delay > ceiling * 3 / 4));
+    }
 }

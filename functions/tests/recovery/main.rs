@@ -4,6 +4,7 @@
 
 mod database;
 mod heads;
+mod jobs;
 mod rules;
 mod since;
 mod world;
