@@ -14,7 +14,7 @@ use std::{
 
 use aws::{
     connections::{Connections, GONE_FOR},
-    control::{Control, LaneNote, Lease},
+    control::{Control, Lease},
     error::StoreError,
     log::Log,
     reader::ShardReader,
@@ -73,6 +73,8 @@ pub struct Interest {
     leadership: Leadership,
     /// The leases whose families the lanes serve, by family.
     served: BTreeMap<String, Lease>,
+    /// Those of them whose topics may have events that the previous leader has not sent.
+    unread: BTreeSet<String>,
     clock: Clock,
 }
 
@@ -113,6 +115,7 @@ impl Interest {
             families: HashMap::new(),
             leadership,
             served: BTreeMap::new(),
+            unread: BTreeSet::new(),
             clock,
         }
     }
@@ -144,6 +147,7 @@ impl Interest {
             self.follow_leases(&lanes).await;
             if leads {
                 self.update_lanes(&lanes);
+                self.read_unread(&lanes).await;
                 self.publish().await;
                 self.finish_joining().await;
             }
@@ -230,6 +234,7 @@ impl Interest {
         for family in lost {
             lanes.drop_family(&family);
             self.served.remove(&family);
+            self.unread.remove(&family);
         }
         if leases.is_empty() {
             lanes.drop_family("system");
@@ -242,7 +247,7 @@ impl Interest {
             if self.served.contains_key(&family) {
                 continue;
             }
-            match self.take_over(&family, 0, self.served.is_empty(), lanes).await {
+            match self.take_over(&family, 0, lanes).await {
                 Ok(()) => {
                     self.served.insert(family, lease);
                 }
@@ -258,43 +263,51 @@ impl Interest {
         let first = self.served_shards;
         if first < self.shards.len() {
             let families: Vec<String> = self.served.keys().cloned().collect();
-            for (count, family) in families.iter().enumerate() {
-                self.take_over(family, first, count == 0, lanes).await?;
+            for family in &families {
+                self.take_over(family, first, lanes).await?;
             }
             self.served_shards = self.shards.len();
         }
         Ok(())
     }
 
-    /// Continues where the previous leader of a family stopped, in the shards after the first ones: sends
-    /// what the log has beyond what that leader noted as sent.
+    /// Continues where the previous leader of a family stopped, in the shards after the first ones.
     async fn take_over(
         &mut self,
         family: &str,
         first: usize,
-        with_leaderless: bool,
         lanes: &Lanes,
     ) -> Result<(), StoreError> {
         let mut notes = self.control.lanes(family).await?;
+        // The topics without a leader come with the first family.
+        let is_first = self.served.keys().next().is_none_or(|it| it == family);
         let is_part =
-            |topic: &Topic| topic.source() == family || (with_leaderless && is_leaderless(topic));
-        for FollowedShard { subscribers, .. } in &mut self.shards[first..] {
-            let note = notes.remove(&subscribers.shard());
-            let note = note.unwrap_or(LaneNote {
-                at: jiff::Timestamp::UNIX_EPOCH,
-                sent: BTreeMap::new(),
-                behind: Vec::new(),
-            });
-            subscribers.join_again(is_part, &note);
-            lanes.take_over(subscribers.shard(), note);
-        }
+            |topic: &Topic| topic.source() == family || (is_first && is_leaderless(topic));
         let served = &self.served;
         for FollowedShard { subscribers, .. } in &mut self.shards[first..] {
+            let note = notes.remove(&subscribers.shard()).unwrap_or_default();
+            subscribers.join_again(is_part, &note);
+            lanes.take_over(subscribers.shard(), family, note);
             let (topics, changes) =
                 subscribers.take_changes(|topic| is_part(topic) || is_served(served, topic));
             lanes.update(subscribers.shard(), &topics, changes);
         }
-        self.read_ends(lanes, is_part).await
+        self.unread.insert(family.to_owned());
+        Ok(())
+    }
+
+    /// Lets the lanes send what the log has beyond what the previous leaders noted as sent.
+    async fn read_unread(&mut self, lanes: &Lanes) {
+        for family in self.unread.clone() {
+            match self.read_ends(lanes, |topic| topic.source() == family).await {
+                Ok(()) => {
+                    self.unread.remove(&family);
+                }
+                Err(error) => {
+                    warn!(family, error = %Chain(&error), "could not read what the previous leader has not sent; retrying");
+                }
+            }
+        }
     }
 
     /// Passes on what changed in each shard.
@@ -419,51 +432,90 @@ fn is_served(served: &BTreeMap<String, Lease>, topic: &Topic) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use aws::clients::{Clients, TableOptions};
+    use aws::{
+        clients::{Clients, TableOptions},
+        control::LaneNote,
+    };
     use domain::{
         access::Principal,
         connection::{Connection, Recipient},
         entry::Entry,
         frame::Frame,
+        push::{Job, Push, PushError, Report},
     };
     use dynamo::{Engine, Fault, Faults, Storage};
+    use futures_util::future::BoxFuture;
     use jiff::Timestamp;
+    use tokio::sync::mpsc;
 
     use super::*;
 
-    /// Otherwise nobody would be sent what the previous leader has left, until another event comes.
+    /// Does each job at once, and passes it on.
+    struct Jobs(mpsc::UnboundedSender<Job>);
+
+    impl Push for Jobs {
+        fn push(&self, job: Job) -> BoxFuture<'_, Result<Report, PushError>> {
+            let served = job.stretches.iter().map(|it| (it.topic.clone(), it.to)).collect();
+            let _ = self.0.send(job);
+            Box::pin(async { Ok(Report { served, ..Report::default() }) })
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_takeover_is_repeated_until_the_ends_of_all_topics_are_known() {
+    async fn what_the_previous_leader_left_is_sent_when_the_log_can_be_read_again() {
         let faults = Faults::default();
         let engine = Engine::inline(Storage::open(None).expect("a database"));
         let config = engine.with_faults(faults.clone()).sdk_config();
         let options =
             TableOptions { table_prefix: "test-".to_owned(), retention: Duration::from_hours(1) };
-        let tables = Clients::from_config(config).tables(&options);
+        let clients = Clients::from_config(config);
+        let tables = clients.tables(&options);
         tables.create_missing().await.expect("tables");
         let topic = Topic::parse("coinbase/matches/BTC-USD").expect("a topic");
         let now = Timestamp::now();
+        // The previous leader has known the subscription for long.
+        let before = Clock::new(move || now - Duration::from_mins(10));
+        let connections = clients.tables_with_clock(&options, before).connections;
         let id = ConnectionId::new("c");
         let recipient = Recipient { endpoint: "http://gateway".into(), id: id.clone() };
         let connection = Connection::open(recipient, 0, Principal::anonymous(), now);
-        tables.connections.open(&connection).await.expect("opened");
+        connections.open(&connection).await.expect("opened");
         let start = BTreeMap::from([(topic.clone(), 0)]);
-        tables.connections.join(0, &id, &start, 9).await.expect("joined");
-        tables.connections.go_live(0, &id, &start).await.expect("live");
-        let entry = Entry::Frame(Frame::new(topic, 1, now, &["1"]));
+        connections.join(0, &id, &start, 9).await.expect("joined");
+        connections.go_live(0, &id, &start).await.expect("live");
+        let entry = Entry::Frame(Frame::new(topic.clone(), 1, now, &["1"]));
         tables.log.append(&entry, None, now).await.expect("appended");
+        let lease = |epoch| Lease { source: "coinbase".into(), owner: "a".into(), epoch };
+        let sent = BTreeMap::from([(topic.clone(), 0)]);
+        let note = LaneNote { at: now, sent, behind: vec![] };
+        assert!(tables.control.put_lane(&lease(1), 0, &note).await.expect("noted"));
 
         let leadership = Leadership::default();
+        leadership.add(lease(2), Instant::now());
         let clock = Clock::new(Timestamp::now);
         let lanes = Lanes::new([0], leadership.clone(), 1, clock.clone());
-        let mut interest = Interest::new(&tables, [0], Wanted::new(), leadership, clock);
-        interest.refresh().await;
+        let interest = Interest::new(&tables, [0], Wanted::new(), leadership, clock);
+        let (sender, mut jobs) = mpsc::unbounded_channel();
         faults.set(|operation, request| {
             let is_log = String::from_utf8_lossy(request).contains("test-events");
             (operation == "Query" && is_log).then_some(Fault::LoseResponse)
         });
-        interest.take_over("coinbase", 0, true, &lanes).await.expect_err("the log cannot be read");
+        let shutdown = CancellationToken::new();
+        tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
+        let push = Arc::new(Jobs(sender));
+        tokio::spawn(async move { lanes.run(push, tables.control, shutdown).await });
+        time::sleep(Duration::from_secs(4)).await;
         faults.clear();
-        interest.take_over("coinbase", 0, true, &lanes).await.expect("a takeover");
+        let stretch = async {
+            loop {
+                let job = jobs.recv().await.expect("a job");
+                assert_eq!(job.behind, [], "the note says that nobody is behind");
+                if let Some(stretch) = job.stretches.into_iter().next() {
+                    return stretch;
+                }
+            }
+        };
+        let stretch = time::timeout(Duration::from_secs(5), stretch).await.expect("in time");
+        assert_eq!((stretch.topic, stretch.prev, stretch.to), (topic, 0, 1));
     }
 }

@@ -151,9 +151,9 @@ impl Lanes {
     }
 
     /// Continues in a shard from what the previous leader of a family noted.
-    pub fn take_over(&self, shard: Shard, note: LaneNote) {
+    pub fn take_over(&self, shard: Shard, family: &str, note: LaneNote) {
         if let Some(lane) = self.of(shard) {
-            lane.state.lock().take_over(note);
+            lane.state.lock().take_over(family, note);
         }
     }
 

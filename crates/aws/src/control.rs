@@ -54,8 +54,8 @@ pub struct Reservation {
     pub epoch: Option<u64>,
 }
 
-/// How far a leader has served a shard, for the next leader.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How far a leader has served a shard, for the next leader. The default is that it has served nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneNote {
     /// When this was the case.
     pub at: Timestamp,

@@ -190,14 +190,20 @@ impl Subscribers {
         stuck
     }
 
-    /// Makes connections join topics again, unless `note` says that they have been served.
+    /// Makes connections join topics, unless `note` says that they have been served. To a poller that has just
+    /// begun to follow the shard, all connections look as if they had joined now.
     pub(super) fn join_again(&mut self, is_part: impl Fn(&Topic) -> bool, note: &LaneNote) {
         let noted_until = note.at - NOTED_AFTER;
         for (id, known) in &self.connections {
             for (topic, subscription) in known.topics.iter().filter(|(topic, _)| is_part(topic)) {
                 match subscription {
                     Subscription::Live { since, .. }
-                        if *since < noted_until && note.sent.contains_key(topic) => {}
+                        if *since < noted_until && note.sent.contains_key(topic) =>
+                    {
+                        if let Some(joined) = self.changed.get_mut(id) {
+                            joined.remove(topic);
+                        }
+                    }
                     Subscription::Live { cursor, since } => {
                         let joined = self.changed.entry(id.clone()).or_default();
                         joined.insert(topic.clone(), Start { next: cursor + 1, since: *since });
@@ -335,11 +341,13 @@ mod tests {
         let mut subscribers = Subscribers::new(0);
         subscribers.apply(connection("old", 2, [("a", since(0)), ("b", since(0))]));
         subscribers.apply(connection("new", 2, [("a", since(90))]));
-        take(&mut subscribers);
         let sent = BTreeMap::from([(topic("a"), 7)]);
         let note = LaneNote { at: at(100), sent, behind: vec![] };
-        subscribers.join_again(|_| true, &note);
-        assert_eq!(take(&mut subscribers), taken("a:2 b:1", "new.2[a@3] old.2[b@3]"));
+        // A new leader, and one that has led before.
+        for _ in 0..2 {
+            subscribers.join_again(|_| true, &note);
+            assert_eq!(take(&mut subscribers), taken("a:2 b:1", "new.2[a@3] old.2[b@3]"));
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct State {
     behind: BTreeMap<ConnectionId, Straggler>,
     /// The changes of connections that the jobs name.
     changed: VecDeque<(Instant, Changed)>,
+    /// The families that this lane has taken over.
+    families: BTreeSet<String>,
     /// Up to where the previous leader served each topic, until the topics are set for the first time.
     noted: BTreeMap<Topic, u64>,
     /// Bytes of all pending events.
@@ -106,12 +108,13 @@ impl State {
             });
             line.subscribers = *subscribers;
         }
-        // Of a topic that is wanted later, the lane has not seen what was appended until then.
+        // The lane does not see what is appended to a topic until somebody wants it.
         self.noted.clear();
     }
 
     /// Drops everything about the topics of a family.
     pub(super) fn drop_family(&mut self, family: &str) {
+        self.families.remove(family);
         let lines = self.lines.keys().filter(|topic| topic.source() == family);
         for topic in lines.cloned().collect::<Vec<_>>() {
             self.drop_topic(&topic);
@@ -130,7 +133,8 @@ impl State {
     }
 
     /// Continues from what the previous leader of a family noted.
-    pub(super) fn take_over(&mut self, note: LaneNote) {
+    pub(super) fn take_over(&mut self, family: &str, note: LaneNote) {
+        self.families.insert(family.to_owned());
         self.noted.extend(note.sent);
         for behind in note.behind {
             let straggler = self.behind.entry(behind.connection).or_default();
@@ -408,9 +412,10 @@ impl State {
         self.lines.values().all(|line| !line.has_new())
     }
 
-    /// Returns what the next leader of a family needs to know, if it has changed.
+    /// Returns what the next leader of a family needs to know, if it has changed. Until the lane has taken the
+    /// family over, the note of the previous leader stands.
     pub(super) fn note(&self, family: &str, at: Timestamp) -> Option<LaneNote> {
-        if !self.is_dirty {
+        if !self.is_dirty || !self.families.contains(family) {
             return None;
         }
         let is_part = |topic: &Topic| topic.source() == family || topic.source() == "system";

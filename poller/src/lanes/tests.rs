@@ -294,6 +294,7 @@ fn the_next_leader_continues_from_the_note() {
     let now = Instant::now();
     let at = Timestamp::UNIX_EPOCH + 1.hour();
     let mut old = State::default();
+    old.take_over("coinbase", LaneNote::default());
     old.set_topics(&subscribers(&[topic()]));
     old.send(&[&frame(&topic(), 1, 10), &frame(&topic(), 2, 10)], 0);
     let job = old.job(0, 0, now, |_| true).expect("a job");
@@ -307,7 +308,7 @@ fn the_next_leader_continues_from_the_note() {
     assert_eq!(old.note("coinbase", at), None);
 
     let mut new = State::default();
-    new.take_over(note);
+    new.take_over("coinbase", note);
     new.set_topics(&subscribers(&[topic()]));
     new.extend(&topic(), 3);
     let job = new.job(0, 0, now, |_| true).expect("a job");
@@ -332,13 +333,26 @@ fn a_job_has_posts_for_the_subscriptions_that_have_to_be_ended() {
 }
 
 #[test]
+fn the_note_about_a_family_stands_until_it_is_taken_over() {
+    let at = Timestamp::UNIX_EPOCH;
+    let mut state = State::default();
+    state.take_over("mastodon", LaneNote::default());
+    state.set_topics(&subscribers(&[topic()]));
+    state.touch();
+    assert_eq!(state.note("coinbase", at), None);
+    assert!(state.note("mastodon", at).is_some());
+    state.take_over("coinbase", LaneNote::default());
+    assert!(state.note("coinbase", at).is_some());
+}
+
+#[test]
 fn a_topic_that_is_first_wanted_after_a_failover_is_read_from_the_log() {
     let now = Instant::now();
     let at = Timestamp::UNIX_EPOCH;
     let other = Topic::parse("coinbase/matches/ETH-USD").expect("a topic");
     let sent = BTreeMap::from([(topic(), 2), (other.clone(), 2)]);
     let mut state = State::default();
-    state.take_over(LaneNote { at, sent, behind: vec![] });
+    state.take_over("coinbase", LaneNote { at, sent, behind: vec![] });
     state.set_topics(&subscribers(&[topic()]));
     // Nobody has wanted the other topic for a while, so the lane has not seen what was appended to it.
     state.set_topics(&subscribers(&[topic(), other.clone()]));
