@@ -1,15 +1,15 @@
 //! Cuts the power while the embedded database writes, and checks what is then on the disk.
 //!
-//! A process appends to the log while `strace` records its writes to files and its syncs. From the recording,
+//! A program (`writer`) appends to the log while `strace` records its writes to files and its syncs. From the recording,
 //! a model of the disk makes the files that a power cut could have left: of what was not synced, any part can
 //! be there. A poller's numbering then continues with these files.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod appends;
 mod disk;
 mod recording;
 mod recovery;
-mod writer;
 
 use dynamo::Durability;
 
@@ -32,7 +32,7 @@ fn a_power_cut_loses_no_acknowledged_event_and_no_number_is_used_twice() {
     let shared = recording.shared_commits("data/headwater.db-wal");
     assert!(shared >= FEW_CUTS, "only {shared} commits have more than one append");
     let starts = recording.starts("data/headwater.db-wal");
-    assert!(starts > writer::LIVES, "the WAL is used again after a checkpoint");
+    assert!(starts > appends::LIVES, "the WAL is used again after a checkpoint");
     let findings = cut(&recording, CUTS);
     assert_eq!(findings, Findings::default(), "after {CUTS} power cuts");
 }
@@ -46,13 +46,6 @@ fn with_fast_durability_a_power_cut_loses_acknowledged_events() {
     assert!(findings.used_twice > 0, "{findings:?}");
     // It loses the newest writes. It does not damage the others.
     assert_eq!(findings.damaged, Vec::<String>::new());
-}
-
-/// The process that is recorded. The other tests start it.
-#[test]
-#[ignore = "is a part of the other tests"]
-fn writes() {
-    writer::run();
 }
 
 /// Cuts the power at seeded moments of a recording. Returns what was wrong with the files then.

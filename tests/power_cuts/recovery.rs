@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::writer;
+use crate::appends;
 
 /// How many topics are continued after a power cut.
 const CONTINUED: usize = 2;
@@ -67,7 +67,7 @@ impl Findings {
 ///
 /// It reads all topics, and continues some of them: another part after each cut.
 pub(crate) fn check(folder: &Path, acknowledged: &Acknowledged, cut: usize) -> Findings {
-    let part = cut % (writer::topics().count() / CONTINUED);
+    let part = cut % (appends::topics().count() / CONTINUED);
     let mut findings = Findings::default();
     match Storage::open_with(Some(folder), Durability::Fast) {
         Err(error) => {
@@ -96,21 +96,21 @@ async fn continue_topics(
     part: usize,
     findings: &mut Findings,
 ) {
-    let tables = writer::tables(&Engine::inline(storage));
+    let tables = appends::tables(&Engine::inline(storage));
     tables.create_missing().await.unwrap();
     let mut ends = BTreeMap::new();
-    for topic in writer::topics() {
+    for topic in appends::topics() {
         let mut end = 0;
         for (seq, text) in events(&tables, &topic, 1).await {
             end += 1;
-            if seq != end || text != writer::event(&topic, seq) {
+            if seq != end || text != appends::event(&topic, seq) {
                 findings.damaged.push(format!("{topic} has another event at {end}"));
             }
         }
         findings.missing += acknowledged.newest(&topic).saturating_sub(end);
         ends.insert(topic, end);
     }
-    let continued: Vec<Topic> = writer::topics().skip(part * CONTINUED).take(CONTINUED).collect();
+    let continued: Vec<Topic> = appends::topics().skip(part * CONTINUED).take(CONTINUED).collect();
     for topic in &continued {
         let reserved = tables.control.reservation(topic).await.unwrap();
         if ends[topic] > reserved.map_or(0, |it| it.last) {
@@ -135,7 +135,7 @@ async fn publish(tables: &Tables, topics: &[Topic]) {
     let Tables { log, control, .. } = tables;
     control.clear_leases().await.unwrap();
     let term = Duration::from_mins(1);
-    let lease = control.acquire(writer::FAMILY, "successor", term, Timestamp::now()).await;
+    let lease = control.acquire(appends::FAMILY, "successor", term, Timestamp::now()).await;
     let leadership = Leadership::default();
     let clock = Clock::new(Timestamp::now);
     let options = Options { flush: Duration::from_millis(20), memory_bytes: 1_000_000 };

@@ -1,31 +1,22 @@
-//! The process that is recorded: it appends to the log as a leading poller does.
+//! The program that is recorded: it appends to the log as a leading poller does, and notes each append that is
+//! acknowledged.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod appends;
 
 use std::{fs::File, io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use aws::{
-    clients::{Clients, TableOptions},
     control::{LaneNote, Lease},
     log::Fence,
     tables::Tables,
 };
 use domain::{entry::Entry, frame::Frame, shard::Shard, topic::Topic};
-use dynamo::{Durability, Engine, Storage};
+use dynamo::{Engine, Storage};
 use jiff::Timestamp;
 
-/// The variable with the folder in which the process writes.
-pub(crate) const ROOT: &str = "HEADWATER_TEST_ROOT";
-
-/// The variable with the durability.
-pub(crate) const DURABILITY: &str = "HEADWATER_TEST_DURABILITY";
-
-/// The file in which the process notes what it has appended.
-pub(crate) const ACKNOWLEDGED: &str = "acknowledged";
-
-/// The family of all topics.
-pub(crate) const FAMILY: &str = "coinbase";
-
-/// How often the process opens the database.
-pub(crate) const LIVES: usize = 2;
+use crate::appends::{ACKNOWLEDGED, DURABILITY, FAMILY, LIVES, ROOT, event, tables, topics};
 
 /// The appends to each topic in a life.
 const APPENDS: usize = 14;
@@ -36,40 +27,8 @@ const RESERVE: u64 = 10;
 /// The topics of a lane. Its note is large, so that the WAL fills soon.
 const NOTED: usize = 500;
 
-/// Returns the topics. One append to each is in flight at a time.
-pub(crate) fn topics() -> impl Iterator<Item = Topic> {
-    (0..16).map(|index| Topic::coinbase("matches", &format!("A{index}-USD")).unwrap())
-}
-
-/// Returns the event with a number.
-pub(crate) fn event(topic: &Topic, seq: u64) -> String {
-    let bytes = topic.as_str().bytes();
-    let seed = bytes.fold(seq, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
-    let mut random = fastrand::Rng::with_seed(seed);
-    let size = 1 << random.u8(4..12);
-    let text: String = (0..=size / 16).map(|_| format!("{:016x}", random.u64(..))).collect();
-    format!(r#"{{"text":"{text}"}}"#)
-}
-
-/// Returns the tables of a database.
-pub(crate) fn tables(engine: &Engine) -> Tables {
-    let options =
-        TableOptions { table_prefix: "test-".to_owned(), retention: Duration::from_hours(1) };
-    Clients::from_config(engine.sdk_config()).tables(&options)
-}
-
-/// Returns the name of a durability.
-pub(crate) fn name(durability: Durability) -> &'static str {
-    match durability {
-        Durability::Full => "full",
-        Durability::Fast => "fast",
-    }
-}
-
-/// Appends to the log, and notes each append that is acknowledged.
-pub(crate) fn run() {
-    // A person can run all ignored tests.
-    let Some(root) = std::env::var_os(ROOT) else { return };
+fn main() {
+    let root = std::env::var_os(ROOT).unwrap();
     let root = Path::new(&root);
     let durability = std::env::var(DURABILITY).unwrap().parse().unwrap();
     let acknowledged = Arc::new(File::create(root.join(ACKNOWLEDGED)).unwrap());
