@@ -23,9 +23,6 @@ const CACHE_FOR: Duration = Duration::from_secs(2);
 /// within this time, also in a process that cannot reach the database.
 const VALID_FOR: Duration = Duration::from_secs(5);
 
-/// How long a job of `push` posts at most, after it has taken the rules.
-const JOB_TIME: Duration = Duration::from_millis(1_500);
-
 /// How long a read of the rules may take. A job whose read fails can still use the rules that it has.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -135,18 +132,18 @@ impl Rules {
         self.get(0, VALID_FOR).await
     }
 
-    /// Returns the rules in force, which have at least this `version`. They stay valid for as long as a
-    /// job of `push` takes.
+    /// Returns the rules in force, which have at least this `version`. They stay valid for as long as the caller
+    /// uses them.
     ///
     /// The caller learns the version from a poller that checks it every second. The database is read only
-    /// for a newer version, or if the rules would soon be no longer valid. This is cheap enough to call
+    /// for a newer version, or if the rules were last confirmed two seconds ago. This is cheap enough to call
     /// for every job.
     ///
     /// # Errors
     ///
     /// See [`Rules::current`]. An older version than `version` is never returned.
-    pub async fn at_least(&self, version: u64) -> Result<InForce, RulesError> {
-        self.get(version, VALID_FOR.saturating_sub(JOB_TIME)).await
+    pub async fn at_least(&self, version: u64, used_for: Duration) -> Result<InForce, RulesError> {
+        self.get(version, VALID_FOR.saturating_sub(used_for)).await
     }
 
     /// Returns the limits of a principal. While the rules in force are not known, these are the limits of
@@ -161,7 +158,7 @@ impl Rules {
 
     /// Returns rules that were confirmed within `valid_for`.
     async fn get(&self, version: u64, valid_for: Duration) -> Result<InForce, RulesError> {
-        match self.known(version, CACHE_FOR) {
+        match self.known(version, CACHE_FOR.min(valid_for)) {
             Some(rules) => Ok(rules),
             // Rarely awaited, and large.
             None => Box::pin(self.load(version, valid_for)).await,
@@ -179,7 +176,7 @@ impl Rules {
     async fn load(&self, version: u64, valid_for: Duration) -> Result<InForce, RulesError> {
         let mut failed_at = self.reading.lock().await;
         // Another request may have read them meanwhile.
-        if let Some(rules) = self.known(version, CACHE_FOR) {
+        if let Some(rules) = self.known(version, CACHE_FOR.min(valid_for)) {
             return Ok(rules);
         }
         let mut error = None;

@@ -42,6 +42,11 @@ impl Budget {
         usize::try_from(taken).unwrap_or(usize::MAX)
     }
 
+    /// Returns how long the job can still post.
+    pub(super) fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     /// Returns how many posts were taken.
     pub(super) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)

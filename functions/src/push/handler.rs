@@ -37,7 +37,8 @@ impl Pusher {
     pub async fn handle(&self, job: Job) -> Result<Report, JobError> {
         let budget = Budget::new(job.posts, job.time());
         let now = self.clock.now();
-        let prepared = budget.run(self.prepare(&job, now)).await.ok_or(JobError::OutOfTime)??;
+        let prepared =
+            budget.run(self.prepare(&job, &budget, now)).await.ok_or(JobError::OutOfTime)??;
         let Prepared { view, segments, plan } = prepared;
         let Plan { shares, stragglers, closed, revocations } = plan;
 
@@ -73,8 +74,13 @@ impl Pusher {
     }
 
     /// Reads what a job needs.
-    async fn prepare(&self, job: &Job, now: Timestamp) -> Result<Prepared, JobError> {
-        let rules = self.rules.at_least(job.rules).await?;
+    async fn prepare(
+        &self,
+        job: &Job,
+        budget: &Budget,
+        now: Timestamp,
+    ) -> Result<Prepared, JobError> {
+        let rules = self.rules.at_least(job.rules, budget.time_left()).await?;
         let view = self.view(job.shard, &rules);
         let segments = self.segments(job).await;
         let plan = {

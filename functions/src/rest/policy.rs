@@ -1,5 +1,7 @@
 //! `/api/v1/policy`: the rules, for principals with the right `admin`.
 
+use std::time::Duration;
+
 use aws::rules::Current;
 use axum::{Extension, Json, Router, body::Bytes, extract::State, http::StatusCode, routing::get};
 use domain::{
@@ -101,7 +103,7 @@ pub(super) async fn put(
     let control = &state.app.tables.control;
     let current = control.put_rules(set.text(), &caller.principal.id, state.now()).await?;
     info!(version = current.version, "put new rules in force");
-    state.app.rules.at_least(current.version).await?;
+    state.app.rules.at_least(current.version, Duration::ZERO).await?;
     Ok(Json(RulesInForce::new(Some(&current), set.text().clone())))
 }
 
