@@ -45,6 +45,8 @@ struct Gateway {
     accepted: Mutex<Vec<(ConnectionId, Bytes)>>,
     busy: Mutex<HashSet<ConnectionId>>,
     closed: Mutex<HashSet<ConnectionId>>,
+    /// The calls that have not ended, and the most of them so far.
+    calls: Mutex<(usize, usize)>,
 }
 
 impl Outlet for Gateway {
@@ -67,7 +69,16 @@ impl Outlet for Gateway {
                 None
             })
             .collect();
-        Box::pin(async { errors })
+        Box::pin(async {
+            {
+                let mut calls = self.calls.lock();
+                calls.0 += 1;
+                calls.1 = calls.1.max(calls.0);
+            }
+            tokio::task::yield_now().await;
+            self.calls.lock().0 -= 1;
+            errors
+        })
     }
 
     fn close<'a>(&'a self, _: &'a Recipient) -> BoxFuture<'a, Result<(), OutletError>> {
@@ -560,4 +571,21 @@ async fn a_subscription_is_removed_only_if_the_client_was_notified() {
     assert_eq!((&last["code"], &last["topic"]), (&json!("forbidden"), &json!(t)));
     let subscribed = world.tables.connections.get(0, &to.id).await.unwrap().unwrap().topics;
     assert!(subscribed.is_empty(), "{subscribed:?}");
+}
+
+#[tokio::test]
+async fn a_job_posts_to_a_bounded_number_of_groups_at_the_same_time() {
+    let world = World::new().await;
+    let mut frames = Vec::new();
+    for group in 0..200 {
+        let t = topic(&format!("mastodon/tag/t{group}"));
+        let to = world.connect(&format!("c{group}")).await;
+        world.subscribe(&to, &t).await;
+        frames.push(world.append(&t, 1, 1).await);
+    }
+    *world.gateway.calls.lock() = (0, 0);
+    let report = world.push(frames, vec![]).await;
+    assert_eq!((report.served.len(), report.behind), (200, vec![]));
+    let (_, most) = *world.gateway.calls.lock();
+    assert!((2..=64).contains(&most), "{most} at the same time");
 }
