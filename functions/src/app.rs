@@ -53,7 +53,7 @@ pub struct App {
     pub origins: Origins,
     /// The shards that connections are spread over.
     pub shards: Shards,
-    /// When pollers were last told of these shards, in seconds.
+    /// When this process last noted these shards for the pollers, in Unix seconds.
     shards_noted_at: AtomicI64,
     /// The base URL of `@connections`.
     pub callback_url: Callback,

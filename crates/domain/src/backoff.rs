@@ -50,6 +50,7 @@ mod tests {
         backoff.reset();
         assert!(backoff.next_delay() <= min);
     }
+
     #[test]
     fn delays_are_spread_so_that_clients_do_not_retry_together() {
         fastrand::seed(7);

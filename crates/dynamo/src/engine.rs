@@ -112,7 +112,7 @@ impl Engine {
     ) -> impl Future<Output = Option<(u16, String)>> + Send + 'static {
         let (response, receiver) = oneshot::channel();
         let call = Call { operation, body, response };
-        // Of a call that is dropped, the receiver learns.
+        // If the call is dropped, the receiver returns an error.
         match &self.calls {
             Some(calls) => drop(calls.send(call)),
             None => serve(&self.storage, call),

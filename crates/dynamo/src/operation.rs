@@ -108,7 +108,7 @@ fn transcode<Q: DeserializeOwned, A: Serialize>(
 /// Returns DynamoDB's error for a request that cannot be read.
 fn invalid(error: &serde_json::Error) -> DynoxideError {
     if !error.is_data() {
-        // Of a request that is not JSON, DynamoDB says nothing more.
+        // DynamoDB gives no details about a request that is not JSON.
         return DynoxideError::SerializationException(String::new());
     }
     let text = error.to_string();

@@ -23,7 +23,7 @@ use tokio::{process::Command, sync::oneshot, task::JoinSet};
 /// Most environments of a function. Each serves one event at a time.
 const ENVIRONMENTS: usize = 4;
 
-/// The time limit that functions are told. It is not enforced.
+/// The time limit that functions learn from the deadline of an event. It is not enforced.
 const TIMEOUT: Duration = Duration::from_secs(29);
 
 /// Returns the program of an environment of the function with this binary.
