@@ -14,7 +14,7 @@ use std::{
 
 use aws::{
     connections::{Connections, GONE_FOR},
-    control::{Control, Lease},
+    control::{Control, leases::Lease},
     error::StoreError,
     log::Log,
     reader::ShardReader,
@@ -434,7 +434,7 @@ fn is_served(served: &BTreeMap<String, Lease>, topic: &Topic) -> bool {
 mod tests {
     use aws::{
         clients::{Clients, TableOptions},
-        control::LaneNote,
+        control::lanes::LaneNote,
     };
     use domain::{
         access::Principal,

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use aws::control::{Control, LaneNote};
+use aws::control::{Control, lanes::LaneNote};
 use domain::{
     backoff::Backoff,
     chain::{BoxError, Chain},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use aws::control::Lease;
+use aws::control::leases::Lease;
 use domain::topic::Topic;
 use tokio::{sync::watch, time::Instant};
 

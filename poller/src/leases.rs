@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aws::{
-    control::{Control, Lease},
+    control::{Control, leases::Lease},
     error::StoreError,
 };
 use domain::{chain::Chain, clock::Clock};

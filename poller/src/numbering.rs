@@ -10,7 +10,7 @@ mod settle;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aws::{
-    control::{Control, Lease, Pending},
+    control::{Control, leases::Lease, posts::Pending},
     error::StoreError,
     log::Log,
 };

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::bail;
 use aws::{
-    control::{Control, Lease},
+    control::{Control, leases::Lease},
     tables::Tables,
 };
 use domain::{

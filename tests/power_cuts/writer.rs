@@ -8,7 +8,7 @@ mod appends;
 use std::{fs::File, io::Write as _, path::Path, sync::Arc, time::Duration};
 
 use aws::{
-    control::{LaneNote, Lease},
+    control::{lanes::LaneNote, leases::Lease},
     log::Fence,
     tables::Tables,
 };

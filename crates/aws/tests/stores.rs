@@ -10,7 +10,7 @@ use std::{
 use aws::{
     clients::Clients,
     connections::ConnectionError,
-    control::Pending,
+    control::posts::Pending,
     log::{AppendError, Fence},
     reader::ShardReader,
     tables::Tables,

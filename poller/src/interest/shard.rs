@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aws::control::LaneNote;
+use aws::control::lanes::LaneNote;
 use domain::{
     connection::{Connection, ConnectionId, LIFETIME, Subscription},
     shard::Shard,

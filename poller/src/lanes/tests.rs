@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use aws::{
     clients::{Clients, TableOptions},
-    control::Lease,
+    control::leases::Lease,
 };
 use domain::{
     connection::ConnectionId,

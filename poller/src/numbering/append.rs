@@ -15,7 +15,7 @@ use std::{
 };
 
 use aws::{
-    control::{Control, Lease},
+    control::{Control, leases::Lease},
     error::StoreError,
     log::{AppendError, Fence, Log},
 };

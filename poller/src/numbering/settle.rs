@@ -10,7 +10,7 @@ use std::{
 };
 
 use aws::{
-    control::{Control, Pending},
+    control::{Control, posts::Pending},
     error::StoreError,
     log::Log,
 };

@@ -14,7 +14,7 @@ use std::{
 };
 
 use aws::{
-    control::{Control, Remembered},
+    control::{Control, posts::Remembered},
     error::StoreError,
 };
 use domain::{
