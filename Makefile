@@ -44,7 +44,7 @@ test-rust: tools web ## Run the Rust tests
 .PHONY: test-roles
 test-roles: tools web ## Run the black-box tests on a stand-in for AWS that enforces the roles
 	$(CARGO) build --workspace --bins
-	HEADWATER_TEST_ROLES=1 $(CARGO) nextest run --package tests -E 'binary(it)'
+	HEADWATER_TEST_ROLES=1 $(CARGO) nextest run --workspace -E 'package(tests) & binary(it)'
 
 .PHONY: simulate
 simulate: tools web ## Simulate all parts with faults: SEEDS=500 for more seeds, SEED=7 for one
