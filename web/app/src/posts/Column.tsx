@@ -1,8 +1,8 @@
 /** A live column of posts. */
 
-import { useSignal } from "@preact/signals";
+import { useSignal, useSignalEffect } from "@preact/signals";
 import type { Post } from "headwater-client";
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useMemo, useRef } from "preact/hooks";
 import { CloseIcon, PauseIcon, PlayIcon, UpIcon } from "../icons";
 import { Notice } from "../Notice";
 import { connection } from "../session";
@@ -27,7 +27,8 @@ export function Column({ topic, onRemove }: { topic: string; onRemove: () => voi
   const error = useTopic(topic as `mastodon/${string}`, { last: LAST }, ({ event }) => list.apply(event));
   const title = titleOf(topic);
   const held = paused.value || scrolled.value;
-  useEffect(() => list.hold(held), [held]);
+  // It holds the list at once. After the next paint, the list could have moved.
+  useSignalEffect(() => list.hold(paused.value || scrolled.value));
 
   const pause = () => {
     paused.value = true;
