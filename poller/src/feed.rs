@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aws::{control::Control, error::StoreError, log::Log};
-use domain::{entry::Entry, frame::Frame, source::State, topic::Topic};
+use domain::{frame::Frame, source::State, topic::Topic};
 use tokio::sync::watch;
 
 use crate::{numbering::Numbering, outgoing::Outgoing, states::States, wanted::Wanted};
@@ -56,18 +56,15 @@ impl Feed {
         self.term
     }
 
-    /// Returns the newest frame of a topic in the log. Earlier leaders cannot append after it.
+    /// Returns the newest frame of a topic in the log. Earlier leaders cannot append after it. Only events that
+    /// they have reported as lost may follow it.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
     pub async fn newest(&self, topic: &Topic) -> Result<Option<Frame>, StoreError> {
         self.numbering.fence(topic).await?;
-        let newest = self.log.newest(topic).await?;
-        Ok(newest.and_then(|newest| match newest.entry {
-            Entry::Frame(frame) => Some(frame),
-            Entry::Lost { .. } => None,
-        }))
+        self.log.newest_frame(topic).await
     }
 
     /// Returns whether the log has a post on a topic: itself, an edit or a delete of it.

@@ -231,7 +231,20 @@ impl Log {
     ///
     /// [`StoreError`] when the database fails.
     pub async fn newest(&self, topic: &Topic) -> Result<Option<Newest>, StoreError> {
-        self.newest_item(topic).await?.as_ref().map(read_newest).transpose()
+        self.newest_item(topic, is_entry).await?.as_ref().map(read_newest).transpose()
+    }
+
+    /// Returns the newest frame of a topic, expired or not. Entries that report lost events may follow it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn newest_frame(&self, topic: &Topic) -> Result<Option<Frame>, StoreError> {
+        let has_events = |item: &Attributes| is_entry(item) && item.contains_key("body");
+        match self.newest_item(topic, has_events).await?.as_ref().map(read_entry).transpose()? {
+            Some(Entry::Frame(frame)) => Ok(Some(frame)),
+            Some(Entry::Lost { .. }) | None => Ok(None),
+        }
     }
 
     /// Returns the newest entry of a topic, if it has not expired. Entries after it cannot have been
@@ -245,7 +258,8 @@ impl Log {
         topic: &Topic,
         now: Timestamp,
     ) -> Result<Option<Newest>, StoreError> {
-        let newest = self.newest_item(topic).await?.filter(|item| !is_expired(item, now));
+        let newest = self.newest_item(topic, is_entry).await?;
+        let newest = newest.filter(|item| !is_expired(item, now));
         newest.as_ref().map(read_newest).transpose()
     }
 
@@ -398,14 +412,18 @@ impl Log {
         fence.map(|item| Ok((read_number(item, "seq")?, read_number(item, "fence")?))).transpose()
     }
 
-    /// Returns the item of the newest entry of a topic.
-    async fn newest_item(&self, topic: &Topic) -> Result<Option<Attributes>, StoreError> {
+    /// Returns the newest item of a topic that `is_wanted`.
+    async fn newest_item(
+        &self,
+        topic: &Topic,
+        is_wanted: impl Fn(&Attributes) -> bool,
+    ) -> Result<Option<Attributes>, StoreError> {
         // Behind the newest entry there is at most one fence.
         let mut pages =
             self.query(topic).scan_index_forward(false).limit(2).into_paginator().items().send();
         while let Some(item) = pages.next().await {
             let item = item.map_err(|error| StoreError::from_sdk("Query", error))?;
-            if !is_fence(&item) {
+            if is_wanted(&item) {
                 return Ok(Some(item));
             }
         }
@@ -485,6 +503,11 @@ fn read_number(item: &Attributes, name: &str) -> Result<u64, StoreError> {
 
 fn is_fence(item: &Attributes) -> bool {
     item.contains_key("fence")
+}
+
+/// Returns whether an item is an entry, and not a fence.
+fn is_entry(item: &Attributes) -> bool {
+    !is_fence(item)
 }
 
 /// Identifies an entry as it was appended. Edits do not change it.

@@ -1,6 +1,6 @@
 //! A feed for tests, and a record of what a source does with it.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use aws::{
     clients::{Clients, TableOptions},
@@ -112,6 +112,13 @@ impl Recorder {
         let now = Timestamp::now();
         let frame = Frame::new(topic, 1, now, &[event.to_string()]);
         self.tables.log.append(&Entry::Frame(frame), None, now).await.expect("appended");
+    }
+
+    /// Reports events as lost in the log.
+    pub(super) async fn lose(&self, topic: &str, numbers: RangeInclusive<u64>) {
+        let (seq, last) = numbers.into_inner();
+        let lost = Entry::Lost { topic: Topic::parse(topic).expect("a topic"), seq, last };
+        self.tables.log.append(&lost, None, Timestamp::now()).await.expect("appended");
     }
 
     /// Waits for the next event.

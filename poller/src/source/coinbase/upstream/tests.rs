@@ -147,6 +147,7 @@ async fn after_a_restart_trades_continue_from_the_log() {
     let mut running = Running::start_with(&exchange, &rest.rest_url(), &[]).await;
     let event = json!({"type": "match", "trade_id": logged, "backfilled": true});
     running.recorder.log("coinbase/matches/BTC-USD", &event).await;
+    running.recorder.lose("coinbase/matches/BTC-USD", 2..=5).await;
     running.recorder.want(&["coinbase/matches/BTC-USD"]);
     let mut peer = accept(&exchange).await;
     peer.agree().await;
