@@ -172,7 +172,8 @@ impl Appender {
         };
         let last = draft.entry.last();
         if last > head.reserved {
-            let reserved = last + RESERVE;
+            // Nobody can return what is reserved of a topic without a leader, but it has few events.
+            let reserved = last + lease.map_or(0, |_| RESERVE);
             self.reserve(&topic, lease, reserved).await?;
             progress.appended.head = Some(Head { reserved, ..head });
         }

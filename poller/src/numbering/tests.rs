@@ -291,6 +291,20 @@ async fn numbering_continues_exactly_after_the_whole_log_has_expired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_topic_without_a_leader_continues_exactly_after_its_log_has_expired() {
+    let storage = storage();
+    let topic = Topic::system_sources();
+    for (text, number) in [("1", 1), ("2", 2), ("3", 3)] {
+        let process = Process::start(&storage).await;
+        process.publish(&topic, text);
+        process.has(&topic, 1).await;
+        assert_eq!(numbers(&process.log(&topic).await), [number]);
+        process.kill();
+        expire(&storage, &topic);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_number_is_used_twice_if_a_poller_is_killed_and_the_log_expires() {
     let storage = storage();
     let process = Process::start(&storage).await;
