@@ -6,11 +6,7 @@ use std::{
     time::Duration,
 };
 
-use domain::{
-    access::Principal,
-    connection::{Connection, ConnectionId, Recipient},
-    topic::Topic,
-};
+use domain::{connection::ConnectionId, topic::Topic};
 use functions::connection;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -85,7 +81,7 @@ impl Client {
             let is_reported = self.rng.f64() < 0.8;
             if is_reported {
                 let event = event(&id, "DISCONNECT", &Value::Null);
-                let _ = connection::handle(&world.app, world.now(), event).await;
+                let _ = connection::handle(&world.app(), world.now(), event).await;
             }
             let pause = match end {
                 End::Left => self.rng.u64(..5_000),
@@ -96,11 +92,10 @@ impl Client {
     }
 
     async fn connect(&mut self, world: &World, id: ConnectionId, leave_at: Option<Instant>) -> End {
-        let recipient = Recipient { endpoint: "http://gateway".into(), id: id.clone() };
-        let shard = world.app.shards.of_new(&id);
-        let open = Connection::open(recipient, shard, Principal::anonymous(), world.now());
-        if world.app.tables.connections.open(&open).await.is_err() {
-            return End::Rejected;
+        let handshake = event(&id, "CONNECT", &Value::Null);
+        match connection::handle(&world.app(), world.now(), handshake).await {
+            Ok(response) if response.status_code == 200 => {}
+            Ok(_) | Err(_) => return End::Rejected,
         }
         let mut messages = world.gateway.open(&id);
         for topic in self.topics.clone() {
@@ -259,7 +254,7 @@ fn is_revoked(message: &Value) -> bool {
 fn send(world: &World, id: &ConnectionId, request: &Value) {
     let event = event(id, "MESSAGE", &json!(request.to_string()));
     // The client goes on receiving whatever happens to its request.
-    let app = world.app.clone();
+    let app = world.app();
     let now = world.now();
     tokio::spawn(async move {
         let _ = connection::handle(&app, now, event).await;

@@ -19,6 +19,7 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 use aws_smithy_types::body::SdkBody;
+use domain::topic::Topic;
 use dynamo::Storage;
 use harness::{Call, Roles};
 use parking_lot::Mutex;
@@ -98,6 +99,15 @@ impl Database {
 
     pub(crate) fn end_outage(&self) {
         self.0.lock().outage_until = None;
+    }
+
+    /// Deletes an entry of the log, as the TTL does.
+    pub(crate) fn delete_event(&self, topic: &Topic, seq: u64) {
+        let key = json!({"topic": {"S": topic}, "seq": {"N": seq.to_string()}});
+        let request = json!({"TableName": "headwater-events", "Key": key});
+        let inner = self.0.lock();
+        let (status, text) = inner.storage.call("DeleteItem", request.to_string().as_bytes());
+        assert_eq!(status, 200, "{text}");
     }
 
     /// The configuration of the SDK of a process that runs a program.

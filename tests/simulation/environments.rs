@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use domain::push::{Job, Push, PushError, Report};
-use functions::push::Pusher;
+use functions::push::{JobError, Pusher};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{self, Instant};
@@ -20,6 +20,8 @@ pub(crate) struct Faults {
     pub(crate) killed: f64,
     /// Share of the invocations whose response is lost at once, while the function goes on.
     pub(crate) abandoned: f64,
+    /// Share of the invocations that another environment handles at the same time.
+    pub(crate) twice: f64,
     /// Share of the invocations that start a new environment although another one is free.
     pub(crate) cold: f64,
 }
@@ -74,11 +76,28 @@ impl Environments {
         free.unwrap_or_else(|| Arc::new((self.start)()))
     }
 
+    /// Handles a job in one of the environments.
+    async fn handle(self: Arc<Self>, job: Job) -> Result<Report, JobError> {
+        let pusher = self.take();
+        let started = Instant::now();
+        let (time, posts) = (job.time() + SLACK, job.posts);
+        let result = pusher.handle(job).await;
+        if started.elapsed() > time {
+            let took = started.elapsed();
+            self.trace.violation(&format!("a job took {took:?} of {time:?}"));
+        }
+        if result.as_ref().is_ok_and(|report| report.posts > posts) {
+            self.trace.violation(&format!("more than {posts} posts: {result:?}"));
+        }
+        self.state.lock().free.push(pusher);
+        result
+    }
+
     async fn invoke(self: Arc<Self>, job: Job) -> Result<Report, PushError> {
         // What is sent is what a function on AWS gets.
         let json = serde_json::to_vec(&job).unwrap();
         self.trace.record("push", &json);
-        let job: Job = serde_json::from_slice(&json).unwrap();
+        let read = || serde_json::from_slice::<Job>(&json).unwrap();
         let (fate, delay, kill_after, is_throttled) = {
             let mut state = self.state.lock();
             self.trace.count("lambda: invocations");
@@ -91,25 +110,12 @@ impl Environments {
             self.trace.count("lambda: throttled invocations");
             return Err(PushError::Throttled("simulated".into()));
         }
-        let Faults { lost_responses, killed, abandoned, .. } = self.state.lock().faults;
-        let pusher = self.take();
-        let running = {
-            let environments = self.clone();
-            tokio::spawn(async move {
-                let started = Instant::now();
-                let (time, posts) = (job.time() + SLACK, job.posts);
-                let result = pusher.handle(job).await;
-                if started.elapsed() > time {
-                    let took = started.elapsed();
-                    environments.trace.violation(&format!("a job took {took:?} of {time:?}"));
-                }
-                if result.as_ref().is_ok_and(|report| report.posts > posts) {
-                    environments.trace.violation(&format!("more than {posts} posts: {result:?}"));
-                }
-                environments.state.lock().free.push(pusher);
-                result
-            })
-        };
+        let Faults { lost_responses, killed, abandoned, twice, .. } = self.state.lock().faults;
+        if self.state.lock().rng.f64() < twice {
+            self.trace.count("lambda: jobs handled twice");
+            tokio::spawn(self.clone().handle(read()));
+        }
+        let running = tokio::spawn(self.clone().handle(read()));
         let no_response = || PushError::NoResponse("simulated".into());
         if fate < killed {
             self.trace.count("lambda: killed invocations");

@@ -23,6 +23,8 @@ use crate::trace::Trace;
 pub(crate) struct Faults {
     /// Share of the posts that are delivered and answered with an error.
     pub(crate) failed_after_delivery: f64,
+    /// Share of the posts that are not delivered and answered with an error.
+    pub(crate) rejected: f64,
     /// Share of the posts that are answered with 429.
     pub(crate) throttled: f64,
     /// Share of the posts that hang.
@@ -38,6 +40,8 @@ struct Inner {
     sockets: BTreeMap<ConnectionId, Socket>,
     /// The topic that nobody has a right to any more, and since when nothing of it may be sent.
     forbidden: Option<(Topic, Instant)>,
+    /// By topic and number, the number that the upstream gave the event.
+    events: BTreeMap<(String, u64), u64>,
     trace: Trace,
 }
 
@@ -53,6 +57,7 @@ impl Gateway {
             faults: Faults::default(),
             sockets: BTreeMap::new(),
             forbidden: None,
+            events: BTreeMap::new(),
             trace,
         })))
     }
@@ -89,7 +94,7 @@ impl Gateway {
 
 impl Inner {
     fn post(&mut self, id: &ConnectionId, message: &Bytes) -> Result<(), OutletError> {
-        let Faults { failed_after_delivery, throttled, .. } = self.faults;
+        let Faults { failed_after_delivery, rejected, throttled, .. } = self.faults;
         if self.rng.f64() < throttled {
             self.trace.count("gateway: 429 of the account");
             return Err(OutletError::Busy);
@@ -102,10 +107,16 @@ impl Inner {
             self.trace.count("gateway: 429 of a connection");
             return Err(OutletError::Busy);
         }
+        let messages = socket.messages.clone();
+        if self.rng.f64() < rejected {
+            self.trace.count("gateway: rejected posts");
+            return Err(OutletError::Failed("simulated".into()));
+        }
         self.trace.record(&format!("post {id}"), message);
         let json: Value = serde_json::from_slice(message).unwrap();
         self.check_rights(id, &json);
-        if socket.messages.send(json).is_err() {
+        self.check_numbers(id, &json);
+        if messages.send(json).is_err() {
             return Err(OutletError::Gone);
         }
         if self.rng.f64() < failed_after_delivery {
@@ -125,6 +136,28 @@ impl Inner {
         if has_topic && *since < Instant::now() {
             let late = since.elapsed().as_millis();
             self.trace.violation(&format!("{id} was sent events of {topic}, {late} ms too late"));
+        }
+    }
+}
+
+impl Inner {
+    /// Checks that a number always stands for the same event.
+    fn check_numbers(&mut self, id: &ConnectionId, message: &Value) {
+        for frame in message["frames"].as_array().into_iter().flatten() {
+            let (topic, first) = (frame["topic"].as_str().unwrap(), frame["seq"].as_u64().unwrap());
+            for (seq, event) in (first..).zip(frame["events"].as_array().unwrap()) {
+                // A delete takes the place of its post too.
+                let is_delete = event["type"] == "post.deleted";
+                let Some(number) = event["number"].as_u64().filter(|_| !is_delete) else {
+                    continue;
+                };
+                let known = *self.events.entry((topic.to_owned(), seq)).or_insert(number);
+                if known != number {
+                    self.trace.violation(&format!(
+                        "{id} was sent event {number} of {topic} as {seq}, which was event {known}"
+                    ));
+                }
+            }
         }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Outages,
     /// The gateway delivers a message, and answers with an error.
     PostFailedAfterDelivery,
+    /// The gateway rejects posts, and does not deliver them.
+    PostRejected,
     /// The gateway throttles posts.
     PostThrottled,
     /// Posts hang.
@@ -31,6 +33,8 @@ pub(crate) enum Fault {
     PushKilled,
     /// The response of `push` is lost at once, while the function goes on.
     PushAbandoned,
+    /// A job is handled twice at the same time.
+    PushTwice,
     /// Invocations start new environments.
     PushCold,
     /// Pollers are killed.
@@ -43,9 +47,17 @@ pub(crate) enum Fault {
     SplitFamilies,
     /// Clients do not accept messages for a while.
     SlowClients,
-    /// Events expire after 40 seconds, and are deleted hours later. Outages are short then: if no poller can
-    /// append for longer than events are kept, the end of a topic is not known exactly.
+    /// Events expire after 40 seconds. Outages are short then: if no poller can append for longer than events
+    /// are kept, the end of a topic is not known exactly.
     ShortRetention,
+    /// The database deletes expired events, some sooner and some later.
+    ExpiredDeleted,
+    /// The upstreams are silent for a while, and then send everything at once.
+    UpstreamSilent,
+    /// The number of shards changes, for the functions first or for the pollers first.
+    ShardChange,
+    /// The account allows few posts a second.
+    FewPosts,
     /// Posts are deleted.
     Deletes,
     /// The right to read some topics is withdrawn for a while.
@@ -70,6 +82,8 @@ pub(crate) struct Plan {
     pub(crate) retention: Duration,
     /// Share of the events of a topic with posts that delete one.
     pub(crate) deletes: f64,
+    /// Most posts a second that a poller may make.
+    pub(crate) posts_per_second: u32,
 }
 
 impl Plan {
@@ -92,6 +106,9 @@ impl Plan {
             (Fault::SplitFamilies, 0.3),
             (Fault::SlowClients, 0.5),
             (Fault::Withdrawals, 0.4),
+            (Fault::ExpiredDeleted, 0.6),
+            (Fault::UpstreamSilent, 0.4),
+            (Fault::ShardChange, 0.4),
         ];
         let drawn = others.into_iter().filter(|(fault, runs)| share(*fault, *runs, 1.0) > 0.0);
         let faults = drawn.map(|(fault, _)| fault).collect();
@@ -105,6 +122,7 @@ impl Plan {
             },
             gateway: gateway::Faults {
                 failed_after_delivery: share(Fault::PostFailedAfterDelivery, 0.4, 0.05),
+                rejected: share(Fault::PostRejected, 0.4, 0.05),
                 throttled: share(Fault::PostThrottled, 0.4, 0.2),
                 hung: share(Fault::PostHung, 0.3, 0.01),
             },
@@ -113,12 +131,17 @@ impl Plan {
                 lost_responses: share(Fault::PushResponseLost, 0.4, 0.02),
                 killed: share(Fault::PushKilled, 0.4, 0.02),
                 abandoned: share(Fault::PushAbandoned, 0.4, 0.01),
+                twice: share(Fault::PushTwice, 0.4, 0.02),
                 cold: share(Fault::PushCold, 0.7, 0.5),
             },
             skew: Duration::from_secs(3).mul_f64(share(Fault::Skew, 0.6, 1.0)),
             longest_outage: Duration::from_secs(25).min(retention / 8),
             retention,
             deletes: share(Fault::Deletes, 0.5, 0.3),
+            posts_per_second: match share(Fault::FewPosts, 0.3, 1.0) {
+                0.0 => 5_000,
+                share => 100 + (share * 200.0) as u32,
+            },
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aws::{error::StoreError, log::Log};
-use domain::{entry::Entry, topic::Topic};
+use domain::{entry::Entry, source::State, topic::Topic};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -17,15 +17,18 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
+use crate::expiry::Expired;
+
 /// How far back a delete goes.
 const DELETES_BACK: u64 = 20;
 
-/// How much of the log a source that starts looks at, in numbers.
-const LOOKS_BACK: u64 = 200;
-
 /// All events that the upstreams have.
 #[derive(Clone)]
-pub(crate) struct Upstream(Arc<Mutex<BTreeMap<Topic, Events>>>);
+pub(crate) struct Upstream {
+    topics: Arc<Mutex<BTreeMap<Topic, Events>>>,
+    /// Whether it sends nothing at present.
+    is_silent: watch::Sender<bool>,
+}
 
 struct Events {
     newest: watch::Sender<u64>,
@@ -39,17 +42,23 @@ impl Upstream {
             let newest = watch::Sender::new(0);
             (topic.clone(), Events { newest, deletes: BTreeMap::new() })
         };
-        Self(Arc::new(Mutex::new(topics.iter().map(events).collect())))
+        let topics = Arc::new(Mutex::new(topics.iter().map(events).collect()));
+        Self { topics, is_silent: watch::Sender::new(false) }
+    }
+
+    /// Makes the upstreams silent, or ends that. They then send what there is.
+    pub(crate) fn set_silent(&self, is_silent: bool) {
+        self.is_silent.send_replace(is_silent);
     }
 
     /// Adds an event to a topic.
     pub(crate) fn produce(&self, topic: &Topic) {
-        self.0.lock()[topic].newest.send_modify(|number| *number += 1);
+        self.topics.lock()[topic].newest.send_modify(|number| *number += 1);
     }
 
     /// Adds an event that deletes a recent post of a topic, if there is one.
     pub(crate) fn delete(&self, topic: &Topic, rng: &mut fastrand::Rng) {
-        let mut topics = self.0.lock();
+        let mut topics = self.topics.lock();
         let events = topics.get_mut(topic).unwrap();
         let newest = *events.newest.borrow();
         let posts = newest.saturating_sub(DELETES_BACK) + 1..=newest;
@@ -65,16 +74,16 @@ impl Upstream {
 
     /// Returns the number of the newest event of a topic.
     pub(crate) fn newest(&self, topic: &Topic) -> u64 {
-        *self.0.lock()[topic].newest.borrow()
+        *self.topics.lock()[topic].newest.borrow()
     }
 
     /// Returns the posts of a topic that were deleted.
     pub(crate) fn deleted(&self, topic: &Topic) -> Vec<u64> {
-        self.0.lock()[topic].deletes.values().copied().collect()
+        self.topics.lock()[topic].deletes.values().copied().collect()
     }
 
     fn follow(&self, topic: &Topic) -> watch::Receiver<u64> {
-        self.0.lock()[topic].newest.subscribe()
+        self.topics.lock()[topic].newest.subscribe()
     }
 
     /// Returns the event with this number.
@@ -83,7 +92,7 @@ impl Upstream {
             return Outgoing::plain(json!({"number": number}).to_string());
         }
         let uri = |number: u64| format!("https://simulated.invalid/{topic}/{number}");
-        let deletes = self.0.lock()[topic].deletes.get(&number).copied();
+        let deletes = self.topics.lock()[topic].deletes.get(&number).copied();
         let (event, role) = match deletes {
             Some(post) => (
                 json!({"type": "post.deleted", "id": uri(post), "number": number, "deletes": post}),
@@ -126,6 +135,7 @@ pub(crate) struct SimulatedSource {
     pub(crate) topics: Vec<Topic>,
     pub(crate) upstream: Upstream,
     pub(crate) log: Log,
+    pub(crate) expired: Expired,
 }
 
 impl SimulatedSource {
@@ -137,7 +147,9 @@ impl SimulatedSource {
                 Err(_) => time::sleep(Duration::from_millis(200)).await,
             }
         };
+        let mut is_silent = self.upstream.is_silent.subscribe();
         loop {
+            is_silent.wait_for(|is_silent| !is_silent).await.unwrap();
             let number = *newest.borrow_and_update();
             for number in last + 1..=number {
                 feed.publish(topic, self.upstream.event(topic, number));
@@ -149,14 +161,24 @@ impl SimulatedSource {
         }
     }
 
-    /// Returns the number of the newest event that is in the log.
+    /// Returns the number of the newest event that is in the log, or was.
     async fn last(&self, topic: &Topic, feed: &Feed) -> Result<u64, StoreError> {
-        let Some(newest) = feed.newest(topic).await? else { return Ok(0) };
-        let from = newest.last().saturating_sub(LOOKS_BACK).max(1);
+        // From here on, earlier leaders cannot append.
+        feed.newest(topic).await?;
         // Expired entries count too.
         let now = Timestamp::UNIX_EPOCH;
-        let entries = self.log.read(topic, from, newest.last(), usize::MAX, now).await?;
-        Ok(numbers(&entries).last().copied().unwrap_or(0))
+        let entries = self.log.read(topic, 1, u64::MAX, usize::MAX, now).await?;
+        Ok(numbers(&self.expired.restore(topic, &entries)).last().copied().unwrap_or(0))
+    }
+
+    /// Reports whether the upstream is silent.
+    async fn report(&self, feed: &Feed) {
+        let mut is_silent = self.upstream.is_silent.subscribe();
+        loop {
+            let state = if *is_silent.borrow_and_update() { State::Down } else { State::Live };
+            feed.report(state, "");
+            is_silent.changed().await.unwrap();
+        }
     }
 }
 
@@ -169,6 +191,7 @@ impl Source for SimulatedSource {
         Box::pin(async move {
             let following = self.topics.iter().map(|topic| self.follow(topic, &feed));
             let following = futures_util::future::join_all(following.collect::<Vec<_>>());
+            let following = async { tokio::join!(following, self.report(&feed)) };
             shutdown.run_until_cancelled(following).await;
         })
     }

@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use aws::{
-    clients::{Clients, TableOptions},
-    tables::Tables,
-};
+use aws::tables::Tables;
 use clap::Parser as _;
-use domain::{clock::Clock, provenance::Provenance, rules::SetText, topic::Topic};
+use domain::{
+    clock::Clock,
+    rules::SetText,
+    shard::{Shard, Shards},
+    topic::Topic,
+};
 use functions::{
     access::rules::{Overrides, Rules},
     app::App,
@@ -23,26 +25,24 @@ use functions::{
 };
 use jiff::Timestamp;
 use mad_turmoil::time::SimClocksGuard;
-use poller::{families::Family, poller::Poller, source::Source};
+use parking_lot::Mutex;
 use rand::{SeedableRng as _, rngs::StdRng};
 use secrecy::SecretString;
-use tokio::{
-    sync::watch,
-    time::{self, Instant},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{self, Instant};
 use tracing::info;
 
 use crate::{
     Outcome, check,
     client::{Client, Positions},
     database::{self, Database},
-    environments::{self, Environments, Invoker},
+    environments::{self, Environments},
+    expiry::Expired,
     gateway::{self, Gateway},
     link::Link,
     plan::{Fault, Plan},
+    pollers::{Pollers, Surroundings, clock, tables},
     trace::Trace,
-    upstream::{SimulatedSource, Upstream},
+    upstream::Upstream,
 };
 
 /// How long after the faults everything must be in order again.
@@ -60,7 +60,9 @@ const WITHDRAWN: &str = "mastodon/tag/busy";
 
 const FAMILIES: &[&str] = &["coinbase", "mastodon"];
 
-const SHARDS: u16 = 2;
+/// The number of shards, as the functions and the pollers have it, before and after a change.
+const SHARDS: (&str, Shard) = ("2", 2);
+const CHANGED_SHARDS: (&str, Shard) = ("3,2", 3);
 
 const CLIENTS: usize = 12;
 
@@ -75,7 +77,7 @@ const TOPICS: [(&str, u64); 5] = [
 
 /// What the clients use.
 pub(crate) struct World {
-    pub(crate) app: Arc<App>,
+    app: Mutex<Arc<App>>,
     /// All tables, without the limits of a role.
     tables: Tables,
     pub(crate) gateway: Gateway,
@@ -85,6 +87,11 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// Returns the functions as they are deployed at present.
+    pub(crate) fn app(&self) -> Arc<App> {
+        self.app.lock().clone()
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -98,12 +105,6 @@ impl World {
 struct FunctionOptions {
     #[command(flatten)]
     options: functions::settings::Options,
-}
-
-#[derive(clap::Parser)]
-struct PollerOptions {
-    #[command(flatten)]
-    options: poller::config::Options,
 }
 
 /// Runs one seed. The process can run no other one after it.
@@ -120,12 +121,6 @@ pub(crate) fn run(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     runtime.block_on(simulate(seed, without, trace))
 }
 
-/// Returns a clock that shows the simulated time, ahead by `skew`.
-fn clock(started: Instant, skew: Duration) -> Clock {
-    let epoch: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
-    Clock::new(move || epoch + started.elapsed() + skew)
-}
-
 async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome {
     let mut rng = fastrand::Rng::with_seed(seed);
     let plan = Plan::draw(&mut rng, without);
@@ -134,18 +129,16 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     let started = Instant::now();
     let database = Database::new(rng.fork(), trace.clone());
     let gateway = Gateway::new(rng.fork(), trace.clone());
-    let options = TableOptions { table_prefix: "headwater-".to_owned(), retention: plan.retention };
-    let tables_of = |program: Option<&'static str>, owner: &str, link: Link, skew: Duration| {
-        let clients = Clients::from_config(database.sdk_config(program, owner, link));
-        clients.tables_with_clock(&options, clock(started, skew))
+    let tables_of = |program: Option<&'static str>, owner: &str| {
+        let config = database.sdk_config(program, owner, Link::new());
+        tables(config, &plan, clock(started, Duration::ZERO))
     };
-    let tables_of_function =
-        |name: &'static str| tables_of(Some(name), name, Link::new(), Duration::ZERO);
-    let tables = tables_of(None, "simulation", Link::new(), Duration::ZERO);
+    let tables_of_function = |name: &'static str| tables_of(Some(name), name);
+    let tables = tables_of(None, "simulation");
     tables.create_missing().await.unwrap();
 
     let world = Arc::new(World {
-        app: Arc::new(app(tables_of_function("connection"), &gateway)),
+        app: Mutex::new(Arc::new(app(tables_of_function("connection"), &gateway, SHARDS.0))),
         tables: tables.clone(),
         gateway: gateway.clone(),
         trace: trace.clone(),
@@ -159,45 +152,25 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     let peace = started + plan.time;
     produce(&upstream, &topics, &plan, &mut rng, peace);
 
-    let mut started_pollers = 0;
-    let mut start_poller = |families: &'static [&'static str], rng: &mut fastrand::Rng| {
-        started_pollers += 1;
-        let link = Link::new();
-        let owner = format!("poller-{started_pollers}");
-        let skew = plan.skew.mul_f64(rng.f64());
-        let tables = tables_of(Some("poller"), &owner, link.clone(), skew);
-        let poller = Poller {
-            families: sources(families, &topics, &upstream, &tables),
-            tables,
-            push: Arc::new(Invoker { environments: environments.clone(), link: link.clone() }),
-            provenance: Provenance::Simulated,
-            posts_per_second: 5_000,
-            shards: 0..SHARDS,
-            owner: owner.into(),
-            looks: watch::Sender::new(None),
-            clock: clock(started, skew),
-        };
-        tokio::spawn(async move {
-            let options = PollerOptions::try_parse_from(["poller"]).unwrap().options;
-            loop {
-                // The container is started again when it ends because of the database.
-                let _ = poller.clone().run(&options, CancellationToken::new()).await;
-                time::sleep(Duration::from_secs(1)).await;
-            }
-        });
-        RunningPoller { families, link }
+    let expired = Expired::default();
+    let surroundings = Surroundings {
+        started,
+        database: database.clone(),
+        environments: environments.clone(),
+        upstream: upstream.clone(),
+        expired: expired.clone(),
+        topics: topics.clone(),
+        trace: trace.clone(),
     };
-    let kinds: &[&[&str]] = if plan.has(Fault::SplitFamilies) {
+    let families: &[&[&str]] = if plan.has(Fault::SplitFamilies) {
         &[&["coinbase"], &["mastodon"], &["coinbase"], &["mastodon"]]
     } else {
         &[FAMILIES, FAMILIES]
     };
-    let mut pollers = Vec::new();
-    for families in kinds {
-        pollers.push(start_poller(families, &mut rng));
-    }
+    let mut pollers = Pollers::start(surroundings, plan.clone(), rng.fork(), SHARDS.1, families);
 
     tokio::spawn(log_seconds(started));
+    let topics = [topics, vec![Topic::system_sources()]].concat();
     let positions = start_clients(&world, &topics, &plan, &mut rng, peace);
     database.set_faults(plan.database);
     gateway.set_faults(plan.gateway);
@@ -205,31 +178,47 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     if plan.has(Fault::Withdrawals) {
         tokio::spawn(withdraw(world.clone(), rng.fork(), plan.time));
     }
-    disturb(&plan, peace, &mut rng, &database, &trace, &mut pollers, start_poller).await;
+    if plan.has(Fault::UpstreamSilent) {
+        tokio::spawn(silence(upstream.clone(), rng.fork(), peace, trace.clone()));
+    }
+    if plan.has(Fault::ExpiredDeleted) {
+        let (log, clock, rng) = (tables.log.clone(), world.clock.clone(), rng.fork());
+        let (expired, topics, trace) = (expired.clone(), topics.clone(), trace.clone());
+        let now = move || clock.now();
+        tokio::spawn(expired.delete(log, database.clone(), topics, rng, now, trace));
+    }
+    let deploy = |shards: &str| {
+        *world.app.lock() = Arc::new(app(tables_of_function("connection"), &gateway, shards));
+    };
+    disturb(&world, &plan, peace, &mut rng, &database, &mut pollers, deploy).await;
     database.set_faults(database::Faults::default());
     database.end_outage();
     gateway.set_faults(gateway::Faults::default());
     environments.set_faults(environments::Faults::default());
-    for poller in &pollers {
-        poller.link.freeze(Duration::ZERO);
-    }
+    pollers.wake_all();
 
     time::sleep_until(peace.max(Instant::now()) + PEACE).await;
     let positions = positions.lock().clone();
-    check::check(&tables, &upstream, &positions, &topics, &trace).await;
+    check::check(&tables, &upstream, &positions, &topics, &expired, &trace).await;
     trace.end()
 }
 
-/// Disturbs the database and the pollers until the end of the faults.
+/// Disturbs the database and the pollers until the end of the faults. `deploy` replaces the functions by ones
+/// with another setting of shards.
 async fn disturb(
+    world: &World,
     plan: &Plan,
     peace: Instant,
     rng: &mut fastrand::Rng,
     database: &Database,
-    trace: &Trace,
-    pollers: &mut Vec<RunningPoller>,
-    mut start_poller: impl FnMut(&'static [&'static str], &mut fastrand::Rng) -> RunningPoller,
+    pollers: &mut Pollers,
+    deploy: impl Fn(&str),
 ) {
+    let mut steps = Vec::new();
+    if plan.has(Fault::ShardChange) {
+        steps = vec![ShardChange::Functions, ShardChange::Pollers];
+        rng.shuffle(&mut steps);
+    }
     while Instant::now() < peace {
         time::sleep(Duration::from_millis(rng.u64(1_000..12_000))).await;
         if plan.has(Fault::Outages) && rng.f64() < 0.4 {
@@ -238,18 +227,46 @@ async fn disturb(
         if Instant::now() + FAILOVER > peace {
             continue;
         }
-        let index = rng.usize(..pollers.len());
         if plan.has(Fault::Kills) && rng.f64() < 0.4 {
-            trace.count("pollers: killed");
-            let RunningPoller { families, link } = pollers.remove(index);
-            link.kill();
-            pollers.push(start_poller(families, rng));
+            pollers.kill_any();
         } else if plan.has(Fault::Freezes) && rng.f64() < 0.4 {
-            trace.count("pollers: frozen");
             let most = peace.duration_since(Instant::now()).saturating_sub(FAILOVER);
             let time = Duration::from_millis(rng.u64(500..25_000));
-            pollers[index].link.freeze(time.min(most));
+            pollers.freeze_any(time.min(most));
         }
+        match steps.pop() {
+            Some(ShardChange::Functions) => {
+                world.trace.count("shards: changed for the functions");
+                deploy(CHANGED_SHARDS.0);
+            }
+            Some(ShardChange::Pollers) => {
+                world.trace.count("shards: changed for the pollers");
+                pollers.change_shards(CHANGED_SHARDS.1);
+            }
+            None => {}
+        }
+    }
+}
+
+/// A step of a change of the number of shards. They are taken in either order.
+enum ShardChange {
+    Functions,
+    Pollers,
+}
+
+/// Makes the upstreams silent for a while, again and again.
+async fn silence(upstream: Upstream, mut rng: fastrand::Rng, peace: Instant, trace: Trace) {
+    let most = Duration::from_secs(10);
+    loop {
+        time::sleep(most.mul_f64(rng.f64())).await;
+        let until = Instant::now() + most.mul_f64(rng.f64());
+        if until > peace {
+            return;
+        }
+        trace.count("upstreams: silences");
+        upstream.set_silent(true);
+        time::sleep_until(until).await;
+        upstream.set_silent(false);
     }
 }
 
@@ -362,30 +379,10 @@ fn topics() -> Vec<Topic> {
     TOPICS.iter().map(|(name, _)| Topic::parse(name).unwrap()).collect()
 }
 
-/// A poller, and the way to stop it.
-struct RunningPoller {
-    families: &'static [&'static str],
-    link: Link,
-}
-
-fn sources(
-    families: &[&'static str],
-    topics: &[Topic],
-    upstream: &Upstream,
-    tables: &Tables,
-) -> Vec<Family> {
-    let family = |family: &&'static str| {
-        let topics = topics.iter().filter(|topic| topic.source() == *family).cloned().collect();
-        let (upstream, log) = (upstream.clone(), tables.log.clone());
-        let source = SimulatedSource { family, topics, upstream, log };
-        ((*family).to_owned(), vec![Arc::new(source) as Arc<dyn Source>])
-    };
-    families.iter().map(family).collect()
-}
-
-fn app(tables: Tables, gateway: &Gateway) -> App {
+/// Returns the functions with a setting of shards.
+fn app(tables: Tables, gateway: &Gateway, shards: &str) -> App {
     let mut options = FunctionOptions::try_parse_from(["functions"]).unwrap().options;
-    options.shards = domain::shard::Shards::parse(&SHARDS.to_string()).unwrap();
+    options.shards = Shards::parse(shards).unwrap();
     let preset = options.preset(SetText::open()).unwrap();
     let secret = SecretString::from("a secret of the simulation, which is long enough");
     App::new(tables, Arc::new(gateway.clone()), options, preset, secret)
