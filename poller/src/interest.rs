@@ -65,15 +65,13 @@ pub struct Interest {
     control: Control,
     log: Log,
     shards: Vec<FollowedShard>,
-    /// How many of the shards the lanes serve, from the first. The others have been added.
-    served_shards: usize,
     recorded: Wanted,
     topics: RecentTopics,
     families: HashMap<String, watch::Sender<Arc<Wanted>>>,
     leadership: Leadership,
-    /// The leases whose families the lanes serve, by family.
-    served: BTreeMap<String, Lease>,
-    /// Those of them whose topics may have events that the previous leader has not sent.
+    /// The leases of the families that this poller leads, by family.
+    leases: BTreeMap<String, Lease>,
+    /// Those families whose topics may have events that the previous leader has not sent.
     unread: BTreeSet<String>,
     clock: Clock,
 }
@@ -81,6 +79,10 @@ pub struct Interest {
 struct FollowedShard {
     reader: ShardReader,
     subscribers: Subscribers,
+    /// Whether the connections were read since this poller began to lead.
+    is_read: bool,
+    /// The families that the lane of this shard serves.
+    served: BTreeSet<String>,
 }
 
 impl FollowedShard {
@@ -88,6 +90,8 @@ impl FollowedShard {
         Self {
             reader: ShardReader::new(connections.clone(), shard),
             subscribers: Subscribers::new(shard),
+            is_read: false,
+            served: BTreeSet::new(),
         }
     }
 }
@@ -108,13 +112,12 @@ impl Interest {
             connections: connections.clone(),
             control: tables.control.clone(),
             log: tables.log.clone(),
-            served_shards: shards.len(),
             shards,
             recorded,
             topics: RecentTopics::default(),
             families: HashMap::new(),
             leadership,
-            served: BTreeMap::new(),
+            leases: BTreeMap::new(),
             unread: BTreeSet::new(),
             clock,
         }
@@ -202,10 +205,12 @@ impl Interest {
     /// Reads what changed in each shard. A shard that cannot be read does not delay the others.
     async fn refresh(&mut self) {
         let clock = &self.clock;
-        let reads = self.shards.iter_mut().map(|FollowedShard { reader, subscribers }| async {
+        let reads = self.shards.iter_mut().map(|it| async {
+            let FollowedShard { reader, subscribers, is_read, .. } = it;
             let now = clock.now();
             match reader.refresh(now).await {
                 Ok(changed) => {
+                    *is_read = true;
                     for connection in changed {
                         subscribers.apply(connection);
                     }
@@ -223,73 +228,51 @@ impl Interest {
     /// Takes over the families that this poller has begun to lead, and drops those that it no longer
     /// leads.
     async fn follow_leases(&mut self, lanes: &Lanes) {
-        let leases: BTreeMap<String, Lease> =
-            self.leadership.all().into_iter().map(|it| (it.source.clone(), it)).collect();
-        let lost: Vec<String> = self
-            .served
-            .iter()
-            .filter(|(family, lease)| leases.get(*family) != Some(lease))
-            .map(|(family, _)| family.clone())
-            .collect();
-        for family in lost {
-            lanes.drop_family(&family);
-            self.served.remove(&family);
-            self.unread.remove(&family);
-        }
-        if leases.is_empty() {
-            lanes.drop_family("system");
-        }
-        if let Err(error) = self.serve_added(lanes).await {
-            warn!(error = %Chain(&error), "could not read what was sent in a shard that was added; retrying");
-            return;
-        }
-        for (family, lease) in leases {
-            if self.served.contains_key(&family) {
+        let leases = self.leadership.all().into_iter();
+        let leases: BTreeMap<String, Lease> = leases.map(|it| (it.source.clone(), it)).collect();
+        let before = std::mem::replace(&mut self.leases, leases);
+        for (family, lease) in before {
+            if self.leases.get(&family) == Some(&lease) {
                 continue;
             }
-            match self.take_over(&family, 0, lanes).await {
-                Ok(()) => {
-                    self.served.insert(family, lease);
-                }
-                Err(error) => {
-                    warn!(family, error = %Chain(&error), "could not read what the previous leader sent; retrying");
-                }
+            lanes.drop_family(&family);
+            self.unread.remove(&family);
+            for shard in &mut self.shards {
+                shard.served.remove(&family);
+            }
+        }
+        if self.leases.is_empty() {
+            lanes.drop_family("system");
+            for shard in &mut self.shards {
+                shard.is_read = false;
+            }
+        }
+        for family in self.leases.keys().cloned().collect::<Vec<_>>() {
+            if let Err(error) = self.take_over(&family, lanes).await {
+                warn!(family, error = %Chain(&error), "could not read what the previous leader sent; retrying");
             }
         }
     }
 
-    /// Lets the lanes serve the shards that were added, for the families that they serve already.
-    async fn serve_added(&mut self, lanes: &Lanes) -> Result<(), StoreError> {
-        let first = self.served_shards;
-        if first < self.shards.len() {
-            let families: Vec<String> = self.served.keys().cloned().collect();
-            for family in &families {
-                self.take_over(family, first, lanes).await?;
-            }
-            self.served_shards = self.shards.len();
+    /// Continues where the previous leader of a family stopped, in each shard whose connections are known. To
+    /// connections that become known only later, everything would be sent again.
+    async fn take_over(&mut self, family: &str, lanes: &Lanes) -> Result<(), StoreError> {
+        let is_left = |it: &&mut FollowedShard| it.is_read && !it.served.contains(family);
+        let mut left = self.shards.iter_mut().filter(is_left).peekable();
+        if left.peek().is_none() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Continues where the previous leader of a family stopped, in the shards after the first ones.
-    async fn take_over(
-        &mut self,
-        family: &str,
-        first: usize,
-        lanes: &Lanes,
-    ) -> Result<(), StoreError> {
         let mut notes = self.control.lanes(family).await?;
-        // The topics without a leader come with the first family.
-        let is_first = self.served.keys().next().is_none_or(|it| it == family);
-        let is_part =
-            |topic: &Topic| topic.source() == family || (is_first && is_leaderless(topic));
-        let served = &self.served;
-        for FollowedShard { subscribers, .. } in &mut self.shards[first..] {
+        for FollowedShard { subscribers, served, .. } in left {
+            // The topics without a leader come with the first family.
+            let is_first = served.is_empty();
+            let is_part =
+                |topic: &Topic| topic.source() == family || (is_first && is_leaderless(topic));
             let note = notes.remove(&subscribers.shard()).unwrap_or_default();
             subscribers.join_again(is_part, &note);
             lanes.take_over(subscribers.shard(), family, note);
-            let (topics, changes) =
-                subscribers.take_changes(|topic| is_part(topic) || is_served(served, topic));
+            served.insert(family.to_owned());
+            let (topics, changes) = subscribers.take_changes(|topic| serves(served, topic));
             lanes.update(subscribers.shard(), &topics, changes);
         }
         self.unread.insert(family.to_owned());
@@ -310,12 +293,11 @@ impl Interest {
         }
     }
 
-    /// Passes on what changed in each shard.
+    /// Passes on what changed in each shard that the lanes serve.
     fn update_lanes(&mut self, lanes: &Lanes) {
-        let served = &self.served;
-        for FollowedShard { subscribers, .. } in &mut self.shards[..self.served_shards] {
-            if subscribers.has_changed() {
-                let (topics, changes) = subscribers.take_changes(|topic| is_served(served, topic));
+        for FollowedShard { subscribers, served, .. } in &mut self.shards {
+            if subscribers.has_changed() && !served.is_empty() {
+                let (topics, changes) = subscribers.take_changes(|topic| serves(served, topic));
                 lanes.update(subscribers.shard(), &topics, changes);
             }
         }
@@ -425,9 +407,9 @@ impl Interest {
     }
 }
 
-/// Returns whether the lanes serve a topic.
-fn is_served(served: &BTreeMap<String, Lease>, topic: &Topic) -> bool {
-    !served.is_empty() && (is_leaderless(topic) || served.contains_key(topic.source()))
+/// Returns whether a lane that serves some families serves a topic.
+fn serves(served: &BTreeSet<String>, topic: &Topic) -> bool {
+    !served.is_empty() && (is_leaderless(topic) || served.contains(topic.source()))
 }
 
 #[cfg(test)]
@@ -461,9 +443,9 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_the_previous_leader_left_is_sent_when_the_log_can_be_read_again() {
-        let faults = Faults::default();
+    /// A connection that has long been subscribed to a topic, an event that is in the log, and a leader that
+    /// noted that it has not sent the event.
+    async fn with_unsent_event(faults: &Faults) -> (Tables, Topic) {
         let engine = Engine::inline(Storage::open(None).expect("a database"));
         let config = engine.with_faults(faults.clone()).sdk_config();
         let options =
@@ -473,7 +455,6 @@ mod tests {
         tables.create_missing().await.expect("tables");
         let topic = Topic::parse("coinbase/matches/BTC-USD").expect("a topic");
         let now = Timestamp::now();
-        // The previous leader has known the subscription for long.
         let before = Clock::new(move || now - Duration::from_mins(10));
         let connections = clients.tables_with_clock(&options, before).connections;
         let id = ConnectionId::new("c");
@@ -485,37 +466,51 @@ mod tests {
         connections.go_live(0, &id, &start).await.expect("live");
         let entry = Entry::Frame(Frame::new(topic.clone(), 1, now, &["1"]));
         tables.log.append(&entry, None, now).await.expect("appended");
-        let lease = |epoch| Lease { source: "coinbase".into(), owner: "a".into(), epoch };
         let sent = BTreeMap::from([(topic.clone(), 0)]);
         let note = LaneNote { at: now, sent, behind: vec![] };
         assert!(tables.control.put_lane(&lease(1), 0, &note).await.expect("noted"));
+        (tables, topic)
+    }
 
-        let leadership = Leadership::default();
-        leadership.add(lease(2), Instant::now());
-        let clock = Clock::new(Timestamp::now);
-        let lanes = Lanes::new([0], leadership.clone(), 1, clock.clone());
-        let interest = Interest::new(&tables, [0], Wanted::new(), leadership, clock);
-        let (sender, mut jobs) = mpsc::unbounded_channel();
-        faults.set(|operation, request| {
-            let is_log = String::from_utf8_lossy(request).contains("test-events");
-            (operation == "Query" && is_log).then_some(Fault::LoseResponse)
-        });
-        let shutdown = CancellationToken::new();
-        tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
-        let push = Arc::new(Jobs(sender));
-        tokio::spawn(async move { lanes.run(push, tables.control, shutdown).await });
-        time::sleep(Duration::from_secs(4)).await;
-        faults.clear();
-        let stretch = async {
-            loop {
-                let job = jobs.recv().await.expect("a job");
-                assert_eq!(job.behind, [], "the note says that nobody is behind");
-                if let Some(stretch) = job.stretches.into_iter().next() {
-                    return stretch;
+    fn lease(epoch: u64) -> Lease {
+        Lease { source: "coinbase".into(), owner: "a".into(), epoch }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_goes_on_where_the_previous_one_stopped_when_it_can_read_that() {
+        // What cannot be read at first.
+        for table in ["test-events", "test-connections", "test-control"] {
+            let faults = Faults::default();
+            let (tables, topic) = with_unsent_event(&faults).await;
+            let leadership = Leadership::default();
+            leadership.add(lease(2), Instant::now());
+            let clock = Clock::new(Timestamp::now);
+            let lanes = Lanes::new([0], leadership.clone(), 1, clock.clone());
+            let interest = Interest::new(&tables, [0], Wanted::new(), leadership, clock);
+            let (sender, mut jobs) = mpsc::unbounded_channel();
+            faults.set(move |operation, request| {
+                let is_table = String::from_utf8_lossy(request).contains(table);
+                (operation == "Query" && is_table).then_some(Fault::LoseResponse)
+            });
+            let shutdown = CancellationToken::new();
+            tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
+            let push = Arc::new(Jobs(sender));
+            let running = shutdown.clone();
+            tokio::spawn(async move { lanes.run(push, tables.control, running).await });
+            time::sleep(Duration::from_secs(4)).await;
+            faults.clear();
+            let stretch = async {
+                loop {
+                    let job = jobs.recv().await.expect("a job");
+                    assert_eq!(job.behind, [], "the note says that nobody is behind: {table}");
+                    if let Some(stretch) = job.stretches.into_iter().next() {
+                        return stretch;
+                    }
                 }
-            }
-        };
-        let stretch = time::timeout(Duration::from_secs(5), stretch).await.expect("in time");
-        assert_eq!((stretch.topic, stretch.prev, stretch.to), (topic, 0, 1));
+            };
+            let stretch = time::timeout(Duration::from_secs(5), stretch).await.expect("in time");
+            assert_eq!((stretch.topic, stretch.prev, stretch.to), (topic, 0, 1), "{table}");
+            shutdown.cancel();
+        }
     }
 }
