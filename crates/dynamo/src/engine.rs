@@ -1,8 +1,8 @@
 //! The thread of the database, and the HTTP connector that passes the SDK's requests to it.
 
-use std::{path::Path, sync::mpsc, thread};
+use std::{path::Path, sync::mpsc, thread, time::Duration};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_runtime_api::{
     client::{
@@ -99,6 +99,8 @@ impl Engine {
             .region(Region::from_static("local"))
             .endpoint_url("http://embedded.invalid")
             .credentials_provider(SharedCredentialsProvider::new(credentials))
+            // The engine fails only if it is told to, and is never overloaded.
+            .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(50)))
             .http_client(self.clone())
             .build()
     }

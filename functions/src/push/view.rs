@@ -29,6 +29,10 @@ use crate::access::rules::InForce;
 /// longer than that, so that none is missed.
 const REFRESH_AFTER: Duration = Duration::from_secs(5);
 
+/// How old the view can be if the index cannot be read. Jobs name changes for longer than that, by as much as
+/// the index can lag and the clocks can differ.
+const USABLE_FOR: Duration = NAME_CHANGES_FOR.saturating_sub(Duration::from_secs(7));
+
 /// How often connections that are older than a connection can be are removed, in case their items
 /// are gone.
 const EXPIRE_EVERY: Duration = Duration::from_mins(1);
@@ -152,7 +156,8 @@ impl View {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] when a change that the job names cannot be read.
+    /// [`StoreError`] when a change that the job names cannot be read, or the view can miss one that the job
+    /// no longer names.
     pub(super) async fn refresh(
         &mut self,
         job: &Job,
@@ -175,7 +180,9 @@ impl View {
                         self.apply(connection, now);
                     }
                 }
-                Err(error) if self.refreshed_at.is_none() => return Err(error),
+                Err(error) if self.refreshed_at.is_none_or(|at| at + USABLE_FOR <= now) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     warn!(error = %Chain(&error), "could not read the changed connections; reading those of the job one by one");
                 }
