@@ -11,7 +11,7 @@ use domain::{
     access::Limits,
     backoff::Backoff,
     chain::Chain,
-    connection::Connection,
+    connection::{Connection, JOINING_NOTED_EVERY},
     entry::Entry,
     log_id::LogId,
     protocol::{GapReason, Subscribed},
@@ -209,6 +209,29 @@ impl App {
                 }
                 live => return live,
             }
+        }
+    }
+
+    /// Sends what a subscription starts with. Notes meanwhile that it goes on, because the poller takes over
+    /// subscriptions that were interrupted.
+    pub(crate) async fn while_joining<T>(
+        &self,
+        connection: &Connection,
+        topics: &BTreeSet<Topic>,
+        sending: impl Future<Output = T>,
+    ) -> T {
+        let noting = async {
+            loop {
+                time::sleep(JOINING_NOTED_EVERY).await;
+                let (shard, id) = (connection.shard, &connection.recipient.id);
+                if let Err(error) = self.tables.connections.keep_joining(shard, id, topics).await {
+                    warn!(error = %Chain(&error), "could not note that a subscription goes on");
+                }
+            }
+        };
+        tokio::select! {
+            sent = sending => sent,
+            never = noting => never,
         }
     }
 

@@ -35,7 +35,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::{shard::Subscribers, topics::RecentTopics};
+use self::{
+    shard::{Interrupted, Subscribers},
+    topics::RecentTopics,
+};
 use crate::{
     lanes::Lanes,
     leadership::{Leadership, is_leaderless},
@@ -327,22 +330,33 @@ impl Interest {
         Ok(())
     }
 
-    /// Completes the `subscribe`s that were interrupted before their topics went live.
+    /// Marks the topics as live whose `subscribe` was interrupted.
     async fn finish_joining(&mut self) {
         let now = self.clock.now();
-        let mut stuck: Vec<(Shard, ConnectionId, BTreeMap<Topic, u64>)> = Vec::new();
+        let connections = &self.connections;
+        let mut finishing = Vec::new();
         for FollowedShard { subscribers, .. } in &mut self.shards {
             let shard = subscribers.shard();
-            stuck.extend(subscribers.take_stuck(now).into_iter().map(|(id, at)| (shard, id, at)));
-        }
-        let mut finishing = Vec::with_capacity(stuck.len());
-        for (shard, id, cursors) in &stuck {
-            finishing.push(self.connections.go_live(*shard, id, cursors));
+            for it in subscribers.take_interrupted(now) {
+                finishing.push(async move {
+                    let Interrupted { id, since, topics } = &it;
+                    let finished = connections.finish_joining(shard, id, topics, *since).await;
+                    (shard, it, finished)
+                });
+            }
         }
         let mut finishing = stream::iter(finishing).buffer_unordered(CONCURRENCY);
-        while let Some(finished) = finishing.next().await {
+        let mut failed = Vec::new();
+        while let Some((shard, interrupted, finished)) = finishing.next().await {
             if let Err(error) = finished {
-                warn!(error = %Chain(&error), "could not complete a subscription that was interrupted");
+                warn!(shard, error = %Chain(&error), "could not complete a subscription that was interrupted; retrying");
+                failed.push((shard, interrupted));
+            }
+        }
+        for (shard, interrupted) in failed {
+            let mut shards = self.shards.iter_mut().map(|it| &mut it.subscribers);
+            if let Some(subscribers) = shards.find(|it| it.shard() == shard) {
+                subscribers.put_back(interrupted);
             }
         }
     }

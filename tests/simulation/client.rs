@@ -256,8 +256,10 @@ fn send(world: &World, id: &ConnectionId, request: &Value) {
     // The client goes on receiving whatever happens to its request.
     let app = world.app();
     let now = world.now();
+    let kill = world.draw_kill();
     tokio::spawn(async move {
-        let _ = connection::handle(&app, now, event).await;
+        let handling = connection::handle(&app, now, event);
+        let _ = time::timeout(kill.unwrap_or(Duration::MAX), handling).await;
     });
 }
 

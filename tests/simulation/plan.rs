@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     PushTwice,
     /// Invocations start new environments.
     PushCold,
+    /// Functions that handle messages of clients are killed while they do.
+    ConnectionKilled,
     /// Pollers are killed.
     Kills,
     /// Pollers stop for a while, and go on.
@@ -82,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) retention: Duration,
     /// Share of the events of a topic with posts that delete one.
     pub(crate) deletes: f64,
+    /// Share of the messages of clients whose function is killed while it handles them.
+    pub(crate) killed_functions: f64,
     /// Most posts a second that a poller may make.
     pub(crate) posts_per_second: u32,
 }
@@ -138,6 +142,7 @@ impl Plan {
             longest_outage: Duration::from_secs(25).min(retention / 8),
             retention,
             deletes: share(Fault::Deletes, 0.5, 0.3),
+            killed_functions: share(Fault::ConnectionKilled, 0.4, 0.2),
             posts_per_second: match share(Fault::FewPosts, 0.3, 1.0) {
                 0.0 => 5_000,
                 share => 100 + (share * 200.0) as u32,

@@ -82,14 +82,31 @@ pub(crate) struct World {
     tables: Tables,
     pub(crate) gateway: Gateway,
     pub(crate) trace: Trace,
+    kills: Mutex<Kills>,
     clock: Clock,
     started: Instant,
+}
+
+/// How often functions are killed while they handle messages of clients.
+struct Kills {
+    share: f64,
+    rng: fastrand::Rng,
 }
 
 impl World {
     /// Returns the functions as they are deployed at present.
     pub(crate) fn app(&self) -> Arc<App> {
         self.app.lock().clone()
+    }
+
+    /// Draws after which time the function that handles a message is killed, if it is.
+    pub(crate) fn draw_kill(&self) -> Option<Duration> {
+        let mut kills = self.kills.lock();
+        if kills.rng.f64() >= kills.share {
+            return None;
+        }
+        self.trace.count("lambda: killed functions of clients");
+        Some(Duration::from_millis(kills.rng.u64(..100)))
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -142,6 +159,7 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
         tables: tables.clone(),
         gateway: gateway.clone(),
         trace: trace.clone(),
+        kills: Mutex::new(Kills { share: plan.killed_functions, rng: rng.fork() }),
         clock: clock(started, Duration::ZERO),
         started,
     });
@@ -195,6 +213,7 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     database.end_outage();
     gateway.set_faults(gateway::Faults::default());
     environments.set_faults(environments::Faults::default());
+    world.kills.lock().share = 0.0;
     pollers.wake_all();
 
     time::sleep_until(peace.max(Instant::now()) + PEACE).await;

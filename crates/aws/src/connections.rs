@@ -300,18 +300,71 @@ impl Connections {
         id: &ConnectionId,
         cursors: &BTreeMap<Topic, u64>,
     ) -> Result<(), ConnectionError> {
-        let at = self.clock.now();
-        let go_live = self
-            .change(shard, id)
-            .each(cursors, |change, n, seq| {
-                change
-                    .set(format!("cursors.#t{n} = :c{n}"))
-                    .remove(format!("joining.#t{n}"))
-                    .value(format!(":c{n}"), cursor(*seq, at))
-            })
-            .only_if("attribute_exists(cursors) AND attribute_not_exists(gone)");
+        let go_live = self.live_change(shard, id, cursors).only_if(IS_OPEN);
         let live = if_met("UpdateItem", go_live.request().send().await)?;
         self.changed(id, live).map(|_| ())
+    }
+
+    /// Notes that the `subscribe` of these topics goes on. Does nothing if one of them is not joining.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn keep_joining(
+        &self,
+        shard: Shard,
+        id: &ConnectionId,
+        topics: &BTreeSet<Topic>,
+    ) -> Result<(), StoreError> {
+        let joining = (0..topics.len()).map(|n| format!(" AND attribute_exists(joining.#t{n})"));
+        let keep = self
+            .change(shard, id)
+            .each(by_name(topics), |keep, n, ()| keep.set(format!("joining.#t{n}.#at = :now")))
+            .name("#at", "at")
+            .only_if(&format!("{IS_OPEN}{}", joining.collect::<String>()));
+        if_met("UpdateItem", keep.request().send().await)?;
+        Ok(())
+    }
+
+    /// Marks topics as live whose `subscribe` was interrupted: if it noted at `since`, and not later, that it
+    /// goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn finish_joining(
+        &self,
+        shard: Shard,
+        id: &ConnectionId,
+        cursors: &BTreeMap<Topic, u64>,
+        since: Timestamp,
+    ) -> Result<(), StoreError> {
+        let unchanged = (0..cursors.len()).map(|n| format!(" AND joining.#t{n}.#at = :since"));
+        let finish = self
+            .live_change(shard, id, cursors)
+            .name("#at", "at")
+            .value(":since", number(since.as_millisecond()))
+            .only_if(&format!("{IS_OPEN}{}", unchanged.collect::<String>()));
+        if if_met("UpdateItem", finish.request().send().await)?.is_some() {
+            self.wrote();
+        }
+        Ok(())
+    }
+
+    /// Starts the change that marks topics as live.
+    fn live_change(
+        &self,
+        shard: Shard,
+        id: &ConnectionId,
+        cursors: &BTreeMap<Topic, u64>,
+    ) -> Change {
+        let at = self.clock.now();
+        self.change(shard, id).each(cursors, |change, n, seq| {
+            change
+                .set(format!("cursors.#t{n} = :c{n}"))
+                .remove(format!("joining.#t{n}"))
+                .value(format!(":c{n}"), cursor(*seq, at))
+        })
     }
 
     /// Unsubscribes a connection from topics and returns the subscriptions that it had.

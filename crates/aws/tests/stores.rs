@@ -279,6 +279,36 @@ async fn connections_subscribe_go_live_and_leave() {
     assert!(matches!(late, Err(ConnectionError::NotOpen(_))), "{late:?}");
 }
 
+#[tokio::test]
+async fn only_a_subscription_that_does_not_go_on_is_finished() {
+    let engine = Engine::open(None).expect("a database");
+    let at = |seconds: i64| tables_at(&engine, now() + seconds.seconds()).connections;
+    tables_of(&engine).create_missing().await.expect("tables");
+    let id = ConnectionId::new("abc=");
+    let recipient = Recipient { endpoint: "http://gateway".into(), id: id.clone() };
+    at(0).open(&Connection::open(recipient, 0, Principal::anonymous(), now())).await.unwrap();
+    let [a, b] = [topic("coinbase/ticker/BTC-USD"), topic("mastodon/public")];
+    let both = BTreeMap::from([(a.clone(), 41), (b.clone(), 7)]);
+    at(0).join(0, &id, &both, 50).await.unwrap();
+    let names = BTreeSet::from([a.clone(), b.clone()]);
+    at(2).keep_joining(0, &id, &names).await.unwrap();
+    at(8).finish_joining(0, &id, &both, now()).await.expect("it does nothing");
+    let joining =
+        |cursor, seconds: i64| Subscription::Joining { cursor, since: now() + seconds.seconds() };
+    let topics = at(8).get(0, &id).await.unwrap().expect("open").topics;
+    assert_eq!(topics, BTreeMap::from([(a.clone(), joining(41, 2)), (b.clone(), joining(7, 2))]));
+
+    let one = BTreeMap::from([(a.clone(), 41)]);
+    at(9).finish_joining(0, &id, &one, now() + 2.seconds()).await.unwrap();
+    at(10).keep_joining(0, &id, &names).await.expect("it does nothing, because one is live");
+    let live = Subscription::Live { cursor: 41, since: now() + 9.seconds() };
+    let topics = at(10).get(0, &id).await.unwrap().expect("open").topics;
+    assert_eq!(topics, BTreeMap::from([(a, live), (b.clone(), joining(7, 2))]));
+    at(11).close(0, &id).await.unwrap();
+    let other = BTreeMap::from([(b, 7)]);
+    at(12).finish_joining(0, &id, &other, now() + 2.seconds()).await.expect("it has closed");
+}
+
 /// The clocks of the writers differ, and the index shows a change some time after it was made.
 #[tokio::test]
 async fn a_change_that_the_index_shows_late_is_found_by_a_wider_sweep() {

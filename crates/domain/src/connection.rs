@@ -13,8 +13,12 @@ pub(crate) mod id;
 /// item is kept for ten more minutes.
 pub const LIFETIME: Duration = Duration::from_mins(130);
 
-/// How long a `subscribe` may take to send the past events. After that, its topics count as live.
-const JOINING_FOR: Duration = Duration::from_secs(30);
+/// How often a `subscribe` that is sending older events notes that it goes on.
+pub const JOINING_NOTED_EVERY: Duration = Duration::from_secs(2);
+
+/// How long after its last note a `subscribe` counts as interrupted. A note can be written late, and the clocks
+/// differ.
+pub const INTERRUPTED_AFTER: Duration = Duration::from_secs(6);
 
 /// The destination of a message: a connection and the gateway that holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +61,7 @@ pub enum Subscription {
     Joining {
         /// The number before the first event of the subscription.
         cursor: u64,
-        /// When the `subscribe` began.
+        /// When the `subscribe` began, or last noted that it goes on.
         since: Timestamp,
     },
     /// The connection has the events up to `cursor`, and `push` sends those after it.
@@ -74,16 +78,6 @@ impl Subscription {
     pub fn start(&self) -> (u64, Timestamp) {
         match self {
             Self::Joining { cursor, since } | Self::Live { cursor, since } => (*cursor, *since),
-        }
-    }
-
-    /// Returns whether `push` sends the topic's events at `now`.
-    pub fn is_live(&self, now: Timestamp) -> bool {
-        match self {
-            Self::Live { .. } => true,
-            Self::Joining { since, .. } => {
-                now.duration_since(*since) > JOINING_FOR.try_into().unwrap_or_default()
-            }
         }
     }
 }

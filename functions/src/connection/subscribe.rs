@@ -126,11 +126,12 @@ async fn send_start(
     joined: Joined,
 ) -> Result<(), RequestError> {
     let Joined { log, topics, mut positions, .. } = joined;
-    let confirmed = client.reply(&Reply::Subscribed { id, log, topics }).await;
-    let sent = match confirmed {
-        Ok(()) => catch_up(client, connection, &mut positions).await,
-        Err(error) => Err(error.into()),
+    let joining = positions.iter().map(|position| position.topic.clone()).collect();
+    let sending = async {
+        client.reply(&Reply::Subscribed { id, log, topics }).await?;
+        catch_up(client, connection, &mut positions).await
     };
+    let sent = client.app.while_joining(connection, &joining, sending).await;
     client.app.go_live(connection, &positions).await?;
     sent
 }

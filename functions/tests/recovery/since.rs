@@ -1,6 +1,6 @@
 //! `subscribe` with `since`, in a log of every shape.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
@@ -14,6 +14,7 @@ use functions::rest;
 use jiff::{Timestamp, ToSpan as _};
 use lambda_http::tower::ServiceExt as _;
 use serde_json::{Value, json};
+use tokio::time;
 
 use crate::world::{World, summary, topic};
 
@@ -262,4 +263,26 @@ async fn call(
     let status = response.status().as_u16();
     let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     (status, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+/// The poller takes over subscriptions that do not say that they go on.
+#[tokio::test(start_paused = true)]
+async fn a_subscribe_that_takes_long_says_that_it_goes_on() {
+    let world = World::new().await;
+    let client = world.connect("a").await;
+    world.gateway.set_delay(Duration::from_secs(5));
+    let item = async || world.tables.connections.get(0, &client.id).await.unwrap().unwrap();
+    let subscribing = world.send(&client, json!({"action": "subscribe", "topics": [topic()]}));
+    let watching = async {
+        time::sleep(Duration::from_secs(1)).await;
+        let joined = item().await;
+        assert!(matches!(joined.topics[&topic()], Subscription::Joining { .. }), "{joined:?}");
+        time::sleep(Duration::from_millis(3_500)).await;
+        let joining = item().await;
+        assert!(matches!(joining.topics[&topic()], Subscription::Joining { .. }), "{joining:?}");
+        assert_eq!(joining.version, joined.version + 2, "after 2 and 4 seconds");
+    };
+    tokio::join!(subscribing, watching);
+    let live = item().await;
+    assert!(matches!(live.topics[&topic()], Subscription::Live { .. }), "{live:?}");
 }

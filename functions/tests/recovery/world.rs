@@ -1,6 +1,6 @@
 //! The function `connection` on an embedded database, with a stand-in for the gateway.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aws::tables::Tables;
 use bytes::Bytes;
@@ -20,12 +20,23 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use tokio::time;
 
 use crate::database::Database;
 
 /// Records the messages to all connections.
 #[derive(Default)]
-pub(crate) struct Gateway(Mutex<Vec<(ConnectionId, Bytes)>>);
+pub(crate) struct Gateway {
+    messages: Mutex<Vec<(ConnectionId, Bytes)>>,
+    /// How long a post takes.
+    delay: Mutex<Duration>,
+}
+
+impl Gateway {
+    pub(crate) fn set_delay(&self, delay: Duration) {
+        *self.delay.lock() = delay;
+    }
+}
 
 impl Outlet for Gateway {
     fn post<'a>(
@@ -34,8 +45,12 @@ impl Outlet for Gateway {
         message: Bytes,
     ) -> BoxFuture<'a, Vec<(usize, OutletError)>> {
         let posts = recipients.iter().map(|to| (to.id.clone(), message.clone()));
-        self.0.lock().extend(posts);
-        Box::pin(async { Vec::new() })
+        self.messages.lock().extend(posts);
+        let delay = *self.delay.lock();
+        Box::pin(async move {
+            time::sleep(delay).await;
+            Vec::new()
+        })
     }
 
     fn close<'a>(&'a self, _: &'a Recipient) -> BoxFuture<'a, Result<(), OutletError>> {
@@ -103,7 +118,7 @@ impl World {
         });
         let event = serde_json::from_value(event).unwrap();
         connection::handle(&self.app, Timestamp::now(), event).await.unwrap();
-        let sent = std::mem::take(&mut *self.gateway.0.lock());
+        let sent = std::mem::take(&mut *self.gateway.messages.lock());
         let mine = sent.iter().filter(|(id, _)| *id == from.id);
         mine.map(|(_, message)| serde_json::from_slice(message).unwrap()).collect()
     }

@@ -8,16 +8,13 @@ use std::{
 
 use aws::control::lanes::LaneNote;
 use domain::{
-    connection::{Connection, ConnectionId, LIFETIME, Subscription},
+    connection::{Connection, ConnectionId, INTERRUPTED_AFTER, LIFETIME, Subscription},
     shard::Shard,
     topic::Topic,
 };
 use jiff::Timestamp;
 
 use crate::lanes::change::{Change, Start};
-
-/// How long a `subscribe` may take. API Gateway ends its invocation after 29 s.
-const JOINING_FOR: Duration = Duration::from_secs(30);
 
 /// How long before a note a subscription must have gone live to be part of it. The index lags, and the
 /// clocks of the writers differ.
@@ -36,10 +33,20 @@ pub(super) struct Subscribers {
     expiries: BTreeSet<(Timestamp, ConnectionId)>,
     /// When connections have certainly ended.
     ends: BTreeSet<(Timestamp, ConnectionId)>,
-    /// When subscriptions that have not gone live were begun.
+    /// When each `subscribe` last noted that it goes on.
     joining: BTreeSet<(Timestamp, ConnectionId)>,
     /// The connections that have changed, with the topics that they have joined.
     changed: BTreeMap<ConnectionId, BTreeMap<Topic, Start>>,
+}
+
+/// Subscriptions of a connection whose `subscribe` was interrupted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Interrupted {
+    pub(super) id: ConnectionId,
+    /// When the `subscribe` last noted that it goes on.
+    pub(super) since: Timestamp,
+    /// The number before the first event of each subscription.
+    pub(super) topics: BTreeMap<Topic, u64>,
 }
 
 #[derive(Debug)]
@@ -166,28 +173,32 @@ impl Subscribers {
         ids
     }
 
-    /// Returns the connections with subscriptions that should have gone live long ago, and where these
-    /// start.
-    pub(super) fn take_stuck(
-        &mut self,
-        now: Timestamp,
-    ) -> BTreeMap<ConnectionId, BTreeMap<Topic, u64>> {
-        let mut stuck: BTreeMap<ConnectionId, BTreeMap<Topic, u64>> = BTreeMap::new();
-        while let Some((since, _)) = self.joining.first()
-            && *since + JOINING_FOR <= now
+    /// Takes the subscriptions whose `subscribe` was interrupted.
+    pub(super) fn take_interrupted(&mut self, now: Timestamp) -> Vec<Interrupted> {
+        let mut interrupted = Vec::new();
+        while let Some((since, id)) = self.joining.first().cloned()
+            && since + INTERRUPTED_AFTER <= now
         {
-            let Some((at, id)) = self.joining.pop_first() else { break };
+            self.joining.pop_first();
             let Some(known) = self.connections.get(&id) else { continue };
-            for (topic, subscription) in &known.topics {
-                match subscription {
-                    Subscription::Joining { cursor, since } if *since == at => {
-                        stuck.entry(id.clone()).or_default().insert(topic.clone(), *cursor);
+            let topics =
+                known.topics.iter().filter_map(|(topic, subscription)| match subscription {
+                    Subscription::Joining { cursor, since: noted } if *noted == since => {
+                        Some((topic.clone(), *cursor))
                     }
-                    Subscription::Joining { .. } | Subscription::Live { .. } => {}
-                }
+                    Subscription::Joining { .. } | Subscription::Live { .. } => None,
+                });
+            let topics: BTreeMap<Topic, u64> = topics.collect();
+            if !topics.is_empty() {
+                interrupted.push(Interrupted { id, since, topics });
             }
         }
-        stuck
+        interrupted
+    }
+
+    /// Puts subscriptions back that could not be marked as live.
+    pub(super) fn put_back(&mut self, interrupted: Interrupted) {
+        self.joining.insert((interrupted.since, interrupted.id));
     }
 
     /// Makes connections join topics, unless `note` says that they have been served. To a poller that has just
@@ -328,11 +339,16 @@ mod tests {
         subscribers.apply(connection("2", 2, [("a", joining(11))]));
         assert_eq!(take(&mut subscribers), taken("a:2 b:1", "1.2[b@1] 2.2[]"), "a is wanted");
         subscribers.apply(connection("2", 3, [("a", live(6))]));
-        assert_eq!(subscribers.take_stuck(at(39)), BTreeMap::new());
-        let stuck = BTreeMap::from([(topic("a"), 6)]);
-        let expected = BTreeMap::from([(ConnectionId::new("1"), stuck)]);
-        assert_eq!(subscribers.take_stuck(at(41)), expected);
-        assert_eq!(subscribers.take_stuck(at(99)), BTreeMap::new(), "once");
+        assert_eq!(subscribers.take_interrupted(at(15)), []);
+        let topics = BTreeMap::from([(topic("a"), 6)]);
+        let expected =
+            || Interrupted { id: ConnectionId::new("1"), since: at(10), topics: topics.clone() };
+        assert_eq!(subscribers.take_interrupted(at(16)), [expected()]);
+        assert_eq!(subscribers.take_interrupted(at(99)), [], "once");
+        subscribers.put_back(expected());
+        assert_eq!(subscribers.take_interrupted(at(99)), [expected()]);
+        subscribers.apply(connection("1", 3, [("a", joining(98)), ("b", live(0))]));
+        assert_eq!(subscribers.take_interrupted(at(99)), [], "it goes on");
     }
 
     #[test]
