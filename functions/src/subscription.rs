@@ -18,7 +18,7 @@ use domain::{
     topic::Topic,
 };
 use jiff::Timestamp;
-use tokio::time::{self, Instant};
+use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::warn;
 
 use crate::{access::rules::RulesError, app::App, log_id::LogIdError};
@@ -92,6 +92,8 @@ pub struct Joined {
     pub added: BTreeSet<Topic>,
     /// The position of the connection in each topic.
     pub(crate) positions: Vec<Position>,
+    /// When it was recorded that the connection joins the topics, or a little earlier.
+    pub(crate) joined_at: Instant,
 }
 
 /// The position of a connection in a topic that it is joining.
@@ -181,8 +183,9 @@ impl App {
         let cursors = positions.iter().map(|it| (it.topic.clone(), it.cursor())).collect();
         let id = &connection.recipient.id;
         let connections = &self.tables.connections;
+        let joined_at = Instant::now();
         let added = connections.join(connection.shard, id, &cursors, limits.topics).await?;
-        Ok(Joined { log, topics: subscribed, added, positions })
+        Ok(Joined { log, topics: subscribed, added, positions, joined_at })
     }
 
     /// Hands the topics over to `push`, which sends the events from these positions on.
@@ -212,17 +215,20 @@ impl App {
         }
     }
 
-    /// Sends what a subscription starts with. Notes meanwhile that it goes on, because the poller takes over
-    /// subscriptions that were interrupted.
+    /// Completes the subscription of a connection that joined topics at `joined_at`. Notes meanwhile that it goes
+    /// on, because the poller takes over subscriptions that were interrupted.
     pub(crate) async fn while_joining<T>(
         &self,
         connection: &Connection,
         topics: &BTreeSet<Topic>,
-        sending: impl Future<Output = T>,
+        joined_at: Instant,
+        completing: impl Future<Output = T>,
     ) -> T {
         let noting = async {
+            let mut due = time::interval_at(joined_at + JOINING_NOTED_EVERY, JOINING_NOTED_EVERY);
+            due.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                time::sleep(JOINING_NOTED_EVERY).await;
+                due.tick().await;
                 let (shard, id) = (connection.shard, &connection.recipient.id);
                 if let Err(error) = self.tables.connections.keep_joining(shard, id, topics).await {
                     warn!(error = %Chain(&error), "could not note that a subscription goes on");
@@ -230,7 +236,7 @@ impl App {
             }
         };
         tokio::select! {
-            sent = sending => sent,
+            completed = completing => completed,
             never = noting => never,
         }
     }

@@ -51,7 +51,8 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Shortest time between two reads, so that many new connections are read together.
 const AT_MOST_EVERY: Duration = Duration::from_millis(10);
 
-/// How often the version of the rules and the number of shards are read, and `push` is asked to check expired tokens.
+/// How often the version of the rules and the number of shards are read, subscriptions that were interrupted are
+/// completed, and `push` is asked to check expired tokens.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the ends of the topics that every poller may write to are read. Events of other pollers
@@ -82,7 +83,7 @@ pub struct Interest {
 struct FollowedShard {
     reader: ShardReader,
     subscribers: Subscribers,
-    /// Whether the connections were read since this poller began to lead.
+    /// Whether the connections were read when this was last tried.
     is_read: bool,
     /// The families that the lane of this shard serves.
     served: BTreeSet<String>,
@@ -155,7 +156,6 @@ impl Interest {
                 self.update_lanes(&lanes);
                 self.read_unread(&lanes).await;
                 self.publish().await;
-                self.finish_joining().await;
             }
             if leads && is_due(read_ends_at, READ_ENDS_EVERY) {
                 read_ends_at = Some(Instant::now());
@@ -166,6 +166,7 @@ impl Interest {
             if leads && is_due(checked_at, CHECK_EVERY) {
                 checked_at = Some(Instant::now());
                 rules = self.follow_rules(rules, &lanes).await;
+                self.finish_joining().await;
                 self.delete_closed().await;
                 for FollowedShard { subscribers, .. } in &self.shards {
                     // Repeated until `push` has closed the connection.
@@ -219,6 +220,7 @@ impl Interest {
                     }
                 }
                 Err(error) => {
+                    *is_read = false;
                     let shard = subscribers.shard();
                     warn!(shard, error = %Chain(&error), "could not read the connections; keeping the previous view");
                 }
@@ -231,8 +233,8 @@ impl Interest {
     /// Takes over the families that this poller has begun to lead, and drops those that it no longer
     /// leads.
     async fn follow_leases(&mut self, lanes: &Lanes) {
-        let leases = self.leadership.all().into_iter();
-        let leases: BTreeMap<String, Lease> = leases.map(|it| (it.source.clone(), it)).collect();
+        let leases: BTreeMap<String, Lease> =
+            self.leadership.all().into_iter().map(|it| (it.source.clone(), it)).collect();
         let before = std::mem::replace(&mut self.leases, leases);
         for (family, lease) in before {
             if self.leases.get(&family) == Some(&lease) {
@@ -354,9 +356,11 @@ impl Interest {
             }
         }
         for (shard, interrupted) in failed {
-            let mut shards = self.shards.iter_mut().map(|it| &mut it.subscribers);
-            if let Some(subscribers) = shards.find(|it| it.shard() == shard) {
-                subscribers.put_back(interrupted);
+            for FollowedShard { subscribers, .. } in &mut self.shards {
+                if subscribers.shard() == shard {
+                    subscribers.put_back(interrupted);
+                    break;
+                }
             }
         }
     }
@@ -434,7 +438,7 @@ mod tests {
     };
     use domain::{
         access::Principal,
-        connection::{Connection, Recipient},
+        connection::{Connection, Recipient, Subscription},
         entry::Entry,
         frame::Frame,
         push::{Job, Push, PushError, Report},
@@ -457,60 +461,92 @@ mod tests {
         }
     }
 
-    /// A connection that has long been subscribed to a topic, an event that is in the log, and a leader that
-    /// noted that it has not sent the event.
-    async fn with_unsent_event(faults: &Faults) -> (Tables, Topic) {
+    fn clients(faults: &Faults) -> (Clients, TableOptions) {
         let engine = Engine::inline(Storage::open(None).expect("a database"));
         let config = engine.with_faults(faults.clone()).sdk_config();
         let options =
             TableOptions { table_prefix: "test-".to_owned(), retention: Duration::from_hours(1) };
-        let clients = Clients::from_config(config);
-        let tables = clients.tables(&options);
-        tables.create_missing().await.expect("tables");
-        let topic = Topic::parse("coinbase/matches/BTC-USD").expect("a topic");
+        (Clients::from_config(config), options)
+    }
+
+    fn topic() -> Topic {
+        Topic::parse("coinbase/matches/BTC-USD").expect("a topic")
+    }
+
+    fn lease(source: &str, epoch: u64) -> Lease {
+        Lease { source: source.into(), owner: "a".into(), epoch }
+    }
+
+    /// Adds a connection that joined the topic some time ago, and an event that is in the log.
+    async fn join(
+        (clients, options): &(Clients, TableOptions),
+        ago: Duration,
+    ) -> (Connections, ConnectionId) {
         let now = Timestamp::now();
-        let before = Clock::new(move || now - Duration::from_mins(10));
-        let connections = clients.tables_with_clock(&options, before).connections;
+        let before = Clock::new(move || now - ago);
+        let tables = clients.tables_with_clock(options, before);
         let id = ConnectionId::new("c");
         let recipient = Recipient { endpoint: "http://gateway".into(), id: id.clone() };
         let connection = Connection::open(recipient, 0, Principal::anonymous(), now);
+        let connections = tables.connections;
         connections.open(&connection).await.expect("opened");
-        let start = BTreeMap::from([(topic.clone(), 0)]);
-        connections.join(0, &id, &start, 9).await.expect("joined");
-        connections.go_live(0, &id, &start).await.expect("live");
-        let entry = Entry::Frame(Frame::new(topic.clone(), 1, now, &["1"]));
+        connections.join(0, &id, &BTreeMap::from([(topic(), 0)]), 9).await.expect("joined");
+        let entry = Entry::Frame(Frame::new(topic(), 1, now, &["1"]));
         tables.log.append(&entry, None, now).await.expect("appended");
-        let sent = BTreeMap::from([(topic.clone(), 0)]);
-        let note = LaneNote { at: now, sent, behind: vec![] };
-        assert!(tables.control.put_lane(&lease(1), 0, &note).await.expect("noted"));
-        (tables, topic)
+        (connections, id)
     }
 
-    fn lease(epoch: u64) -> Lease {
-        Lease { source: "coinbase".into(), owner: "a".into(), epoch }
+    /// Follows the connections and does the jobs. Returns the jobs.
+    fn follow(tables: Tables, leadership: Leadership) -> mpsc::UnboundedReceiver<Job> {
+        let clock = Clock::new(Timestamp::now);
+        let lanes = Lanes::new([0], leadership.clone(), 1, clock.clone());
+        let interest = Interest::new(&tables, [0], Wanted::new(), leadership, clock);
+        let (sender, jobs) = mpsc::unbounded_channel();
+        let shutdown = CancellationToken::new();
+        tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
+        let push = Arc::new(Jobs(sender));
+        tokio::spawn(async move { lanes.run(push, tables.control, shutdown).await });
+        jobs
+    }
+
+    fn lose(faults: &Faults, operation: &'static str, table: &'static str) {
+        faults.set(move |it, request| {
+            let is_lost = it == operation && String::from_utf8_lossy(request).contains(table);
+            is_lost.then_some(Fault::LoseRequest)
+        });
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_new_leader_goes_on_where_the_previous_one_stopped_when_it_can_read_that() {
-        // What cannot be read at first.
-        for table in ["test-events", "test-connections", "test-control"] {
+        // What cannot be read at first, and whether the poller has led another family before.
+        for (table, has_led) in [
+            ("test-events", false),
+            ("test-connections", false),
+            ("test-connections", true),
+            ("test-control", false),
+        ] {
             let faults = Faults::default();
-            let (tables, topic) = with_unsent_event(&faults).await;
+            let clients = clients(&faults);
+            let tables = clients.0.tables(&clients.1);
+            tables.create_missing().await.expect("tables");
             let leadership = Leadership::default();
-            leadership.add(lease(2), Instant::now());
-            let clock = Clock::new(Timestamp::now);
-            let lanes = Lanes::new([0], leadership.clone(), 1, clock.clone());
-            let interest = Interest::new(&tables, [0], Wanted::new(), leadership, clock);
-            let (sender, mut jobs) = mpsc::unbounded_channel();
-            faults.set(move |operation, request| {
-                let is_table = String::from_utf8_lossy(request).contains(table);
-                (operation == "Query" && is_table).then_some(Fault::LoseResponse)
-            });
-            let shutdown = CancellationToken::new();
-            tokio::spawn(interest.run(lanes.clone(), shutdown.clone()));
-            let push = Arc::new(Jobs(sender));
-            let running = shutdown.clone();
-            tokio::spawn(async move { lanes.run(push, tables.control, running).await });
+            if has_led {
+                leadership.add(lease("mastodon", 1), Instant::now());
+            }
+            let mut jobs = follow(tables.clone(), leadership.clone());
+            time::sleep(Duration::from_secs(1)).await;
+            let (connections, id) = join(&clients, Duration::ZERO).await;
+            connections.go_live(0, &id, &BTreeMap::from([(topic(), 0)])).await.expect("live");
+            let sent = BTreeMap::from([(topic(), 0)]);
+            // The previous leader has known the connection for long.
+            let at = Timestamp::now() + Duration::from_mins(1);
+            let note = LaneNote { at, sent, behind: vec![] };
+            let before = lease("coinbase", 1);
+            assert!(tables.control.put_lane(&before, 0, &note).await.expect("noted"));
+
+            lose(&faults, "Query", table);
+            time::sleep(Duration::from_secs(1)).await;
+            leadership.add(lease("coinbase", 2), Instant::now());
             time::sleep(Duration::from_secs(4)).await;
             faults.clear();
             let stretch = async {
@@ -522,9 +558,36 @@ mod tests {
                     }
                 }
             };
-            let stretch = time::timeout(Duration::from_secs(5), stretch).await.expect("in time");
-            assert_eq!((stretch.topic, stretch.prev, stretch.to), (topic, 0, 1), "{table}");
-            shutdown.cancel();
+            let stretch = time::timeout(Duration::from_secs(5), stretch).await;
+            let stretch = stretch.unwrap_or_else(|_| panic!("no job: {table}, has led {has_led}"));
+            assert_eq!((stretch.topic, stretch.prev, stretch.to), (topic(), 0, 1), "{table}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_interrupted_subscription_is_completed_when_that_can_be_written() {
+        let faults = Faults::default();
+        let clients = clients(&faults);
+        let tables = clients.0.tables(&clients.1);
+        tables.create_missing().await.expect("tables");
+        let (connections, id) = join(&clients, Duration::from_mins(1)).await;
+        lose(&faults, "UpdateItem", "test-connections");
+        let leadership = Leadership::default();
+        leadership.add(lease("coinbase", 1), Instant::now());
+        let mut jobs = follow(tables, leadership);
+        time::sleep(Duration::from_secs(4)).await;
+        faults.clear();
+        let behind = async {
+            loop {
+                let job = jobs.recv().await.expect("a job");
+                if let Some(behind) = job.behind.into_iter().next() {
+                    return behind;
+                }
+            }
+        };
+        let behind = time::timeout(Duration::from_secs(5), behind).await.expect("in time");
+        assert_eq!((behind.connection, behind.next), (id.clone(), [(topic(), 1)].into()));
+        let item = connections.get(0, &id).await.expect("a response").expect("open");
+        assert!(matches!(item.topics[&topic()], Subscription::Live { .. }), "{item:?}");
     }
 }

@@ -125,9 +125,7 @@ impl Inner {
         }
         Ok(())
     }
-}
 
-impl Inner {
     /// Checks that a message has no events of a topic whose rights were withdrawn.
     fn check_rights(&self, id: &ConnectionId, message: &Value) {
         let Some((topic, since)) = &self.forbidden else { return };
@@ -138,9 +136,7 @@ impl Inner {
             self.trace.violation(&format!("{id} was sent events of {topic}, {late} ms too late"));
         }
     }
-}
 
-impl Inner {
     /// Checks that a number always stands for the same event.
     fn check_numbers(&mut self, id: &ConnectionId, message: &Value) {
         for frame in message["frames"].as_array().into_iter().flatten() {

@@ -305,7 +305,7 @@ impl Connections {
         self.changed(id, live).map(|_| ())
     }
 
-    /// Notes that the `subscribe` of these topics goes on. Does nothing if one of them is not joining.
+    /// Notes that the `subscribe` of these topics goes on, except of those that are not joining any more.
     ///
     /// # Errors
     ///
@@ -316,17 +316,36 @@ impl Connections {
         id: &ConnectionId,
         topics: &BTreeSet<Topic>,
     ) -> Result<(), StoreError> {
+        if self.try_keep_joining(shard, id, topics).await? {
+            return Ok(());
+        }
+        let Some(connection) = self.get(shard, id).await? else { return Ok(()) };
+        let is_joining = |topic: &&Topic| {
+            matches!(connection.topics.get(*topic), Some(Subscription::Joining { .. }))
+        };
+        let joining: BTreeSet<Topic> = topics.iter().filter(is_joining).cloned().collect();
+        if !joining.is_empty() {
+            self.try_keep_joining(shard, id, &joining).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_keep_joining(
+        &self,
+        shard: Shard,
+        id: &ConnectionId,
+        topics: &BTreeSet<Topic>,
+    ) -> Result<bool, StoreError> {
         let joining = (0..topics.len()).map(|n| format!(" AND attribute_exists(joining.#t{n})"));
         let keep = self
             .change(shard, id)
             .each(by_name(topics), |keep, n, ()| keep.set(format!("joining.#t{n}.#at = :now")))
             .name("#at", "at")
             .only_if(&format!("{IS_OPEN}{}", joining.collect::<String>()));
-        if_met("UpdateItem", keep.request().send().await)?;
-        Ok(())
+        Ok(if_met("UpdateItem", keep.request().send().await)?.is_some())
     }
 
-    /// Marks topics as live whose `subscribe` was interrupted: if it noted at `since`, and not later, that it
+    /// Marks topics as live whose `subscribe` was interrupted. Does nothing if it has noted after `since` that it
     /// goes on.
     ///
     /// # Errors

@@ -241,10 +241,12 @@ impl Log {
     /// [`StoreError`] when the database fails.
     pub async fn newest_frame(&self, topic: &Topic) -> Result<Option<Frame>, StoreError> {
         let has_events = |item: &Attributes| is_entry(item) && item.contains_key("body");
-        match self.newest_item(topic, has_events).await?.as_ref().map(read_entry).transpose()? {
-            Some(Entry::Frame(frame)) => Ok(Some(frame)),
-            Some(Entry::Lost { .. }) | None => Ok(None),
-        }
+        let newest = self.newest_item(topic, has_events).await?;
+        let newest = newest.as_ref().map(read_entry).transpose()?;
+        Ok(newest.and_then(|entry| match entry {
+            Entry::Frame(frame) => Some(frame),
+            Entry::Lost { .. } => None,
+        }))
     }
 
     /// Returns the newest entry of a topic, if it has not expired. Entries after it cannot have been

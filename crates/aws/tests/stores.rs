@@ -300,13 +300,16 @@ async fn only_a_subscription_that_does_not_go_on_is_finished() {
 
     let one = BTreeMap::from([(a.clone(), 41)]);
     at(9).finish_joining(0, &id, &one, now() + 2.seconds()).await.unwrap();
-    at(10).keep_joining(0, &id, &names).await.expect("it does nothing, because one is live");
+    at(10).finish_joining(0, &id, &both, now() + 2.seconds()).await.expect("one is live");
     let live = Subscription::Live { cursor: 41, since: now() + 9.seconds() };
     let topics = at(10).get(0, &id).await.unwrap().expect("open").topics;
-    assert_eq!(topics, BTreeMap::from([(a, live), (b.clone(), joining(7, 2))]));
+    assert_eq!(topics, BTreeMap::from([(a.clone(), live), (b.clone(), joining(7, 2))]));
+    at(11).keep_joining(0, &id, &names).await.unwrap();
+    let topics = at(11).get(0, &id).await.unwrap().expect("open").topics;
+    assert_eq!(topics, BTreeMap::from([(a, live), (b.clone(), joining(7, 11))]));
     at(11).close(0, &id).await.unwrap();
     let other = BTreeMap::from([(b, 7)]);
-    at(12).finish_joining(0, &id, &other, now() + 2.seconds()).await.expect("it has closed");
+    at(12).finish_joining(0, &id, &other, now() + 11.seconds()).await.expect("it has closed");
 }
 
 /// The clocks of the writers differ, and the index shows a change some time after it was made.

@@ -16,9 +16,9 @@ pub const LIFETIME: Duration = Duration::from_mins(130);
 /// How often a `subscribe` that is sending older events notes that it goes on.
 pub const JOINING_NOTED_EVERY: Duration = Duration::from_secs(2);
 
-/// How long after its last note a `subscribe` counts as interrupted. A note can be written late, and the clocks
-/// differ.
-pub const INTERRUPTED_AFTER: Duration = Duration::from_secs(6);
+/// How long after its last note a `subscribe` counts as interrupted. A note can be written late, because a request
+/// is repeated after three seconds, and the clocks differ.
+pub const INTERRUPTED_AFTER: Duration = Duration::from_secs(7);
 
 /// The destination of a message: a connection and the gateway that holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -99,7 +99,7 @@ impl Engine {
             .region(Region::from_static("local"))
             .endpoint_url("http://embedded.invalid")
             .credentials_provider(SharedCredentialsProvider::new(credentials))
-            // The engine fails only if it is told to, and is never overloaded.
+            // Requests are repeated as soon as those to AWS are.
             .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(50)))
             .http_client(self.clone())
             .build()

@@ -125,15 +125,18 @@ async fn send_start(
     id: Option<String>,
     joined: Joined,
 ) -> Result<(), RequestError> {
-    let Joined { log, topics, mut positions, .. } = joined;
+    let Joined { log, topics, mut positions, joined_at, .. } = joined;
     let joining = positions.iter().map(|position| position.topic.clone()).collect();
-    let sending = async {
-        client.reply(&Reply::Subscribed { id, log, topics }).await?;
-        catch_up(client, connection, &mut positions).await
+    let completing = async {
+        let confirmed = client.reply(&Reply::Subscribed { id, log, topics }).await;
+        let sent = match confirmed {
+            Ok(()) => catch_up(client, connection, &mut positions).await,
+            Err(error) => Err(error.into()),
+        };
+        client.app.go_live(connection, &positions).await?;
+        sent
     };
-    let sent = client.app.while_joining(connection, &joining, sending).await;
-    client.app.go_live(connection, &positions).await?;
-    sent
+    client.app.while_joining(connection, &joining, joined_at, completing).await
 }
 
 async fn catch_up(

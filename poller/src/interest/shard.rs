@@ -33,7 +33,7 @@ pub(super) struct Subscribers {
     expiries: BTreeSet<(Timestamp, ConnectionId)>,
     /// When connections have certainly ended.
     ends: BTreeSet<(Timestamp, ConnectionId)>,
-    /// When each `subscribe` last noted that it goes on.
+    /// When each `subscribe` began or last noted that it goes on.
     joining: BTreeSet<(Timestamp, ConnectionId)>,
     /// The connections that have changed, with the topics that they have joined.
     changed: BTreeMap<ConnectionId, BTreeMap<Topic, Start>>,
@@ -339,11 +339,11 @@ mod tests {
         subscribers.apply(connection("2", 2, [("a", joining(11))]));
         assert_eq!(take(&mut subscribers), taken("a:2 b:1", "1.2[b@1] 2.2[]"), "a is wanted");
         subscribers.apply(connection("2", 3, [("a", live(6))]));
-        assert_eq!(subscribers.take_interrupted(at(15)), []);
+        assert_eq!(subscribers.take_interrupted(at(16)), []);
         let topics = BTreeMap::from([(topic("a"), 6)]);
         let expected =
             || Interrupted { id: ConnectionId::new("1"), since: at(10), topics: topics.clone() };
-        assert_eq!(subscribers.take_interrupted(at(16)), [expected()]);
+        assert_eq!(subscribers.take_interrupted(at(17)), [expected()]);
         assert_eq!(subscribers.take_interrupted(at(99)), [], "once");
         subscribers.put_back(expected());
         assert_eq!(subscribers.take_interrupted(at(99)), [expected()]);

@@ -172,7 +172,7 @@ impl Appender {
         };
         let last = draft.entry.last();
         if last > head.reserved {
-            // Nobody can return what is reserved of a topic without a leader, but it has few events.
+            // Nobody returns the numbers of a topic without a leader. It has few events, so each reserves its own.
             let reserved = last + lease.map_or(0, |_| RESERVE);
             self.reserve(&topic, lease, reserved).await?;
             progress.appended.head = Some(Head { reserved, ..head });

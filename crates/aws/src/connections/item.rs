@@ -42,7 +42,8 @@ struct Item {
         skip_serializing_if = "BTreeSet::is_empty"
     )]
     topics: BTreeSet<Topic>,
-    /// By topic, where a `subscribe` that has not finished starts, and when it began.
+    /// By topic, where a `subscribe` that has not finished starts, and when it began or last noted that
+    /// it goes on.
     #[serde(default)]
     joining: BTreeMap<Topic, Cursor>,
     /// By topic, where and when it went live.
