@@ -94,6 +94,7 @@ impl Plan {
     /// Draws a plan. Leaving out a fault does not change the others.
     pub(crate) fn draw(rng: &mut fastrand::Rng, without: &[Fault]) -> Self {
         let time = Duration::from_millis(rng.u64(25_000..60_000));
+        let few_posts = rng.u32(100..300);
         // Each kind of fault happens in some of the runs only, so that a failing seed points to its cause.
         let mut share = |fault: Fault, of_the_runs: f64, most: f64| {
             let drawn = (rng.f64() < of_the_runs, rng.f64() * most);
@@ -145,7 +146,7 @@ impl Plan {
             killed_functions: share(Fault::ConnectionKilled, 0.4, 0.2),
             posts_per_second: match share(Fault::FewPosts, 0.3, 1.0) {
                 0.0 => 5_000,
-                share => 100 + (share * 200.0) as u32,
+                _ => few_posts,
             },
         }
     }
