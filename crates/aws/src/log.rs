@@ -1,10 +1,10 @@
 //! The `events` table: the log of all frames. History, resuming and gaps are served from it.
 
+mod body;
+
 use std::{
     borrow::Cow,
-    cell::RefCell,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    io,
     time::Duration,
 };
 
@@ -26,16 +26,11 @@ use domain::{
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use self::body::{compress, decompress};
 use crate::{
     error::StoreError,
     item::{Attributes, if_met, number, text},
 };
-
-/// The fastest level; on frames of JSON, higher levels are only a few percent smaller.
-const ZSTD_LEVEL: i32 = 1;
-
-/// Maximum size of a decompressed body, in bytes. An item is limited to 400 KB, a frame to 128 KB.
-const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// The `events` table.
 #[derive(Clone, Debug)]
@@ -240,8 +235,7 @@ impl Log {
     ///
     /// [`StoreError`] when the database fails.
     pub async fn newest_frame(&self, topic: &Topic) -> Result<Option<Frame>, StoreError> {
-        let has_events = |item: &Attributes| is_entry(item) && item.contains_key("body");
-        let newest = self.newest_item(topic, has_events).await?;
+        let newest = self.newest_item(topic, |item| item.contains_key("body")).await?;
         let newest = newest.as_ref().map(read_entry).transpose()?;
         Ok(newest.and_then(|entry| match entry {
             Entry::Frame(frame) => Some(frame),
@@ -531,47 +525,11 @@ fn body_bytes(item: &Attributes) -> usize {
     item.get("body").and_then(|body| body.as_b().ok()).map_or(0, |body| body.as_ref().len())
 }
 
-thread_local! {
-    // A zstd context takes some hundred kilobytes, so each thread keeps one.
-    static COMPRESSOR: RefCell<zstd::bulk::Compressor<'static>> = RefCell::new(
-        zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("zstd has the level"),
-    );
-    static DECOMPRESSOR: RefCell<zstd::bulk::Decompressor<'static>> = RefCell::new(
-        zstd::bulk::Decompressor::new().expect("zstd can decompress"),
-    );
-}
-
-fn compress(bytes: &[u8]) -> Vec<u8> {
-    COMPRESSOR.with_borrow_mut(|zstd| zstd.compress(bytes)).expect("memory to compress a frame")
-}
-
-fn decompress(bytes: &[u8]) -> io::Result<Bytes> {
-    let size = zstd::bulk::Decompressor::upper_bound(bytes).unwrap_or(MAX_BODY_BYTES);
-    DECOMPRESSOR
-        .with_borrow_mut(|zstd| zstd.decompress(bytes, size.min(MAX_BODY_BYTES)))
-        .map(Bytes::from)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn a_body_survives_compression() {
-        for size in [0, 1, 100, 100_000] {
-            let body = vec![b'x'; size];
-            assert_eq!(decompress(&compress(&body)).expect("decompressed"), body);
-        }
-        assert!(decompress(b"not zstd").is_err());
-    }
-
-    #[test]
-    fn a_body_that_decompresses_to_too_much_is_rejected() {
-        let bomb = compress(&vec![0; 64 * 1024 * 1024]);
-        assert!(bomb.len() < 100_000 && decompress(&bomb).is_err());
-    }
 
     proptest! {
         #[test]
