@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::{
     config::Options,
     host::host_of,
+    outside::Outside,
     source::{
         Source,
         coinbase::Coinbase,
@@ -27,16 +27,17 @@ pub type Family = (String, Vec<Arc<dyn Source>>);
 pub fn families(
     options: &Options,
     remembered_for: Duration,
-    now: Timestamp,
+    outside: &Outside,
 ) -> anyhow::Result<Vec<Family>> {
-    let url = options.coinbase_url.clone();
-    let exchange = Coinbase::new(url, &options.coinbase_rest_url, &options.user_agent)
+    let (url, rest_url) = (options.coinbase_url.clone(), options.coinbase_rest_url.clone());
+    let exchange = Coinbase::new(url, rest_url, outside.clone())
         .context("invalid settings of the exchange")?;
-    let timeline = Arc::new(Mutex::new(Timeline::new(now, remembered_for)));
+    let timeline = Timeline::new(outside.clock.now(), remembered_for);
+    let timeline = Arc::new(Mutex::new(timeline));
     let mut servers: Vec<Arc<dyn Source>> = Vec::new();
     for (index, url) in options.mastodon_servers.0.iter().enumerate() {
         let token = options.mastodon_tokens.of(&host_of(url), index).cloned();
-        let server = Mastodon::new(url.clone(), token, &options.user_agent, timeline.clone())
+        let server = Mastodon::new(url.clone(), token, timeline.clone(), outside.clone())
             .with_context(|| format!("invalid Mastodon server {url}"))?;
         servers.push(Arc::new(server));
     }

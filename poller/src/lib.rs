@@ -12,6 +12,7 @@ pub mod leadership;
 pub mod leases;
 pub mod numbering;
 pub mod outgoing;
+pub mod outside;
 pub mod poller;
 pub mod source;
 pub mod states;

@@ -15,6 +15,7 @@ use poller::{
     config,
     families::families,
     health::{Looks, METRICS_EVERY},
+    outside::Outside,
     poller::Poller,
 };
 use tokio::{
@@ -144,8 +145,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
     if options.metrics {
         tokio::spawn(write_metrics(looks.subscribe(), options.tables.table_prefix.clone()));
     }
+    let outside = Outside::real(&options.poller.user_agent)?;
     let poller = Poller {
-        families: families(&options.poller, options.tables.retention, Timestamp::now())?,
+        families: families(&options.poller, options.tables.retention, &outside)?,
         tables: clients.tables(&options.tables),
         push: Arc::new(clients.push(options.push_function)),
         provenance: if options.simulated { Provenance::Simulated } else { Provenance::Live },

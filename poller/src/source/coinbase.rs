@@ -22,9 +22,8 @@ mod upstream;
 
 use std::{collections::HashSet, sync::Arc};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use futures_util::future::BoxFuture;
-use reqwest::header::HeaderValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -34,13 +33,13 @@ use self::{
     rest::Rest,
     upstream::{NAME, Upstream, keep_catalog},
 };
-use crate::{feed::Feed, source::Source};
+use crate::{feed::Feed, outside::Outside, source::Source};
 
 /// The Coinbase Exchange.
 pub struct Coinbase {
     url: Url,
     rest: Rest,
-    user_agent: HeaderValue,
+    outside: Outside,
 }
 
 impl Coinbase {
@@ -49,18 +48,12 @@ impl Coinbase {
     ///
     /// # Errors
     ///
-    /// When an address or the user agent is invalid, or no HTTP client can be made.
-    pub fn new(url: Url, rest_url: &Url, user_agent: &str) -> anyhow::Result<Self> {
+    /// When an address is invalid.
+    pub fn new(url: Url, rest_url: Url, outside: Outside) -> anyhow::Result<Self> {
         check(&url, ["wss", "ws"])?;
-        check(rest_url, ["https", "http"])?;
-        let user_agent = HeaderValue::from_str(user_agent)
-            .ok()
-            .filter(|it| !it.is_empty())
-            .with_context(|| format!("{user_agent:?} is not a valid user agent"))?;
-        let base = rest_url.as_str().trim_end_matches('/');
-        let rest =
-            Rest::new(base, user_agent.clone()).context("could not set up the HTTP client")?;
-        Ok(Self { url, rest, user_agent })
+        check(&rest_url, ["https", "http"])?;
+        let rest = Rest::new(rest_url, outside.clone());
+        Ok(Self { url, rest, outside })
     }
 }
 
@@ -87,7 +80,7 @@ impl Source for Coinbase {
                 self.rest.clone(),
                 products,
                 self.url.to_string(),
-                self.user_agent.clone(),
+                self.outside.clone(),
             );
             tokio::select! {
                 () = upstream.run(&shutdown) => {}
@@ -104,19 +97,18 @@ mod tests {
     #[test]
     fn invalid_addresses_are_rejected_with_a_reason() {
         let url = |text: &str| Url::parse(text).expect("a URL");
-        let new = |feed, rest, agent: &str| Coinbase::new(url(feed), &url(rest), agent);
+        let outside = Outside::real("headwater").expect("a client");
+        let new = |feed, rest| Coinbase::new(url(feed), url(rest), outside.clone());
         let feed = "wss://feed.example";
         let rest = "https://api.example";
-        assert!(new(feed, rest, "headwater").is_ok());
-        assert!(new("ws://127.0.0.1:1", "http://127.0.0.1:2/base/", "headwater").is_ok());
+        assert!(new(feed, rest).is_ok());
+        assert!(new("ws://127.0.0.1:1", "http://127.0.0.1:2/base/").is_ok());
         let cases = [
-            (rest, rest, "a", "https://api.example/ is not a wss or ws address"),
-            (feed, "ftp://api.example", "a", "ftp://api.example/ is not a https or http address"),
-            (feed, rest, "", "\"\" is not a valid user agent"),
-            (feed, rest, "a\nb", "\"a\\nb\" is not a valid user agent"),
+            (rest, rest, "https://api.example/ is not a wss or ws address"),
+            (feed, "ftp://api.example", "ftp://api.example/ is not a https or http address"),
         ];
-        for (feed, rest, agent, expected) in cases {
-            let error = new(feed, rest, agent).err().expect("an error");
+        for (feed, rest, expected) in cases {
+            let error = new(feed, rest).err().expect("an error");
             assert_eq!(error.to_string(), expected);
         }
     }

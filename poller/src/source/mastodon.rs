@@ -20,6 +20,7 @@ use aws::{
 use domain::{
     backoff::Backoff,
     chain::Chain,
+    clock::Clock,
     source::State,
     topic::{Topic, TopicKind},
 };
@@ -66,7 +67,7 @@ use self::{
     status::Update,
     timeline::{Found, Ignored, Lookup, Outcome, Remember, ServerUpdate},
 };
-use crate::{feed::Feed, host::host_of, source::Source, wanted::Wanted};
+use crate::{feed::Feed, host::host_of, outside::Outside, source::Source, wanted::Wanted};
 
 /// First and longest wait between two attempts, before jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
@@ -94,7 +95,7 @@ pub struct Mastodon {
     topic: Option<Topic>,
     api: Api,
     has_token: bool,
-    user_agent: String,
+    clock: Clock,
     timeline: Arc<Mutex<Timeline>>,
     server: Mutex<Arc<ServerName>>,
     /// The posts that are checked, if the server is polled.
@@ -107,9 +108,6 @@ pub enum MastodonError {
     /// The URL is not one of a server.
     #[error("{0} is not the http or https URL of a server")]
     NoHost(Url),
-    /// No HTTP client can be made.
-    #[error("could not make an HTTP client")]
-    Client(#[source] reqwest::Error),
 }
 
 impl Mastodon {
@@ -117,12 +115,12 @@ impl Mastodon {
     ///
     /// # Errors
     ///
-    /// [`MastodonError`] when the URL is invalid or no HTTP client can be made.
+    /// [`MastodonError`] when the URL is invalid.
     pub fn new(
         base: Url,
         token: Option<SecretString>,
-        user_agent: &str,
         timeline: Arc<Mutex<Timeline>>,
+        outside: Outside,
     ) -> Result<Self, MastodonError> {
         if !base.has_host() || !matches!(base.scheme(), "http" | "https") {
             return Err(MastodonError::NoHost(base));
@@ -133,9 +131,9 @@ impl Mastodon {
         Ok(Self {
             topic: Topic::mastodon_server(&name),
             name,
-            api: Api::new(base, token, user_agent).map_err(MastodonError::Client)?,
+            clock: outside.clock.clone(),
+            api: Api::new(base, token, outside),
             has_token,
-            user_agent: user_agent.to_owned(),
             timeline,
             server: Mutex::new(Arc::new(server)),
             recheck: Mutex::default(),
@@ -144,7 +142,7 @@ impl Mastodon {
 
     /// Reads the server whenever one of its topics is wanted.
     async fn read(&self, feed: &Feed, shutdown: &CancellationToken) {
-        self.timeline().begin(Timestamp::now(), feed.term());
+        self.timeline().begin(self.clock.now(), feed.term());
         let started = Instant::now();
         let mut wanted = feed.wanted();
         loop {
@@ -169,7 +167,7 @@ impl Mastodon {
                 stop.cancel();
             };
             tokio::join!(
-                self.keep_reading(Out::new(events, position), &stop),
+                self.keep_reading(Out::new(events, self.clock.clone(), position), &stop),
                 self.forward(received, feed, remember),
                 self.remember(remembered, feed.control()),
                 stop_if_unwanted,
@@ -261,7 +259,7 @@ impl Mastodon {
                 if !checked && self.api.page(instance::Part::Whole, None).await?.len == 0 {
                     return Err(SessionEnd::Rejected(instance::DISABLED.to_owned()));
                 }
-                Ok(stream::session(&self.api, &url, &self.user_agent, &gap, out, stop).await)
+                Ok(stream::session(&self.api, &url, &gap, out, stop).await)
             }
             Way::Poll(part) => {
                 let is_held = |id: &str| self.timeline().is_published(&self.name, id);
@@ -301,7 +299,7 @@ impl Mastodon {
     async fn take(&self, update: Update, feed: &Feed) -> (Option<Ignored>, Option<Remember>) {
         let server = self.server.lock().clone();
         // Milliseconds are precise enough, and keep the events short.
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         let received = ServerUpdate { server, at, update };
         let wanted = feed.wanted().borrow().clone();
@@ -334,7 +332,7 @@ impl Mastodon {
         let store = |record: Remember| async move {
             let Remember { server, id, uri, topics } = record;
             let remembered = Remembered { uri: uri.to_string(), topics };
-            let expires_at = Timestamp::now() + kept;
+            let expires_at = self.clock.now() + kept;
             let stored = control.remember_status(&server, &id, &remembered, expires_at).await;
             if let Err(error) = stored {
                 warn!(error = %Chain(&error), "could not store where a status was published");

@@ -9,6 +9,7 @@ use ::functions::{
 use ::poller::{
     config::{Options as PollerOptions, Servers, Token, Tokens},
     families::families,
+    outside::Outside,
     poller::{Poller, claim},
 };
 use anyhow::{Context as _, anyhow, ensure};
@@ -123,7 +124,8 @@ impl Server {
 
         let tasks = TaskTracker::new();
         tasks.spawn(engine.delete_expired(shutdown.clone()));
-        let families = families(&poller, table_options.retention, Timestamp::now())?;
+        let outside = Outside::real(&poller.user_agent)?;
+        let families = families(&poller, table_options.retention, &outside)?;
         let (failed, failure) = watch::channel(None);
         let stop = shutdown.clone();
         tasks.spawn(async move {

@@ -5,17 +5,19 @@ use std::{borrow::Cow, ops::RangeInclusive, sync::Arc, time::Duration};
 use aws::control::Product;
 use bytes::Bytes;
 use domain::{backoff::Backoff, chain::Chain, pace::TokenBucket, topic::Topic};
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use reqwest::{
-    Client, StatusCode,
+    StatusCode, Url,
     header::{ACCEPT, HeaderMap, HeaderValue},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{self, Instant};
 use tracing::warn;
 
-use crate::source::http::{BodyError, read_body, retry_after};
+use crate::{
+    outside::{Get, GetError, Outside, Response},
+    source::http::{below, retry_after},
+};
 
 /// Longest time that a request takes.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
@@ -33,10 +35,10 @@ const ATTEMPTS: u32 = 3;
 const FILL_WITHIN: Duration = Duration::from_secs(30);
 
 /// The REST interface of the exchange. Clones share the connections and the rate limit.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Rest {
-    client: Client,
-    base: Arc<str>,
+    outside: Outside,
+    base: Url,
     pace: Arc<Mutex<TokenBucket>>,
 }
 
@@ -45,7 +47,7 @@ pub(super) struct Rest {
 pub(super) enum RestError {
     /// No response.
     #[error("no response from the exchange")]
-    NoResponse(#[source] reqwest::Error),
+    NoResponse(#[source] GetError),
     /// A response with an error status.
     #[error("the exchange answered with status {status}")]
     Status { status: StatusCode, retry_after: Option<Duration> },
@@ -117,28 +119,18 @@ struct Recovered<'a> {
 }
 
 impl Rest {
-    /// Makes the interface at `base`, which has no trailing slash.
-    ///
-    /// # Errors
-    ///
-    /// [`reqwest::Error`] when no HTTP client can be made.
-    pub(super) fn new(base: &str, user_agent: HeaderValue) -> Result<Self, reqwest::Error> {
-        let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-        let client = Client::builder()
-            .user_agent(user_agent)
-            .default_headers(accept)
-            .connect_timeout(REQUEST_WITHIN / 2)
-            .timeout(REQUEST_WITHIN)
-            .build()?;
+    /// Makes the interface at `base`.
+    pub(super) fn new(base: Url, outside: Outside) -> Self {
         // The exchange allows 10 requests a second from an address.
         let pace = TokenBucket::every(Duration::from_millis(125), 8);
-        Ok(Self { client, base: base.into(), pace: Arc::new(Mutex::new(pace)) })
+        Self { outside, base, pace: Arc::new(Mutex::new(pace)) }
     }
 
     /// Fetches all products whose id is a pair.
     pub(super) async fn products(&self) -> Result<Vec<Product>, RestError> {
-        let (_, body) = self.get(&format!("{}/products", self.base)).await?;
-        let listed: Vec<Listed<'_>> = serde_json::from_slice(&body).map_err(RestError::Format)?;
+        let response = self.get(below(&self.base, &["products"])).await?;
+        let listed: Vec<Listed<'_>> =
+            serde_json::from_slice(&response.body).map_err(RestError::Format)?;
         let pairs = listed.into_iter().filter(|it| Topic::coinbase("ticker", &it.id).is_ok());
         Ok(pairs
             .map(|it| Product {
@@ -202,8 +194,9 @@ impl Rest {
 
     /// Fetches the page of trades older than `after`.
     async fn page(&self, product: &str, after: u64) -> Result<Page, RestError> {
-        let url = format!("{}/products/{product}/trades?limit={PAGE}&after={after}", self.base);
-        let (headers, body) = self.get(&url).await?;
+        let mut url = below(&self.base, &["products", product, "trades"]);
+        url.set_query(Some(&format!("limit={PAGE}&after={after}")));
+        let Response { headers, body, .. } = self.get(url).await?;
         let trades: Vec<Trade<'_>> = serde_json::from_slice(&body).map_err(RestError::Format)?;
         let next_page = headers.get("cb-after").and_then(|id| id.to_str().ok()?.parse().ok());
         let oldest = next_page.or_else(|| trades.iter().map(|trade| trade.id).min());
@@ -212,21 +205,22 @@ impl Rest {
         Ok(Page { trades, oldest })
     }
 
-    async fn get(&self, url: &str) -> Result<(HeaderMap, Bytes), RestError> {
+    async fn get(&self, url: Url) -> Result<Response, RestError> {
         let wait = self.pace.lock().reserve(Instant::now().into_std());
         time::sleep(wait).await;
-        let mut response = self.client.get(url).send().await.map_err(RestError::NoResponse)?;
-        let status = response.status();
+        let headers =
+            HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        let request = Get { url, headers, max_bytes: MAX_BODY_BYTES, within: REQUEST_WITHIN };
+        let response = self.outside.network.get(request).await.map_err(|error| match error {
+            GetError::TooLarge => RestError::TooLarge,
+            GetError::NoResponse(_) => RestError::NoResponse(error),
+        })?;
+        let status = response.status;
         if !status.is_success() {
-            let retry_after = retry_after(response.headers(), Timestamp::now());
+            let retry_after = retry_after(&response.headers, self.outside.clock.now());
             return Err(RestError::Status { status, retry_after });
         }
-        let headers = std::mem::take(response.headers_mut());
-        let body = read_body(response, MAX_BODY_BYTES).await.map_err(|error| match error {
-            BodyError::Http(error) => RestError::NoResponse(error),
-            BodyError::TooLarge => RestError::TooLarge,
-        })?;
-        Ok((headers, body))
+        Ok(response)
     }
 }
 
@@ -273,7 +267,8 @@ mod tests {
     use super::*;
 
     fn client(base: &str) -> Rest {
-        Rest::new(base, HeaderValue::from_static("headwater/test")).expect("a client")
+        let outside = Outside::real("headwater/test").expect("a client");
+        Rest::new(base.parse().expect("a URL"), outside)
     }
 
     /// Starts an exchange that answers each request by `respond`, which gets the number of earlier

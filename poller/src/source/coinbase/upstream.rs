@@ -6,18 +6,13 @@ use bytes::Bytes;
 use domain::{backoff::Backoff, chain::Chain, source::State, topic::Topic};
 use futures_util::{FutureExt as _, Sink, SinkExt as _, Stream, StreamExt as _};
 use jiff::Timestamp;
-use reqwest::header::{HeaderValue, USER_AGENT};
 use serde::Deserialize;
 use tokio::{
-    net::TcpStream,
     sync::watch,
     task::{JoinError, JoinSet},
     time::{self, Instant, MissedTickBehavior},
 };
-use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{self, Message, client::IntoClientRequest as _, protocol::WebSocketConfig},
-};
+use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, instrument, warn};
 
@@ -25,7 +20,12 @@ use super::{
     rest::Rest,
     session::{Chore, Session, SessionError},
 };
-use crate::{feed::Feed, source::http::retry_after, wanted::Wanted};
+use crate::{
+    feed::Feed,
+    outside::{Outside, Socket},
+    source::http::retry_after,
+    wanted::Wanted,
+};
 
 #[cfg(test)]
 mod tests;
@@ -61,7 +61,7 @@ pub(super) struct Upstream {
     session: Session,
     chores: JoinSet<Done>,
     url: String,
-    user_agent: HeaderValue,
+    outside: Outside,
 }
 
 /// The result of a chore.
@@ -97,17 +97,22 @@ enum UpstreamError {
 
 impl From<tungstenite::Error> for UpstreamError {
     fn from(error: tungstenite::Error) -> Self {
-        match error {
-            tungstenite::Error::Http(answer) => Self::Rejected {
-                status: answer.status(),
-                retry_after: retry_after(answer.headers(), Timestamp::now()),
-            },
-            error => Self::Socket(error),
-        }
+        Self::Socket(error)
     }
 }
 
 impl UpstreamError {
+    /// Returns why no connection could be opened.
+    fn of_opening(error: tungstenite::Error, now: Timestamp) -> Self {
+        match error {
+            tungstenite::Error::Http(answer) => Self::Rejected {
+                status: answer.status(),
+                retry_after: retry_after(answer.headers(), now),
+            },
+            error => Self::Socket(error),
+        }
+    }
+
     /// How long the exchange asks to wait before the next attempt.
     fn retry_after(&self) -> Duration {
         match self {
@@ -129,7 +134,7 @@ impl Upstream {
         rest: Rest,
         products: watch::Receiver<Arc<HashSet<String>>>,
         url: String,
-        user_agent: HeaderValue,
+        outside: Outside,
     ) -> Self {
         Self {
             wanted: feed.wanted(),
@@ -139,7 +144,7 @@ impl Upstream {
             session: Session::new(),
             chores: JoinSet::new(),
             url,
-            user_agent,
+            outside,
         }
     }
 
@@ -196,16 +201,12 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, UpstreamError> {
-        let mut request = self.url.as_str().into_client_request()?;
-        request.headers_mut().insert(USER_AGENT, self.user_agent.clone());
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_MESSAGE_BYTES))
-            .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let connecting = Box::pin(connect_async_with_config(request, Some(config), true));
-        let connected = time::timeout(CONNECT_WITHIN, connecting).await;
-        let (socket, _) = connected.map_err(|_| UpstreamError::ConnectTimeout)??;
-        Ok(socket)
+    async fn connect(&self) -> Result<Socket, UpstreamError> {
+        let request = self.url.as_str().into_client_request()?;
+        let opening = self.outside.network.open(request, MAX_MESSAGE_BYTES);
+        let opened = time::timeout(CONNECT_WITHIN, opening).await;
+        let opened = opened.map_err(|_| UpstreamError::ConnectTimeout)?;
+        opened.map_err(|error| UpstreamError::of_opening(error, self.outside.clock.now()))
     }
 
     /// Reads a connection until it fails, or until no topic is wanted.

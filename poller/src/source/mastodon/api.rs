@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use reqwest::{Client, Response, StatusCode, header, redirect::Policy};
+use reqwest::{
+    StatusCode,
+    header::{self, HeaderValue},
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
@@ -13,7 +16,10 @@ use super::{
     instance::{Instance, Part},
     status::Status,
 };
-use crate::source::http::{self, BodyError, read_body};
+use crate::{
+    outside::{Get, GetError, Outside, Response},
+    source::http::{self, below},
+};
 
 /// Statuses on a page. Servers do not return more.
 pub(super) const PAGE: usize = 40;
@@ -28,7 +34,7 @@ const MAX_WAIT: Duration = Duration::from_mins(15);
 
 /// A server's REST interface.
 pub(super) struct Api {
-    http: Client,
+    outside: Outside,
     base: Url,
     token: Option<SecretString>,
     rate_limit: Mutex<Option<RateLimit>>,
@@ -46,7 +52,7 @@ struct RateLimit {
 pub(super) enum ApiError {
     /// The request or the response did not arrive.
     #[error("request failed")]
-    Http(#[source] reqwest::Error),
+    Http(#[source] GetError),
     /// The server answered with an error.
     #[error("server answered with status {0}")]
     Status(StatusCode),
@@ -56,6 +62,9 @@ pub(super) enum ApiError {
     /// The response is too large.
     #[error("response is larger than {MAX_BODY_BYTES} bytes")]
     TooLarge,
+    /// The token cannot be sent.
+    #[error("the token contains characters that are not allowed in a token")]
+    Token,
     /// The response is not JSON.
     #[error("response is not JSON")]
     NotJson(#[source] serde_json::Error),
@@ -73,6 +82,9 @@ impl ApiError {
             ),
             Self::Status(StatusCode::UNPROCESSABLE_ENTITY) => {
                 Some("the server shows its public timeline only to its users (422)")
+            }
+            Self::Token => {
+                Some("the token contains characters that are not allowed in a token")
             }
             Self::Status(_)
             | Self::Http(_)
@@ -96,43 +108,33 @@ pub(super) struct Page {
 
 impl Api {
     /// Makes the interface of the server at `base`.
+    pub(super) fn new(base: Url, token: Option<SecretString>, outside: Outside) -> Self {
+        Self { outside, base, token, rate_limit: Mutex::new(None) }
+    }
+
+    /// Returns the network and the time.
+    pub(super) fn outside(&self) -> &Outside {
+        &self.outside
+    }
+
+    /// Returns the header that sends the token, if there is one.
     ///
     /// # Errors
     ///
-    /// When no HTTP client can be made.
-    pub(super) fn new(
-        base: Url,
-        token: Option<SecretString>,
-        user_agent: &str,
-    ) -> Result<Self, reqwest::Error> {
-        // A redirect to another host must not get the token.
-        let policy = Policy::custom(|attempt| {
-            let from = attempt.previous().first().map(Url::origin);
-            if from == Some(attempt.url().origin()) && attempt.previous().len() <= 5 {
-                attempt.follow()
-            } else {
-                attempt.stop()
-            }
-        });
-        let http = Client::builder()
-            .user_agent(user_agent)
-            .timeout(TIMEOUT)
-            .connect_timeout(Duration::from_secs(10))
-            .redirect(policy)
-            .build()?;
-        Ok(Self { http, base, token, rate_limit: Mutex::new(None) })
-    }
-
-    /// Returns the token to stream with.
-    pub(super) fn token(&self) -> Option<&SecretString> {
-        self.token.as_ref()
+    /// [`ApiError::Token`] if the token cannot be sent in a header.
+    pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, ApiError> {
+        let Some(token) = &self.token else { return Ok(None) };
+        let value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()));
+        let mut value = value.map_err(|_| ApiError::Token)?;
+        value.set_sensitive(true);
+        Ok(Some(value))
     }
 
     /// Fetches the description of the server.
     pub(super) async fn instance(&self) -> Result<Instance, ApiError> {
-        let response = match self.json(self.url(&["api", "v2", "instance"])).await {
+        let response = match self.json(below(&self.base, &["api", "v2", "instance"])).await {
             Err(ApiError::Status(status)) if status.is_client_error() => {
-                self.json(self.url(&["api", "v1", "instance"])).await
+                self.json(below(&self.base, &["api", "v1", "instance"])).await
             }
             response => response,
         };
@@ -148,7 +150,7 @@ impl Api {
             Part::Remote => Some(("remote", "true")),
         };
         let after = after.map(|id| ("min_id", id));
-        let mut url = self.url(&["api", "v1", "timelines", "public"]);
+        let mut url = below(&self.base, &["api", "v1", "timelines", "public"]);
         let query = [Some(("limit", limit.as_str())), part, after];
         url.query_pairs_mut().extend_pairs(query.into_iter().flatten());
         self.page_at(url).await
@@ -167,7 +169,7 @@ impl Api {
 
     /// Fetches at most [`BATCH`] statuses by id. Deleted ones are missing in the result.
     pub(super) async fn statuses(&self, ids: &[String]) -> Result<Vec<Status>, ApiError> {
-        let mut url = self.url(&["api", "v1", "statuses"]);
+        let mut url = below(&self.base, &["api", "v1", "statuses"]);
         url.query_pairs_mut().extend_pairs(ids.iter().map(|id| ("id[]", id)));
         let (json, _) = self.json(url).await?;
         let Value::Array(items) = json else { return Err(ApiError::Status(StatusCode::NOT_FOUND)) };
@@ -176,7 +178,7 @@ impl Api {
 
     /// Fetches a status. Returns `None` if it is gone.
     pub(super) async fn status(&self, id: &str) -> Result<Option<Status>, ApiError> {
-        match self.json(self.url(&["api", "v1", "statuses", id])).await {
+        match self.json(below(&self.base, &["api", "v1", "statuses", id])).await {
             Ok((json, _)) => Ok(Status::new(json)),
             Err(ApiError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)) => Ok(None),
             Err(error) => Err(error),
@@ -184,47 +186,38 @@ impl Api {
     }
 
     /// Returns how long to wait before the next request to stay within the server's rate limit.
-    pub(super) fn pause(&self, now: Timestamp) -> Duration {
+    pub(super) fn pause(&self) -> Duration {
+        let now = self.outside.clock.now();
         self.rate_limit.lock().map_or(Duration::ZERO, |b| b.pause(now))
     }
 
-    fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
-        url
-    }
-
     async fn json(&self, url: Url) -> Result<(Value, Option<Url>), ApiError> {
-        let mut request = self.http.get(url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose_secret());
-        }
-        let response = request.send().await.map_err(|error| ApiError::Http(error.without_url()))?;
-        let now = Timestamp::now();
+        let authorization = self.authorization()?.map(|value| (header::AUTHORIZATION, value));
+        let headers = authorization.into_iter().collect();
+        let request = Get { url, headers, max_bytes: MAX_BODY_BYTES, within: TIMEOUT };
+        let response = self.outside.network.get(request).await.map_err(|error| match error {
+            GetError::TooLarge => ApiError::TooLarge,
+            GetError::NoResponse(_) => ApiError::Http(error),
+        })?;
+        let now = self.outside.clock.now();
         if let Some(rate_limit) = RateLimit::of(&response) {
             *self.rate_limit.lock() = Some(rate_limit);
         }
-        match response.status() {
+        match response.status {
             status if status.is_success() => {}
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 return Err(ApiError::RateLimited(retry_after(&response, now)));
             }
             status => return Err(ApiError::Status(status)),
         }
-        let newer = response.headers().get(header::LINK).and_then(|link| prev(link.to_str().ok()?));
-        let body = read_body(response, MAX_BODY_BYTES).await.map_err(|error| match error {
-            BodyError::Http(error) => ApiError::Http(error.without_url()),
-            BodyError::TooLarge => ApiError::TooLarge,
-        })?;
-        Ok((serde_json::from_slice(&body).map_err(ApiError::NotJson)?, newer))
+        let newer = response.headers.get(header::LINK).and_then(|link| prev(link.to_str().ok()?));
+        Ok((serde_json::from_slice(&response.body).map_err(ApiError::NotJson)?, newer))
     }
 }
 
 impl RateLimit {
     fn of(response: &Response) -> Option<Self> {
-        let header = |name| response.headers().get(name)?.to_str().ok();
+        let header = |name| response.headers.get(name)?.to_str().ok();
         let remaining = header("x-ratelimit-remaining")?.parse().ok()?;
         let reset = header("x-ratelimit-reset")?.parse().ok()?;
         Some(Self { remaining, reset })
@@ -239,7 +232,7 @@ impl RateLimit {
 
 /// Returns how long a server asks to wait before the next request.
 fn retry_after(response: &Response, now: Timestamp) -> Duration {
-    let asked = http::retry_after(response.headers(), now);
+    let asked = http::retry_after(&response.headers, now);
     let pause = RateLimit::of(response).map(|rate_limit| rate_limit.pause(now));
     asked.or(pause).unwrap_or(Duration::from_secs(30)).clamp(Duration::from_secs(1), MAX_WAIT)
 }

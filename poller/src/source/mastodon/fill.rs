@@ -37,7 +37,8 @@ pub(super) struct Filled {
 }
 
 /// Fetches the updates of a gap.
-pub(super) async fn run(api: &Api, part: Part, gap: &Gap, now: Timestamp) -> Filled {
+pub(super) async fn run(api: &Api, part: Part, gap: &Gap) -> Filled {
+    let now = api.outside().clock.now();
     let mut filled = Filled::default();
     for ids in gap.check.chunks(BATCH) {
         match check(api, ids).await {
@@ -97,7 +98,7 @@ async fn posts(
         if len < PAGE / 2 {
             return Ok(());
         }
-        tokio::time::sleep(api.pause(Timestamp::now())).await;
+        tokio::time::sleep(api.pause()).await;
         page = match newer {
             Some(url) => api.page_at(url).await?,
             None => api.page(part, Some(&id)).await?,

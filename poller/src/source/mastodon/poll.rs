@@ -59,7 +59,7 @@ async fn poll(
     // An error of this request ends the session. An error while the gap is filled does not.
     let mut newest = Newest::default();
     newest.add(api.page(part, None).await?);
-    let filled = fill::run(api, part, gap, Timestamp::now()).await;
+    let filled = fill::run(api, part, gap).await;
     let detail = match (part, filled.missing) {
         (Part::Whole, "") => "polled",
         (Part::Local, "") => "polled, local posts only",
@@ -68,7 +68,7 @@ async fn poll(
     };
     out.send(SessionEvent::State(State::Live, detail.to_owned())).await?;
     // The times of checks come from the same clock as the waits.
-    let wall = Timestamp::now();
+    let wall = api.outside().clock.now();
     let clock = Instant::now();
     let now = || wall + clock.elapsed();
     for update in filled.updates {
@@ -102,9 +102,9 @@ async fn poll(
         // A full page means that there is more.
         if len < PAGE || fresh == 0 {
             interval = next_interval(interval, fresh);
-            time::sleep(interval.max(api.pause(Timestamp::now()))).await;
+            time::sleep(interval.max(api.pause())).await;
         } else {
-            time::sleep(api.pause(Timestamp::now())).await;
+            time::sleep(api.pause()).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Sessions: the start, the events and the end of reading a server.
 
-use domain::source::State;
+use domain::{clock::Clock, source::State};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -87,6 +87,7 @@ impl From<ApiError> for SessionEnd {
 /// Where a session sends its events, and its position in the timeline.
 pub(super) struct Out {
     events: mpsc::Sender<SessionEvent>,
+    clock: Clock,
     /// The point up to which the timeline is known.
     pub(super) position: Option<Position>,
     /// How many updates were forwarded.
@@ -95,8 +96,12 @@ pub(super) struct Out {
 
 impl Out {
     /// Starts at the position of an earlier session.
-    pub(super) fn new(events: mpsc::Sender<SessionEvent>, position: Option<Position>) -> Self {
-        Self { events, position, forwarded: 0 }
+    pub(super) fn new(
+        events: mpsc::Sender<SessionEvent>,
+        clock: Clock,
+        position: Option<Position>,
+    ) -> Self {
+        Self { events, clock, position, forwarded: 0 }
     }
 
     /// Sends an update.
@@ -113,7 +118,7 @@ impl Out {
         self.forwarded += 1;
         // The position moves only after the update was sent.
         let id = id.or_else(|| self.position.take()?.id);
-        self.position = Some(Position { at: Timestamp::now(), id });
+        self.position = Some(Position { at: self.clock.now(), id });
         Ok(())
     }
 

@@ -5,7 +5,9 @@ use axum::{
     http::{HeaderMap, Response, StatusCode, request::Parts},
     response::IntoResponse as _,
 };
+use domain::clock::Clock;
 use futures_util::{SinkExt, StreamExt};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use simulator::script::{Io, ScriptedServer};
 use tokio::sync::mpsc;
@@ -16,6 +18,12 @@ use super::{
     api::Api,
     session::{Out, SessionEvent},
 };
+use crate::outside::Outside;
+
+/// Returns the real network and time.
+pub(super) fn outside() -> Outside {
+    Outside::real("Headwater/test (+https://example.org)").expect("a client")
+}
 
 /// The REST interface of a scripted server.
 pub(super) struct Rest {
@@ -40,8 +48,13 @@ impl Rest {
 
     /// Returns a client of the server.
     pub(super) fn api(&self) -> Api {
-        Api::new(self.base.clone(), None, "Headwater/test (+https://example.org)")
-            .expect("a client")
+        Api::new(self.base.clone(), None, outside())
+    }
+
+    /// Returns a client for which it is always `now`.
+    pub(super) fn api_at(&self, now: Timestamp) -> Api {
+        let outside = Outside { clock: Clock::new(move || now), ..outside() };
+        Api::new(self.base.clone(), None, outside)
     }
 
     /// Returns the paths and queries of all requests.
@@ -75,7 +88,7 @@ pub(super) fn status(at: jiff::Timestamp, changes: &Value) -> Value {
 /// Makes the output of a session, and the receiver of its events.
 pub(super) fn out() -> (Out, mpsc::Receiver<SessionEvent>) {
     let (said, received) = mpsc::channel(10_000);
-    (Out::new(said, None), received)
+    (Out::new(said, Clock::new(Timestamp::now), None), received)
 }
 
 /// The streaming interface of a scripted server.

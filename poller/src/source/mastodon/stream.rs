@@ -5,19 +5,11 @@ use std::{collections::VecDeque, pin::pin, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
-use tokio::{
-    net::TcpStream,
-    time::{self, Instant, MissedTickBehavior},
-};
-use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{
-        Error, Message,
-        client::IntoClientRequest,
-        http::{HeaderValue, Response, header},
-        protocol::WebSocketConfig,
-    },
+use tokio::time::{self, Instant, MissedTickBehavior};
+use tokio_tungstenite::tungstenite::{
+    Error, Message,
+    client::IntoClientRequest,
+    http::{Response, header},
 };
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -29,7 +21,7 @@ use super::{
     session::{Gap, Out, SessionEnd, SessionEvent, Unexpected},
     status::Envelope,
 };
-use crate::source::http::retry_after;
+use crate::{outside::Socket, source::http::retry_after};
 
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -46,18 +38,15 @@ const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Most events that are held until a gap is filled. Beyond it, events are forwarded at once.
 const MAX_HELD: usize = 10_000;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
 /// Reads the stream until the session ends.
 pub(super) async fn session(
     api: &Api,
     url: &Url,
-    user_agent: &str,
     gap: &Gap,
     out: &mut Out,
     shutdown: &CancellationToken,
 ) -> SessionEnd {
-    let connected = Box::pin(time::timeout(CONNECT, connect(api, url, user_agent)));
+    let connected = Box::pin(time::timeout(CONNECT, connect(api, url)));
     let mut socket = match shutdown.run_until_cancelled(connected).await {
         None => return SessionEnd::Stopped,
         Some(Err(_)) => return SessionEnd::Silent("the server did not answer"),
@@ -69,40 +58,27 @@ pub(super) async fn session(
         Err(ended) => ended,
     };
     // Sends a close frame, in case the server still reads.
-    let _ = time::timeout(Duration::from_secs(1), socket.close(None)).await;
+    let _ = time::timeout(Duration::from_secs(1), socket.close()).await;
     ended
 }
 
-async fn connect(api: &Api, url: &Url, user_agent: &str) -> Result<Socket, SessionEnd> {
+async fn connect(api: &Api, url: &Url) -> Result<Socket, SessionEnd> {
     let socket = |error| SessionEnd::Socket(Box::new(error));
     let mut request = url.as_str().into_client_request().map_err(socket)?;
-    let headers = request.headers_mut();
-    if let Ok(agent) = HeaderValue::from_str(user_agent) {
-        headers.insert(header::USER_AGENT, agent);
+    if let Some(value) = api.authorization()? {
+        request.headers_mut().insert(header::AUTHORIZATION, value);
     }
-    if let Some(token) = api.token() {
-        let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
-        else {
-            return Err(SessionEnd::Rejected(
-                "the token contains characters that are not allowed in a token".to_owned(),
-            ));
-        };
-        value.set_sensitive(true);
-        headers.insert(header::AUTHORIZATION, value);
-    }
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(MAX_MESSAGE_BYTES))
-        .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    match connect_async_with_config(request, Some(config), true).await {
-        Ok((socket, _)) => Ok(socket),
-        Err(Error::Http(response)) => Err(rejected(&response)),
+    let outside = api.outside();
+    match outside.network.open(request, MAX_MESSAGE_BYTES).await {
+        Ok(socket) => Ok(socket),
+        Err(Error::Http(response)) => Err(rejected(&response, outside.clock.now())),
         Err(error) => Err(socket(error)),
     }
 }
 
 /// Returns what an HTTP response to the upgrade means.
-fn rejected(response: &Response<Option<Vec<u8>>>) -> SessionEnd {
-    let wait = retry_after(response.headers(), Timestamp::now());
+fn rejected(response: &Response<Option<Vec<u8>>>, now: Timestamp) -> SessionEnd {
+    let wait = retry_after(response.headers(), now);
     match (response.status().as_u16(), wait) {
         (401, _) => SessionEnd::Rejected(
             "the server rejects the token: missing, revoked, not a user's, or without read:statuses (401)"
@@ -129,7 +105,7 @@ async fn listen(
     socket.send(subscribe).await.map_err(|error| SessionEnd::Socket(Box::new(error)))?;
     out.send(SessionEvent::State(State::Live, String::new())).await?;
 
-    let mut fill = pin!(fill::run(api, Part::Whole, gap, Timestamp::now()));
+    let mut fill = pin!(fill::run(api, Part::Whole, gap));
     let mut filling = true;
     let mut held = VecDeque::new();
     let mut ping = time::interval_at(Instant::now() + PING, PING);
@@ -159,7 +135,7 @@ async fn listen(
                 return Err(SessionEnd::Silent("the server stopped sending"));
             }
             () = time::sleep_until(last_event + QUIET) => {
-                if is_stale(api, Timestamp::now()).await {
+                if is_stale(api).await {
                     return Err(SessionEnd::Silent("the stream stopped, but the timeline has new posts"));
                 }
                 last_event = Instant::now();
@@ -198,7 +174,8 @@ async fn listen(
 }
 
 /// Returns whether the timeline has recent posts that did not arrive on a quiet stream.
-async fn is_stale(api: &Api, now: Timestamp) -> bool {
+async fn is_stale(api: &Api) -> bool {
+    let now = api.outside().clock.now();
     let Ok(page) = api.page(Part::Whole, None).await else { return false };
     let fresh = (now - QUIET)..(now - Duration::from_mins(1));
     page.statuses.iter().any(|status| status.created_at().is_some_and(|at| fresh.contains(&at)))

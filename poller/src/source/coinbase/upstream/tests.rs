@@ -13,7 +13,7 @@ use simulator::{
     script::{ExchangePeer, Io, ScriptedServer},
 };
 use tokio::{io::DuplexStream, task::JoinHandle};
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use super::*;
 use crate::source::coinbase::recorder::{Recorder, soon};
@@ -63,9 +63,13 @@ impl Running {
 async fn upstream(url: &str, rest_url: &str) -> (Upstream, Recorder) {
     let (feed, recorder) = Recorder::start().await;
     let (_, products) = watch::channel(Arc::default());
-    let user_agent = HeaderValue::from_static("headwater/test");
-    let rest = Rest::new(rest_url, user_agent.clone()).expect("a client");
-    (Upstream::new(feed, rest, products, url.to_owned(), user_agent), recorder)
+    let outside = outside();
+    let rest = Rest::new(rest_url.parse().expect("a URL"), outside.clone());
+    (Upstream::new(feed, rest, products, url.to_owned(), outside), recorder)
+}
+
+fn outside() -> Outside {
+    Outside::real("headwater/test").expect("a client")
 }
 
 fn trade(kind: &str, id: u64) -> Value {
@@ -355,8 +359,8 @@ async fn the_catalog_is_stored_once_it_can_be_fetched() {
         _ => Json(&listed).into_response(),
     };
     let server = ScriptedServer::start(respond).await.expect("a port");
-    let user_agent = HeaderValue::from_static("headwater/test");
-    let rest = Rest::new(&format!("http://{}", server.address()), user_agent).expect("a client");
+    let rest_url = format!("http://{}", server.address()).parse().expect("a URL");
+    let rest = Rest::new(rest_url, outside());
     let (feed, recorder) = Recorder::start().await;
     let (online, mut products) = watch::channel(Arc::default());
     let task = tokio::spawn(keep_catalog(rest, feed, online));

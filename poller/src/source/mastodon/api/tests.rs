@@ -7,7 +7,7 @@ use super::*;
 use crate::source::mastodon::{
     fixtures,
     instance::Access,
-    stand_in::{Rest, answer},
+    stand_in::{Rest, answer, outside},
 };
 
 #[tokio::test]
@@ -29,14 +29,13 @@ async fn version_1_is_requested_if_a_server_lacks_version_2() {
 #[tokio::test]
 async fn requests_have_a_user_agent_a_token_and_escaped_parameters() {
     let server = Rest::serve(|_, headers| {
-        assert_eq!(headers["user-agent"], "Headwater/1 (+https://example.org)");
+        assert_eq!(headers["user-agent"], "Headwater/test (+https://example.org)");
         assert_eq!(headers["authorization"], "Bearer secret");
         answer(200, &json!([]))
     })
     .await;
     let token = Some(SecretString::from("secret"));
-    let api = Api::new(server.base.clone(), token, "Headwater/1 (+https://example.org)")
-        .expect("a client");
+    let api = Api::new(server.base.clone(), token, outside());
     api.page(Part::Local, Some("a&b")).await.expect("a page");
     let ids = ["1".to_owned(), "2/../3".to_owned()];
     api.statuses(&ids).await.expect("statuses");

@@ -65,7 +65,7 @@ fn ids(filled: &Filled) -> Vec<String> {
 async fn a_gap_is_filled_from_a_little_before_it_oldest_first() {
     let now = now();
     let server = serve(statuses(now, 1_000, Duration::from_secs(1))).await;
-    let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_mins(3)), now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &gap(now - Duration::from_mins(3))).await;
     assert_eq!(filled.missing, "");
     let start = now - Duration::from_mins(6);
     let expected: Vec<String> =
@@ -79,7 +79,7 @@ async fn a_gap_is_filled_from_a_little_before_it_oldest_first() {
 async fn a_short_gap_of_a_quiet_server_takes_one_request() {
     let now = now();
     let server = serve(statuses(now, 100, Duration::from_mins(1))).await;
-    let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_mins(3)), now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &gap(now - Duration::from_mins(3))).await;
     assert_eq!((ids(&filled).len(), filled.missing), (7, ""));
     assert_eq!(server.asked(), ["/api/v1/timelines/public?limit=40"]);
 }
@@ -88,10 +88,10 @@ async fn a_short_gap_of_a_quiet_server_takes_one_request() {
 async fn the_first_session_starts_with_the_newest_posts_of_the_last_hour() {
     let now = now();
     let server = serve(statuses(now, 100, Duration::from_mins(5))).await;
-    let filled = run(&server.api(), Part::Whole, &Gap::default(), now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &Gap::default()).await;
     assert_eq!((ids(&filled).len(), filled.missing), (13, ""));
     let server = serve(vec![]).await;
-    let filled = run(&server.api(), Part::Whole, &Gap::default(), now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &Gap::default()).await;
     assert_eq!((ids(&filled).len(), filled.missing), (0, ""));
 }
 
@@ -99,16 +99,16 @@ async fn the_first_session_starts_with_the_newest_posts_of_the_last_hour() {
 async fn the_number_of_pages_is_bounded_and_missing_posts_are_reported() {
     let now = now();
     let server = serve(statuses(now, 4_000, Duration::from_millis(500))).await;
-    let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_mins(20)), now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &gap(now - Duration::from_mins(20))).await;
     assert_eq!(ids(&filled).len(), MAX_PAGES * PAGE);
     assert_eq!(filled.missing, "a gap had too many posts to fetch them all");
 
     let server = serve(statuses(now, 100, Duration::from_mins(1))).await;
-    let filled = run(&server.api(), Part::Whole, &gap(now - Duration::from_hours(9)), now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &gap(now - Duration::from_hours(9))).await;
     assert_eq!(filled.missing, "a gap started too long ago to be filled completely");
 
     let server = Rest::serve(|_, _| answer(500, &json!({}))).await;
-    let filled = run(&server.api(), Part::Whole, &gap(now), now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &gap(now)).await;
     assert_eq!(filled.missing, "posts of a gap could not be fetched");
 }
 
@@ -125,9 +125,9 @@ async fn without_times_in_ids_a_gap_is_filled_from_the_last_known_id() {
     let server = serve(all).await;
     let at = now - Duration::from_mins(1);
     let known = Gap { since: Some(Position { at, id: Some("01KDZ120".into()) }), check: vec![] };
-    let filled = run(&server.api(), Part::Whole, &known, now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &known).await;
     assert_eq!((ids(&filled).len(), filled.missing), (79, ""));
-    let filled = run(&server.api(), Part::Whole, &gap(at), now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &gap(at)).await;
     assert_eq!(ids(&filled).len(), 40, "the newest page");
     assert_eq!(filled.missing, "a gap cannot be filled: the server's ids contain no time");
 }
@@ -139,7 +139,7 @@ async fn a_post_that_is_missing_after_a_gap_is_deleted() {
     let there = snowflake::id(now);
     let gone = snowflake::id(now - Duration::from_mins(1));
     let check = vec![there.clone(), gone.clone()];
-    let filled = run(&server.api(), Part::Whole, &Gap { check, ..gap(now) }, now).await;
+    let filled = run(&server.api_at(now), Part::Whole, &Gap { check, ..gap(now) }).await;
     assert_eq!(ids(&filled)[..2], [format!("edit {there}"), format!("delete {gone}")]);
 }
 

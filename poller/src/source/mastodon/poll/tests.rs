@@ -6,7 +6,7 @@ use simulator::MastodonServer;
 use super::*;
 use crate::source::mastodon::{
     snowflake,
-    stand_in::{Rest, answer, out},
+    stand_in::{Rest, answer, out, outside},
 };
 
 #[test]
@@ -67,7 +67,7 @@ async fn new_posts_are_forwarded_and_deletes_are_detected() {
     let stop = CancellationToken::new();
     let listening = stop.clone();
     let base = server.url().parse().expect("a URL");
-    let api = Api::new(base, None, "Headwater/test").expect("a client");
+    let api = Api::new(base, None, outside());
     let polling = tokio::spawn(async move {
         let recheck = Mutex::default();
         session(&api, Part::Whole, &Gap::default(), &mut out, &listening, &recheck, |_| true).await

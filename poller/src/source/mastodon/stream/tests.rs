@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::source::mastodon::{
-    stand_in::{Client, Rest, Streaming, answer, out, status},
+    stand_in::{Client, Rest, Streaming, answer, out, outside, status},
     status::Update,
 };
 
@@ -32,14 +32,14 @@ async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'stati
     .await;
     let streaming = Streaming::bind().await;
     let token = Some(secrecy::SecretString::from("secret"));
-    let api = Api::new(rest.base.clone(), token, "Headwater/test").expect("a client");
+    let api = Api::new(rest.base.clone(), token, outside());
     let (mut out, mut received) = out();
     let stop = CancellationToken::new();
     let url = streaming.url.clone();
     let listening = stop.clone();
     let session = tokio::spawn(async move {
         let gap = Gap::default();
-        (session(&api, &url, "Headwater/test", &gap, &mut out, &listening).await, out)
+        (session(&api, &url, &gap, &mut out, &listening).await, out)
     });
     let (mut client, headers) = streaming.accept().await;
     assert_eq!(client.next().await, Message::text(r#"{"type":"subscribe","stream":"public"}"#));
@@ -60,7 +60,7 @@ async fn events_are_forwarded_in_order_and_other_messages_are_reported() {
         stage.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     };
     assert_eq!(header("authorization"), Some("Bearer secret"));
-    assert_eq!(header("user-agent"), Some("Headwater/test"));
+    assert_eq!(header("user-agent"), Some("Headwater/test (+https://example.org)"));
     assert_eq!(header("sec-websocket-protocol"), None, "servers would use it as the token");
 
     stage.client.send("update", &update("1").to_string()).await;
@@ -140,7 +140,7 @@ async fn rejected_upgrades_are_distinguished() {
         let stop = CancellationToken::new();
         let gap = Gap::default();
         let (ended, ()) = tokio::join!(
-            session(&api, &streaming.url, "Headwater/test", &gap, &mut out, &stop),
+            session(&api, &streaming.url, &gap, &mut out, &stop),
             streaming.refuse(status),
         );
         let kind = match ended {
@@ -172,7 +172,7 @@ async fn events_that_arrive_while_a_gap_is_filled_are_forwarded_after_it() {
     let stop = CancellationToken::new();
     let listening = stop.clone();
     let session = tokio::spawn(async move {
-        session(&api, &url, "Headwater/test", &Gap::default(), &mut out, &listening).await
+        session(&api, &url, &Gap::default(), &mut out, &listening).await
     });
     let (mut client, _) = streaming.accept().await;
     was_asked.recv().await.expect("the gap is being filled");
