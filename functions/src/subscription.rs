@@ -249,17 +249,21 @@ impl App {
         now: Timestamp,
     ) -> Result<(Position, Subscribed), StoreError> {
         let log = &self.tables.log;
-        let newest = log.newest(topic).await?;
+        let newest = log.newest_retained(topic, now).await?;
         // The last number that an expired event can have.
         let mut expired = 0;
-        let head = match (&newest, start) {
-            (Some(newest), _) => newest.entry.last(),
-            // Either no event was ever numbered, or all of them have expired.
-            (None, Start::After(seq)) => {
-                expired = self.tables.head(topic, now).await?;
-                seq.min(expired)
+        let head = if let Some(newest) = &newest {
+            newest.entry.last()
+        } else {
+            // Either no event was ever numbered, or all of them have expired. The newest may be deleted already.
+            let known = log.newest(topic).await?.map_or(0, |newest| newest.entry.last());
+            match start {
+                Start::After(seq) => {
+                    expired = self.tables.head(topic, now).await?;
+                    seq.min(expired).max(known)
+                }
+                Start::Newest | Start::AfterOther(_) | Start::Last(_) => known,
             }
-            (None, Start::Newest | Start::AfterOther(_) | Start::Last(_)) => 0,
         };
         let floor = limits.oldest(head);
         let mut reset = None;

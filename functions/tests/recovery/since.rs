@@ -43,21 +43,23 @@ enum Log {
     WithHole,
     /// Numbers 1 to 9 were given, and all events have expired and are deleted.
     Deleted,
+    /// Like `Deleted`, and 1 to 6 are not deleted yet. Expired events are deleted in any order.
+    PartlyDeleted,
 }
 
 async fn world(log: Log, history: Option<u64>) -> World {
     let world = World::with_history(history).await;
     let topic = topic();
-    if let Log::Deleted = log {
+    if let Log::Deleted | Log::PartlyDeleted = log {
         world.tables.control.reserve(&topic, 9).await.unwrap();
     }
     for first in [1, 4, 7] {
         match (log, first) {
-            (Log::Empty | Log::Deleted, _) | (Log::WithHole, 4) => {}
+            (Log::Empty | Log::Deleted, _) | (Log::WithHole, 4) | (Log::PartlyDeleted, 7) => {}
             (Log::WithLost, 4) => world.append_lost(&topic, 4, 6).await,
-            (Log::Expired, 1) => {
+            (Log::Expired, 1) | (Log::PartlyDeleted, _) => {
                 let at = Timestamp::now() - 2.hours();
-                world.append_at(&topic, 1, 3, at).await;
+                world.append_at(&topic, first, first + 2, at).await;
             }
             _ => world.append(&topic, first, first + 2).await,
         }
@@ -135,6 +137,11 @@ async fn recovered_is_true_only_if_all_later_events_follow() {
         (Log::Deleted, NO_LIMIT, 8, Named::Ours, "at 8 recovered false"),
         (Log::Deleted, NO_LIMIT, 0, Named::None, "at 0 recovered false"),
         (Log::Deleted, NO_LIMIT, 10, Named::Ours, "at 9 recovered false; gap 1-9 reset"),
+        (Log::PartlyDeleted, NO_LIMIT, 9, Named::Ours, "at 9 recovered true"),
+        (Log::PartlyDeleted, NO_LIMIT, 8, Named::Ours, "at 8 recovered false"),
+        (Log::PartlyDeleted, NO_LIMIT, 6, Named::Ours, "at 6 recovered false"),
+        (Log::PartlyDeleted, NO_LIMIT, 2, Named::Ours, "at 6 recovered false; gap 3-6 expired"),
+        (Log::PartlyDeleted, NO_LIMIT, 10, Named::Ours, "at 9 recovered false; gap 1-9 reset"),
         // Events that were never written.
         (
             Log::WithHole,
