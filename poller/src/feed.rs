@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use aws::{control::Control, error::StoreError, log::Log};
+use aws::{
+    control::Control,
+    error::StoreError,
+    log::{Log, LoggedPost},
+};
 use domain::{frame::Frame, source::State, topic::Topic};
 use tokio::sync::watch;
 
@@ -67,23 +71,21 @@ impl Feed {
         self.log.newest_frame(topic).await
     }
 
-    /// Returns whether the log has a post on a topic: itself, an edit or a delete of it.
+    /// Returns what the log has of a post on a topic. Earlier leaders cannot append it after that.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn has_post(&self, topic: &Topic, uri: &str) -> Result<bool, StoreError> {
-        let places = self.control.places(uri, topic).await?;
-        if places.is_empty() {
-            return Ok(false);
-        }
+    pub async fn post(&self, topic: &Topic, uri: &str) -> Result<Option<LoggedPost>, StoreError> {
         self.numbering.fence(topic).await?;
-        for place in places {
-            if self.log.has_post(topic, place, uri).await? {
-                return Ok(true);
+        let mut found = None;
+        for place in self.control.places(uri, topic).await? {
+            match self.log.post(topic, place, uri).await? {
+                Some(LoggedPost::Present) => return Ok(Some(LoggedPost::Present)),
+                other => found = found.or(other),
             }
         }
-        Ok(false)
+        Ok(found)
     }
 
     /// Returns the table in which a source stores its own data.

@@ -120,7 +120,7 @@ impl Numbering {
                     for Pending { topic, uri, deletes, event } in pending {
                         let uri = Arc::from(uri);
                         let role = if deletes { Role::Deleted(uri) } else { Role::Edited(uri) };
-                        self.publish(&topic, Outgoing { json: event.into(), role });
+                        self.publish(&topic, Outgoing::new(event, role));
                     }
                     return;
                 }

@@ -2,7 +2,13 @@
 
 use std::sync::Arc;
 
+use aws::{
+    control::{Control, posts::Remembered},
+    error::StoreError,
+};
 use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::OnceCell;
 
 /// An event on its way to a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +17,47 @@ pub struct Outgoing {
     pub json: Bytes,
     /// Its role in the log.
     pub role: Role,
+    /// The status that the post comes from. It is stored before the event is appended, so that a later process
+    /// knows the post when its server edits or deletes it.
+    pub status: Option<Arc<StatusRecord>>,
+}
+
+/// Which post a server's status stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StatusRecord {
+    /// Host of the server.
+    pub server: Arc<str>,
+    /// The id of the status there.
+    pub id: String,
+    /// The post, and its topics.
+    pub remembered: Remembered,
+    /// When it is forgotten.
+    pub expires_at: Timestamp,
+    is_stored: OnceCell<()>,
+}
+
+impl StatusRecord {
+    /// Makes a record that is not stored yet.
+    pub fn new(
+        server: Arc<str>,
+        id: String,
+        remembered: Remembered,
+        expires_at: Timestamp,
+    ) -> Self {
+        Self { server, id, remembered, expires_at, is_stored: OnceCell::new() }
+    }
+
+    /// Stores it, once for all events that need it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn store(&self, control: &Control) -> Result<(), StoreError> {
+        let Self { server, id, remembered, expires_at, is_stored } = self;
+        let store = || control.remember_status(server, id, remembered, *expires_at);
+        is_stored.get_or_try_init(store).await?;
+        Ok(())
+    }
 }
 
 /// The role of an event in the log.
@@ -47,8 +94,13 @@ impl Role {
 }
 
 impl Outgoing {
+    /// Makes an event that stands for no status.
+    pub fn new(json: impl Into<Bytes>, role: Role) -> Self {
+        Self { json: json.into(), role, status: None }
+    }
+
     /// Makes an ordinary event.
     pub fn plain(json: impl Into<Bytes>) -> Self {
-        Self { json: json.into(), role: Role::Plain }
+        Self::new(json, Role::Plain)
     }
 }

@@ -103,7 +103,7 @@ impl Upstream {
                 Role::Posted(uri(number).into()),
             ),
         };
-        Outgoing { json: event.to_string().into(), role }
+        Outgoing::new(event.to_string(), role)
     }
 }
 

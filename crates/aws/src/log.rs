@@ -46,6 +46,15 @@ const DELETED: &str = "post.deleted";
 /// Most attempts to replace an event while its entry is changed by others.
 const SUPERSEDE_ATTEMPTS: usize = 16;
 
+/// What the log has of a post.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoggedPost {
+    /// The post, or an edit of it.
+    Present,
+    /// The event that reports its deletion.
+    Deleted,
+}
+
 /// What an event of a post begins with.
 #[derive(Deserialize)]
 struct PostId<'a> {
@@ -336,16 +345,26 @@ impl Log {
         }
     }
 
-    /// Returns whether the log has the post `uri` at `seq`: itself, an edit or a delete of it.
+    /// Returns what the log has of the post `uri` at `seq`.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn has_post(&self, topic: &Topic, seq: u64, uri: &str) -> Result<bool, StoreError> {
-        let Some(item) = self.item_with(topic, seq).await? else { return Ok(false) };
-        let Entry::Frame(frame) = read_entry(&item)? else { return Ok(false) };
+    pub async fn post(
+        &self,
+        topic: &Topic,
+        seq: u64,
+        uri: &str,
+    ) -> Result<Option<LoggedPost>, StoreError> {
+        let Some(item) = self.item_with(topic, seq).await? else { return Ok(None) };
+        let Entry::Frame(frame) = read_entry(&item)? else { return Ok(None) };
         let event = frame.events().into_iter().find(|(number, _)| *number == seq);
-        Ok(event.is_some_and(|(_, event)| PostId::of(&event).is_some_and(|it| it.id == uri)))
+        let Some((_, event)) = event else { return Ok(None) };
+        let there = PostId::of(&event).filter(|it| it.id == uri);
+        Ok(there.map(|it| match &*it.kind {
+            DELETED => LoggedPost::Deleted,
+            _ => LoggedPost::Present,
+        }))
     }
 
     /// Replaces the post `uri` at `seq` with an edit or a delete of it. Returns whether the log had the

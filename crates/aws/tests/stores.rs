@@ -11,7 +11,7 @@ use aws::{
     clients::Clients,
     connections::ConnectionError,
     control::posts::Pending,
-    log::{AppendError, Fence},
+    log::{AppendError, Fence, LoggedPost},
     reader::ShardReader,
     tables::Tables,
 };
@@ -157,11 +157,12 @@ async fn a_post_in_the_log_can_be_superseded() {
         let read = log.read(&t, 1, 1, usize::MAX, now()).await.unwrap();
         assert_eq!(read, [frame(&t, 1, &["1", replaced, "[]", &other])]);
     }
-    assert!(log.has_post(&t, 2, "a").await.unwrap());
+    assert_eq!(log.post(&t, 2, "a").await.unwrap(), Some(LoggedPost::Deleted));
+    assert_eq!(log.post(&t, 4, "b").await.unwrap(), Some(LoggedPost::Present));
     // A place can be wrong.
     for seq in [1, 3, 4, 5] {
         assert!(!log.supersede(&t, seq, "a", &deleted).await.unwrap(), "case: {seq}");
-        assert!(!log.has_post(&t, seq, "a").await.unwrap(), "case: {seq}");
+        assert_eq!(log.post(&t, seq, "a").await.unwrap(), None, "case: {seq}");
     }
 }
 

@@ -354,7 +354,7 @@ mod tests {
     use super::*;
 
     fn event(bytes: usize, role: Role) -> Outgoing {
-        Outgoing { json: "x".repeat(bytes).into(), role }
+        Outgoing::new("x".repeat(bytes), role)
     }
 
     /// An entry: its first and last number, and the newest snapshot.

@@ -428,7 +428,7 @@ mod tests {
         let queue = Queue::new(20);
         let public = topic("mastodon/public");
         let role = |uri: &str| Role::Deleted(uri.into());
-        let delete = |uri: &str| Outgoing { json: "12345678".into(), role: role(uri) };
+        let delete = |uri: &str| Outgoing::new("12345678", role(uri));
         let spilled = |queue: &Queue| -> Vec<Role> {
             queue.take_spilled().into_iter().map(|(_, event)| event.role).collect()
         };

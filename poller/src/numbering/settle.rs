@@ -60,6 +60,9 @@ impl Settler {
         let expires_at = self.expiry();
         let writes = events.filter(|(_, event)| event.role.uri().is_some());
         let writes = writes.map(|(seq, event)| async move {
+            if let Some(status) = &event.status {
+                status.store(&self.control).await?;
+            }
             match &event.role {
                 Role::Plain | Role::Snapshot | Role::Deleted(_) => {}
                 Role::Posted(uri) | Role::Edited(uri) => {

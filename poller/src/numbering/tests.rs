@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use aws::{
     clients::{Clients, TableOptions},
+    control::posts::Remembered,
     tables::Tables,
 };
 use domain::{clock::Clock, frame::Frame};
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::leases;
+use crate::{leases, outgoing::StatusRecord};
 
 /// A poller's numbering, with its own connection to the database.
 struct Process {
@@ -76,7 +77,7 @@ impl Process {
     /// Publishes an event about the post `uri`.
     fn post(&self, kind: &str, text: &str, role: fn(Arc<str>) -> Role) {
         let event = json!({"type": kind, "id": POST, "text": text}).to_string();
-        let event = Outgoing { json: event.into(), role: role(POST.into()) };
+        let event = Outgoing::new(event, role(POST.into()));
         self.numbering.publish(&Topic::mastodon_public(), event);
     }
 
@@ -345,6 +346,31 @@ async fn numbers_that_were_reserved_and_never_used_are_no_gap() {
     next.publish(&trades(), "1");
     next.has(&trades(), 1).await;
     assert_eq!(numbers(&next.log(&trades()).await), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_is_appended_after_the_status_that_it_comes_from_is_stored() {
+    let process = Process::start(&storage()).await;
+    process.lead("mastodon", "a").await;
+    process.faults.set(|_, request| {
+        String::from_utf8_lossy(request).contains("status/a.example").then_some(Fault::LoseRequest)
+    });
+    let (topic, uri) = (Topic::mastodon_public(), POST.to_owned());
+    let remembered = Remembered { uri, topics: [topic.clone()].into() };
+    let later = Timestamp::now() + Duration::from_hours(1);
+    let status = StatusRecord::new("a.example".into(), "1".into(), remembered.clone(), later);
+    let event = json!({"type": "post", "id": POST}).to_string();
+    let event = Outgoing {
+        status: Some(Arc::new(status)),
+        ..Outgoing::new(event, Role::Posted(POST.into()))
+    };
+    process.numbering.publish(&topic, event);
+    time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(process.log(&topic).await, []);
+    process.faults.clear();
+    process.has(&topic, 1).await;
+    let stored = process.tables.control.status("a.example", "1").await.expect("read");
+    assert_eq!(stored, Some(remembered));
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,8 +14,12 @@ use std::{
 };
 
 use aws::{
-    control::{Control, posts::Remembered},
+    control::{
+        Control,
+        posts::{RecentStatus, Remembered},
+    },
     error::StoreError,
+    log::LoggedPost,
 };
 use domain::{
     backoff::Backoff,
@@ -67,10 +71,19 @@ use self::{
     status::Update,
     timeline::{Found, Ignored, Lookup, Outcome, Remember, ServerUpdate},
 };
-use crate::{feed::Feed, host::host_of, outside::Outside, source::Source, wanted::Wanted};
+use crate::{
+    feed::Feed,
+    host::host_of,
+    outgoing::{Outgoing, StatusRecord},
+    outside::Outside,
+    source::Source,
+    wanted::Wanted,
+};
 
 /// First and longest wait between two attempts, before jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// First and longest wait after the database failed. Everything that the server sends waits meanwhile.
+const DATABASE_BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// Wait after the server rejected us. A retry fails until someone changes its settings or ours.
 const REJECTED: Duration = Duration::from_mins(10);
 /// Number of failed attempts in a row after which a server counts as down.
@@ -80,7 +93,7 @@ const ATTEMPTS: u32 = 3;
 const RESUME: Duration = Duration::from_secs(15);
 /// Most posts from before a gap that are checked.
 const CHECKED: usize = 200;
-/// Longest time between the publication of these posts and the gap.
+/// Longest time between the publication of these posts and that of the last one before the gap.
 const CHECKED_SINCE: Duration = Duration::from_hours(1);
 /// Most events of a session that are pending. Beyond it, reading from the server pauses.
 const QUEUE: usize = 1024;
@@ -167,7 +180,7 @@ impl Mastodon {
                 stop.cancel();
             };
             tokio::join!(
-                self.keep_reading(Out::new(events, self.clock.clone(), position), &stop),
+                self.keep_reading(Out::new(events, self.clock.clone(), position), feed, &stop),
                 self.forward(received, feed, remember),
                 self.remember(remembered, feed.control()),
                 stop_if_unwanted,
@@ -186,19 +199,32 @@ impl Mastodon {
 
     /// Returns the position up to which an earlier process published this server's posts.
     async fn last_published(&self, feed: &Feed) -> Option<Position> {
-        for topic in self.topic.iter().chain([&Topic::mastodon_public()]) {
-            match feed.newest(topic).await {
-                Ok(Some(frame)) => return Some(Position { at: frame.at(), id: None }),
-                Ok(None) => {}
+        let statuses = self.newest_statuses(feed).await;
+        let (id, at) = statuses.into_iter().max_by_key(|(_, at)| *at)?;
+        Some(Position { at, id: Some(id) })
+    }
+
+    /// Returns the newest statuses of this server that were published by any process, and when. Retries until
+    /// the database responds: otherwise, deletes that nobody has received would be forgotten.
+    async fn newest_statuses(&self, feed: &Feed) -> Vec<(String, Timestamp)> {
+        let kept = self.timeline().remembered_for();
+        let mut backoff = Backoff::new(DATABASE_BACKOFF.0, DATABASE_BACKOFF.1);
+        loop {
+            match feed.control().newest_statuses(&self.name, CHECKED).await {
+                Ok(statuses) => {
+                    let at = |status: RecentStatus| (status.id, status.expires_at - kept);
+                    return statuses.into_iter().map(at).collect();
+                }
                 Err(error) => {
-                    warn!(error = %Chain(&error), "could not read the log; missed posts may not be fetched");
+                    warn!(error = %Chain(&error), "could not read which posts were published; retrying");
+                    let delay = backoff.next_delay();
+                    time::sleep(delay).await;
                 }
             }
         }
-        None
     }
 
-    async fn keep_reading(&self, mut out: Out, stop: &CancellationToken) {
+    async fn keep_reading(&self, mut out: Out, feed: &Feed, stop: &CancellationToken) {
         if out.send(SessionEvent::State(State::Connecting, String::new())).await.is_err() {
             return;
         }
@@ -206,7 +232,7 @@ impl Mastodon {
         let mut useless = 0;
         while !stop.is_cancelled() {
             let before = out.forwarded;
-            let ended = match self.session(&mut out, stop).await {
+            let ended = match self.session(&mut out, feed, stop).await {
                 Ok(ended) | Err(ended) => ended,
             };
             // A connection is not enough: a server that only accepts it must not reset the backoff.
@@ -243,16 +269,27 @@ impl Mastodon {
     async fn session(
         &self,
         out: &mut Out,
+        feed: &Feed,
         stop: &CancellationToken,
     ) -> Result<SessionEnd, SessionEnd> {
         let instance =
             stop.run_until_cancelled(self.api.instance()).await.ok_or(SessionEnd::Stopped)??;
         let host: Arc<str> = self.name.as_str().into();
         *self.server.lock() = Arc::new(ServerName { host, domain: instance.domain.clone() });
-        let check = out.position.as_ref().map(|position| {
-            self.timeline().recent(&self.name, position.at - CHECKED_SINCE, CHECKED)
-        });
-        let gap = Gap { since: out.position.clone(), check: check.unwrap_or_default() };
+        // Nobody has received the edits and deletes since the last session, which can be that of another process.
+        let reading = stop.run_until_cancelled(self.newest_statuses(feed));
+        let statuses = reading.await.ok_or(SessionEnd::Stopped)?;
+        let newest = statuses.iter().map(|(_, at)| *at).max();
+        let recent = |at: &Timestamp| newest.is_some_and(|newest| *at >= newest - CHECKED_SINCE);
+        let statuses = statuses.into_iter().filter(|(_, at)| recent(at)).map(|(id, _)| id);
+        let mut check: Vec<String> = Vec::new();
+        for id in out.recent.iter().cloned().chain(statuses) {
+            if !check.contains(&id) {
+                check.push(id);
+            }
+        }
+        check.truncate(CHECKED);
+        let gap = Gap { since: out.position.clone(), check };
         match instance.way(self.has_token) {
             Way::Stream { url, checked } => {
                 // An administrator can allow an account to read a feed that is disabled for others.
@@ -274,7 +311,7 @@ impl Mastodon {
         &self,
         mut events: mpsc::Receiver<SessionEvent>,
         feed: &Feed,
-        remember: mpsc::Sender<Remember>,
+        remember: mpsc::Sender<Arc<StatusRecord>>,
     ) {
         let mut tally = Tally::default();
         while let Some(event) = events.recv().await {
@@ -296,19 +333,31 @@ impl Mastodon {
         }
     }
 
-    async fn take(&self, update: Update, feed: &Feed) -> (Option<Ignored>, Option<Remember>) {
+    async fn take(
+        &self,
+        update: Update,
+        feed: &Feed,
+    ) -> (Option<Ignored>, Option<Arc<StatusRecord>>) {
         let server = self.server.lock().clone();
         // Milliseconds are precise enough, and keep the events short.
         let now = self.clock.now();
         let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         let received = ServerUpdate { server, at, update };
         let wanted = feed.wanted().borrow().clone();
+        let expires_at = now + self.timeline().remembered_for();
+        let record = |remember: Remember| {
+            let Remember { server, id, uri, topics } = remember;
+            let remembered = Remembered { uri: uri.to_string(), topics };
+            Arc::new(StatusRecord::new(server, id, remembered, expires_at))
+        };
         // Publishes under the lock, so that other updates of the same post are published later.
         let publish = |effects: timeline::Effects| {
+            let record = effects.remember.map(record);
             for (topic, outgoing) in effects.publish {
+                let outgoing = Outgoing { status: record.clone(), ..outgoing };
                 feed.publish(&topic, outgoing);
             }
-            (effects.ignored, effects.remember)
+            (effects.ignored, record)
         };
         let lookup = {
             let mut timeline = self.timeline();
@@ -323,19 +372,18 @@ impl Mastodon {
         publish(effects)
     }
 
-    /// Stores where statuses were published, so that a later process can delete and edit them.
-    async fn remember(&self, records: mpsc::Receiver<Remember>, control: &Control) {
-        let kept = self.timeline().remembered_for();
+    /// Stores where statuses were published, so that a later process can delete and edit them. For a post that
+    /// another server has published, nobody else does.
+    async fn remember(&self, records: mpsc::Receiver<Arc<StatusRecord>>, control: &Control) {
         let records = unfold(records, |mut records| async {
             records.recv().await.map(|record| (record, records))
         });
-        let store = |record: Remember| async move {
-            let Remember { server, id, uri, topics } = record;
-            let remembered = Remembered { uri: uri.to_string(), topics };
-            let expires_at = self.clock.now() + kept;
-            let stored = control.remember_status(&server, &id, &remembered, expires_at).await;
-            if let Err(error) = stored {
-                warn!(error = %Chain(&error), "could not store where a status was published");
+        let store = |record: Arc<StatusRecord>| async move {
+            let mut backoff = Backoff::new(DATABASE_BACKOFF.0, DATABASE_BACKOFF.1);
+            while let Err(error) = record.store(control).await {
+                warn!(error = %Chain(&error), "could not store where a status was published; retrying");
+                let delay = backoff.next_delay();
+                time::sleep(delay).await;
             }
         };
         records.for_each_concurrent(WRITES, store).await;
@@ -383,7 +431,7 @@ impl Tally {
 /// Looks up a post that an earlier process, or this one in an earlier term, may have published. Retries
 /// while the database fails: otherwise a post could be published twice, and a delete forgotten.
 async fn look_up(feed: &Feed, lookup: Lookup, update: &Update) -> Found {
-    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+    let mut backoff = Backoff::new(DATABASE_BACKOFF.0, DATABASE_BACKOFF.1);
     loop {
         match try_look_up(feed, &lookup, update).await {
             Ok(found) => return found,
@@ -407,12 +455,18 @@ async fn try_look_up(feed: &Feed, lookup: &Lookup, update: &Update) -> Result<Fo
     }
     let Some(uri) = &found.uri else { return Ok(found) };
     match update {
-        // A delete of a post that the log does not have is harmless.
-        Update::Delete(_) => found.topics = candidates,
+        // The server is asked again for posts that are gone, and there is nothing more to delete.
+        Update::Delete(_) => {
+            for topic in candidates {
+                if feed.post(&topic, uri).await? == Some(LoggedPost::Present) {
+                    found.topics.insert(topic);
+                }
+            }
+        }
         // Where a post was published is stored before it is appended, so only the log is certain.
         Update::Post(_) | Update::Edit(_) => {
             for topic in candidates {
-                if feed.has_post(&topic, uri).await? {
+                if feed.post(&topic, uri).await?.is_some() {
                     found.topics.insert(topic);
                 }
             }

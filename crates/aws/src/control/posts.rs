@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Control, key, value_item};
 use crate::{
     error::StoreError,
-    item::{if_met, number, text},
+    item::{Attributes, if_met, number, text},
 };
 
 /// The post that a status of a server stands for, and its topics.
@@ -21,6 +21,25 @@ pub struct Remembered {
     pub uri: String,
     /// The topics it was published on.
     pub topics: BTreeSet<Topic>,
+}
+
+/// A status of a server that stands for a post.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecentStatus {
+    /// The server's id of the status.
+    pub id: String,
+    /// When it is forgotten.
+    pub expires_at: Timestamp,
+}
+
+impl RecentStatus {
+    fn read(item: &Attributes) -> Option<Self> {
+        let expires_at = item.get("expires_at")?.as_n().ok()?.parse().ok()?;
+        Some(Self {
+            id: item.get("sk")?.as_s().ok()?.clone(),
+            expires_at: Timestamp::from_second(expires_at).ok()?,
+        })
+    }
 }
 
 /// An edit or a delete of a post on a topic that the log still needs.
@@ -165,6 +184,35 @@ impl Control {
         expires_at: Timestamp,
     ) -> Result<(), StoreError> {
         self.put(&status_key(server), id, remembered, Some(expires_at)).await
+    }
+
+    /// Returns the newest statuses of a server, newest first: at most `limit`. Their order is that of their ids
+    /// as texts.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn newest_statuses(
+        &self,
+        server: &str,
+        limit: usize,
+    ) -> Result<Vec<RecentStatus>, StoreError> {
+        let page = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", text(status_key(server)))
+            .consistent_read(true)
+            .scan_index_forward(false)
+            .limit(i32::try_from(limit).unwrap_or(i32::MAX))
+            .send()
+            .await
+            .map_err(|error| StoreError::from_sdk("Query", error))?;
+        let statuses = page.items().iter().map(RecentStatus::read);
+        statuses
+            .collect::<Option<_>>()
+            .ok_or_else(|| StoreError::corrupt("control", "not a status"))
     }
 
     /// Returns which post a server's status stands for, and its topics.

@@ -271,7 +271,7 @@ impl Session {
                 // Too large to forward, so a snapshot of the resulting book replaces it.
                 Updated::Applied => {
                     if let Some(json) = product.level2.snapshot(id, now) {
-                        publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
+                        publish(&product.level2_topic, Outgoing::new(json, Role::Snapshot));
                     }
                 }
                 Updated::NoBook => {}
@@ -312,7 +312,7 @@ impl Session {
                 if product.wants(Channel::Level2) {
                     if product.level2.start(&self.levels, time, now) {
                         if let Some(json) = product.level2.snapshot(id, now) {
-                            publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
+                            publish(&product.level2_topic, Outgoing::new(json, Role::Snapshot));
                         }
                     } else {
                         warn!(
@@ -361,7 +361,7 @@ impl Session {
                 self.chores.push(Chore::Fill { product: Arc::clone(id), ids: hole.ids });
             }
             if let Some(json) = product.level2.due_snapshot(id, now) {
-                publish(&product.level2_topic, Outgoing { json, role: Role::Snapshot });
+                publish(&product.level2_topic, Outgoing::new(json, Role::Snapshot));
             }
             let was_asked = self.subscriptions.has_asked(id, Channel::Level2);
             if was_asked && product.wants(Channel::Level2) && product.level2.is_idle() {

@@ -28,7 +28,7 @@ pub(super) const BATCH: usize = 20;
 /// Largest response, in bytes.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 /// Longest time for a request.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait that a server can ask for. A longer one is shortened to this.
 const MAX_WAIT: Duration = Duration::from_mins(15);
 
@@ -83,9 +83,7 @@ impl ApiError {
             Self::Status(StatusCode::UNPROCESSABLE_ENTITY) => {
                 Some("the server shows its public timeline only to its users (422)")
             }
-            Self::Token => {
-                Some("the token contains characters that are not allowed in a token")
-            }
+            Self::Token => Some("the token contains characters that are not allowed in a token"),
             Self::Status(_)
             | Self::Http(_)
             | Self::RateLimited(_)

@@ -27,6 +27,9 @@ const OVERLAP: (Duration, Duration) = (Duration::from_mins(2), Duration::from_mi
 /// Most statuses that are requested one by one, if a server does not support requests for several.
 const MAX_SINGLE: usize = 5;
 
+/// First and longest wait before a gap is filled again, because a request failed.
+pub(super) const REFILL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+
 /// The updates of a gap.
 #[derive(Debug, Default)]
 pub(super) struct Filled {
@@ -34,6 +37,16 @@ pub(super) struct Filled {
     pub(super) updates: Vec<Update>,
     /// Why updates may be missing. Empty if all were fetched.
     pub(super) missing: &'static str,
+    /// Whether a request failed that may succeed later.
+    pub(super) is_to_be_repeated: bool,
+}
+
+impl Filled {
+    /// Notes that a request failed.
+    fn fail(&mut self, error: &ApiError, missing: &'static str) {
+        self.missing = missing;
+        self.is_to_be_repeated |= error.permanent_reason().is_none();
+    }
 }
 
 /// Fetches the updates of a gap.
@@ -43,12 +56,15 @@ pub(super) async fn run(api: &Api, part: Part, gap: &Gap) -> Filled {
     for ids in gap.check.chunks(BATCH) {
         match check(api, ids).await {
             Ok(updates) => filled.updates.extend(updates),
-            Err(_) => filled.missing = "deletes and edits during a gap could not be checked",
+            Err(error) => {
+                warn!(error = %Chain(&error), "could not check the posts before a gap");
+                filled.fail(&error, "deletes and edits during a gap could not be checked");
+            }
         }
     }
     if let Err(error) = posts(api, part, gap, now, &mut filled).await {
         warn!(error = %Chain(&error), "could not fetch the posts of a gap");
-        filled.missing = "posts of a gap could not be fetched";
+        filled.fail(&error, "posts of a gap could not be fetched");
     }
     filled
 }

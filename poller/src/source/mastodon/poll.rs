@@ -3,7 +3,7 @@
 //! This needs no token if a server shows its timeline to everyone. A timeline does not report edits
 //! and deletes, so the posts of the last hours are requested again, which finds them within minutes.
 
-use domain::source::State;
+use domain::{backoff::Backoff, source::State};
 use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     api::{Api, PAGE, Page},
-    fill,
+    fill::{self, Filled, REFILL},
     instance::Part,
     recheck::Recheck,
     session::{Gap, Out, SessionEnd, SessionEvent},
@@ -59,20 +59,23 @@ async fn poll(
     // An error of this request ends the session. An error while the gap is filled does not.
     let mut newest = Newest::default();
     newest.add(api.page(part, None).await?);
-    let filled = fill::run(api, part, gap).await;
-    let detail = match (part, filled.missing) {
-        (Part::Whole, "") => "polled",
-        (Part::Local, "") => "polled, local posts only",
-        (Part::Remote, "") => "polled, without its local posts",
-        (_, missing) => missing,
-    };
-    out.send(SessionEvent::State(State::Live, detail.to_owned())).await?;
+    let mut filled = fill::run(api, part, gap).await;
+    let mut refill = Backoff::new(REFILL.0, REFILL.1);
+    let mut next_fill = Instant::now() + refill.next_delay();
+    out.send(state(part, &filled)).await?;
     // The times of checks come from the same clock as the waits.
     let wall = api.outside().clock.now();
     let clock = Instant::now();
     let now = || wall + clock.elapsed();
-    for update in filled.updates {
+    for update in std::mem::take(&mut filled.updates) {
         pass(update, out, recheck, now()).await?;
+    }
+
+    if recheck.lock().is_empty() {
+        // Another process has published these.
+        for id in &gap.check {
+            recheck.lock().add(id.clone(), now());
+        }
     }
 
     let mut interval = FIRST_INTERVAL;
@@ -84,6 +87,14 @@ async fn poll(
         let fresh = statuses.len();
         for status in statuses {
             pass(Update::Post(status), out, recheck, now()).await?;
+        }
+        if filled.is_to_be_repeated && next_fill <= Instant::now() {
+            filled = fill::run(api, part, gap).await;
+            next_fill = Instant::now() + refill.next_delay();
+            out.send(state(part, &filled)).await?;
+            for update in std::mem::take(&mut filled.updates) {
+                pass(update, out, recheck, now()).await?;
+            }
         }
         if next_check <= Instant::now() {
             next_check = Instant::now() + CHECK;
@@ -107,6 +118,17 @@ async fn poll(
             time::sleep(api.pause()).await;
         }
     }
+}
+
+/// Returns the state of a source that is polled.
+fn state(part: Part, filled: &Filled) -> SessionEvent {
+    let detail = match (part, filled.missing) {
+        (Part::Whole, "") => "polled",
+        (Part::Local, "") => "polled, local posts only",
+        (Part::Remote, "") => "polled, without its local posts",
+        (_, missing) => missing,
+    };
+    SessionEvent::State(State::Live, detail.to_owned())
 }
 
 async fn pass(

@@ -42,6 +42,11 @@ impl Recheck {
         self.insert(id, 0, now);
     }
 
+    /// Returns whether no post will be checked.
+    pub(super) fn is_empty(&self) -> bool {
+        self.due.is_empty()
+    }
+
     /// Returns the posts that are due, at most as many as fit into one request. They are checked again
     /// soon, unless [`Self::checked`] reports a result.
     pub(super) fn take(&mut self, now: Timestamp, is_held: impl Fn(&str) -> bool) -> Vec<Due> {

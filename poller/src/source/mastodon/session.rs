@@ -1,12 +1,12 @@
 //! Sessions: the start, the events and the end of reading a server.
 
 use domain::{clock::Clock, source::State};
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{api::ApiError, status::Update};
+use super::{CHECKED, api::ApiError, status::Update};
 
 /// An event of a session. Events are sent in the order in which they happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +46,28 @@ pub(super) struct Gap {
     pub(super) since: Option<Position>,
     /// Earlier statuses that may have been edited or deleted during the gap.
     pub(super) check: Vec<String>,
+}
+
+impl Gap {
+    /// Returns the gap after these updates have been fetched. Their posts may have been deleted since.
+    pub(super) fn with(self, filled: &[Update]) -> Self {
+        let posts = filled.iter().rev().filter_map(|update| match update {
+            Update::Post(status) => Some(status.id().into_owned()),
+            Update::Edit(_) | Update::Delete(_) => None,
+        });
+        let mut check: Vec<String> = posts.collect();
+        check.extend(self.check.into_iter().filter(|id| !check.contains(id)).collect::<Vec<_>>());
+        check.truncate(CHECKED);
+        Self { check, ..self }
+    }
+
+    /// Returns what may be missing until the stream has begun, when the gap is filled and the subscription was
+    /// requested at this time.
+    pub(super) fn until_streamed(self, requested_at: Timestamp) -> Self {
+        let known = self.since.and_then(|position| position.id);
+        let id = self.check.first().cloned().or(known);
+        Self { since: Some(Position { at: requested_at, id }), check: self.check }
+    }
 }
 
 /// Why a session ended.
@@ -92,6 +114,8 @@ pub(super) struct Out {
     pub(super) position: Option<Position>,
     /// How many updates were forwarded.
     pub(super) forwarded: u64,
+    /// The ids of the last posts that were forwarded, newest first. They may not be published yet.
+    pub(super) recent: VecDeque<String>,
 }
 
 impl Out {
@@ -101,7 +125,7 @@ impl Out {
         clock: Clock,
         position: Option<Position>,
     ) -> Self {
-        Self { events, clock, position, forwarded: 0 }
+        Self { events, clock, position, forwarded: 0, recent: VecDeque::new() }
     }
 
     /// Sends an update.
@@ -116,6 +140,10 @@ impl Out {
         };
         self.send(SessionEvent::Update(update)).await?;
         self.forwarded += 1;
+        if let Some(id) = &id {
+            self.recent.push_front(id.clone());
+            self.recent.truncate(CHECKED);
+        }
         // The position moves only after the update was sent.
         let id = id.or_else(|| self.position.take()?.id);
         self.position = Some(Position { at: self.clock.now(), id });

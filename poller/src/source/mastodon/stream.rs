@@ -1,7 +1,7 @@
 //! A session over the streaming interface: one socket, subscribed to the public timeline.
 
-use domain::source::State;
-use std::{collections::VecDeque, pin::pin, time::Duration};
+use domain::{backoff::Backoff, source::State};
+use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use url::Url;
 
 use super::{
     api::Api,
-    fill,
+    fill::{self, Filled, REFILL},
     instance::Part,
     session::{Gap, Out, SessionEnd, SessionEvent, Unexpected},
     status::Envelope,
@@ -35,6 +35,8 @@ const PING: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_mins(10);
 /// Largest message, in bytes. The largest known ones have a few hundred KB.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Longest time for which events are held until a gap is filled.
+const HOLD: Duration = Duration::from_secs(5);
 /// Most events that are held until a gap is filled. Beyond it, events are forwarded at once.
 const MAX_HELD: usize = 10_000;
 
@@ -105,26 +107,56 @@ async fn listen(
     socket.send(subscribe).await.map_err(|error| SessionEnd::Socket(Box::new(error)))?;
     out.send(SessionEvent::State(State::Live, String::new())).await?;
 
-    let mut fill = pin!(fill::run(api, Part::Whole, gap));
+    let mut backoff = Backoff::new(REFILL.0, REFILL.1);
+    let mut fill = Box::pin(fill_after(Duration::ZERO, api, gap.clone()));
     let mut filling = true;
+    let mut reported = "";
+    // The server does not confirm a subscription. What comes before the first event may not be streamed, so it
+    // is fetched after that.
+    let subscribed_at = api.outside().clock.now();
+    let mut has_event = false;
+    let mut unconfirmed = None;
+    let mut is_confirmed = false;
+    // New posts wait for those of the gap, but not for long.
+    let mut holding = true;
+    let hold_until = Instant::now() + HOLD;
     let mut held = VecDeque::new();
     let mut ping = time::interval_at(Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_frame = Instant::now();
     let mut last_event = Instant::now();
     loop {
+        if has_event && let Some(gap) = unconfirmed.take() {
+            is_confirmed = true;
+            filling = true;
+            fill = Box::pin(fill_after(Duration::ZERO, api, gap));
+        }
         tokio::select! {
             () = shutdown.cancelled() => return Err(SessionEnd::Stopped),
-            filled = &mut fill, if filling => {
-                filling = false;
+            (gap, filled) = &mut fill, if filling => {
+                filling = filled.is_to_be_repeated;
+                holding = false;
+                let gap = gap.with(&filled.updates);
+                if filling {
+                    fill = Box::pin(fill_after(backoff.next_delay(), api, gap));
+                } else if !is_confirmed {
+                    unconfirmed = Some(gap.until_streamed(subscribed_at));
+                }
                 for update in filled.updates {
                     out.forward(update).await?;
                 }
                 for update in held.drain(..) {
                     out.forward(update).await?;
                 }
-                if !filled.missing.is_empty() {
-                    out.send(SessionEvent::State(State::Live, filled.missing.to_owned())).await?;
+                if filled.missing != reported {
+                    reported = filled.missing;
+                    out.send(SessionEvent::State(State::Live, reported.to_owned())).await?;
+                }
+            }
+            () = time::sleep_until(hold_until), if holding => {
+                holding = false;
+                for update in held.drain(..) {
+                    out.forward(update).await?;
                 }
             }
             _ = ping.tick() => {
@@ -151,7 +183,8 @@ async fn listen(
                 match Envelope::parse(text.as_str()) {
                     Envelope::Update(update) => {
                         last_event = Instant::now();
-                        if filling && held.len() < MAX_HELD {
+                        has_event = true;
+                        if holding && held.len() < MAX_HELD {
                             held.push_back(update);
                         } else {
                             out.forward(update).await?;
@@ -171,6 +204,13 @@ async fn listen(
             }
         }
     }
+}
+
+/// Fetches the updates of a gap after a delay. Returns the gap, too.
+async fn fill_after(delay: Duration, api: &Api, gap: Gap) -> (Gap, Filled) {
+    time::sleep(delay).await;
+    let filled = fill::run(api, Part::Whole, &gap).await;
+    (gap, filled)
 }
 
 /// Returns whether the timeline has recent posts that did not arrive on a quiet stream.

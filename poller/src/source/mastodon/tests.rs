@@ -13,6 +13,7 @@ use super::*;
 use crate::{
     leadership::Leadership,
     numbering::{Numbering, Options},
+    outgoing::Role,
     states::States,
 };
 
@@ -59,6 +60,13 @@ fn a_server_is_read_only_for_topics_that_can_have_its_posts() {
 
 /// A feed that leads, and its database.
 async fn feed() -> (Feed, Tables, Faults) {
+    let (_, wanted) = watch::channel(Arc::default());
+    let (feed, tables, faults, _) = feed_of(wanted).await;
+    (feed, tables, faults)
+}
+
+/// The same with these wanted topics, and with what is published.
+async fn feed_of(wanted: watch::Receiver<Arc<Wanted>>) -> (Feed, Tables, Faults, Numbering) {
     let faults = Faults::default();
     let engine = Engine::inline(Storage::open(None).expect("a database"));
     let options =
@@ -76,8 +84,48 @@ async fn feed() -> (Feed, Tables, Faults) {
     let numbering =
         Numbering::new(log.clone(), control.clone(), leadership, clock.clone(), options);
     let states = States::new(Provenance::Live, control.clone(), numbering.clone(), clock);
-    let (_, wanted) = watch::channel(Arc::default());
-    (Feed::new("a.example", 1, wanted, numbering, states, log, control), tables, faults)
+    let feed = Feed::new("a.example", 1, wanted, numbering.clone(), states, log, control);
+    (feed, tables, faults, numbering)
+}
+
+#[tokio::test]
+async fn a_post_that_was_deleted_while_no_process_read_its_server_is_deleted() {
+    let topic = Topic::mastodon_public();
+    let (_want, wanted) = watch::channel(Arc::new(Wanted::from([topic.clone()])));
+    let (feed, tables, _, numbering) = feed_of(wanted).await;
+    let rest = stand_in::Rest::serve(|path, _| match path {
+        "/api/v1/statuses/1" => stand_in::answer(404, &json!({"error": "Record not found"})),
+        "/api/v2/instance" => stand_in::answer(200, &json!({"domain": "a.example"})),
+        _ => stand_in::answer(200, &json!([])),
+    })
+    .await;
+    let server = server(rest.base.as_str()).expect("a source");
+    // An earlier process has published this.
+    let (uri, now) = ("https://origin.example/1", Timestamp::now());
+    let later = now + Duration::from_hours(1);
+    let remembered = Remembered { uri: uri.to_owned(), topics: [topic.clone()].into() };
+    let control = &tables.control;
+    control.remember_status(server.name(), "1", &remembered, later).await.expect("stored");
+    control.place(uri, &topic, 1, later).await.expect("stored");
+    let event = json!({"type": "post", "id": uri}).to_string();
+    let entry = Entry::Frame(Frame::new(topic.clone(), 1, now, &[event]));
+    tables.log.append(&entry, None, now).await.expect("appended");
+
+    let stop = CancellationToken::new();
+    let reading = server.run(feed, stop.clone());
+    let deleting = async {
+        loop {
+            let published = numbering.take_pending().await;
+            if let Some((_, event)) = published.into_iter().find(|(of, _)| *of == topic) {
+                return event.role;
+            }
+        }
+    };
+    let deleted = tokio::select! {
+        () = reading => unreachable!("it reads until it is stopped"),
+        deleted = deleting => deleted,
+    };
+    assert_eq!(deleted, Role::Deleted(uri.into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,8 +162,12 @@ async fn a_post_counts_as_published_if_the_log_has_it() {
         (failures > 0).then_some(Fault::LoseRequest)
     });
     let found = look_up(&feed, lookup.clone(), &post).await;
-    assert_eq!(found, Found { uri: Some(uri.into()), topics: [appended].into() });
-    // A delete goes everywhere, because the append could still be on its way.
-    let found = look_up(&feed, lookup, &Update::Delete("1".to_owned())).await;
-    assert_eq!(found.topics, topics);
+    assert_eq!(found, Found { uri: Some(uri.into()), topics: [appended.clone()].into() });
+    let delete = Update::Delete("1".to_owned());
+    let found = look_up(&feed, lookup.clone(), &delete).await;
+    assert_eq!(found.topics, [appended.clone()].into());
+    let deleted = json!({"type": "post.deleted", "id": uri}).to_string();
+    tables.log.supersede(&appended, 1, uri, &deleted.into()).await.expect("replaced");
+    let found = look_up(&feed, lookup, &delete).await;
+    assert_eq!(found.topics, [].into(), "it is deleted already");
 }

@@ -223,19 +223,6 @@ impl Timeline {
         uri.and_then(|uri| self.posts.peek(uri)).is_some_and(|held| !held.deleted)
     }
 
-    /// Returns the ids of a server's posts that were published since a time, newest first.
-    pub fn recent(&self, server: &str, since: Timestamp, limit: usize) -> Vec<String> {
-        let seen = |uri| self.posts.peek(uri).filter(|held: &&Held| held.seen >= since);
-        self.ids
-            .iter()
-            .filter(|((host, _), _)| **host == *server)
-            .map_while(|((_, id), uri)| Some((id, seen(uri)?)))
-            .filter(|(_, held)| !held.deleted)
-            .map(|(id, _)| id.to_string())
-            .take(limit)
-            .collect()
-    }
-
     fn handle(
         &mut self,
         received: &ServerUpdate,
@@ -285,9 +272,9 @@ impl Timeline {
             let json = size::fit(PostEvent::Post(Box::new(post)));
             let role = Role::Posted(uri.clone());
             effects.publish.extend(
-                fresh.iter().map(|topic| {
-                    (topic.clone(), Outgoing { json: json.clone(), role: role.clone() })
-                }),
+                fresh
+                    .iter()
+                    .map(|topic| (topic.clone(), Outgoing::new(json.clone(), role.clone()))),
             );
             if let Some(held) = self.posts.peek_mut(&uri) {
                 held.topics.extend(fresh.iter().cloned());
@@ -386,8 +373,7 @@ impl Timeline {
         let post = normalize::post(status, &received.server, received.at);
         let json = size::fit(PostEvent::PostEdited(Box::new(post)));
         let role = Role::Edited(status.uri().into());
-        let event =
-            |topic: &Topic| (topic.clone(), Outgoing { json: json.clone(), role: role.clone() });
+        let event = |topic: &Topic| (topic.clone(), Outgoing::new(json.clone(), role.clone()));
         Effects { publish: held.topics.iter().map(event).collect(), ..Effects::default() }
     }
 
@@ -411,8 +397,7 @@ impl Timeline {
             server: received.server.host.to_string(),
             at: received.at,
         }));
-        let event =
-            |topic| (topic, Outgoing { json: json.clone(), role: Role::Deleted(uri.clone()) });
+        let event = |topic| (topic, Outgoing::new(json.clone(), Role::Deleted(uri.clone())));
         Effects { publish: topics.into_iter().map(event).collect(), ..Effects::default() }
     }
 

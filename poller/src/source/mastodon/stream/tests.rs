@@ -1,5 +1,6 @@
 //! Streaming, with servers that a test controls.
 
+use axum::{body::Body, http::Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -11,6 +12,7 @@ use crate::source::mastodon::{
 
 /// A server with one post on its timeline, and a session that has received it.
 struct Stage {
+    _rest: Rest,
     client: Client,
     headers: Vec<(String, String)>,
     received: mpsc::Receiver<SessionEvent>,
@@ -23,11 +25,25 @@ async fn stage() -> Stage {
     stage_with(move |_| json!([post])).await
 }
 
-/// The same, with a timeline that depends on the number of earlier requests.
+/// The same, with a timeline that depends on the number of earlier requests for it.
 async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'static) -> Stage {
+    let mut stage = stage_answering(move |asked| answer(200, &page(asked))).await;
+    // When this arrives, the gap is filled.
+    assert!(matches!(stage.received.recv().await, Some(SessionEvent::Update(Update::Post(_)))));
+    stage
+}
+
+/// A session that fills its gap. The answer to a request for the timeline depends on the number of earlier ones.
+async fn stage_answering(
+    page: impl Fn(usize) -> Response<Body> + Clone + Send + Sync + 'static,
+) -> Stage {
     let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let rest = Rest::serve(move |_, _| {
-        answer(200, &page(asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed)))
+    let rest = Rest::serve(move |path, _| {
+        if path.starts_with("/api/v1/timelines/public") {
+            page(asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+        } else {
+            answer(401, &json!({"error": "Posts are not checked here"}))
+        }
     })
     .await;
     let streaming = Streaming::bind().await;
@@ -44,9 +60,7 @@ async fn stage_with(page: impl Fn(usize) -> Value + Clone + Send + Sync + 'stati
     let (mut client, headers) = streaming.accept().await;
     assert_eq!(client.next().await, Message::text(r#"{"type":"subscribe","stream":"public"}"#));
     assert_eq!(received.recv().await, Some(SessionEvent::State(State::Live, String::new())));
-    // When this arrives, the gap is filled.
-    assert!(matches!(received.recv().await, Some(SessionEvent::Update(Update::Post(_)))));
-    Stage { client, headers, received, stop, session }
+    Stage { _rest: rest, client, headers, received, stop, session }
 }
 
 fn update(id: &str) -> Value {
@@ -55,7 +69,12 @@ fn update(id: &str) -> Value {
 
 #[tokio::test]
 async fn events_are_forwarded_in_order_and_other_messages_are_reported() {
-    let mut stage = stage().await;
+    let post = status(Timestamp::now(), &json!({}));
+    let mut stage = stage_with(move |asked| match asked {
+        0 => json!([post]),
+        _ => json!([]),
+    })
+    .await;
     let header = |name: &str| {
         stage.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     };
@@ -70,7 +89,13 @@ async fn events_are_forwarded_in_order_and_other_messages_are_reported() {
     for text in ["nonsense", r#"{"error":"Unknown stream type","status":400}"#] {
         stage.client.socket.send(Message::text(text)).await.expect("sent");
     }
-    let said = async |stage: &mut Stage| stage.received.recv().await.expect("something said");
+    let said = async |stage: &mut Stage| loop {
+        match stage.received.recv().await.expect("something said") {
+            // The timeline is fetched again after the first event.
+            SessionEvent::State(..) => {}
+            event => return event,
+        }
+    };
     assert!(
         matches!(said(&mut stage).await, SessionEvent::Update(Update::Post(s)) if s.id() == "1")
     );
@@ -171,9 +196,10 @@ async fn events_that_arrive_while_a_gap_is_filled_are_forwarded_after_it() {
     let url = streaming.url.clone();
     let stop = CancellationToken::new();
     let listening = stop.clone();
-    let session = tokio::spawn(async move {
-        session(&api, &url, &Gap::default(), &mut out, &listening).await
-    });
+    let session =
+        tokio::spawn(
+            async move { session(&api, &url, &Gap::default(), &mut out, &listening).await },
+        );
     let (mut client, _) = streaming.accept().await;
     was_asked.recv().await.expect("the gap is being filled");
     client.send("update", &update("2").to_string()).await;
@@ -197,6 +223,49 @@ async fn events_that_arrive_while_a_gap_is_filled_are_forwarded_after_it() {
     assert_eq!(order, [old.clone(), "2".to_owned(), format!("delete {old}")]);
     stop.cancel();
     assert!(matches!(session.await.expect("no panic"), SessionEnd::Stopped));
+}
+
+#[tokio::test]
+async fn a_gap_is_filled_again_if_that_failed() {
+    let missed = status(Timestamp::now(), &json!({}));
+    let id = missed["id"].as_str().expect("an id").to_owned();
+    let mut stage = stage_answering(move |asked| match asked {
+        0 => answer(500, &json!({})),
+        _ => answer(200, &json!([missed])),
+    })
+    .await;
+    let missing = "posts of a gap could not be fetched".to_owned();
+    let expected = [
+        SessionEvent::State(State::Live, missing),
+        SessionEvent::State(State::Live, String::new()),
+    ];
+    let mut states = Vec::new();
+    let mut posts = Vec::new();
+    while states.len() < 2 {
+        match stage.received.recv().await.expect("an event") {
+            SessionEvent::Update(update) => posts.push(update.id()),
+            state => states.push(state),
+        }
+    }
+    assert_eq!((states, posts), (expected.to_vec(), vec![id]));
+}
+
+#[tokio::test]
+async fn posts_from_before_the_stream_began_are_fetched_when_it_has_begun() {
+    let missed = status(Timestamp::now(), &json!({}));
+    let id = missed["id"].as_str().expect("an id").to_owned();
+    let mut stage = stage_answering(move |asked| match asked {
+        0 => answer(200, &json!([])),
+        _ => answer(200, &json!([missed])),
+    })
+    .await;
+    stage.client.send("update", &update("1").to_string()).await;
+    for expected in ["1", &id] {
+        match stage.received.recv().await {
+            Some(SessionEvent::Update(Update::Post(status))) => assert_eq!(status.id(), expected),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -437,21 +437,6 @@ fn only_posts_that_may_be_stored_are_looked_up() {
 }
 
 #[test]
-fn the_newest_posts_of_a_server_can_be_listed() {
-    let mut timeline = timeline();
-    let wanted = wanted(&["mastodon/public"]);
-    for id in ["1", "2", "3"] {
-        let _ = take(&mut timeline, "a.example", Update::Post(status(id, &json!({}))), &wanted);
-    }
-    let _ = take(&mut timeline, "b.example", Update::Post(status("4", &json!({}))), &wanted);
-    let _ = take(&mut timeline, "a.example", Update::Delete("2".into()), &wanted);
-    let since = now() - DAY;
-    assert_eq!(timeline.recent("a.example", since, 10), ["3", "1"]);
-    assert_eq!(timeline.recent("a.example", since, 1), ["3"]);
-    assert_eq!(timeline.recent("a.example", now() + DAY, 10), [""; 0]);
-}
-
-#[test]
 fn a_synthetic_stream_has_the_expected_effects() {
     for capture in fixtures::captures("stream-events.jsonl", "ws-public-synthetic.jsonl") {
         let mut timeline = timeline();
