@@ -27,7 +27,13 @@ fn the_promises_are_kept_whatever_fails() {
         "rules: withdrawn rights",
         "shards: changed for the functions",
         "shards: changed for the pollers",
+        "upstreams: doubled messages",
+        "upstreams: dropped connections",
+        "upstreams: failed requests",
+        "upstreams: invalid messages",
+        "upstreams: reordered messages",
         "upstreams: silences",
+        "upstreams: skipped trades",
     ] {
         assert!(printed.contains(fault), "{fault} did not happen:\n{printed}");
     }

@@ -1,6 +1,6 @@
 //! What must be true when the faults are over.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use aws::tables::Tables;
 use domain::{entry::Entry, topic::Topic};
@@ -10,7 +10,7 @@ use crate::{
     client::Position,
     expiry::Expired,
     trace::Trace,
-    upstream::{self, Upstream},
+    upstream::{self, Logged, Upstream},
 };
 
 /// Reports what is not as it must be.
@@ -28,10 +28,12 @@ pub(crate) async fn check(
         let retained = tables.log.read(topic, 1, u64::MAX, usize::MAX, now).await.unwrap();
         let entries = expired.restore(topic, &retained);
         let mut violations = check_numbers(&entries);
-        if *topic != Topic::system_sources() {
-            violations.extend(check_events(topic, &entries, upstream));
-            violations.extend(check_deletes(topic, &retained, upstream));
-        }
+        violations.extend(match topic.source() {
+            "coinbase" => check_exchange(topic, &entries, upstream, tables.log.retention()),
+            "mastodon" => check_posts(topic, &entries, upstream, tables.log.retention()),
+            _ => Vec::new(),
+        });
+        violations.extend(check_deletes(topic, &retained, upstream));
         for violation in violations {
             trace.violation(&format!("{topic}: {violation}"));
         }
@@ -61,25 +63,100 @@ fn check_numbers(entries: &[Entry]) -> Vec<String> {
     violations
 }
 
-/// Checks that each event of a topic is in the log once or reported as lost. Returns what is wrong.
-fn check_events(topic: &Topic, entries: &[Entry], upstream: &Upstream) -> Option<String> {
-    let newest = upstream.newest(topic);
-    let numbers = upstream::numbers(entries);
-    if topic.kind().conflates() {
-        let is_newest = numbers.last() == Some(&newest) || newest == 0;
-        return (!is_newest).then(|| format!("the last is {:?}, not {newest}", numbers.last()));
-    }
-    if let Some((one, next)) = numbers.iter().zip(numbers.iter().skip(1)).find(|(a, b)| a >= b) {
-        return Some(format!("{next} comes after {one}"));
-    }
+/// Returns how many events of a topic were reported as lost.
+fn lost(entries: &[Entry]) -> u64 {
     let lost = entries.iter().map(|entry| match entry {
         Entry::Frame(_) => 0,
         Entry::Lost { seq, last, .. } => last - seq + 1,
     });
-    let lost: u64 = lost.sum();
-    let missing = newest.saturating_sub(numbers.len() as u64);
-    (missing > lost)
-        .then(|| format!("{missing} of {newest} are missing, {lost} are reported as lost"))
+    lost.sum()
+}
+
+/// Checks that each trade of a topic is in the log once or reported as lost, in order, and that the last ticker
+/// is the newest. Returns what is wrong.
+fn check_exchange(
+    topic: &Topic,
+    entries: &[Entry],
+    upstream: &Upstream,
+    retention: Duration,
+) -> Vec<String> {
+    let newest = upstream.newest(topic);
+    let logged = upstream::logged(entries);
+    let numbers: Vec<(Timestamp, u64)> = logged
+        .into_iter()
+        .map(|(at, event)| match event {
+            Logged::Number(number) => (at, number),
+            other => panic!("{other:?} is on {topic}"),
+        })
+        .collect();
+    let last = numbers.last().map_or(0, |(_, number)| *number);
+    let mut violations = Vec::new();
+    if topic.kind().conflates() {
+        if last != newest {
+            violations.push(format!("the last is {last}, not {newest}"));
+        }
+        return violations;
+    }
+    let mut missing = newest.saturating_sub(last);
+    for ((before, one), (at, next)) in numbers.iter().zip(numbers.iter().skip(1)) {
+        if one >= next {
+            violations.push(format!("{next} comes after {one}"));
+        }
+        // A source that finds no event in the log begins with the next one.
+        if *at < *before + retention {
+            missing += next.saturating_sub(one + 1);
+        }
+    }
+    let lost = lost(entries);
+    if missing > lost {
+        violations.push(format!("{missing} are missing, {lost} are reported as lost"));
+    }
+    violations
+}
+
+/// Checks that each post of a topic is in the log once, unless it was deleted. Returns what is wrong.
+fn check_posts(
+    topic: &Topic,
+    entries: &[Entry],
+    upstream: &Upstream,
+    retention: Duration,
+) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut logged: BTreeMap<u64, Timestamp> = BTreeMap::new();
+    let mut deletes: BTreeMap<u64, u32> = BTreeMap::new();
+    for (at, event) in upstream::logged(entries) {
+        match event {
+            Logged::Posted(number) => {
+                // When a post has expired, nobody knows that it was there.
+                if let Some(before) = logged.insert(number, at)
+                    && at < before + retention
+                {
+                    violations.push(format!("post {number} is in the log twice"));
+                }
+            }
+            // It takes the place of the post, and has a number of its own. A leader publishes it again if the one
+            // before has not noted that it is done.
+            Logged::Deleted(number) => *deletes.entry(number).or_default() += 1,
+            Logged::Number(number) => panic!("{number} is on {topic}"),
+        }
+    }
+    let posts = upstream.posts(topic);
+    let absent =
+        |(number, is_deleted): &(&u64, &bool)| !**is_deleted && !logged.contains_key(number);
+    let absent: Vec<&u64> = posts.iter().filter(absent).map(|(number, _)| number).collect();
+    let lost = lost(entries);
+    if absent.len() as u64 > lost {
+        violations.push(format!("posts {absent:?} are missing, {lost} are reported as lost"));
+    }
+    for (number, count) in deletes {
+        if count > 4 {
+            violations.push(format!("the delete of post {number} is in the log {count} times"));
+        }
+        if posts.get(&number) != Some(&true) {
+            violations.push(format!("post {number} was not deleted, and the log says so"));
+        }
+    }
+    violations
 }
 
 /// Checks that deleted posts are not in the log. Returns what is wrong.
@@ -90,7 +167,8 @@ fn check_deletes(topic: &Topic, entries: &[Entry], upstream: &Upstream) -> Vec<S
     });
     let events = frames.flatten().map(|(_, event)| String::from_utf8_lossy(&event).into_owned());
     let events: String = events.collect();
-    let deleted = upstream.deleted(topic).into_iter();
-    let found = deleted.filter(|post| events.contains(&upstream::text(*post)));
+    let deleted = upstream.posts(topic).into_iter().filter(|(_, is_deleted)| *is_deleted);
+    let found = deleted.filter(|(number, _)| events.contains(&upstream::text(*number)));
+    let found = found.map(|(post, _)| post);
     found.map(|post| format!("post {post} was deleted, and its text is in the log")).collect()
 }

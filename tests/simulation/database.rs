@@ -171,7 +171,12 @@ impl Inner {
 
     /// Checks that no leader appends to a topic after its successor did.
     fn see_append(&mut self, owner: &str, body: &Value) {
-        let Some(topic) = body["Item"]["topic"]["S"].as_str() else { return };
+        let item = &body["Item"];
+        // A fence of an earlier leader has no effect.
+        if item["fence"].is_object() {
+            return;
+        }
+        let Some(topic) = item["topic"]["S"].as_str() else { return };
         let source = topic.split('/').next().unwrap_or_default();
         let Some(&epoch) = self.epochs.get(&(source.to_owned(), owner.to_owned())) else { return };
         let newest = self.writers.entry(topic.to_owned()).or_default();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::{database, environments, gateway};
+use crate::{database, environments, gateway, upstream};
 
 /// A kind of fault. Any of them can be left out of a run, to find out which one it takes to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,6 +56,18 @@ pub(crate) enum Fault {
     ExpiredDeleted,
     /// The upstreams are silent for a while, and then send everything at once.
     UpstreamSilent,
+    /// Connections to the upstreams are dropped.
+    UpstreamDropped,
+    /// Requests and handshakes fail.
+    UpstreamFailed,
+    /// The exchange skips trades.
+    UpstreamSkips,
+    /// The upstreams send messages twice.
+    UpstreamDoubles,
+    /// The upstreams send messages in another order.
+    UpstreamReorders,
+    /// The upstreams send invalid messages.
+    UpstreamGarbage,
     /// The number of shards changes, for the functions first or for the pollers first.
     ShardChange,
     /// The account allows few posts a second.
@@ -74,6 +86,7 @@ pub(crate) struct Plan {
     pub(crate) database: database::Faults,
     pub(crate) gateway: gateway::Faults,
     pub(crate) environments: environments::Faults,
+    pub(crate) upstream: upstream::Faults,
     /// The other kinds of faults that happen.
     faults: Vec<Fault>,
     /// The longest outage of the database.
@@ -138,6 +151,18 @@ impl Plan {
                 abandoned: share(Fault::PushAbandoned, 0.4, 0.01),
                 twice: share(Fault::PushTwice, 0.4, 0.02),
                 cold: share(Fault::PushCold, 0.7, 0.5),
+            },
+            upstream: upstream::Faults {
+                dropped_within: Duration::from_secs(20).mul_f64(share(
+                    Fault::UpstreamDropped,
+                    0.4,
+                    1.0,
+                )),
+                failed: share(Fault::UpstreamFailed, 0.4, 0.1),
+                skipped: share(Fault::UpstreamSkips, 0.4, 0.2),
+                doubled: share(Fault::UpstreamDoubles, 0.4, 0.1),
+                reordered: share(Fault::UpstreamReorders, 0.4, 0.1),
+                garbage: share(Fault::UpstreamGarbage, 0.4, 0.1),
             },
             skew: Duration::from_secs(3).mul_f64(share(Fault::Skew, 0.6, 1.0)),
             longest_outage: Duration::from_secs(25).min(retention / 8),

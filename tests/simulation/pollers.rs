@@ -7,9 +7,14 @@ use aws::{
     tables::Tables,
 };
 use clap::Parser as _;
-use domain::{clock::Clock, provenance::Provenance, shard::Shard, topic::Topic};
+use domain::{clock::Clock, provenance::Provenance, shard::Shard};
 use jiff::Timestamp;
-use poller::{families::Family, poller::Poller, source::Source};
+use poller::{
+    config::Options as PollerOptions,
+    families::{Family, families},
+    outside::Outside,
+    poller::Poller,
+};
 use tokio::{
     sync::watch,
     time::{self, Instant},
@@ -19,18 +24,28 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     database::Database,
     environments::{Environments, Invoker},
-    expiry::Expired,
     link::Link,
     plan::Plan,
     trace::Trace,
-    upstream::{SimulatedSource, Upstream},
+    upstream::{SimulatedNetwork, Upstream},
 };
 
 #[derive(clap::Parser)]
 struct Options {
     #[command(flatten)]
-    options: poller::config::Options,
+    options: PollerOptions,
 }
+
+/// The settings of the pollers. They read all topics, even without subscribers.
+const SETTINGS: [&str; 7] = [
+    "poller",
+    "--coinbase-url=wss://exchange.invalid",
+    "--coinbase-rest-url=https://exchange.invalid",
+    "--coinbase-record=matches/A-USD,matches/B-USD,ticker/A-USD",
+    "--mastodon-servers=https://social.invalid",
+    "--mastodon-tokens=simulated",
+    "--mastodon-record=tag/busy,tag/quiet",
+];
 
 /// What the pollers have in common.
 pub(crate) struct Surroundings {
@@ -38,8 +53,6 @@ pub(crate) struct Surroundings {
     pub(crate) database: Database,
     pub(crate) environments: Arc<Environments>,
     pub(crate) upstream: Upstream,
-    pub(crate) expired: Expired,
-    pub(crate) topics: Vec<Topic>,
     pub(crate) trace: Trace,
 }
 
@@ -116,12 +129,19 @@ impl Pollers {
         let link = Link::new();
         let owner = format!("poller-{}", self.count);
         let skew = self.plan.skew.mul_f64(self.rng.f64());
-        let Surroundings { started, database, environments, .. } = &self.surroundings;
+        let Surroundings { started, database, environments, upstream, .. } = &self.surroundings;
         let clock = clock(*started, skew);
         let config = database.sdk_config(Some("poller"), &owner, link.clone());
         let tables = tables(config, &self.plan, clock.clone());
+        let network = SimulatedNetwork {
+            upstream: upstream.clone(),
+            link: link.clone(),
+            owner: owner.clone(),
+        };
+        let outside = Outside { network: Arc::new(network), clock: clock.clone() };
+        let options = Options::try_parse_from(SETTINGS).unwrap().options;
         let poller = Poller {
-            families: self.sources(families, &tables),
+            families: sources(families, &options, &self.plan, &outside),
             tables,
             push: Arc::new(Invoker { environments: environments.clone(), link: link.clone() }),
             provenance: Provenance::Simulated,
@@ -132,7 +152,6 @@ impl Pollers {
             clock,
         };
         tokio::spawn(async move {
-            let options = Options::try_parse_from(["poller"]).unwrap().options;
             loop {
                 // The container is started again when it ends because of the database.
                 let _ = poller.clone().run(&options, CancellationToken::new()).await;
@@ -141,22 +160,13 @@ impl Pollers {
         });
         self.running.push(Running { families, link });
     }
+}
 
-    fn sources(&self, families: &[&'static str], tables: &Tables) -> Vec<Family> {
-        let Surroundings { topics, upstream, expired, .. } = &self.surroundings;
-        let family = |family: &&'static str| {
-            let topics = topics.iter().filter(|topic| topic.source() == *family);
-            let source = SimulatedSource {
-                family,
-                topics: topics.cloned().collect(),
-                upstream: upstream.clone(),
-                log: tables.log.clone(),
-                expired: expired.clone(),
-            };
-            ((*family).to_owned(), vec![Arc::new(source) as Arc<dyn Source>])
-        };
-        families.iter().map(family).collect()
-    }
+/// Returns the sources of some families.
+fn sources(names: &[&str], options: &PollerOptions, plan: &Plan, outside: &Outside) -> Vec<Family> {
+    let mut families = families(options, plan.retention, outside).unwrap();
+    families.retain(|(name, _)| names.contains(&name.as_str()));
+    families
 }
 
 /// Returns a clock that shows the simulated time, ahead by `skew`.

@@ -1,49 +1,80 @@
-//! The upstreams: each topic has events that are counted from 1. A source that starts fetches what the log
-//! does not have yet, as the one of Coinbase does.
+//! The upstreams: an exchange with trades and tickers, and a Mastodon server with posts.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod connection;
+mod exchange;
+mod network;
+mod server;
 
-use aws::{error::StoreError, log::Log};
-use domain::{entry::Entry, source::State, topic::Topic};
-use futures_util::future::BoxFuture;
+use std::{collections::BTreeMap, sync::Arc};
+
+use domain::{clock::Clock, entry::Entry, topic::Topic};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use poller::{
-    feed::Feed,
-    outgoing::{Outgoing, Role},
-    source::Source,
-};
-use serde_json::{Value, json};
-use tokio::{sync::watch, time};
-use tokio_util::sync::CancellationToken;
+use serde_json::Value;
+use tokio::sync::watch;
 
-use crate::expiry::Expired;
+pub(crate) use self::network::{Faults, SimulatedNetwork};
+use crate::trace::Trace;
 
 /// How far back a delete goes.
-const DELETES_BACK: u64 = 20;
+const DELETES_BACK: usize = 20;
 
-/// All events that the upstreams have.
+/// The start of the URI of each post.
+const ORIGIN: &str = "https://origin.invalid/";
+
+/// All events that the upstreams have. Clones share everything.
 #[derive(Clone)]
 pub(crate) struct Upstream {
-    topics: Arc<Mutex<BTreeMap<Topic, Events>>>,
-    /// Whether it sends nothing at present.
+    events: Arc<Mutex<Events>>,
+    /// Changes with every event.
+    moved: watch::Sender<()>,
+    /// Whether the upstreams send nothing at present.
     is_silent: watch::Sender<bool>,
+    faults: watch::Sender<Faults>,
+    clock: Clock,
+    trace: Trace,
 }
 
+#[derive(Default)]
 struct Events {
-    newest: watch::Sender<u64>,
-    /// The deletes, by their number, and the numbers of the posts that they delete.
-    deletes: BTreeMap<u64, u64>,
+    /// By topic of the exchange: the number of the newest trade or ticker.
+    newest: BTreeMap<Topic, u64>,
+    /// In the order of their ids.
+    posts: Vec<Post>,
+    /// What the stream of the server has sent.
+    changes: Vec<Change>,
+}
+
+/// A post of the Mastodon server.
+#[derive(Clone)]
+struct Post {
+    topic: Topic,
+    number: u64,
+    at: Timestamp,
+    is_deleted: bool,
+}
+
+/// A change on the server's timeline, with the index of the post.
+#[derive(Clone, Copy)]
+enum Change {
+    Posted(usize),
+    Deleted(usize),
 }
 
 impl Upstream {
-    pub(crate) fn new(topics: &[Topic]) -> Self {
-        let events = |topic: &Topic| {
-            let newest = watch::Sender::new(0);
-            (topic.clone(), Events { newest, deletes: BTreeMap::new() })
-        };
-        let topics = Arc::new(Mutex::new(topics.iter().map(events).collect()));
-        Self { topics, is_silent: watch::Sender::new(false) }
+    pub(crate) fn new(clock: Clock, trace: Trace) -> Self {
+        Self {
+            events: Arc::default(),
+            moved: watch::Sender::new(()),
+            is_silent: watch::Sender::new(false),
+            faults: watch::Sender::new(Faults::default()),
+            clock,
+            trace,
+        }
+    }
+
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        self.faults.send_replace(faults);
     }
 
     /// Makes the upstreams silent, or ends that. They then send what there is.
@@ -53,146 +84,84 @@ impl Upstream {
 
     /// Adds an event to a topic.
     pub(crate) fn produce(&self, topic: &Topic) {
-        self.topics.lock()[topic].newest.send_modify(|number| *number += 1);
+        {
+            let mut events = self.events.lock();
+            if topic.source() == "coinbase" {
+                *events.newest.entry(topic.clone()).or_default() += 1;
+            } else {
+                let index = events.posts.len();
+                let number = index as u64 + 1;
+                let at = self.clock.now();
+                events.posts.push(Post { topic: topic.clone(), number, at, is_deleted: false });
+                events.changes.push(Change::Posted(index));
+            }
+        }
+        self.moved.send_replace(());
     }
 
-    /// Adds an event that deletes a recent post of a topic, if there is one.
+    /// Deletes a recent post of a topic, if there is one.
     pub(crate) fn delete(&self, topic: &Topic, rng: &mut fastrand::Rng) {
-        let mut topics = self.topics.lock();
-        let events = topics.get_mut(topic).unwrap();
-        let newest = *events.newest.borrow();
-        let posts = newest.saturating_sub(DELETES_BACK) + 1..=newest;
-        let is_post = |number: &u64| {
-            !events.deletes.contains_key(number) && events.deletes.values().all(|it| it != number)
-        };
-        let posts: Vec<u64> = posts.filter(is_post).collect();
-        if let Some(post) = rng.choice(posts) {
-            events.deletes.insert(newest + 1, post);
-            events.newest.send_modify(|number| *number += 1);
+        {
+            let mut events = self.events.lock();
+            let of_topic = |(_, post): &(usize, &Post)| post.topic == *topic && !post.is_deleted;
+            let recent = events.posts.iter().enumerate().rev().filter(of_topic).take(DELETES_BACK);
+            let recent: Vec<usize> = recent.map(|(index, _)| index).collect();
+            let Some(index) = rng.choice(recent) else { return };
+            events.posts[index].is_deleted = true;
+            events.changes.push(Change::Deleted(index));
         }
+        self.moved.send_replace(());
     }
 
-    /// Returns the number of the newest event of a topic.
+    /// Returns the number of the newest event of a topic of the exchange.
     pub(crate) fn newest(&self, topic: &Topic) -> u64 {
-        *self.topics.lock()[topic].newest.borrow()
+        self.events.lock().newest.get(topic).copied().unwrap_or(0)
     }
 
-    /// Returns the posts of a topic that were deleted.
-    pub(crate) fn deleted(&self, topic: &Topic) -> Vec<u64> {
-        self.topics.lock()[topic].deletes.values().copied().collect()
+    /// Returns the numbers of the posts of a topic, and whether each is deleted.
+    pub(crate) fn posts(&self, topic: &Topic) -> BTreeMap<u64, bool> {
+        let events = self.events.lock();
+        let posts = events.posts.iter().filter(|post| post.topic == *topic);
+        posts.map(|post| (post.number, post.is_deleted)).collect()
     }
+}
 
-    fn follow(&self, topic: &Topic) -> watch::Receiver<u64> {
-        self.topics.lock()[topic].newest.subscribe()
-    }
+/// An event in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Logged {
+    /// A trade, or a ticker, with its number.
+    Number(u64),
+    /// A post.
+    Posted(u64),
+    /// The event that reports the deletion of a post, also in the place of the post.
+    Deleted(u64),
+}
 
-    /// Returns the event with this number.
-    fn event(&self, topic: &Topic, number: u64) -> Outgoing {
-        if topic.source() != "mastodon" {
-            return Outgoing::plain(json!({"number": number}).to_string());
+/// Returns the events in a part of the log, with the time of each.
+pub(crate) fn logged(entries: &[Entry]) -> Vec<(Timestamp, Logged)> {
+    let mut logged = Vec::new();
+    for entry in entries {
+        let Entry::Frame(frame) = entry else { continue };
+        for (_, event) in frame.events() {
+            let event: Value = serde_json::from_slice(&event).unwrap();
+            let post = || {
+                let uri = event["id"].as_str().unwrap();
+                uri.strip_prefix(ORIGIN).unwrap().parse().unwrap()
+            };
+            let event = match event["type"].as_str().unwrap() {
+                "match" | "last_match" => Logged::Number(event["trade_id"].as_u64().unwrap()),
+                "ticker" => Logged::Number(event["sequence"].as_u64().unwrap()),
+                "post" => Logged::Posted(post()),
+                "post.deleted" => Logged::Deleted(post()),
+                other => panic!("unexpected {other} in the log"),
+            };
+            logged.push((frame.at(), event));
         }
-        let uri = |number: u64| format!("https://simulated.invalid/{topic}/{number}");
-        let deletes = self.topics.lock()[topic].deletes.get(&number).copied();
-        let (event, role) = match deletes {
-            Some(post) => (
-                json!({"type": "post.deleted", "id": uri(post), "number": number, "deletes": post}),
-                Role::Deleted(uri(post).into()),
-            ),
-            None => (
-                json!({"type": "post", "id": uri(number), "number": number, "text": text(number)}),
-                Role::Posted(uri(number).into()),
-            ),
-        };
-        Outgoing::new(event.to_string(), role)
     }
+    logged
 }
 
 /// Returns the text of a post.
 pub(crate) fn text(number: u64) -> String {
     format!("the text of post {number}.")
-}
-
-/// Returns the numbers that the upstream gave the events in a part of the log. In the place of a post that
-/// was deleted, the log has the event that deletes it.
-pub(crate) fn numbers(entries: &[Entry]) -> Vec<u64> {
-    let mut numbers = Vec::new();
-    for entry in entries {
-        let Entry::Frame(frame) = entry else { continue };
-        for (_, event) in frame.events() {
-            let event: Value = serde_json::from_slice(&event).unwrap();
-            let number = event["number"].as_u64().unwrap();
-            let is_in_place_of = |post: &u64| numbers.last().is_none_or(|last| last < post);
-            let post = event["deletes"].as_u64().filter(is_in_place_of);
-            numbers.push(post.unwrap_or(number));
-        }
-    }
-    numbers
-}
-
-/// The source of one family.
-pub(crate) struct SimulatedSource {
-    pub(crate) family: &'static str,
-    pub(crate) topics: Vec<Topic>,
-    pub(crate) upstream: Upstream,
-    pub(crate) log: Log,
-    pub(crate) expired: Expired,
-}
-
-impl SimulatedSource {
-    async fn follow(&self, topic: &Topic, feed: &Feed) {
-        let mut newest = self.upstream.follow(topic);
-        let mut last = loop {
-            match self.last(topic, feed).await {
-                Ok(last) => break last,
-                Err(_) => time::sleep(Duration::from_millis(200)).await,
-            }
-        };
-        let mut is_silent = self.upstream.is_silent.subscribe();
-        loop {
-            is_silent.wait_for(|is_silent| !is_silent).await.unwrap();
-            let number = *newest.borrow_and_update();
-            for number in last + 1..=number {
-                feed.publish(topic, self.upstream.event(topic, number));
-            }
-            last = last.max(number);
-            if newest.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Returns the number of the newest event that is in the log, or was.
-    async fn last(&self, topic: &Topic, feed: &Feed) -> Result<u64, StoreError> {
-        // From here on, earlier leaders cannot append.
-        feed.newest(topic).await?;
-        // Expired entries count too.
-        let now = Timestamp::UNIX_EPOCH;
-        let entries = self.log.read(topic, 1, u64::MAX, usize::MAX, now).await?;
-        Ok(numbers(&self.expired.restore(topic, &entries)).last().copied().unwrap_or(0))
-    }
-
-    /// Reports whether the upstream is silent.
-    async fn report(&self, feed: &Feed) {
-        let mut is_silent = self.upstream.is_silent.subscribe();
-        loop {
-            let state = if *is_silent.borrow_and_update() { State::Down } else { State::Live };
-            feed.report(state, "");
-            is_silent.changed().await.unwrap();
-        }
-    }
-}
-
-impl Source for SimulatedSource {
-    fn name(&self) -> &str {
-        self.family
-    }
-
-    fn run(&self, feed: Feed, shutdown: CancellationToken) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            let following = self.topics.iter().map(|topic| self.follow(topic, &feed));
-            let following = futures_util::future::join_all(following.collect::<Vec<_>>());
-            let following = async { tokio::join!(following, self.report(&feed)) };
-            shutdown.run_until_cancelled(following).await;
-        })
-    }
 }

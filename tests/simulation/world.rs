@@ -28,7 +28,10 @@ use mad_turmoil::time::SimClocksGuard;
 use parking_lot::Mutex;
 use rand::{SeedableRng as _, rngs::StdRng};
 use secrecy::SecretString;
-use tokio::time::{self, Instant};
+use tokio::{
+    task::JoinSet,
+    time::{self, Instant},
+};
 use tracing::info;
 
 use crate::{
@@ -42,7 +45,7 @@ use crate::{
     plan::{Fault, Plan},
     pollers::{Pollers, Surroundings, clock, tables},
     trace::Trace,
-    upstream::Upstream,
+    upstream::{self, Upstream},
 };
 
 /// How long after the faults everything must be in order again.
@@ -51,6 +54,9 @@ const PEACE: Duration = Duration::from_secs(10);
 /// How long before the end of the faults all pollers run again: a lease has to expire before another poller
 /// leads.
 const FAILOVER: Duration = Duration::from_secs(20);
+
+/// How long before the end of the faults the upstreams work again.
+const RECONNECTED_WITHIN: Duration = Duration::from_secs(15);
 
 /// How long after a right was withdrawn nothing forbidden is sent any more.
 const WITHDRAWN_WITHIN: Duration = Duration::from_secs(5);
@@ -166,7 +172,7 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     let environments = Arc::new(environments(&mut rng, &world, tables_of_function("push")));
 
     let topics = topics();
-    let upstream = Upstream::new(&topics);
+    let upstream = Upstream::new(clock(started, Duration::ZERO), trace.clone());
     let peace = started + plan.time;
     produce(&upstream, &topics, &plan, &mut rng, peace);
 
@@ -176,8 +182,6 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
         database: database.clone(),
         environments: environments.clone(),
         upstream: upstream.clone(),
-        expired: expired.clone(),
-        topics: topics.clone(),
         trace: trace.clone(),
     };
     let families: &[&[&str]] = if plan.has(Fault::SplitFamilies) {
@@ -193,17 +197,19 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     database.set_faults(plan.database);
     gateway.set_faults(plan.gateway);
     environments.set_faults(plan.environments);
+    tokio::spawn(disturb_upstream(upstream.clone(), plan.upstream, peace));
     if plan.has(Fault::Withdrawals) {
         tokio::spawn(withdraw(world.clone(), rng.fork(), plan.time));
     }
     if plan.has(Fault::UpstreamSilent) {
         tokio::spawn(silence(upstream.clone(), rng.fork(), peace, trace.clone()));
     }
+    let mut deleting = JoinSet::new();
     if plan.has(Fault::ExpiredDeleted) {
         let (log, clock, rng) = (tables.log.clone(), world.clock.clone(), rng.fork());
         let (expired, topics, trace) = (expired.clone(), topics.clone(), trace.clone());
         let now = move || clock.now();
-        tokio::spawn(expired.delete(log, database.clone(), topics, rng, now, trace));
+        deleting.spawn(expired.delete(log, database.clone(), topics, rng, now, trace));
     }
     let deploy = |shards: &str| {
         *world.app.lock() = Arc::new(app(tables_of_function("connection"), &gateway, shards));
@@ -218,6 +224,7 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
 
     time::sleep_until(peace.max(Instant::now()) + PEACE).await;
     let positions = positions.lock().clone();
+    deleting.shutdown().await;
     check::check(&tables, &upstream, &positions, &topics, &expired, &trace).await;
     trace.end()
 }
@@ -265,6 +272,14 @@ async fn disturb(
             None => {}
         }
     }
+}
+
+/// Disturbs the upstreams. A source waits longer after each attempt to connect that fails, so their faults end
+/// before the others.
+async fn disturb_upstream(upstream: Upstream, faults: upstream::Faults, peace: Instant) {
+    upstream.set_faults(faults);
+    time::sleep_until(peace - RECONNECTED_WITHIN).await;
+    upstream.set_faults(upstream::Faults::default());
 }
 
 /// A step of a change of the number of shards. They are taken in either order.
