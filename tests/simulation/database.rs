@@ -52,6 +52,8 @@ struct Inner {
     index: BTreeMap<(String, String), Vec<Version>>,
     /// By source and owner, the highest epoch of a lease.
     epochs: BTreeMap<(String, String), u64>,
+    /// By source, who has acquired the lease last, and when.
+    leaders: BTreeMap<String, (String, Instant)>,
     /// By topic, the highest epoch of those who have written to it.
     writers: BTreeMap<String, u64>,
     trace: Trace,
@@ -82,6 +84,7 @@ impl Database {
             outage_until: None,
             index: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            leaders: BTreeMap::new(),
             writers: BTreeMap::new(),
             trace,
         })))
@@ -99,6 +102,13 @@ impl Database {
 
     pub(crate) fn end_outage(&self) {
         self.0.lock().outage_until = None;
+    }
+
+    /// Returns for how long another poller than `owner` has led a source.
+    pub(crate) fn led_by_another(&self, source: &str, owner: &str) -> Option<Duration> {
+        let inner = self.0.lock();
+        let (leader, since) = inner.leaders.get(source)?;
+        (leader != owner).then(|| since.elapsed())
     }
 
     /// Deletes an entry of the log, as the TTL does.
@@ -166,7 +176,9 @@ impl Inner {
         let lease = &response["Attributes"];
         let epoch = lease["epoch"]["N"].as_str().unwrap().parse().unwrap();
         let text = |value: &Value| value["S"].as_str().unwrap().to_owned();
-        self.epochs.insert((text(&key["sk"]), text(&lease["lease_owner"])), epoch);
+        let (source, owner) = (text(&key["sk"]), text(&lease["lease_owner"]));
+        self.leaders.insert(source.clone(), (owner.clone(), Instant::now()));
+        self.epochs.insert((source, owner), epoch);
     }
 
     /// Checks that no leader appends to a topic after its successor did.

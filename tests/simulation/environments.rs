@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use domain::push::{Job, Push, PushError, Report};
+use domain::push::{Job, Push, PushError, Report, Stretch};
 use functions::push::{JobError, Pusher};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{self, Instant};
 
-use crate::{link::Link, trace::Trace};
+use crate::{database::Database, link::Link, trace::Trace};
 
 /// The faults of Lambda.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +25,9 @@ pub(crate) struct Faults {
     /// Share of the invocations that start a new environment although another one is free.
     pub(crate) cold: f64,
 }
+
+/// How long after another poller has acquired the lease a leader whose clock is wrong may take itself for one.
+const TERM_ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 /// How much longer than a job may take an invocation takes until its report is ready.
 const SLACK: Duration = Duration::from_millis(100);
@@ -47,7 +50,10 @@ struct State {
 /// `push`, as one poller sees it.
 pub(crate) struct Invoker {
     pub(crate) environments: Arc<Environments>,
+    pub(crate) database: Database,
     pub(crate) link: Link,
+    /// The name of the poller.
+    pub(crate) owner: String,
 }
 
 impl Environments {
@@ -139,10 +145,26 @@ impl Environments {
     }
 }
 
+impl Invoker {
+    /// Checks that nobody else leads the topics of a job. A leader learns the end of its term from its own clock.
+    fn check_leads(&self, job: &Job) {
+        for Stretch { topic, .. } in &job.stretches {
+            let other = self.database.led_by_another(topic.source(), &self.owner);
+            if let Some(since) = other.filter(|since| *since > TERM_ENDS_WITHIN) {
+                self.environments.trace.violation(&format!(
+                    "{} pushed {topic}, which another poller has led for {since:?}",
+                    self.owner
+                ));
+            }
+        }
+    }
+}
+
 impl Push for Invoker {
     fn push(&self, job: Job) -> BoxFuture<'_, Result<Report, PushError>> {
         Box::pin(async move {
             self.link.is_up().await;
+            self.check_leads(&job);
             let result = self.environments.clone().invoke(job).await;
             self.link.is_up().await;
             result

@@ -1,6 +1,10 @@
 //! API Gateway and the clients' ends of its connections.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use domain::{
@@ -16,7 +20,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::trace::Trace;
+use crate::{trace::Trace, upstream::Logged};
 
 /// The faults of the gateway.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,8 +35,13 @@ pub(crate) struct Faults {
     pub(crate) hung: f64,
 }
 
+/// The gateway, as one of the functions sees it.
 #[derive(Clone)]
-pub(crate) struct Gateway(Arc<Mutex<Inner>>);
+pub(crate) struct Gateway {
+    inner: Arc<Mutex<Inner>>,
+    /// Most posts in a second; `None` if they are not limited.
+    most_posts: Option<usize>,
+}
 
 struct Inner {
     rng: fastrand::Rng,
@@ -40,8 +49,10 @@ struct Inner {
     sockets: BTreeMap<ConnectionId, Socket>,
     /// The topic that nobody has a right to any more, and since when nothing of it may be sent.
     forbidden: Option<(Topic, Instant)>,
-    /// By topic and number, the number that the upstream gave the event.
-    events: BTreeMap<(String, u64), u64>,
+    /// By topic and number, the event.
+    events: BTreeMap<(String, u64), Logged>,
+    /// When `push` has posted in the last second.
+    posts: VecDeque<Instant>,
     trace: Trace,
 }
 
@@ -52,39 +63,46 @@ struct Socket {
 
 impl Gateway {
     pub(crate) fn new(rng: fastrand::Rng, trace: Trace) -> Self {
-        Self(Arc::new(Mutex::new(Inner {
+        let inner = Inner {
             rng,
             faults: Faults::default(),
             sockets: BTreeMap::new(),
             forbidden: None,
             events: BTreeMap::new(),
+            posts: VecDeque::new(),
             trace,
-        })))
+        };
+        Self { inner: Arc::new(Mutex::new(inner)), most_posts: None }
+    }
+
+    /// Returns the gateway for `push`, which must not post more than this in a second.
+    pub(crate) fn with_most_posts(&self, most_posts: usize) -> Self {
+        Self { most_posts: Some(most_posts), ..self.clone() }
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {
-        self.0.lock().faults = faults;
+        self.inner.lock().faults = faults;
     }
 
     /// Makes it a violation to send anything of a topic from some time on.
     pub(crate) fn forbid(&self, topic: Option<(Topic, Instant)>) {
-        self.0.lock().forbidden = topic;
+        self.inner.lock().forbidden = topic;
     }
 
     /// Opens a connection. Returns what the client receives.
     pub(crate) fn open(&self, id: &ConnectionId) -> mpsc::UnboundedReceiver<Value> {
         let (messages, receiver) = mpsc::unbounded_channel();
-        self.0.lock().sockets.insert(id.clone(), Socket { messages, busy_until: None });
+        self.inner.lock().sockets.insert(id.clone(), Socket { messages, busy_until: None });
         receiver
     }
 
     pub(crate) fn close(&self, id: &ConnectionId) {
-        self.0.lock().sockets.remove(id);
+        self.inner.lock().sockets.remove(id);
     }
 
     /// Makes a client accept nothing for a while.
     pub(crate) fn block(&self, id: &ConnectionId, time: Duration) {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         if let Some(socket) = inner.sockets.get_mut(id) {
             socket.busy_until = Some(Instant::now() + time);
         }
@@ -137,22 +155,37 @@ impl Inner {
         }
     }
 
+    /// Checks that `push` does not post more than it may.
+    fn check_posts(&mut self, most: usize) {
+        let now = Instant::now();
+        self.posts.push_back(now);
+        while self.posts.front().is_some_and(|at| now - *at > Duration::from_secs(1)) {
+            self.posts.pop_front();
+        }
+        if self.posts.len() > most {
+            self.trace.violation(&format!("more than {most} posts in a second"));
+            self.posts.clear();
+        }
+    }
+
     /// Checks that a number always stands for the same event.
     fn check_numbers(&mut self, id: &ConnectionId, message: &Value) {
         for frame in message["frames"].as_array().into_iter().flatten() {
             let (topic, first) = (frame["topic"].as_str().unwrap(), frame["seq"].as_u64().unwrap());
             for (seq, event) in (first..).zip(frame["events"].as_array().unwrap()) {
-                // A delete takes the place of its post too.
-                let is_delete = event["type"] == "post.deleted";
-                let Some(number) = event["number"].as_u64().filter(|_| !is_delete) else {
-                    continue;
+                let Some(event) = Logged::read(event) else { continue };
+                let known = self.events.entry((topic.to_owned(), seq)).or_insert(event.clone());
+                let is_same = match (&*known, &event) {
+                    // A delete takes the place of its post.
+                    (Logged::Posted(post), Logged::Deleted(deleted)) => post == deleted,
+                    (known, event) => known == event,
                 };
-                let known = *self.events.entry((topic.to_owned(), seq)).or_insert(number);
-                if known != number {
+                if !is_same {
                     self.trace.violation(&format!(
-                        "{id} was sent event {number} of {topic} as {seq}, which was event {known}"
+                        "{id} was sent {event:?} of {topic} as {seq}, which was {known:?}"
                     ));
                 }
+                *known = event;
             }
         }
     }
@@ -167,7 +200,7 @@ impl Outlet for Gateway {
         Box::pin(async move {
             let mut errors = Vec::new();
             let (delay, hangs) = {
-                let mut inner = self.0.lock();
+                let mut inner = self.inner.lock();
                 let share = inner.faults.hung;
                 let hangs = inner.rng.f64() < share;
                 if hangs {
@@ -177,7 +210,11 @@ impl Outlet for Gateway {
             };
             time::sleep(Duration::from_micros(delay)).await;
             for (index, recipient) in recipients.iter().enumerate() {
-                let posted = self.0.lock().post(&recipient.id, &message);
+                let mut inner = self.inner.lock();
+                if let Some(most) = self.most_posts {
+                    inner.check_posts(most);
+                }
+                let posted = inner.post(&recipient.id, &message);
                 errors.extend(posted.err().map(|error| (index, error)));
             }
             if hangs {

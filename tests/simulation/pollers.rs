@@ -143,7 +143,12 @@ impl Pollers {
         let poller = Poller {
             families: sources(families, &options, &self.plan, &outside),
             tables,
-            push: Arc::new(Invoker { environments: environments.clone(), link: link.clone() }),
+            push: Arc::new(Invoker {
+                environments: environments.clone(),
+                database: database.clone(),
+                link: link.clone(),
+                owner: owner.clone(),
+            }),
             provenance: Provenance::Simulated,
             posts_per_second: self.plan.posts_per_second,
             shards: 0..self.shards,

@@ -144,21 +144,24 @@ pub(crate) fn logged(entries: &[Entry]) -> Vec<(Timestamp, Logged)> {
         let Entry::Frame(frame) = entry else { continue };
         for (_, event) in frame.events() {
             let event: Value = serde_json::from_slice(&event).unwrap();
-            let post = || {
-                let uri = event["id"].as_str().unwrap();
-                uri.strip_prefix(ORIGIN).unwrap().parse().unwrap()
-            };
-            let event = match event["type"].as_str().unwrap() {
-                "match" | "last_match" => Logged::Number(event["trade_id"].as_u64().unwrap()),
-                "ticker" => Logged::Number(event["sequence"].as_u64().unwrap()),
-                "post" => Logged::Posted(post()),
-                "post.deleted" => Logged::Deleted(post()),
-                other => panic!("unexpected {other} in the log"),
-            };
-            logged.push((frame.at(), event));
+            logged.push((frame.at(), Logged::read(&event).unwrap()));
         }
     }
     logged
+}
+
+impl Logged {
+    /// Reads an event. Returns `None` if it does not come from an upstream.
+    pub(crate) fn read(event: &Value) -> Option<Self> {
+        let post = || event["id"].as_str()?.strip_prefix(ORIGIN)?.parse().ok();
+        match event["type"].as_str()? {
+            "match" | "last_match" => event["trade_id"].as_u64().map(Self::Number),
+            "ticker" => event["sequence"].as_u64().map(Self::Number),
+            "post" => post().map(Self::Posted),
+            "post.deleted" => post().map(Self::Deleted),
+            _ => None,
+        }
+    }
 }
 
 /// Returns the text of a post.

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     path::Path,
     sync::{
         Arc,
@@ -57,6 +58,13 @@ const FAILOVER: Duration = Duration::from_secs(20);
 
 /// How long before the end of the faults the upstreams work again.
 const RECONNECTED_WITHIN: Duration = Duration::from_secs(15);
+
+/// How many times the posts of a second `push` may make in one. The leaders of the two families may be different
+/// ones, which do not know of each other, and each may use those of two seconds.
+const MOST_POSTS: usize = 4;
+
+/// Most memory of a run, in KiB.
+const MOST_MEMORY: u64 = 128 * 1024;
 
 /// How long after a right was withdrawn nothing forbidden is sent any more.
 const WITHDRAWN_WITHIN: Duration = Duration::from_secs(5);
@@ -169,7 +177,8 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
         clock: clock(started, Duration::ZERO),
         started,
     });
-    let environments = Arc::new(environments(&mut rng, &world, tables_of_function("push")));
+    let tables_of_push = tables_of_function("push");
+    let environments = Arc::new(environments(&mut rng, &world, tables_of_push, &plan));
 
     let topics = topics();
     let upstream = Upstream::new(clock(started, Duration::ZERO), trace.clone());
@@ -226,7 +235,17 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     let positions = positions.lock().clone();
     deleting.shutdown().await;
     check::check(&tables, &upstream, &positions, &topics, &expired, &trace).await;
+    if let Some(used) = peak_memory().filter(|used| *used > MOST_MEMORY) {
+        trace.violation(&format!("the run took {used} KiB of memory"));
+    }
     trace.end()
+}
+
+/// Returns the most memory that the process has had, in KiB. Only Linux tells.
+fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// Disturbs the database and the pollers until the end of the faults. `deploy` replaces the functions by ones
@@ -327,8 +346,14 @@ async fn put_rules(world: &World, set: &SetText) {
 }
 
 /// The environments of `push`. Some share their rules, as if they had read them at the same time.
-fn environments(rng: &mut fastrand::Rng, world: &World, tables: Tables) -> Environments {
-    let gateway = Arc::new(world.gateway.clone());
+fn environments(
+    rng: &mut fastrand::Rng,
+    world: &World,
+    tables: Tables,
+    plan: &Plan,
+) -> Environments {
+    let most_posts = MOST_POSTS * plan.posts_per_second as usize;
+    let gateway = Arc::new(world.gateway.with_most_posts(most_posts));
     let clock = world.clock.clone();
     let options = FunctionOptions::try_parse_from(["functions"]).unwrap().options;
     let rules: Vec<Arc<Rules>> = (0..3)
