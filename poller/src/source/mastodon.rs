@@ -246,9 +246,7 @@ impl Mastodon {
             let (state, wait) = match ended {
                 SessionEnd::Stopped => return,
                 SessionEnd::Rejected(_) => (State::Down, REJECTED.mul_f64(jitter)),
-                SessionEnd::RateLimited(wait) => {
-                    (State::Connecting, wait.min(REJECTED).mul_f64(jitter))
-                }
+                SessionEnd::RateLimited(wait) => (State::Connecting, wait.mul_f64(jitter)),
                 SessionEnd::Api(_)
                 | SessionEnd::Socket(_)
                 | SessionEnd::Closed

@@ -345,6 +345,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_retry_after_that_no_clock_can_show_is_harmless() {
+        let headers = [("retry-after", "18446744073709551615")];
+        let respond = move |_, _: &str| (StatusCode::TOO_MANY_REQUESTS, headers).into_response();
+        let (_server, rest) = scripted(respond).await;
+        assert_eq!(rest.trades("A-B", &(7..=7)).await, []);
+        let error = rest.products().await.expect_err("limited");
+        assert_eq!(error.retry_after(), Some(Duration::from_mins(10)));
+    }
+
+    #[tokio::test]
     async fn a_trade_that_reaches_the_rest_interface_late_is_retried() {
         let (_server, rest) = scripted(|attempt, _| {
             let newest = if attempt == 0 { 6 } else { 7 };

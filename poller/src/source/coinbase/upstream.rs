@@ -49,8 +49,6 @@ const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 const DOWN_AFTER: u32 = 3;
 /// How often the catalog is fetched.
 const CATALOG_EVERY: Duration = Duration::from_mins(10);
-/// Longest wait that the exchange can ask for. A longer one is shortened to this.
-const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
 /// The connection to the exchange, and the state that outlives it.
 pub(super) struct Upstream {
@@ -116,7 +114,7 @@ impl UpstreamError {
     /// How long the exchange asks to wait before the next attempt.
     fn retry_after(&self) -> Duration {
         match self {
-            Self::Rejected { retry_after: Some(asked), .. } => (*asked).min(MAX_RETRY_AFTER),
+            Self::Rejected { retry_after: Some(asked), .. } => *asked,
             _ => Duration::ZERO,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::retry_after::LONGEST;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use reqwest::{
@@ -29,8 +30,6 @@ pub(super) const BATCH: usize = 20;
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 /// Longest time for a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait that a server can ask for. A longer one is shortened to this.
-const MAX_WAIT: Duration = Duration::from_mins(15);
 
 /// A server's REST interface.
 pub(super) struct Api {
@@ -224,7 +223,7 @@ impl RateLimit {
     fn pause(self, now: Timestamp) -> Duration {
         // A cached response can name a time in the past.
         let left = Duration::try_from(self.reset.duration_since(now)).unwrap_or_default();
-        left.min(MAX_WAIT) / (self.remaining + 1)
+        left.min(LONGEST) / self.remaining.saturating_add(1)
     }
 }
 
@@ -232,7 +231,7 @@ impl RateLimit {
 fn retry_after(response: &Response, now: Timestamp) -> Duration {
     let asked = http::retry_after(&response.headers, now);
     let pause = RateLimit::of(response).map(|rate_limit| rate_limit.pause(now));
-    asked.or(pause).unwrap_or(Duration::from_secs(30)).clamp(Duration::from_secs(1), MAX_WAIT)
+    asked.or(pause).unwrap_or(Duration::from_secs(30)).clamp(Duration::from_secs(1), LONGEST)
 }
 
 /// Returns the URL of relation `prev`, which is the newer page.

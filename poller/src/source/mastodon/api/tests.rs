@@ -120,7 +120,8 @@ fn a_rate_limit_is_spread_over_its_window() {
         ("little", 2, "2026-11-22T12:05:00Z", 100.0),
         ("none", 0, "2026-11-22T12:05:00.5Z", 300.5),
         ("cached", 0, "2026-11-22T11:00:00Z", 0.0),
-        ("far", 0, "2026-12-22T11:00:00Z", 900.0),
+        ("far", 0, "2026-12-22T11:00:00Z", 600.0),
+        ("as many as there are numbers", u32::MAX, "2026-11-22T12:05:00Z", 0.0),
     ];
     for (name, remaining, reset, expected) in cases {
         let pause = RateLimit { remaining, reset: at(reset) }.pause(now);
