@@ -146,12 +146,13 @@ impl Database {
 }
 
 impl Inner {
-    fn run(&mut self, owner: &str, operation: &str, body: &Value) -> (u16, String) {
+    /// Runs a request, given as bytes and as a value.
+    fn run(&mut self, owner: &str, operation: &str, bytes: &[u8], body: &Value) -> (u16, String) {
         if body["IndexName"] == "changes" {
             return (200, self.changes(body).to_string());
         }
         self.trace.count("database: requests");
-        let response = self.storage.call(operation, body.to_string().as_bytes());
+        let response = self.storage.call(operation, bytes);
         let is_write = matches!(operation, "PutItem" | "UpdateItem" | "DeleteItem");
         if is_write && response.0 == 200 {
             let table = body["TableName"].as_str().unwrap_or_default();
@@ -239,13 +240,17 @@ impl Inner {
 }
 
 impl Access {
-    async fn call(self, operation: String, body: Vec<u8>) -> Result<(u16, String), ConnectorError> {
+    async fn call(
+        self,
+        operation: String,
+        bytes: Vec<u8>,
+    ) -> Result<(u16, String), ConnectorError> {
         let (before, after, trace) = {
             let mut inner = self.database.0.lock();
-            inner.trace.record(&format!("{} {operation}", self.owner), &body);
+            inner.trace.record(&format!("{} {operation}", self.owner), &bytes);
             (inner.rng.u64(500..4_000), inner.rng.u64(500..4_000), inner.trace.clone())
         };
-        let body: Value = serde_json::from_slice(&body).unwrap();
+        let body: Value = serde_json::from_slice(&bytes).unwrap();
         self.link.is_up().await;
         time::sleep(Duration::from_micros(before)).await;
         self.link.is_up().await;
@@ -268,7 +273,7 @@ impl Access {
                 inner.trace.count("database: throttled requests");
                 error(400, "ThrottlingException")
             } else {
-                let response = inner.run(&self.owner, &operation, &body);
+                let response = inner.run(&self.owner, &operation, &bytes, &body);
                 if inner.rng.f64() < lost_responses {
                     inner.trace.count("database: lost responses");
                     error(500, "InternalServerError")
