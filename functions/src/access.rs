@@ -2,6 +2,7 @@
 
 pub mod authorize;
 pub mod caller;
+pub(crate) mod headers;
 pub mod identity;
 mod jwks;
 pub mod origin;

@@ -1,7 +1,8 @@
 //! The configuration of a gateway.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use http::uri::Authority;
 use tokio::sync::watch;
 
 use crate::{
@@ -32,6 +33,8 @@ pub struct Config {
     /// Whether to trust proxies on this machine: the last entry of `X-Forwarded-For` then names the
     /// source of a request.
     pub trusts_proxies: bool,
+    /// The hosts that requests may name.
+    pub hosts: Hosts,
     /// Who may call the management API.
     pub callbacks: Callbacks,
     /// Whether the functions behind the gateway are ready. Until then, `/healthz` returns 503.
@@ -51,6 +54,7 @@ impl Config {
             http: HttpRoutes::default(),
             domain: None,
             trusts_proxies: false,
+            hosts: Hosts::default(),
             callbacks: Callbacks::default(),
             // A receiver keeps the last value after its sender is dropped.
             ready: watch::channel(true).1,
@@ -96,8 +100,36 @@ impl ApiIdentity {
     }
 }
 
+/// The hosts that requests may name, beside addresses, `localhost` and the gateway's own domain.
+///
+/// A page of any site can make its own name lead to this machine (DNS rebinding). A browser then takes the
+/// gateway for a server of that site, but the `Host` header still has the name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    names: Vec<String>,
+    any: bool,
+}
+
+impl Hosts {
+    /// Accepts these names, with any port. `*` stands for all names.
+    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
+        let names: Vec<String> = names.into_iter().collect();
+        Self { any: names.iter().any(|name| name == "*"), names }
+    }
+
+    /// Returns whether a request may name this host.
+    pub(crate) fn admit(&self, authority: &Authority) -> bool {
+        let host = authority.host();
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        self.any
+            || address.parse::<IpAddr>().is_ok()
+            || host.eq_ignore_ascii_case("localhost")
+            || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+}
+
 /// Who may call the management API. On AWS, IAM decides and every call is signed. This gateway
-/// verifies no signatures, so it decides by the source address of a call.
+/// requires a signature and does not verify it, so it decides by the source address of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Callbacks {
     /// Nobody: every call gets 403. Functions in the same process post through

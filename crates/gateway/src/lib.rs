@@ -28,7 +28,7 @@ mod web_socket;
 
 pub use self::{
     authorizer::{Authorizer, IdentitySource},
-    config::{ApiIdentity, Callbacks, Config},
+    config::{ApiIdentity, Callbacks, Config, Hosts},
     fault_rates::FaultRates,
     functions::{FunctionError, Functions},
     gateway::Gateway,

@@ -1,7 +1,7 @@
 //! The management API: `POST`, `GET` and `DELETE` on `/{stage}/@connections/{id}`.
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use serde_json::json;
 
 use crate::{
@@ -15,6 +15,20 @@ use crate::{
     state::GatewayState,
 };
 
+/// How the `Authorization` header of a signed call begins (Signature Version 4).
+const SIGNED: &str = "AWS4-HMAC-SHA256 ";
+
+/// Headers that no AWS SDK sends.
+const FOREIGN: [&str; 7] = [
+    "forwarded",
+    "origin",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
 /// Handles a call about the connection `id`. The body is `None` if it exceeded the size limit.
 pub(crate) fn handle(
     state: &GatewayState,
@@ -24,13 +38,19 @@ pub(crate) fn handle(
 ) -> HttpResponse {
     let is_permitted = match state.config.callbacks {
         Callbacks::Off => false,
-        Callbacks::Loopback => {
-            request.source_ip.is_loopback() && request.header("x-forwarded-for").is_none()
-        }
+        Callbacks::Loopback => request.source_ip.is_loopback(),
         Callbacks::Everyone => true,
     };
-    if !is_permitted {
+    // A browser sends the origin of the page, and a proxy says for whom it calls. Functions call directly.
+    let is_foreign = FOREIGN.iter().any(|name| request.headers.contains_key(*name));
+    if !is_permitted || is_foreign {
         return forbidden();
+    }
+    if !request.header(header::AUTHORIZATION).is_some_and(|it| it.starts_with(SIGNED)) {
+        return with_error_type(
+            response::message(StatusCode::FORBIDDEN, "Missing Authentication Token"),
+            "MissingAuthenticationTokenException",
+        );
     }
     if !state.sockets.admits_request() {
         return busy();

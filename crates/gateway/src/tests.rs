@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Authorizer, Callbacks, Config, FaultRates, FunctionError, Functions, Gateway, GatewayLimits,
-    HttpRoutes, IdentitySource, PostError, Rate, Routes, Sockets,
+    Hosts, HttpRoutes, IdentitySource, PostError, Rate, Routes, Sockets,
 };
 
 mod abuse;
+mod doors;
 mod fault_rates;
 mod handshake;
 mod http_api;
@@ -214,7 +215,7 @@ fn fill(sockets: &Sockets, id: &str) {
 /// Returns the head of a handshake.
 fn upgrade(path: &str, headers: &str) -> String {
     format!(
-        "GET {path} HTTP/1.1\r\nHost: example.com\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: DM+9PqsQtaZrN+IMZbWTzg==\r\n{headers}\r\n"
     )
 }

@@ -4,6 +4,7 @@ pub mod database;
 pub mod functions;
 pub mod gateway;
 pub mod health;
+pub mod hosts;
 pub mod listen;
 pub mod policy;
 pub mod simulate;

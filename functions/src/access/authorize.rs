@@ -18,6 +18,7 @@ use tracing::{error, info, instrument};
 
 use crate::{
     access::caller::{PRINCIPAL, fields_of},
+    access::headers::all_headers,
     access::identity::{Identity, TokenError},
     app::App,
 };
@@ -74,12 +75,7 @@ pub async fn handle(
 ) -> Result<Value, AuthorizeError> {
     match event {
         AuthorizeEvent::WebSocket(event) => {
-            let query = event.query_string_parameters.first("token").map(str::to_owned);
-            let token = match protocol_token(&event.headers)? {
-                Some(token) => Some(token),
-                None => bearer(&event.headers)?.or(query),
-            };
-            let identity = identify(app, token, now).await?;
+            let identity = identify(app, token_of(&event)?, now).await?;
             let is_permitted = can_connect(app, identity.as_ref()).await?;
             Ok(json!({
                 "principalId": name_of(identity.as_ref()),
@@ -148,25 +144,51 @@ async fn can_connect(app: &App, identity: Option<&Identity>) -> Result<bool, Aut
     Ok(rules.allows(principal, Right::Connect))
 }
 
-/// Returns the token in the list of subprotocols. A list that cannot be read may contain a token, and is
+/// Returns the token of a handshake: in the header, among the subprotocols, or in the query. Two different
+/// tokens are rejected, wherever they are: one of them would be ignored.
+fn token_of(
+    event: &ApiGatewayCustomAuthorizerRequestTypeRequest,
+) -> Result<Option<String>, AuthorizeError> {
+    let headers = all_headers(&event.headers, &event.multi_value_headers);
+    let mut tokens = protocol_tokens(headers)?;
+    tokens.extend(bearer(headers)?);
+    for query in [&event.query_string_parameters, &event.multi_value_query_string_parameters] {
+        tokens.extend(query.all("token").into_iter().flatten().map(str::to_owned));
+    }
+    tokens.sort();
+    tokens.dedup();
+    if tokens.len() > 1 {
+        info!("rejected a handshake with more than one token");
+        return Err(AuthorizeError::Unauthorized);
+    }
+    Ok(tokens.pop())
+}
+
+/// Returns the tokens in the list of subprotocols. A list that cannot be read may contain a token, and is
 /// rejected.
-fn protocol_token(headers: &HeaderMap) -> Result<Option<String>, AuthorizeError> {
+fn protocol_tokens(headers: &HeaderMap) -> Result<Vec<String>, AuthorizeError> {
+    let mut tokens = Vec::new();
     for value in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
         let value = value.to_str().map_err(|_| AuthorizeError::Unauthorized)?;
         for name in value.split(',').map(str::trim) {
             if let Some((prefix, token)) = name.split_at_checked(BEARER_PROTOCOL.len())
                 && prefix.eq_ignore_ascii_case(BEARER_PROTOCOL)
             {
-                return Ok(Some(token.to_owned()));
+                tokens.push(token.to_owned());
             }
         }
     }
-    Ok(None)
+    Ok(tokens)
 }
 
-/// Returns the token in the header. A header without a bearer token is rejected.
+/// Returns the token in the header. A header without a bearer token is rejected, and so is a second header.
 fn bearer(headers: &HeaderMap) -> Result<Option<String>, AuthorizeError> {
-    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        info!("rejected two Authorization headers");
+        return Err(AuthorizeError::Unauthorized);
+    }
     let value = value.to_str().map_err(|_| AuthorizeError::Unauthorized)?;
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
@@ -175,6 +197,63 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, AuthorizeError> {
         _ => {
             info!("rejected an Authorization header without a bearer token");
             Err(AuthorizeError::Unauthorized)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_has_one_token_at_most() {
+        let protocols = |values: &[&str]| json!({"Sec-WebSocket-Protocol": values});
+        let cases = [
+            ("none", json!({}), json!({}), Ok(None)),
+            ("a header", json!({"Authorization": ["Bearer a"]}), json!({}), Ok(Some("a"))),
+            ("a query", json!({}), json!({"token": ["a"]}), Ok(Some("a"))),
+            ("a subprotocol", protocols(&["headwater.v1, bearer.a"]), json!({}), Ok(Some("a"))),
+            ("a second line", protocols(&["headwater.v1", "bearer.a"]), json!({}), Ok(Some("a"))),
+            (
+                "the same one twice",
+                protocols(&["bearer.a"]),
+                json!({"token": ["a"]}),
+                Ok(Some("a")),
+            ),
+            ("two headers", json!({"Authorization": ["Bearer a", "Bearer a"]}), json!({}), Err(())),
+            ("not a bearer", json!({"Authorization": ["Basic a"]}), protocols(&[]), Err(())),
+            ("two subprotocols", protocols(&["bearer.a, bearer.b"]), json!({}), Err(())),
+            ("two lines", protocols(&["bearer.a", "bearer.b"]), json!({}), Err(())),
+            ("two queries", json!({}), json!({"token": ["a", "b"]}), Err(())),
+            (
+                "a good subprotocol and a bad header",
+                json!({"Sec-WebSocket-Protocol": ["bearer.a"], "Authorization": ["Bearer b"]}),
+                json!({}),
+                Err(()),
+            ),
+        ];
+        for (name, headers, query, expected) in cases {
+            // Only the last value of each.
+            let last = |lists: &Value| -> Value {
+                let lists = lists.as_object().expect("an object").iter();
+                lists
+                    .filter_map(|(key, values)| {
+                        Some((key.clone(), values.as_array()?.last()?.clone()))
+                    })
+                    .collect()
+            };
+            let event = json!({
+                "type": "REQUEST", "methodArn": "arn", "requestContext": {},
+                "headers": last(&headers), "multiValueHeaders": headers,
+                "queryStringParameters": last(&query), "multiValueQueryStringParameters": query,
+            });
+            let event = serde_json::from_value(event).expect("an event");
+            let token = token_of(&event).map_err(drop);
+            assert_eq!(
+                token.as_ref().map(Option::as_deref),
+                expected.as_ref().map(|it| *it),
+                "case: {name}"
+            );
         }
     }
 }

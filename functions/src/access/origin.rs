@@ -47,16 +47,27 @@ impl Origins {
     pub fn admit(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(ORIGIN).iter();
         let Some(origin) = origins.next() else { return true };
+        if let Self::Any = self {
+            return true;
+        }
         let (Ok(origin), None) = (origin.to_str(), origins.next()) else { return false };
-        let is_same = || {
-            let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-            let of_page = origin.split_once("://").map(|(_, host)| host);
-            host.is_some_and(|host| of_page.is_some_and(|page| page.eq_ignore_ascii_case(host)))
+        // Browsers send the origin as the standard writes it, so any other text is not one of theirs.
+        let parsed = reqwest::Url::parse(origin).map(|url| url.origin().ascii_serialization());
+        if parsed.ok().as_deref() != Some(origin) {
+            return false;
+        }
+        let mut hosts = headers.get_all(HOST).iter();
+        let is_same = match (hosts.next().map(|host| host.to_str()), hosts.next()) {
+            (Some(Ok(host)), None) => {
+                let of_page = origin.split_once("://").map(|(_, host)| host);
+                of_page.is_some_and(|page| page.eq_ignore_ascii_case(host))
+            }
+            _ => false,
         };
         match self {
             Self::Any => true,
-            Self::Same => is_same(),
-            Self::Listed(listed) => is_same() || listed.iter().any(|it| it == origin),
+            Self::Same => is_same,
+            Self::Listed(listed) => is_same || listed.iter().any(|it| it == origin),
         }
     }
 }
@@ -71,7 +82,13 @@ mod tests {
         let cases = [
             (Origins::Same, None, true),
             (Origins::Same, Some("http://host:8080"), true),
-            (Origins::Same, Some("http://HOST:8080"), true),
+            (Origins::Same, Some("http://HOST:8080"), false),
+            (Origins::Same, Some("http://host:8080\t"), false),
+            (Origins::Same, Some("http://host:8080/"), false),
+            (Origins::Same, Some("http://host:8080 "), false),
+            (Origins::Same, Some("http://a@host:8080"), false),
+            (Origins::Same, Some("HTTP://host:8080"), false),
+            (Origins::Same, Some("x://host:8080"), false),
             (Origins::Same, Some("http://host"), false),
             (Origins::Same, Some("http://host:8080.evil.example"), false),
             (Origins::Same, Some("null"), false),
@@ -93,6 +110,11 @@ mod tests {
         let mut two = HeaderMap::new();
         two.append(ORIGIN, "http://host".parse().expect("a value"));
         two.append(ORIGIN, "http://evil".parse().expect("a value"));
+        assert!(!Origins::Same.admit(&two));
+        let mut two = HeaderMap::new();
+        two.append(ORIGIN, "http://host".parse().expect("a value"));
+        two.append(HOST, "evil".parse().expect("a value"));
+        two.append(HOST, "host".parse().expect("a value"));
         assert!(!Origins::Same.admit(&two));
     }
 

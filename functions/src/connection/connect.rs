@@ -12,7 +12,7 @@ use lambda_http::http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
 use tracing::info;
 
 use super::event::{ConnectionEventError, caller, recipient, response};
-use crate::app::App;
+use crate::{access::headers::all_headers, app::App};
 
 /// Handles a handshake: checks the subprotocol, the origin, the rules and the connection limit, and
 /// records the connection.
@@ -22,12 +22,13 @@ pub(super) async fn connect(
     id: ConnectionId,
     event: &ApiGatewayWebsocketProxyRequest,
 ) -> Result<ApiGatewayProxyResponse, ConnectionEventError> {
-    let offered = offered_protocols(&event.headers);
+    let headers = all_headers(&event.headers, &event.multi_value_headers);
+    let offered = offered_protocols(headers);
     let is_ours = offered.iter().any(|name| name.eq_ignore_ascii_case(SUBPROTOCOL));
     if !offered.is_empty() && !is_ours {
         return Ok(response(400));
     }
-    if !app.origins.admit(&event.headers) {
+    if !app.origins.admit(headers) {
         info!("rejected a connection: its origin is not allowed");
         return Ok(response(403));
     }

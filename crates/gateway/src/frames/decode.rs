@@ -199,11 +199,18 @@ fn parse_header(header: &[u8; 14]) -> Result<Frame, Violation> {
     if second & 0x80 == 0 {
         return Err(Violation::Protocol("Frame is not masked"));
     }
-    let (remaining, mask) = match second & 0x7F {
-        126 => (u64::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..6]),
-        127 => (rest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)), &rest[8..12]),
-        length => (u64::from(length), &rest[..4]),
+    let (remaining, mask, least) = match second & 0x7F {
+        126 => (u64::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..6], 126),
+        127 => {
+            let length = rest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            (length, &rest[8..12], 1 << 16)
+        }
+        length => (u64::from(length), &rest[..4], 0),
     };
+    // RFC 6455 section 5.2: a length has as few bytes as possible, and the first bit of eight is 0.
+    if remaining < least || remaining > i64::MAX as u64 {
+        return Err(Violation::Protocol("Length is not encoded as required"));
+    }
     Ok(Frame {
         opcode: first & 0x0F,
         is_final: first & 0x80 != 0,

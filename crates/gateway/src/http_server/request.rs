@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, Method, header, request::Parts};
+use http::{HeaderMap, Method, Version, header, request::Parts};
 use serde::{Serialize, Serializer};
 use url::form_urlencoded;
 
@@ -11,6 +11,7 @@ use crate::http_server::header_case::HeaderCase;
 /// A request without its body.
 #[derive(Debug)]
 pub(crate) struct HttpRequest {
+    pub(crate) version: Version,
     pub(crate) method: Method,
     /// The path as the client sent it, percent-encoded.
     pub(crate) path: String,
@@ -37,6 +38,7 @@ impl HttpRequest {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
         Self {
             host: text(header::HOST).map_or_else(|| local.to_string(), str::to_owned),
+            version: parts.version,
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),

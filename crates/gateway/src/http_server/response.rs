@@ -28,9 +28,20 @@ pub(crate) fn error(status: StatusCode) -> HttpResponse {
     message(status, status.canonical_reason().unwrap_or("Error"))
 }
 
+/// Headers of errors. They keep frames and scripts of other sites from using a response.
+const ERROR_HEADERS: [(HeaderName, &str); 3] = [
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+];
+
 /// Returns an error with a message.
 pub(crate) fn message(status: StatusCode, message: &str) -> HttpResponse {
-    json(status, json!({ "message": message }).to_string())
+    let mut response = json(status, json!({ "message": message }).to_string());
+    for (name, value) in ERROR_HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// Returns the response to a rejected handshake.

@@ -33,6 +33,7 @@ use crate::{
     clock,
     fault_rates::occurs,
     http_api::handler,
+    http_server::admission,
     http_server::header_case::{Head, Recorder},
     http_server::request::HttpRequest,
     http_server::response::{self, HttpResponse},
@@ -197,6 +198,9 @@ async fn respond(
     body: Incoming,
     accepted: &Mutex<Option<Accepted>>,
 ) -> HttpResponse {
+    if let Err((status, message)) = admission::check(&state.config, &request) {
+        return response::message(status, message);
+    }
     let limits = state.sockets.limits();
     match target(state, &request) {
         Target::WebSocket => match handshake::accept(state.clone(), request).await {

@@ -42,8 +42,9 @@ async fn posts_can_fail() {
     let (_client, id) = fixture.connect_with_id().await;
     let rejected = fixture.gateway.sockets().post(&[&id], "x".into()).await;
     assert!(matches!(rejected[..], [(0, PostError::Injected)]), "{rejected:?}");
-    let request =
-        format!("POST /live/@connections/{id} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+    let request = format!(
+        "POST /live/@connections/{id} HTTP/1.1\r\nHost: localhost\r\nAuthorization: AWS4-HMAC-SHA256 a\r\nContent-Length: 1\r\n\r\nx"
+    );
     let (status, response) = fixture.raw(&request).await;
     assert_eq!(status, 500);
     assert!(response.ends_with(r#"{"message":"Internal server error"}"#), "{response}");

@@ -53,7 +53,7 @@ async fn connect_decides_the_status() {
 #[tokio::test]
 async fn malformed_handshakes_are_rejected() {
     let fixture = Fixture::new();
-    let plain = "GET /live HTTP/1.1\r\nHost: a\r\n\r\n".to_owned();
+    let plain = "GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned();
     let long = upgrade(&format!("/live?{}", "x".repeat(4_091)), "");
     let cases = [
         ("no upgrade", plain, 426),
@@ -141,16 +141,16 @@ async fn the_connect_event_is_that_of_api_gateway() {
     fixture.raw(&upgrade("/live?token=a%20b&x=1&x=2", headers)).await;
     let event = fixture.fake.event("connect", 1).await;
     let expected = concat!(
-        r#"{"headers":{"Host":"example.com","Origin":"https://app.example","Sec-WebSocket-Key":"DM+9PqsQtaZrN+IMZbWTzg==","#,
+        r#"{"headers":{"Host":"localhost","Origin":"https://app.example","Sec-WebSocket-Key":"DM+9PqsQtaZrN+IMZbWTzg==","#,
         r#""Sec-WebSocket-Version":"13","User-Agent":"Mozilla/5.0","X-Amzn-Trace-Id":*,"X-ApiKey":"k","#,
         r#""X-Forwarded-For":"127.0.0.1","X-Forwarded-Port":*,"X-Forwarded-Proto":"http","x-list":"2"},"#,
-        r#""multiValueHeaders":{"Host":["example.com"],"Origin":["https://app.example"],"Sec-WebSocket-Key":["DM+9PqsQtaZrN+IMZbWTzg=="],"#,
+        r#""multiValueHeaders":{"Host":["localhost"],"Origin":["https://app.example"],"Sec-WebSocket-Key":["DM+9PqsQtaZrN+IMZbWTzg=="],"#,
         r#""Sec-WebSocket-Version":["13"],"User-Agent":["Mozilla/5.0"],"X-Amzn-Trace-Id":[*],"X-ApiKey":["k"],"#,
         r#""X-Forwarded-For":["127.0.0.1"],"X-Forwarded-Port":[*],"X-Forwarded-Proto":["http"],"x-list":["1","2"]},"#,
         r#""queryStringParameters":{"token":"a b","x":"2"},"multiValueQueryStringParameters":{"token":["a b"],"x":["1","2"]},"#,
         r#""requestContext":{"routeKey":"$connect","eventType":"CONNECT","extendedRequestId":*,"requestTime":*,"#,
         r#""messageDirection":"IN","stage":"live","connectedAt":*,"requestTimeEpoch":*,"#,
-        r#""identity":{"userAgent":"Mozilla/5.0","sourceIp":"127.0.0.1"},"requestId":*,"domainName":"example.com","#,
+        r#""identity":{"userAgent":"Mozilla/5.0","sourceIp":"127.0.0.1"},"requestId":*,"domainName":"localhost","#,
         r#""connectionId":*,"apiId":"local"},"isBase64Encoded":false}"#,
     );
     assert_eq!(redact(&event), expected);
@@ -173,12 +173,12 @@ async fn without_a_query_the_event_has_no_query_fields() {
 async fn a_handshake_may_follow_another_request_on_its_connection() {
     let fixture = Fixture::new();
     let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
-    stream.write_all(b"GET /x HTTP/1.1\r\nHOST: a\r\n\r\n").await.expect("written");
+    stream.write_all(b"GET /x HTTP/1.1\r\nHOST: localhost\r\n\r\n").await.expect("written");
     assert_eq!(read_response(&mut stream).await.0, 404);
     stream.write_all(upgrade("/live", "").as_bytes()).await.expect("written");
     assert_eq!(read_response(&mut stream).await.0, 101);
     let event = fixture.fake.event("connect", 1).await;
-    assert!(event.starts_with(r#"{"headers":{"Host":"example.com","#), "{event}");
+    assert!(event.starts_with(r#"{"headers":{"Host":"localhost","#), "{event}");
 }
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn the_authorizer_event_is_that_of_api_gateway() {
     let event = fixture.fake.event("authorize", 1).await;
     let expected = concat!(
         r#"{"type":"REQUEST","methodArn":"arn:aws:execute-api:us-east-1:123456789012:local/live/$connect","#,
-        r#""headers":{"Connection":"keep-alive, Upgrade","HeaderAuth1":"v","Host":"example.com","#,
+        r#""headers":{"Connection":"keep-alive, Upgrade","HeaderAuth1":"v","Host":"localhost","#,
         r#""Sec-WebSocket-Key":"DM+9PqsQtaZrN+IMZbWTzg==","Sec-WebSocket-Version":"13","Upgrade":"websocket","#,
         r#""User-Agent":"ua","X-Amzn-Trace-Id":*,"X-Forwarded-For":"127.0.0.1","X-Forwarded-Port":*,"#,
         r#""X-Forwarded-Proto":"http","content-length":"0"},"multiValueHeaders":"#,
@@ -228,7 +228,7 @@ async fn the_authorizer_event_is_that_of_api_gateway() {
         r#""queryStringParameters":{"token":"abc"},"multiValueQueryStringParameters":{"token":["abc"]},"stageVariables":{},"#,
         r#""requestContext":{"routeKey":"$connect","eventType":"CONNECT","extendedRequestId":*,"requestTime":*,"#,
         r#""messageDirection":"IN","stage":"live","connectedAt":*,"requestTimeEpoch":*,"#,
-        r#""identity":{"sourceIp":"127.0.0.1","userAgent":"ua"},"requestId":*,"domainName":"example.com","#,
+        r#""identity":{"sourceIp":"127.0.0.1","userAgent":"ua"},"requestId":*,"domainName":"localhost","#,
         r#""connectionId":*,"apiId":"local"}}"#,
     );
     assert!(redacted.ends_with(expected), "{redacted}");

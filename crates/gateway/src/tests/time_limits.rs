@@ -82,7 +82,7 @@ async fn a_connection_with_a_slow_head_is_closed() {
 #[tokio::test(start_paused = true)]
 async fn a_request_with_a_slow_body_is_rejected() {
     let fixture = Fixture::with_limits(short_read());
-    let request = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf";
+    let request = "POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf";
     assert_eq!(fixture.raw(request).await.0, 408);
 }
 
@@ -96,7 +96,7 @@ async fn the_shutdown_closes_the_connections() {
     let mut client = fixture.connect().await;
     let address = fixture.gateway.address();
     let mut keep_alive = TcpStream::connect(address).await.expect("a connection");
-    keep_alive.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("written");
+    keep_alive.write_all(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("written");
     read_response(&mut keep_alive).await;
     until("the connection is registered", || !fixture.gateway.sockets().is_empty()).await;
     fixture.shutdown.cancel();

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::{HeaderValue, Method, StatusCode, header};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -21,6 +22,9 @@ use crate::{
     web_socket::events::EventBuilder,
     web_socket::response::ProxyResponse,
 };
+
+/// The length of a client's key before it is encoded.
+const KEY_BYTES: usize = 16;
 
 /// A client whose handshake is accepted.
 #[derive(Debug)]
@@ -69,6 +73,10 @@ fn check(state: &GatewayState, request: &HttpRequest) -> Result<String, StatusCo
     if request.path.len() + 1 + request.query.len() > limits.url_bytes {
         return Err(StatusCode::URI_TOO_LONG);
     }
+    // RFC 6455 section 4.1: HTTP/1.1 or higher.
+    if request.version < Version::HTTP_11 {
+        return Err(StatusCode::BAD_REQUEST);
+    }
     let is_version_13 = request.header(header::SEC_WEBSOCKET_VERSION) == Some("13");
     if !is_upgrade(request)
         || !request.header_has(header::CONNECTION, "upgrade")
@@ -78,6 +86,10 @@ fn check(state: &GatewayState, request: &HttpRequest) -> Result<String, StatusCo
         return Err(StatusCode::UPGRADE_REQUIRED);
     }
     let key = request.header(header::SEC_WEBSOCKET_KEY).ok_or(StatusCode::BAD_REQUEST)?;
+    // The same section: 16 bytes in base64.
+    if STANDARD.decode(key).map_or(0, |bytes| bytes.len()) != KEY_BYTES {
+        return Err(StatusCode::BAD_REQUEST);
+    }
     if !state.sockets.admits_connect() {
         return Err(StatusCode::TOO_MANY_REQUESTS);
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use url::Url;
 
-use super::listen::Listen;
+use super::{hosts::Hosts, listen::Listen};
 use crate::{
     adapters::LambdaFunctions,
     in_process::{AUTHORIZE, CONNECTION, REST},
@@ -33,6 +33,10 @@ pub struct Options {
     #[expect(missing_docs, reason = "a doc comment would replace the help text of the command")]
     #[command(flatten)]
     pub listen: Listen,
+
+    #[expect(missing_docs, reason = "as above")]
+    #[command(flatten)]
+    pub hosts: Hosts,
 
     /// Invoke the functions at this address: `http://127.0.0.1:9000` for `cargo lambda watch`,
     /// `http://127.0.0.1:3001` for `sam local start-lambda`, or any other server with Lambda's
@@ -87,7 +91,7 @@ pub struct Options {
     pub domain: Option<String>,
 
     /// Accept calls of the management API (`@connections`) from these callers. AWS requires signed
-    /// calls; this gateway does not check signatures.
+    /// calls; this gateway requires a signature and does not check it.
     #[arg(long, value_enum, default_value_t)]
     pub callbacks: Callbacks,
 
@@ -121,6 +125,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
 fn config(options: &Options) -> anyhow::Result<Config> {
     let mut config = Config {
         domain: options.domain.clone(),
+        hosts: gateway::Hosts::new(options.hosts.hosts.iter().cloned()),
         callbacks: options.callbacks,
         // A load balancer in front of the gateway runs on the same machine.
         trusts_proxies: true,

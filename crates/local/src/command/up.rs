@@ -8,7 +8,7 @@ use aws::clients::TableOptions;
 use dynamo::Durability;
 use tokio_util::sync::CancellationToken;
 
-use super::listen::Listen;
+use super::{hosts::Hosts, listen::Listen};
 use crate::{
     in_process::{Server, Settings},
     output::print,
@@ -23,6 +23,10 @@ pub struct Options {
     #[expect(missing_docs, reason = "a doc comment would replace the help text of the command")]
     #[command(flatten)]
     pub listen: Listen,
+
+    #[expect(missing_docs, reason = "as above")]
+    #[command(flatten)]
+    pub hosts: Hosts,
 
     /// Keep the database in this folder. By default, the data is lost when the program ends.
     #[arg(long, env = "HEADWATER_DATA_DIR", value_name = "FOLDER")]
@@ -72,6 +76,7 @@ impl Options {
         });
         let settings = Settings {
             listen: self.listen.address,
+            hosts: self.hosts.hosts,
             data_dir: self.data_dir,
             durability: self.durability,
             simulation,

@@ -22,7 +22,9 @@ use domain::{
     topic::Topic,
 };
 use dynamo::{Durability, Engine, Storage};
-use gateway::{Authorizer, Callbacks, Config, Gateway, GatewayLimits, HttpRoutes, Routes, Sockets};
+use gateway::{
+    Authorizer, Callbacks, Config, Gateway, GatewayLimits, Hosts, HttpRoutes, Routes, Sockets,
+};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use simulator::Simulator;
@@ -46,6 +48,8 @@ const DEMO_TOPICS: [&str; 4] = [
 pub struct Settings {
     /// The address to listen on. Port 0 takes a free port.
     pub listen: SocketAddr,
+    /// The host names that requests may have, beside addresses and `localhost`.
+    pub hosts: Vec<String>,
     /// The folder of the database; none keeps the data in memory.
     pub data_dir: Option<PathBuf>,
     /// When a write to that folder counts as done.
@@ -80,6 +84,7 @@ impl Server {
     pub async fn start(settings: Settings, shutdown: CancellationToken) -> anyhow::Result<Self> {
         let Settings {
             listen,
+            hosts,
             data_dir,
             durability,
             simulation,
@@ -115,7 +120,7 @@ impl Server {
         let gateway_shutdown = CancellationToken::new();
         let (ready, is_ready) = watch::channel(false);
         let gateway = Gateway::start(
-            gateway_config(listen, is_open, is_ready),
+            gateway_config(listen, hosts, is_open, is_ready),
             sockets,
             Arc::new(DirectFunctions::new(app, pusher.clone(), clock.clone())),
             gateway_shutdown.clone(),
@@ -253,7 +258,12 @@ fn app(
     Ok(App::new(tables, outlet, options, preset, connection_secret))
 }
 
-fn gateway_config(listen: SocketAddr, is_open: bool, ready: watch::Receiver<bool>) -> Config {
+fn gateway_config(
+    listen: SocketAddr,
+    hosts: Vec<String>,
+    is_open: bool,
+    ready: watch::Receiver<bool>,
+) -> Config {
     Config {
         routes: Routes::default()
             .with("$connect", CONNECTION)
@@ -262,6 +272,7 @@ fn gateway_config(listen: SocketAddr, is_open: bool, ready: watch::Receiver<bool
         authorizer: Some(Authorizer::new(AUTHORIZE)),
         http: HttpRoutes::to(REST, Some(Authorizer::new(AUTHORIZE))),
         ready,
+        hosts: Hosts::new(hosts),
         // The functions post directly. With access control, nobody else may post.
         callbacks: if is_open { Callbacks::Loopback } else { Callbacks::Off },
         ..Config::new(listen)

@@ -168,8 +168,25 @@ fn rejects_invalid_frames() {
 
 #[test]
 fn a_large_length_is_rejected_before_its_payload_arrives() {
-    let header = [0x81, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+    let header = [0x81, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
     assert_eq!(decode_all(&header, 3), (vec![], Some(Violation::FrameTooLarge)));
+}
+
+#[test]
+fn a_length_that_is_not_encoded_as_required_is_rejected() {
+    let cases: [(&str, &[u8], bool); 6] = [
+        ("126 in two bytes", &[0x81, 0xFE, 0, 126], true),
+        ("125 in two bytes", &[0x81, 0xFE, 0, 125], false),
+        ("0 in two bytes", &[0x89, 0xFE, 0, 0], false),
+        ("65535 in eight bytes", &[0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], false),
+        ("1 in eight bytes", &[0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0, 1], false),
+        ("the first bit", &[0x81, 0xFF, 0x80, 0, 0, 0, 0, 1, 0, 0], false),
+    ];
+    for (name, header, is_valid) in cases {
+        let bytes = [header, &[0; 4]].concat();
+        let (_, violation) = decode_all(&bytes, 3);
+        assert_eq!(violation.map(Violation::code), (!is_valid).then_some(1002), "case: {name}");
+    }
 }
 
 fn client_frame() -> impl Strategy<Value = ClientFrame> {
