@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::LazyLock,
+    thread,
 };
 
 use cedar_policy::{
@@ -23,9 +24,14 @@ use crate::{
     topic::Topic,
 };
 
+mod shape;
+
 /// Maximum size of a set in bytes, limits included. A set is one item of the database, which is
 /// limited to 400 KB.
 pub const MAX_SET_BYTES: usize = 256 * 1024;
+
+/// Stack on which policies are parsed and validated, in bytes. Only what is used takes memory.
+const STACK_BYTES: usize = 256 * 1024 * 1024;
 
 /// Number of cached decisions in each of the two generations.
 const GENERATION: usize = 8_192;
@@ -156,7 +162,8 @@ impl RuleSet {
             return Err(InvalidSet(defects));
         }
         let limits = read_limits(&text.limits).map_err(|defect| defects.push(defect));
-        let set = read_policies(&text.policies).map_err(|more| defects.extend(more));
+        let set = with_stack(|| read_policies(&text.policies));
+        let set = set.map_err(|more| defects.extend(more));
         match (set, limits) {
             (Ok(set), Ok(limits)) => {
                 let literals = set.policies().flat_map(cedar_policy::Policy::entity_literals);
@@ -299,7 +306,22 @@ fn read_limits(text: &str) -> Result<BTreeMap<String, Limits>, Defect> {
     Ok(limits)
 }
 
+/// Runs something that recurses on a stack of its own.
+fn with_stack<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, run);
+        match thread.expect("a thread can be started").join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
 fn read_policies(text: &str) -> Result<PolicySet, Vec<Defect>> {
+    if let Err((offset, message)) = shape::check(text) {
+        let (line, column) = place(text, offset);
+        return Err(vec![Defect { part: Part::Policies, line, column, message }]);
+    }
     let set: PolicySet = text.parse().map_err(|errors: cedar_policy::ParseErrors| {
         errors.iter().map(|error| diagnosed(text, error)).collect::<Vec<_>>()
     })?;

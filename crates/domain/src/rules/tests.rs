@@ -190,3 +190,63 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_text_that_would_overflow_the_stack_is_rejected() {
+    let condition = |text: &str| format!("permit (principal, action, resource) when {{ {text} }};");
+    let nested = |open: &str, close: &str| {
+        condition(&format!("{}true{}", open.repeat(50_000), close.repeat(50_000)))
+    };
+    let cases = [
+        ("parentheses", nested("(", ")"), "nested"),
+        ("lists", nested("[", "]"), "nested"),
+        ("records", nested("{a:", "}"), "nested"),
+        ("without an end", condition(&"(".repeat(100_000)), "nested"),
+        ("not", condition(&format!("{}true", "!".repeat(100_000))), "words and signs"),
+        ("minus", condition(&format!("{}1 == 1", "-".repeat(100_000))), "words and signs"),
+        ("and", condition(&format!("true{}", " && true".repeat(30_000))), "words and signs"),
+        (
+            "if",
+            condition(&format!("{}true", "if true then true else ".repeat(10_000))),
+            "words and signs",
+        ),
+        ("attributes", condition(&format!("resource{}", ".a".repeat(60_000))), "words and signs"),
+        (
+            "names",
+            format!("permit (principal == {}A::\"a\", action, resource);", "A::".repeat(50_000)),
+            "words and signs",
+        ),
+        (
+            "conditions",
+            format!("permit (principal, action, resource) {};", "when {true} ".repeat(15_000)),
+            "words and signs",
+        ),
+        (
+            "annotations",
+            format!("{} permit (principal, action, resource);", "@a(\"b\") ".repeat(20_000)),
+            "words and signs",
+        ),
+    ];
+    for (name, policies, expected) in cases {
+        let defects = set(&policies).expect_err(name);
+        assert!(defects.to_string().contains(expected), "case: {name}: {defects}");
+    }
+}
+
+#[test]
+fn as_much_as_is_allowed_does_not_overflow_the_stack() {
+    let topic = topic("coinbase/ticker/BTC-USD");
+    for condition in [
+        format!("{}true{}", "(".repeat(48), ")".repeat(48)),
+        format!("true{}", " && true".repeat(600)),
+        format!("{}true", "if true then true else ".repeat(300)),
+        format!("true{}", " && (true || false)".repeat(200)),
+        "\"((((\" == \"((((\" // (((((((((((((((((((((((((((((((((((((((((((((((((((((((((("
+            .to_owned(),
+    ] {
+        let policies = format!("permit (principal, action, resource) when {{ {condition}\n }};");
+        let set = set(&policies).unwrap_or_else(|defects| panic!("{defects}"));
+        let is_allowed = set.allows(&Principal::anonymous(), Right::Subscribe(&topic));
+        assert!(is_allowed, "{condition}");
+    }
+}
