@@ -269,7 +269,8 @@ impl Log {
     }
 
     /// Returns entries in order, from the one that contains `from` to the one that contains `to`, up to
-    /// about `bytes` of compressed bodies. Missing and expired entries are left out.
+    /// about `bytes` of events: an entry is the last one as soon as all have this size in memory. In the
+    /// database they are compressed, often to a hundredth. Missing and expired entries are left out.
     ///
     /// # Errors
     ///
@@ -289,8 +290,9 @@ impl Log {
         if let Some(item) = self.item_with(topic, from).await? {
             next = from.saturating_add(1);
             if !is_expired(&item, now) {
-                size += body_bytes(&item);
-                entries.push(read_entry(&item)?);
+                let entry = read_entry(&item)?;
+                size += entry.bytes();
+                entries.push(entry);
             }
         }
         if to < next {
@@ -314,8 +316,9 @@ impl Log {
         {
             let item = item.map_err(|error| StoreError::from_sdk("Query", error))?;
             if !is_expired(&item, now) && !is_fence(&item) {
-                size += body_bytes(&item);
-                entries.push(read_entry(&item)?);
+                let entry = read_entry(&item)?;
+                size += entry.bytes();
+                entries.push(entry);
             }
         }
         Ok(entries)
@@ -538,10 +541,6 @@ fn digest(entry: &Entry, at: Timestamp) -> u64 {
 fn is_expired(item: &Attributes, now: Timestamp) -> bool {
     read_number(item, "expires_at")
         .is_ok_and(|at| i64::try_from(at).is_ok_and(|at| at <= now.as_second()))
-}
-
-fn body_bytes(item: &Attributes) -> usize {
-    item.get("body").and_then(|body| body.as_b().ok()).map_or(0, |body| body.as_ref().len())
 }
 
 #[cfg(test)]

@@ -166,6 +166,24 @@ async fn a_post_in_the_log_can_be_superseded() {
     }
 }
 
+#[tokio::test]
+async fn what_is_read_at_once_is_bounded_by_its_size_in_memory() {
+    let log = tables().await.log;
+    let t = topic("mastodon/public");
+    // It compresses to almost nothing.
+    let event = format!("\"{}\"", "x".repeat(100_000));
+    for seq in 1..=50 {
+        log.append(&frame(&t, seq, &[&event]), None, now()).await.unwrap();
+    }
+    let mut next = 1;
+    while next <= 50 {
+        let entries = log.read(&t, next, 50, 512 * 1024, now()).await.unwrap();
+        assert_eq!(entries.first().map(Entry::seq), Some(next));
+        assert!(entries.len() <= 6, "{} entries of 100 KB", entries.len());
+        next = entries.last().unwrap().last() + 1;
+    }
+}
+
 /// Another version of the compressor makes other bytes of the same frame.
 #[tokio::test]
 async fn a_post_is_superseded_whatever_compressed_its_frame() {

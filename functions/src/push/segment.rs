@@ -92,7 +92,7 @@ pub(super) async fn read(
         next = entry.last() + 1;
         pieces.push(piece(entry));
     }
-    // The log stops reading after some compressed bytes, which are fewer than the bytes of the events.
+    // The log stops reading after so many bytes.
     let is_cut = bytes >= READ_BYTES && next <= to;
     if !is_cut && to < u64::MAX && next <= to {
         pieces.push(gap(next, to));
