@@ -77,6 +77,16 @@ pub struct Options {
     #[arg(long, env = "HEADWATER_MASTODON_TOKENS", hide_env_values = true, default_value = "", hide_default_value = true, value_parser = parse_tokens)]
     pub mastodon_tokens: Tokens,
 
+    /// Hosts at which Mastodon servers may have their streaming interface, separated by commas. A server's own
+    /// host and hosts of the same domain are always allowed.
+    #[arg(
+        long,
+        env = "HEADWATER_MASTODON_STREAMING_HOSTS",
+        value_name = "HOSTS",
+        value_delimiter = ','
+    )]
+    pub mastodon_streaming_hosts: Vec<String>,
+
     /// Record these Mastodon topics even without subscribers, such as `public,tag/rustlang`.
     #[arg(long, env = "HEADWATER_MASTODON_RECORD", default_value = "", value_parser = parse_mastodon)]
     pub mastodon_record: Wanted,

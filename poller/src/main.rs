@@ -145,7 +145,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     if options.metrics {
         tokio::spawn(write_metrics(looks.subscribe(), options.tables.table_prefix.clone()));
     }
-    let outside = Outside::real(&options.poller.user_agent)?;
+    let outside =
+        Outside::real(&options.poller.user_agent, &options.poller.mastodon_streaming_hosts)?;
     let poller = Poller {
         families: families(&options.poller, options.tables.retention, &outside)?,
         tables: clients.tables(&options.tables),

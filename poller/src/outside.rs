@@ -1,6 +1,11 @@
 //! What the sources get from outside: the network, and the time. A simulation provides both.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
@@ -12,9 +17,12 @@ use reqwest::{
     header::{HeaderMap, HeaderValue, USER_AGENT},
     redirect::Policy,
 };
+use tokio::net::{TcpStream, lookup_host};
 use tokio_tungstenite::{
-    connect_async_with_config,
-    tungstenite::{self, Message, handshake::client::Request, protocol::WebSocketConfig},
+    client_async_tls_with_config, connect_async_with_config,
+    tungstenite::{
+        self, Message, handshake::client::Request, http::Uri, protocol::WebSocketConfig,
+    },
 };
 
 /// Longest time to connect for a GET request.
@@ -30,17 +38,20 @@ pub struct Outside {
     pub network: Arc<dyn Network>,
     /// The current time.
     pub clock: Clock,
+    /// Hosts to which a server may refer for its streaming interface, beside those of its own domain.
+    pub streaming_hosts: Arc<[String]>,
 }
 
 impl Outside {
-    /// Makes the real ones. All requests have this user agent.
+    /// Makes the real ones. All requests have this user agent. A server may refer to these other hosts.
     ///
     /// # Errors
     ///
     /// When the user agent is invalid, or no HTTP client can be made.
-    pub fn real(user_agent: &str) -> anyhow::Result<Self> {
+    pub fn real(user_agent: &str, streaming_hosts: &[String]) -> anyhow::Result<Self> {
         let network = Arc::new(Internet::new(user_agent)?);
-        Ok(Self { network, clock: Clock::new(Timestamp::now) })
+        let streaming_hosts = streaming_hosts.into();
+        Ok(Self { network, clock: Clock::new(Timestamp::now), streaming_hosts })
     }
 }
 
@@ -53,8 +64,18 @@ pub trait Network: Send + Sync + 'static {
     fn open(
         &self,
         request: Request,
+        reach: Reach,
         max_message_bytes: usize,
     ) -> BoxFuture<'_, Result<Socket, tungstenite::Error>>;
+}
+
+/// Which addresses a connection may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Any: the operator has configured the host.
+    Any,
+    /// Public ones only: an upstream has named the host, which could lead to one that only we can reach.
+    Public,
 }
 
 /// A GET request.
@@ -168,6 +189,7 @@ impl Network for Internet {
     fn open(
         &self,
         mut request: Request,
+        reach: Reach,
         max_message_bytes: usize,
     ) -> BoxFuture<'_, Result<Socket, tungstenite::Error>> {
         request.headers_mut().insert(USER_AGENT, self.user_agent.clone());
@@ -175,9 +197,53 @@ impl Network for Internet {
             .max_message_size(Some(max_message_bytes))
             .max_frame_size(Some(max_message_bytes));
         Box::pin(async move {
-            let (socket, _) = connect_async_with_config(request, Some(config), true).await?;
+            let (socket, _) = match reach {
+                Reach::Any => connect_async_with_config(request, Some(config), true).await?,
+                Reach::Public => {
+                    let stream = connect_publicly(request.uri()).await?;
+                    client_async_tls_with_config(request, stream, Some(config), None).await?
+                }
+            };
             Ok(Box::new(socket) as Socket)
         })
+    }
+}
+
+/// Connects to a host, if all its addresses are public.
+async fn connect_publicly(uri: &Uri) -> io::Result<TcpStream> {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("wss") { 443 } else { 80 });
+    let addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
+    if let Some(address) = addresses.iter().find(|address| !is_public(address.ip())) {
+        let message = format!("{host} has the address {}, which is not public", address.ip());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    let stream = TcpStream::connect(&addresses[..]).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Returns whether anybody can reach an address (the IANA registries of special-purpose addresses).
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            let is_special = v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_documentation()
+                || a == 0
+                || (a == 100 && b & 0xC0 == 64)
+                || (a == 192 && b == 0 && c == 0)
+                || (a == 198 && b & 0xFE == 18)
+                || a >= 224;
+            !is_special
+        }
+        IpAddr::V6(v6) => {
+            // Global unicast addresses, without documentation, 6to4 and Teredo, which contain others.
+            let [a, b, ..] = v6.segments();
+            a & 0xE000 == 0x2000 && !(a == 0x2001 && matches!(b, 0 | 0xDB8)) && a != 0x2002
+        }
     }
 }
 
@@ -195,16 +261,68 @@ mod tests {
         response::IntoResponse as _,
     };
     use simulator::script::ScriptedServer;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
     use super::*;
 
     #[test]
     fn an_invalid_user_agent_is_rejected_with_a_reason() {
         for agent in ["", "a\nb"] {
-            let error = Outside::real(agent).err().expect("an error");
+            let error = Outside::real(agent, &[]).err().expect("an error");
             assert_eq!(error.to_string(), format!("{agent:?} is not a valid user agent"));
         }
-        assert!(Outside::real("headwater").is_ok());
+        assert!(Outside::real("headwater", &[]).is_ok());
+    }
+
+    #[test]
+    fn special_addresses_are_not_public() {
+        let special = [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "ff02::1",
+            "2001:db8::1",
+            "2002:a00:1::1",
+            "2001::1",
+        ];
+        for address in special {
+            assert!(!is_public(address.parse().expect(address)), "case: {address}");
+        }
+        for address in ["1.1.1.1", "100.128.0.1", "172.32.0.1", "192.0.1.1", "2606:4700::1111"] {
+            assert!(is_public(address.parse().expect(address)), "case: {address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_an_upstream_names_must_be_public() {
+        let respond = |_: &Parts| StatusCode::NOT_FOUND.into_response();
+        let server = ScriptedServer::start(respond).await.expect("a port");
+        let outside = Outside::real("headwater", &[]).expect("a client");
+        for host in ["127.0.0.1", "localhost"] {
+            let url = format!("ws://{host}:{}/", server.address().port());
+            let request = url.as_str().into_client_request().expect("a request");
+            let opened = outside.network.open(request, Reach::Public, 100).await;
+            let error = opened.err().expect("an error").to_string();
+            assert!(error.contains("not public"), "{error}");
+        }
     }
 
     /// Starts a server that redirects `/N` to `/N-1` and `/away` to another one, and answers the rest.
@@ -227,7 +345,7 @@ mod tests {
         let inside = server(String::new()).await;
         let elsewhere = format!("http://{}/latest/meta-data/", inside.address());
         let server = server(elsewhere).await;
-        let outside = Outside::real("headwater").expect("a client");
+        let outside = Outside::real("headwater", &[]).expect("a client");
         for (path, expected) in [("0", "here"), ("3", "here"), ("4", ""), ("away", "")] {
             let request = Get {
                 url: format!("http://{}/{path}", server.address()).parse().expect("a URL"),

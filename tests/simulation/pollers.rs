@@ -138,7 +138,11 @@ impl Pollers {
             link: link.clone(),
             owner: owner.clone(),
         };
-        let outside = Outside { network: Arc::new(network), clock: clock.clone() };
+        let outside = Outside {
+            network: Arc::new(network),
+            clock: clock.clone(),
+            streaming_hosts: Arc::new([]),
+        };
         let options = Options::try_parse_from(SETTINGS).unwrap().options;
         let poller = Poller {
             families: sources(families, &options, &self.plan, &outside),

@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn invalid_addresses_are_rejected_with_a_reason() {
         let url = |text: &str| Url::parse(text).expect("a URL");
-        let outside = Outside::real("headwater").expect("a client");
+        let outside = Outside::real("headwater", &[]).expect("a client");
         let new = |feed, rest| Coinbase::new(url(feed), url(rest), outside.clone());
         let feed = "wss://feed.example";
         let rest = "https://api.example";

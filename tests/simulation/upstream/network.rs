@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::{Sink, Stream, future::BoxFuture, stream::BoxStream};
-use poller::outside::{Get, GetError, Network, Response, Socket};
+use poller::outside::{Get, GetError, Network, Reach, Response, Socket};
 use reqwest::{StatusCode, header::HeaderMap};
 use tokio::{
     sync::mpsc,
@@ -96,7 +96,7 @@ impl Network for SimulatedNetwork {
         })
     }
 
-    fn open(&self, request: Request, _: usize) -> BoxFuture<'_, Result<Socket, Error>> {
+    fn open(&self, request: Request, _: Reach, _: usize) -> BoxFuture<'_, Result<Socket, Error>> {
         Box::pin(async move {
             self.pass().await;
             if self.fails() {

@@ -129,7 +129,7 @@ impl Server {
 
         let tasks = TaskTracker::new();
         tasks.spawn(engine.delete_expired(shutdown.clone()));
-        let outside = Outside::real(&poller.user_agent)?;
+        let outside = Outside::real(&poller.user_agent, &poller.mastodon_streaming_hosts)?;
         let families = families(&poller, table_options.retention, &outside)?;
         let (failed, failure) = watch::channel(None);
         let stop = shutdown.clone();

@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     fn client(base: &str) -> Rest {
-        let outside = Outside::real("headwater/test").expect("a client");
+        let outside = Outside::real("headwater/test", &[]).expect("a client");
         Rest::new(base.parse().expect("a URL"), outside)
     }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     feed::Feed,
-    outside::{Outside, Socket},
+    outside::{Outside, Reach, Socket},
     source::http::retry_after,
     wanted::Wanted,
 };
@@ -201,7 +201,7 @@ impl Upstream {
 
     async fn connect(&self) -> Result<Socket, UpstreamError> {
         let request = self.url.as_str().into_client_request()?;
-        let opening = self.outside.network.open(request, MAX_MESSAGE_BYTES);
+        let opening = self.outside.network.open(request, Reach::Any, MAX_MESSAGE_BYTES);
         let opened = time::timeout(CONNECT_WITHIN, opening).await;
         let opened = opened.map_err(|_| UpstreamError::ConnectTimeout)?;
         opened.map_err(|error| UpstreamError::of_opening(error, self.outside.clock.now()))

@@ -18,7 +18,7 @@ use super::{
     status::Status,
 };
 use crate::{
-    outside::{Get, GetError, Outside, Response},
+    outside::{Get, GetError, Outside, Reach, Response},
     source::http::{self, below},
 };
 
@@ -114,6 +114,14 @@ impl Api {
         &self.outside
     }
 
+    /// Returns which addresses a connection to `url` may have.
+    pub(super) fn reach(&self, url: &Url) -> Reach {
+        let host = url.host_str();
+        let is_configured = host == self.base.host_str()
+            || self.outside.streaming_hosts.iter().any(|it| Some(it.as_str()) == host);
+        if is_configured { Reach::Any } else { Reach::Public }
+    }
+
     /// Returns the header that sends the token, if there is one.
     ///
     /// # Errors
@@ -135,7 +143,7 @@ impl Api {
             }
             response => response,
         };
-        Ok(Instance::read(&response?.0, &self.base))
+        Ok(Instance::read(&response?.0, &self.base, &self.outside.streaming_hosts))
     }
 
     /// Fetches the page of the public timeline that follows the status `after`, or the newest.

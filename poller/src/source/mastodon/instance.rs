@@ -57,8 +57,9 @@ pub(super) enum Way {
 }
 
 impl Instance {
-    /// Parses `/api/v2/instance`, or `/api/v1/instance` of older servers.
-    pub(super) fn read(json: &Value, base: &Url) -> Self {
+    /// Parses `/api/v2/instance`, or `/api/v1/instance` of older servers, of the server at `base`. Its streaming
+    /// interface may be at one of these other hosts.
+    pub(super) fn read(json: &Value, base: &Url, streaming_hosts: &[String]) -> Self {
         let instance = Loose::new(json);
         let configuration = instance.get("configuration");
         let feeds = configuration.get("timelines_access").get("live_feeds");
@@ -77,7 +78,8 @@ impl Instance {
                 .get("urls")
                 .text("streaming")
                 .or_else(|| instance.get("urls").text("streaming_api"))
-                .and_then(|url| streaming(url, base)),
+                .and_then(|url| streaming(url, base))
+                .filter(|url| is_trusted(url, base, streaming_hosts)),
             local: access("local"),
             remote: access("remote"),
         }
@@ -121,6 +123,18 @@ fn streaming(url: &str, base: &Url) -> Option<Url> {
     Some(url)
 }
 
+/// Returns whether a server may name this address: at its own host, at a host of the same registrable domain, or
+/// at one that the operator allows. Otherwise a server could have us connect to any host, and get the token there.
+fn is_trusted(url: &Url, base: &Url, streaming_hosts: &[String]) -> bool {
+    let (Some(host), Some(ours)) = (url.host_str(), base.host_str()) else { return false };
+    let registrable = |url: &Url| match url.domain() {
+        Some(domain) => psl::domain_str(domain).map(str::to_owned),
+        None => None,
+    };
+    let is_same_domain = || registrable(url).is_some_and(|it| Some(it) == registrable(base));
+    host == ours || is_same_domain() || streaming_hosts.iter().any(|it| it == host)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -138,18 +152,18 @@ mod tests {
             ("nothing", json!({}), ("social.example", None)),
             (
                 "version 1",
-                json!({"uri": "example.org", "urls": {"streaming_api": "wss://s.example.org"}}),
-                ("example.org", Some("wss://s.example.org/api/v1/streaming")),
+                json!({"uri": "example.org", "urls": {"streaming_api": "wss://s.social.example"}}),
+                ("example.org", Some("wss://s.social.example/api/v1/streaming")),
             ),
             (
                 "version 1 of Pleroma",
-                json!({"uri": "https://example.org/", "urls": {"streaming_api": "wss://example.org"}}),
-                ("example.org", Some("wss://example.org/api/v1/streaming")),
+                json!({"uri": "https://example.org/", "urls": {"streaming_api": "wss://social.example"}}),
+                ("example.org", Some("wss://social.example/api/v1/streaming")),
             ),
             (
                 "https",
-                json!({"configuration": {"urls": {"streaming": "https://example.org/"}}}),
-                ("social.example", Some("wss://example.org/api/v1/streaming")),
+                json!({"configuration": {"urls": {"streaming": "https://social.example/"}}}),
+                ("social.example", Some("wss://social.example/api/v1/streaming")),
             ),
             (
                 "unencrypted",
@@ -163,9 +177,36 @@ mod tests {
             ),
         ];
         for (name, json, expected) in cases {
-            let instance = Instance::read(&json, &base());
+            let instance = Instance::read(&json, &base(), &[]);
             let streaming = instance.streaming.as_ref().map(Url::as_str);
             assert_eq!((&*instance.domain, streaming), expected, "case: {name}");
+        }
+    }
+
+    #[test]
+    fn a_stream_at_a_host_of_somebody_else_is_not_used() {
+        let cases = [
+            ("https://social.example", "wss://social.example", true),
+            ("https://social.example", "wss://streaming.social.example", true),
+            ("https://social.example", "wss://social.example:8443", true),
+            ("https://social.community.example", "wss://streaming.community.example", true),
+            ("https://social.example", "wss://evil.example", false),
+            ("https://social.example", "wss://social.example.evil.example", false),
+            ("https://one.github.io", "wss://two.github.io", false),
+            ("https://one.co.uk", "wss://two.co.uk", false),
+            ("https://social.example", "wss://allowed.example", true),
+            ("https://social.example", "wss://169.254.169.254", false),
+            ("https://social.example", "wss://[::1]", false),
+            ("https://social.example", "wss://localhost", false),
+            ("http://127.0.0.1:4800", "ws://127.0.0.1:4801", true),
+            ("http://127.0.0.1:4800", "ws://10.0.0.1", false),
+            ("http://localhost:4800", "ws://localhost:4801", true),
+        ];
+        for (base, streaming, expected) in cases {
+            let json = json!({"configuration": {"urls": {"streaming": streaming}}});
+            let base = Url::parse(base).expect("a URL");
+            let instance = Instance::read(&json, &base, &["allowed.example".to_owned()]);
+            assert_eq!(instance.streaming.is_some(), expected, "case: {streaming} of {base}");
         }
     }
 
@@ -232,7 +273,11 @@ mod tests {
     }
 
     fn assert_instance(name: &str, json: &Value, disabled: bool, streaming: Option<&str>) {
-        let instance = Instance::read(json, &base());
+        // The answers are those of many servers.
+        let url = streaming.map(|url| Url::parse(url).expect("a URL"));
+        let hosts: Vec<String> =
+            url.iter().filter_map(|url| url.host_str()).map(str::to_owned).collect();
+        let instance = Instance::read(json, &base(), &hosts);
         assert_eq!(instance.streaming.as_ref().map(Url::as_str), streaming, "case: {name}");
         assert_eq!(instance.way(false) == Way::None(DISABLED), disabled, "case: {name}");
         assert_ne!(instance.domain, "social.example", "case: {name}");

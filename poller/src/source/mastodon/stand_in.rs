@@ -22,7 +22,7 @@ use crate::outside::Outside;
 
 /// Returns the real network and time.
 pub(super) fn outside() -> Outside {
-    Outside::real("Headwater/test (+https://example.org)").expect("a client")
+    Outside::real("Headwater/test (+https://example.org)", &[]).expect("a client")
 }
 
 /// The REST interface of a scripted server.

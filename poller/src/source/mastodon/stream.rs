@@ -71,7 +71,7 @@ async fn connect(api: &Api, url: &Url) -> Result<Socket, SessionEnd> {
         request.headers_mut().insert(header::AUTHORIZATION, value);
     }
     let outside = api.outside();
-    match outside.network.open(request, MAX_MESSAGE_BYTES).await {
+    match outside.network.open(request, api.reach(url), MAX_MESSAGE_BYTES).await {
         Ok(socket) => Ok(socket),
         Err(Error::Http(response)) => Err(rejected(&response, outside.clock.now())),
         Err(error) => Err(socket(error)),

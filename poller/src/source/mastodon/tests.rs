@@ -20,7 +20,7 @@ use crate::{
 fn server(base: &str) -> Result<Mastodon, MastodonError> {
     let now = Timestamp::UNIX_EPOCH;
     let timeline = Arc::new(Mutex::new(Timeline::new(now, Duration::from_hours(24))));
-    let outside = Outside::real("Headwater/test").expect("a client");
+    let outside = Outside::real("Headwater/test", &[]).expect("a client");
     Mastodon::new(base.parse().expect("a URL"), None, timeline, outside)
 }
 

@@ -69,7 +69,7 @@ async fn upstream(url: &str, rest_url: &str) -> (Upstream, Recorder) {
 }
 
 fn outside() -> Outside {
-    Outside::real("headwater/test").expect("a client")
+    Outside::real("headwater/test", &[]).expect("a client")
 }
 
 fn trade(kind: &str, id: u64) -> Value {
