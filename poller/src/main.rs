@@ -9,7 +9,7 @@ use aws::{
 };
 use axum::{Json, Router, http::StatusCode, response::IntoResponse as _, routing::get};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use domain::{chain::Chain, clock::Clock, provenance::Provenance, shard::Shards};
+use domain::{chain::Chain, clock::Clock, log_filter, provenance::Provenance, shard::Shards};
 use jiff::Timestamp;
 use poller::{
     config,
@@ -74,9 +74,14 @@ struct Options {
     #[arg(long, env = "HEADWATER_METRICS")]
     metrics: bool,
 
-    /// Log filter, such as `debug` or `info,poller=debug`.
-    #[arg(long, env = "HEADWATER_LOG", default_value = "info")]
+    /// Log filter, such as `debug` or `info,poller=debug`. A level alone concerns Headwater's own crates;
+    /// others log at `info` at most unless the filter names them.
+    #[arg(long, env = "HEADWATER_LOG", default_value = "info", value_parser = parse_filter)]
     log: EnvFilter,
+}
+
+fn parse_filter(text: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(log_filter::parse(text))
 }
 
 #[derive(Debug, Subcommand)]

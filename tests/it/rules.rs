@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use harness::{Client, ExchangeServer, Headwater, Program, Setup, token, until};
 use serde_json::{Value, json};
+use simulator::MastodonServer;
 use tempfile::NamedTempFile;
 use tokio::time::{Duration, Instant};
 
@@ -245,8 +246,13 @@ async fn rules_survive_a_restart_and_can_start_from_a_file() {
 
 #[tokio::test]
 async fn tokens_and_secrets_are_not_logged() {
-    let setup =
-        Headwater::setup().with_tokens().option("--connection-secret", "s3cret-of-connections");
+    let server = MastodonServer::start().await.unwrap();
+    let setup = Headwater::setup()
+        .with_tokens()
+        .option("--connection-secret", "s3cret-of-connections")
+        .option("--mastodon-servers", &server.url())
+        .option("--mastodon-tokens", &server.token())
+        .option("--mastodon-record", "public");
     let good = token(&["--class", "admin"]).await;
     let mut arguments = setup.arguments();
     arguments.extend(["--log", "trace"]);
@@ -264,11 +270,15 @@ async fn tokens_and_secrets_are_not_logged() {
     client.ask(json!({"action": "authenticate", "token": "another-bad-token"})).await;
     let rest = harness::Rest::new(address).with("authorization", &format!("Bearer {good}"));
     assert_eq!(rest.of(&welcome).get("/api/v1/subscribe").await.status, 200);
+    server.streamed().await;
     let log = program.terminate_and_read_log().await;
     assert!(log.contains("connection opened"), "the log is not empty: {log}");
     let connection_token = welcome["connectionToken"].as_str().unwrap();
     let signature = good.rsplit('.').next().unwrap();
+    let upstream_token = server.token();
+    let (_, upstream_token) = upstream_token.split_once('=').unwrap();
     for secret in [
+        upstream_token,
         good.as_str(),
         signature,
         connection_token,

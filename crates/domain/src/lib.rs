@@ -11,6 +11,7 @@ pub mod connection;
 pub mod duration;
 pub mod entry;
 pub mod frame;
+pub mod log_filter;
 pub mod log_id;
 pub mod outlet;
 pub mod pace;

@@ -14,6 +14,7 @@ pub mod up;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use domain::log_filter;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -27,7 +28,8 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Log these levels, such as `debug`, or `info,poller=debug` for one crate.
+    /// Log these levels, such as `debug`, or `info,poller=debug` for one crate. A level alone concerns
+    /// Headwater's own crates; others log at `info` at most unless the filter names them.
     #[arg(
         long,
         env = "HEADWATER_LOG",
@@ -61,7 +63,7 @@ impl Cli {
     ///
     /// When `--log` is not a valid filter.
     pub fn start_logging(&self) -> anyhow::Result<()> {
-        let filter = EnvFilter::try_new(&self.log)
+        let filter = EnvFilter::try_new(log_filter::parse(&self.log))
             .with_context(|| format!("HEADWATER_LOG (--log) is {:?}", self.log))?;
         // The engine logs every failed condition as a warning, and failed conditions are normal here.
         let filter = match "dynoxide=error".parse() {
