@@ -55,6 +55,11 @@ pub struct GatewayLimits {
     pub connections: usize,
     /// Longest wait for a request's head, and for its body.
     pub http_read: Duration,
+    /// Longest time until a client has received a response, beyond the time that its size takes at
+    /// `http_write_rate`.
+    pub http_write: Duration,
+    /// Least rate at which a client receives a response, in bytes per second.
+    pub http_write_rate: u32,
     /// Longest time for a closed connection to drain, and for the gateway to shut down.
     pub grace: Duration,
 }
@@ -80,6 +85,8 @@ impl Default for GatewayLimits {
             messages: None,
             connections: Semaphore::MAX_PERMITS,
             http_read: Duration::from_secs(30),
+            http_write: Duration::from_secs(30),
+            http_write_rate: 16 * 1_024,
             grace: Duration::from_secs(5),
         }
     }
@@ -92,6 +99,7 @@ impl GatewayLimits {
         Self {
             http_body_bytes: 1_024 * 1_024,
             http_read: Duration::from_secs(10),
+            http_write: Duration::from_secs(10),
             messages: Some(Rate::new(200, 1_000)),
             connections: open_files().map_or(Semaphore::MAX_PERMITS, |files| {
                 files.saturating_sub(OTHER_FILES).max(OTHER_FILES)

@@ -25,7 +25,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
-    time,
+    time::{self, Instant},
 };
 use tracing::{debug, warn};
 
@@ -106,10 +106,14 @@ async fn serve(
     let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
     let head = Head::default();
     let accepted: Arc<Mutex<Option<Accepted>>> = Arc::default();
+    // When the client must have received the last response. Then it waits for the next request, or has
+    // already been closed because there was none.
+    let due: Arc<Mutex<Option<Instant>>> = Arc::default();
     let service = {
         let state = state.clone();
         let head = head.clone();
         let accepted = accepted.clone();
+        let due = due.clone();
         service_fn(move |request: http::Request<Incoming>| {
             let (parts, body) = request.into_parts();
             let now = clock::now();
@@ -122,8 +126,12 @@ async fn serve(
             }
             let state = state.clone();
             let accepted = accepted.clone();
+            let due = due.clone();
+            *due.lock() = None;
             Box::pin(async move {
-                Ok::<_, std::convert::Infallible>(respond(&state, request, body, &accepted).await)
+                let response = respond(&state, request, body, &accepted).await;
+                *due.lock() = Some(Instant::now() + time_to_write(&state, &response));
+                Ok::<_, std::convert::Infallible>(response)
             })
         })
     };
@@ -135,14 +143,27 @@ async fn serve(
     let served = {
         let mut stopped = pin!(state.shutdown.cancelled());
         let mut is_stopping = false;
+        let mut overdue = pin!(time::sleep(Duration::ZERO));
         poll_fn(|cx| {
             if !is_stopping && stopped.as_mut().poll(cx).is_ready() {
                 is_stopping = true;
                 Pin::new(&mut http).graceful_shutdown();
             }
-            http.poll_without_shutdown(cx)
+            let served = http.poll_without_shutdown(cx).map(Some);
+            let Some(due) = *due.lock() else { return served };
+            if served.is_ready() {
+                return served;
+            }
+            if overdue.deadline() != due {
+                overdue.as_mut().reset(due);
+            }
+            overdue.as_mut().poll(cx).map(|()| None)
         })
         .await
+    };
+    let Some(served) = served else {
+        debug!("closed a connection whose client does not read");
+        return;
     };
     let parts = http.into_parts();
     let mut stream = parts.io.into_inner().into_inner();
@@ -169,6 +190,13 @@ async fn serve(
             });
         }
     }
+}
+
+/// Returns how long a client may take to receive a response.
+fn time_to_write(state: &GatewayState, response: &HttpResponse) -> Duration {
+    let limits = state.sockets.limits();
+    let bytes = u32::try_from(response.body().size_hint().lower()).unwrap_or(u32::MAX);
+    limits.http_write + Duration::from_secs(1) * bytes / limits.http_write_rate
 }
 
 /// The part of the gateway that handles a request.

@@ -86,6 +86,26 @@ async fn a_request_with_a_slow_body_is_rejected() {
     assert_eq!(fixture.raw(request).await.0, 408);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_client_does_not_read_is_closed() {
+    const BYTES: usize = 8 * 1_024 * 1_024;
+    let limits = GatewayLimits {
+        http_write: Duration::from_millis(100),
+        http_write_rate: 1_000_000_000,
+        ..GatewayLimits::default()
+    };
+    let fixture = Fixture::with(|config| config.http = HttpRoutes::to("http", None), limits);
+    fixture.fake.on("http", |_| response(json!({"statusCode": 200, "body": "x".repeat(BYTES)})));
+    let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
+    stream.write_all(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("written");
+    fixture.fake.event("http", 1).await;
+    time::sleep(Duration::from_secs(10)).await;
+    let mut received = Vec::new();
+    let read = time::timeout(PATIENCE, stream.read_to_end(&mut received)).await;
+    let _ = read.expect("closed in time");
+    assert!(received.len() < BYTES, "{} bytes", received.len());
+}
+
 fn short_read() -> GatewayLimits {
     GatewayLimits { http_read: Duration::from_millis(100), ..GatewayLimits::default() }
 }
