@@ -12,6 +12,7 @@ use domain::{
 };
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use rapidfuzz::distance::osa;
 
 /// How long the catalog is cached.
 const CACHE_FOR: Duration = Duration::from_mins(1);
@@ -30,12 +31,19 @@ pub struct Catalog {
 }
 
 /// A pair that the exchange does not have.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct UnknownPair {
     /// The pair.
     pub pair: String,
-    /// The names of existing pairs that are nearest to it.
-    pub nearest: Vec<String>,
+    products: Arc<[Product]>,
+}
+
+impl UnknownPair {
+    /// Returns the names of the existing pairs that are nearest to it, the nearest first. This compares it with
+    /// all products, so do it once for a message.
+    pub fn nearest(&self) -> Vec<String> {
+        nearest(&self.pair, self.products.iter().map(|product| product.id.as_str()))
+    }
 }
 
 impl Catalog {
@@ -83,16 +91,16 @@ impl Catalog {
         if products.is_empty() || products.iter().any(|product| product.id == pair) {
             return Ok(None);
         }
-        let nearest = nearest(pair, products.iter().map(|product| product.id.as_str()));
-        Ok(Some(UnknownPair { pair: pair.to_owned(), nearest }))
+        Ok(Some(UnknownPair { pair: pair.to_owned(), products }))
     }
 }
 
 /// Returns the names that are nearest to `pair`, the nearest first.
 fn nearest<'a>(pair: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let pair = osa::BatchComparator::new(pair.chars());
+    let cutoff = osa::Args::default().score_cutoff(MAX_DISTANCE);
     let mut near: Vec<(usize, &str)> = names
-        .map(|name| (strsim::damerau_levenshtein(pair, name), name))
-        .filter(|(distance, _)| *distance <= MAX_DISTANCE)
+        .filter_map(|name| Some((pair.distance_with_args(name.chars(), &cutoff)?, name)))
         .collect();
     near.sort_unstable();
     near.into_iter().take(MAX_SUGGESTIONS).map(|(_, name)| name.to_owned()).collect()

@@ -37,6 +37,7 @@ pub(super) async fn subscribe(
     let connection = client.connection().await?;
     let our_log = client.app.log_id.get().await?;
     let mut starts = BTreeMap::new();
+    let mut suggests = true;
     for (topic, spelling) in parse_topics(client, id.as_ref(), topics).await? {
         let after = since.get(&spelling).or_else(|| since.get(topic.as_str()));
         let start = match (after, last) {
@@ -44,7 +45,7 @@ pub(super) async fn subscribe(
             (None, Some(count)) if count > 0 => Start::Last(count),
             (None, _) => Start::Newest,
         };
-        match check(client, &connection, &topic, &spelling, start).await {
+        match check(client, &connection, &topic, &spelling, start, &mut suggests).await {
             Ok(()) => {
                 starts.insert(topic, start);
             }
@@ -92,13 +93,15 @@ pub(super) async fn parse_topics(
     Ok(parsed)
 }
 
-/// Checks the permissions for a topic, and that its pair exists.
+/// Checks the permissions for a topic, and that its pair exists. Only the first pair of a message that does not
+/// exist gets suggestions, because they are expensive.
 async fn check(
     client: &Client<'_>,
     connection: &Connection,
     topic: &Topic,
     spelling: &str,
     start: Start,
+    suggests: &mut bool,
 ) -> Result<(), RequestError> {
     let principal = &connection.principal;
     client.permit(principal, Right::Subscribe(topic), spelling).await?;
@@ -108,8 +111,10 @@ async fn check(
     let Some(unknown) = client.app.catalog.unknown_pair(topic, client.now).await? else {
         return Ok(());
     };
-    let pair = unknown.pair;
-    let message = match unknown.nearest.join(", ") {
+    let pair = &unknown.pair;
+    let nearest =
+        if std::mem::take(suggests) { unknown.nearest().join(", ") } else { String::new() };
+    let message = match nearest {
         nearest if nearest.is_empty() => format!("Coinbase has no pair {pair}"),
         nearest => format!("Coinbase has no pair {pair}; did you mean {nearest}?"),
     };

@@ -63,7 +63,7 @@ impl RestState {
             None => Ok(()),
             Some(unknown) => {
                 let detail = format!("Coinbase has no pair {}", unknown.pair);
-                Err(Problem::new(StatusCode::NOT_FOUND, detail).with_nearest(unknown.nearest))
+                Err(Problem::new(StatusCode::NOT_FOUND, detail).with_nearest(unknown.nearest()))
             }
         }
     }
