@@ -17,6 +17,8 @@ const PONG: u8 = 0xA;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ClientMessage {
     Text(String),
+    /// A frame of a message that is not complete.
+    Fragment,
     Ping(Vec<u8>),
     Pong,
     /// A close frame, with its status code and reason if it has a code.
@@ -72,7 +74,7 @@ struct Frame {
 }
 
 impl Decoder {
-    /// Consumes bytes from the front of `input` until a message is complete or no bytes are left.
+    /// Consumes bytes from the front of `input` until a frame is complete or no bytes are left.
     pub(crate) fn decode(
         &mut self,
         input: &mut &[u8],
@@ -153,7 +155,7 @@ impl Decoder {
                 self.control = Vec::new();
                 Ok(Some(ClientMessage::Pong))
             }
-            _ if !frame.is_final => Ok(None),
+            _ if !frame.is_final => Ok(Some(ClientMessage::Fragment)),
             _ => {
                 self.in_message = false;
                 String::from_utf8(mem::take(&mut self.message))

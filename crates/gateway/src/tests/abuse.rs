@@ -28,6 +28,33 @@ async fn messages_above_the_rate_limit_are_read_slowly() {
 }
 
 #[tokio::test]
+async fn frames_that_are_not_messages_count_too() {
+    let limits = GatewayLimits {
+        in_flight: 1,
+        messages: Some(Rate::of_burst(4)),
+        ..GatewayLimits::default()
+    };
+    let fixture = Fixture::with_limits(limits);
+    // A ping, a pong, an empty text that is not complete, and its continuations.
+    let frames: [(&str, &[u8], &[u8]); 3] = [
+        ("pings", &[], &[0x89, 0x80, 0, 0, 0, 0]),
+        ("pongs", &[], &[0x8A, 0x80, 0, 0, 0, 0]),
+        ("fragments", &[0x01, 0x80, 0, 0, 0, 0], &[0x00, 0x80, 0, 0, 0, 0]),
+    ];
+    for (name, first, frame) in frames {
+        let mut stream = fixture.raw_socket().await;
+        let started = time::Instant::now();
+        // A close frame after ten of them.
+        let bytes = [first, &frame.repeat(10), &[0x88, 0x80, 0, 0, 0, 0]].concat();
+        stream.write_all(&bytes).await.expect("written");
+        let mut rest = Vec::new();
+        let _ = time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("closed");
+        // Four are within the burst. The gateway waits 100 ms after each of the others.
+        assert!(started.elapsed() >= Duration::from_millis(500), "{name}: {:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn connections_above_the_limit_are_closed_and_the_others_stay_open() {
     let limits = GatewayLimits { connections: 2, ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);

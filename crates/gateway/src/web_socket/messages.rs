@@ -39,6 +39,18 @@ pub(crate) fn receive(state: &Arc<GatewayState>, socket: &Arc<Socket>, body: Str
     });
 }
 
+/// Counts a frame that invokes no function. If the client exceeds its rate limit, the frame takes a slot of a
+/// message for a while, so that the gateway stops reading when there are too many.
+pub(crate) fn count(state: &Arc<GatewayState>, socket: &Arc<Socket>) {
+    if !socket.is_within_rate() {
+        let slot = InFlight::begin(state.clone(), socket.clone());
+        state.tasks.spawn(async move {
+            time::sleep(PAUSE).await;
+            drop(slot);
+        });
+    }
+}
+
 /// A message that a function is processing. Dropping it frees its slot, even if the function panics.
 struct InFlight {
     state: Arc<GatewayState>,

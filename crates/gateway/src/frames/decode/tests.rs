@@ -65,6 +65,7 @@ fn decode_all(bytes: &[u8], piece: usize) -> (Vec<ClientMessage>, Option<Violati
     for mut input in bytes.chunks(piece) {
         loop {
             match decoder.decode(&mut input, &limits) {
+                Ok(Some(ClientMessage::Fragment)) => {}
                 Ok(Some(ClientMessage::Close(frame))) => {
                     messages.push(ClientMessage::Close(frame));
                     return (messages, None);
