@@ -9,6 +9,9 @@ use super::{
     message::{Change, Level, Side},
 };
 
+/// Most levels of a book. The largest ones of the exchange have some tens of thousands.
+pub(super) const MAX_LEVELS: usize = 100_000;
+
 /// The levels of both sides, by price.
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -39,6 +42,11 @@ impl Book {
                 levels.insert(level.price.units(), *level);
             }
         }
+    }
+
+    /// Returns whether it has more than [`MAX_LEVELS`] levels.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.asks.len() + self.bids.len() > MAX_LEVELS
     }
 
     /// Returns whether the highest bid reaches the lowest ask, which never happens in a valid book.

@@ -49,15 +49,18 @@ pub(super) enum Updated {
     NoBook,
     /// It made a bid reach an ask, so the book was discarded.
     Crossed,
+    /// It made the book too large, so the book was discarded.
+    TooLarge,
 }
 
 impl Level2 {
-    /// Starts from a snapshot of the exchange. Returns `false` if a bid in it reaches an ask.
-    pub(super) fn start(&mut self, levels: &Levels, time: Option<&str>, now: Instant) -> bool {
+    /// Starts from a snapshot of the exchange, unless it is not valid.
+    pub(super) fn start(&mut self, levels: &Levels, time: Option<&str>, now: Instant) -> Updated {
         let book = Book::new(&levels.asks, &levels.bids);
-        if book.is_crossed() {
+        let is_crossed = book.is_crossed();
+        if is_crossed || book.is_too_large() {
             self.doubt(now);
-            return false;
+            return if is_crossed { Updated::Crossed } else { Updated::TooLarge };
         }
         self.book = Some(book);
         self.time.clear();
@@ -66,7 +69,7 @@ impl Level2 {
         self.ask_at = None;
         self.is_changed = true;
         self.snapshot_at = None;
-        true
+        Updated::Applied
     }
 
     /// Applies an update.
@@ -76,6 +79,10 @@ impl Level2 {
         if book.is_crossed() {
             self.doubt(now);
             return Updated::Crossed;
+        }
+        if book.is_too_large() {
+            self.doubt(now);
+            return Updated::TooLarge;
         }
         self.set_time(time);
         self.is_changed = true;
@@ -180,14 +187,14 @@ mod tests {
         let mut level2 = Level2::default();
         let now = Instant::now();
         assert_eq!(level2.update(&update("1"), None, now), Updated::NoBook);
-        assert!(level2.start(&levels(SNAPSHOT), None, now));
+        assert_eq!(level2.start(&levels(SNAPSHOT), None, now), Updated::Applied);
         assert_eq!(level2.update(&update("1.5"), None, now), Updated::Applied);
         assert_eq!(level2.update(&update("2.0"), None, now), Updated::Crossed);
         assert_eq!(level2.update(&update("1.5"), None, now), Updated::NoBook);
         assert!(level2.is_to_ask(now));
         assert!(!level2.is_to_ask(now), "once");
         let crossed = levels(r#"{"type":"snapshot","asks":[["1","1"]],"bids":[["1","1"]]}"#);
-        assert!(!level2.start(&crossed, None, now));
+        assert_eq!(level2.start(&crossed, None, now), Updated::Crossed);
         assert!(!level2.is_sound());
     }
 
@@ -240,5 +247,36 @@ mod tests {
         level2.asked(now);
         assert!(!level2.is_to_ask(now + Duration::from_secs(19)));
         assert!(level2.is_to_ask(now + SNAPSHOT_WITHIN));
+    }
+
+    #[test]
+    fn a_book_that_grows_too_large_is_discarded() {
+        let now = Instant::now();
+        let mut level2 = Level2::default();
+        level2.start(&levels(SNAPSHOT), None, now);
+        let mut price = 10;
+        let mut grow = |count: usize| {
+            let changes = (0..count).map(|_| {
+                price += 1;
+                format!(r#"["sell","{price}","1"]"#)
+            });
+            let changes = changes.collect::<Vec<_>>().join(",");
+            let update = levels(&format!(r#"{{"type":"l2update","changes":[{changes}]}}"#));
+            level2.update(&update, None, now)
+        };
+        for _ in 0..24 {
+            assert_eq!(grow(4_000), Updated::Applied);
+        }
+        assert_eq!(grow(4_000), Updated::TooLarge);
+        assert_eq!(grow(1), Updated::NoBook);
+    }
+
+    #[test]
+    fn a_message_with_too_many_levels_is_not_read() {
+        let rows = r#"["1","1"]"#.to_owned() + &r#",["1","1"]"#.repeat(100_000);
+        let text = format!(r#"{{"type":"snapshot","asks":[{rows}],"bids":[]}}"#);
+        let mut levels = Levels::default();
+        let error = Message::read(&text, &mut levels).expect_err("too many");
+        assert!(error.to_string().contains("too many levels"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use serde::{
     de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::decimal::Decimal;
+use super::{book::MAX_LEVELS, decimal::Decimal};
 
 /// One message, with the fields that matter here.
 #[derive(Debug, Default)]
@@ -168,6 +168,9 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for InPlace<'_, T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         while let Some(element) = seq.next_element()? {
+            if self.0.len() == MAX_LEVELS {
+                return Err(de::Error::custom("too many levels"));
+            }
             self.0.push(element);
         }
         Ok(())

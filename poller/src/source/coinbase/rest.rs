@@ -23,7 +23,7 @@ use crate::{
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
 /// Most bytes of a response. The largest is the list of products, with about half a megabyte.
-const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 
 /// Number of trades on a page.
 const PAGE: u64 = 1_000;

@@ -37,6 +37,10 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// Time since the last heartbeat during which the exchange counts as alive.
 const ALIVE: Duration = Duration::from_secs(3);
 
+/// Why a book is discarded.
+const CROSSED: &str = "a bid is not below the lowest ask";
+const TOO_LARGE: &str = "it has too many levels";
+
 /// Most products that are named in the state of the source.
 const NAMED: usize = 5;
 
@@ -275,10 +279,12 @@ impl Session {
                     }
                 }
                 Updated::NoBook => {}
-                Updated::Crossed => warn!(
-                    product = id,
-                    "discarded the order book: a bid is not below the lowest ask"
-                ),
+                Updated::Crossed => {
+                    warn!(product = id, "discarded the order book: {CROSSED}");
+                }
+                Updated::TooLarge => {
+                    warn!(product = id, "discarded the order book: {TOO_LARGE}");
+                }
             },
             ("ticker", _) if is_small => {
                 if product.wants(Channel::Ticker) {
@@ -310,15 +316,15 @@ impl Session {
             }
             ("snapshot", _) => {
                 if product.wants(Channel::Level2) {
-                    if product.level2.start(&self.levels, time, now) {
-                        if let Some(json) = product.level2.snapshot(id, now) {
-                            publish(&product.level2_topic, Outgoing::new(json, Role::Snapshot));
-                        }
-                    } else {
-                        warn!(
-                            product = id,
-                            "discarded a snapshot of the order book: a bid is not below the lowest ask"
-                        );
+                    let reason = match product.level2.start(&self.levels, time, now) {
+                        Updated::Applied | Updated::NoBook => None,
+                        Updated::Crossed => Some(CROSSED),
+                        Updated::TooLarge => Some(TOO_LARGE),
+                    };
+                    if let Some(reason) = reason {
+                        warn!(product = id, "discarded a snapshot of the order book: {reason}");
+                    } else if let Some(json) = product.level2.snapshot(id, now) {
+                        publish(&product.level2_topic, Outgoing::new(json, Role::Snapshot));
                     }
                 }
                 // Frees the memory: a snapshot has tens of thousands of levels, other messages have a few.

@@ -1,6 +1,10 @@
 //! The trades of one product in the order of their ids, and the holes between them.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -18,6 +22,9 @@ const RESTARTED: Duration = Duration::from_secs(30);
 /// Most trades that are held until a hole is filled.
 const MAX_HELD: usize = 10_000;
 
+/// Most bytes of trades that are held. A trade has about 250.
+const MAX_HELD_BYTES: usize = 4 * 1024 * 1024;
+
 /// The trades of one product.
 ///
 /// Ids are consecutive. A trade beyond the next id is held until the trades before it arrive, are
@@ -29,6 +36,7 @@ pub(super) struct Trades {
     /// The newest trade that was published.
     last: Option<u64>,
     held: BTreeMap<u64, Bytes>,
+    held_bytes: usize,
     /// Since when there is a hole below the held trades.
     hole_since: Option<Instant>,
     /// The newest trade that a heartbeat named before it arrived, and since when.
@@ -104,8 +112,9 @@ impl Trades {
         }
         // A copy, because the text is part of a larger buffer that would be retained with it.
         self.held.insert(id, Bytes::copy_from_slice(&text));
+        self.held_bytes += text.len();
         self.hole_since.get_or_insert(now);
-        if self.held.len() <= MAX_HELD {
+        if self.held.len() <= MAX_HELD && self.held_bytes <= MAX_HELD_BYTES {
             return Taken::Held;
         }
         self.is_known = true;
@@ -163,7 +172,11 @@ impl Trades {
         let last = self.last.unwrap_or_default();
         for (id, text) in found {
             if id > last && ids.contains(&id) {
-                self.held.entry(id).or_insert(text);
+                let bytes = text.len();
+                if let Entry::Vacant(vacant) = self.held.entry(id) {
+                    vacant.insert(text);
+                    self.held_bytes += bytes;
+                }
             }
         }
         self.skip_to(*ids.end(), now, publish)
@@ -198,6 +211,7 @@ impl Trades {
                 break;
             }
             let (id, text) = entry.remove_entry();
+            self.held_bytes -= text.len();
             if id > last {
                 publish(text);
                 last = id;
@@ -397,6 +411,22 @@ mod tests {
         assert_eq!(bench.take(bound + 4), Taken::Overflowed { lost: 2 });
         assert_eq!(bench.out.len(), MAX_HELD + 1);
         assert_eq!(bench.take(bound + 5), Taken::Published);
+    }
+
+    #[test]
+    fn the_size_of_held_trades_is_bounded() {
+        let now = Instant::now();
+        let mut trades = Trades::default();
+        trades.know(Some(1), now, &mut |_| ());
+        let large = Bytes::from(vec![b' '; 100_000]);
+        let mut published = 0;
+        for id in 3..1_000 {
+            trades.take(id, large.clone(), now, &mut |_| published += 1);
+            let held: usize = trades.held.values().map(Bytes::len).sum();
+            assert_eq!(trades.held_bytes, held);
+            assert!(held <= MAX_HELD_BYTES, "{held} bytes");
+        }
+        assert!(published > 0);
     }
 
     proptest! {

@@ -44,7 +44,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Most messages that are handled in a row.
 const BATCH: usize = 256;
 /// Largest message. The book of a busy product is larger than 1 MB.
-const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Number of failures in a row after which the exchange counts as down.
 const DOWN_AFTER: u32 = 3;
 /// How often the catalog is fetched.

@@ -26,8 +26,9 @@ use crate::{
 pub(super) const PAGE: usize = 40;
 /// Statuses in one request by id.
 pub(super) const BATCH: usize = 20;
-/// Largest response, in bytes.
-const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+/// Largest response, in bytes. A page of 40 statuses has some hundred KB; parsed JSON takes up to twenty times as
+/// much memory as its text.
+const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 /// Longest time for a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
 

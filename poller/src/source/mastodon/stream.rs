@@ -34,7 +34,7 @@ const PING: Duration = Duration::from_secs(30);
 /// sending events on a connection, but still answer pings.
 const QUIET: Duration = Duration::from_mins(10);
 /// Largest message, in bytes. The largest known ones have a few hundred KB.
-const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Longest time for which events are held until a gap is filled.
 const HOLD: Duration = Duration::from_secs(5);
 /// Most events that are held until a gap is filled. Beyond it, events are forwarded at once.
