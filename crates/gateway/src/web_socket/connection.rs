@@ -138,13 +138,14 @@ impl Reader<'_> {
                 Ok(Some(ClientMessage::Text(text))) => {
                     messages::receive(self.state, self.socket, text);
                 }
-                Ok(Some(ClientMessage::Fragment)) => messages::count(self.state, self.socket),
                 Ok(Some(ClientMessage::Ping(payload))) => {
                     // If the client does not read, the pong is dropped.
                     let _ = self.socket.send(&encode::pong(&payload), limits.send_buffer_bytes);
                     messages::count(self.state, self.socket);
                 }
-                Ok(Some(ClientMessage::Pong)) => messages::count(self.state, self.socket),
+                Ok(Some(ClientMessage::Pong | ClientMessage::Fragment)) => {
+                    messages::count(self.state, self.socket);
+                }
                 Ok(Some(ClientMessage::Close(None))) => {
                     return self.socket.close(None, CloseStatus::NO_STATUS);
                 }
