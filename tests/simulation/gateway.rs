@@ -176,8 +176,9 @@ impl Inner {
                 let Some(event) = Logged::read(event) else { continue };
                 let known = self.events.entry((topic.to_owned(), seq)).or_insert(event.clone());
                 let is_same = match (&*known, &event) {
-                    // A delete takes the place of its post.
-                    (Logged::Posted(post), Logged::Deleted(deleted)) => post == deleted,
+                    // A delete takes the place of its post. A job may still have the post.
+                    (Logged::Posted(post), Logged::Deleted(deleted))
+                    | (Logged::Deleted(deleted), Logged::Posted(post)) => post == deleted,
                     (known, event) => known == event,
                 };
                 if !is_same {

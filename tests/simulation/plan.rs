@@ -106,7 +106,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Draws a plan. Leaving out a fault does not change the others.
     pub(crate) fn draw(rng: &mut fastrand::Rng, without: &[Fault]) -> Self {
-        let time = Duration::from_millis(rng.u64(25_000..60_000));
+        let time = Duration::from_millis(rng.u64(25_000..55_000));
         let few_posts = rng.u32(100..300);
         // Each kind of fault happens in some of the runs only, so that a failing seed points to its cause.
         let mut share = |fault: Fault, of_the_runs: f64, most: f64| {
@@ -153,11 +153,11 @@ impl Plan {
                 cold: share(Fault::PushCold, 0.7, 0.5),
             },
             upstream: upstream::Faults {
-                dropped_within: Duration::from_secs(20).mul_f64(share(
-                    Fault::UpstreamDropped,
-                    0.4,
-                    1.0,
-                )),
+                dropped_within: match share(Fault::UpstreamDropped, 0.4, 18.0) {
+                    0.0 => Duration::ZERO,
+                    // Sources wait longer and longer if no connection lasts.
+                    seconds => Duration::from_secs_f64(2.0 + seconds),
+                },
                 failed: share(Fault::UpstreamFailed, 0.4, 0.1),
                 skipped: share(Fault::UpstreamSkips, 0.4, 0.2),
                 doubled: share(Fault::UpstreamDoubles, 0.4, 0.1),

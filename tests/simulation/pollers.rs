@@ -1,6 +1,9 @@
 //! The running pollers: they are started, killed, frozen, and replaced by others.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 
 use aws::{
     clients::{Clients, TableOptions},
@@ -137,6 +140,7 @@ impl Pollers {
             upstream: upstream.clone(),
             link: link.clone(),
             owner: owner.clone(),
+            failures: AtomicU32::new(0),
         };
         let outside = Outside {
             network: Arc::new(network),

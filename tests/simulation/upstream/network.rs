@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::atomic::{AtomicU32, Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -42,6 +43,8 @@ pub(crate) struct SimulatedNetwork {
     pub(crate) link: Link,
     /// The name of the poller.
     pub(crate) owner: String,
+    /// How many requests in a row have failed. A source gives up a trade that it could not fetch three times.
+    pub(crate) failures: AtomicU32,
 }
 
 impl SimulatedNetwork {
@@ -54,9 +57,13 @@ impl SimulatedNetwork {
 
     /// Draws whether a request fails.
     fn fails(&self) -> bool {
-        let fails = fastrand::f64() < self.upstream.faults.borrow().failed;
+        let is_drawn = fastrand::f64() < self.upstream.faults.borrow().failed;
+        let fails = is_drawn && self.failures.load(Ordering::Relaxed) < 2;
         if fails {
+            self.failures.fetch_add(1, Ordering::Relaxed);
             self.upstream.trace.count("upstreams: failed requests");
+        } else {
+            self.failures.store(0, Ordering::Relaxed);
         }
         fails
     }
