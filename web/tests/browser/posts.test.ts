@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import type { Locator, Page } from "@playwright/test";
 import { expect, open, rewriteMessages, rewritePosts, screenshot, test } from "./page.ts";
 
 /** Hostile markup. The sources sanitize posts, but the page must not rely on it. */
@@ -146,25 +147,68 @@ test("an edited post changes in place and a deleted post disappears", async ({ p
   await expect(post).toHaveCount(0);
 });
 
+/** Returns the post at the top of what the reader sees, and where its top is in the view. */
+function topOfView(feed: Locator): Promise<[string | undefined, number]> {
+  return feed.evaluate((it) => {
+    const view = it.getBoundingClientRect();
+    const posts = [...it.querySelectorAll<HTMLElement>("article")];
+    const places = posts.map((post) => ({ id: post.dataset["id"], place: post.getBoundingClientRect() }));
+    const seen = places.filter(({ place }) => place.bottom > view.top + 1);
+    const [first] = seen.sort((one, other) => one.place.top - other.place.top);
+    return [first?.id, Math.round((first?.place.top ?? 0) - view.top)];
+  });
+}
+
+/** Scrolls down into a column, and waits until the scrolling has ended. */
+async function scrollInto(page: Page, feed: Locator): Promise<void> {
+  await expect.poll(() => feed.evaluate((it) => it.scrollHeight - it.clientHeight)).toBeGreaterThan(900);
+  await feed.hover();
+  await page.mouse.wheel(0, 900);
+  await expect.poll(() => feed.evaluate((it) => it.scrollTop)).toBeGreaterThan(800);
+}
+
 test("the list holds still while the reader scrolls, and counts the new posts", async ({ page, headwater }) => {
   await open(page, headwater, "/posts?c=public");
   const column = page.getByRole("region", { name: "All posts" });
   const feed = column.locator(".scroller");
-  // There is something to scroll to.
-  await expect.poll(() => feed.evaluate((it) => it.scrollHeight - it.clientHeight)).toBeGreaterThan(900);
-  await feed.hover();
-  await page.mouse.wheel(0, 900);
+  await scrollInto(page, feed);
   const newPosts = column.getByRole("button", { name: /^\d+ new$/ });
   await expect(newPosts).toBeVisible();
-  const position = () => feed.evaluate((it) => [it.scrollTop, it.querySelector("article")?.getAttribute("data-id")]);
-  const before = await position();
+  const before = await topOfView(feed);
   const count = Number.parseInt((await newPosts.textContent()) ?? "", 10);
   await expect.poll(async () => Number.parseInt((await newPosts.textContent()) ?? "", 10)).toBeGreaterThan(count + 2);
-  expect(await position()).toEqual(before);
+  expect(await topOfView(feed)).toEqual(before);
   await newPosts.click();
   await expect(newPosts).toBeHidden();
   await expect(column.getByText("live", { exact: true })).toBeVisible();
   expect(await feed.evaluate((it) => it.scrollTop)).toBe(0);
+});
+
+test("the list holds still while a post above what the reader sees is deleted", async ({ page, headwater }) => {
+  let remove: string | undefined;
+  await rewriteMessages(
+    page,
+    rewritePosts((post) => {
+      if (!remove) return post;
+      const removed = { type: "post.deleted", id: remove, server: post["server"], at: post["at"] };
+      remove = undefined;
+      return removed;
+    }),
+  );
+  await open(page, headwater, "/posts?c=public");
+  const column = page.getByRole("region", { name: "All posts" });
+  const feed = column.locator(".scroller");
+  await scrollInto(page, feed);
+  const before = await topOfView(feed);
+  const size = () => column.locator("article").first().getAttribute("aria-setsize");
+  const posts = Number(await size());
+  // The first one that is rendered is above the view.
+  const first = column.locator("article").first();
+  const id = (await first.getAttribute("data-id")) ?? "";
+  expect(id).not.toBe(before[0]);
+  remove = id;
+  await expect.poll(async () => Number(await size())).toBeLessThan(posts);
+  expect(await topOfView(feed)).toEqual(before);
 });
 
 test("content warnings, polls, media and emoji are shown", async ({ page, headwater }) => {

@@ -111,13 +111,16 @@ function Empty({ received }: { received: boolean }) {
 
 function List(props: { title: string; posts: readonly Post[]; scroller: { current: HTMLDivElement | null } }) {
   const { title, posts, scroller } = props;
-  const virtual = useVirtual({
-    count: posts.length,
-    getScrollElement: () => scroller.current,
-    getItemKey: (index) => posts[index]?.id ?? index,
-    estimateSize: () => 180,
-    overscan: 4,
-  });
+  const virtual = useVirtual(
+    {
+      count: posts.length,
+      getScrollElement: () => scroller.current,
+      getItemKey: (index) => posts[index]?.id ?? index,
+      estimateSize: () => 180,
+      overscan: 4,
+    },
+    PAUSE_SCROLL_TOP,
+  );
   return (
     <div class="sizer" role="feed" aria-label={title} style={{ height: `${virtual.getTotalSize()}px` }}>
       {virtual.getVirtualItems().map(({ key, index, start }) => {
