@@ -221,7 +221,7 @@ mod tests {
                 Ok(Some("a")),
             ),
             ("two headers", json!({"Authorization": ["Bearer a", "Bearer a"]}), json!({}), Err(())),
-            ("not a bearer", json!({"Authorization": ["Basic a"]}), protocols(&[]), Err(())),
+            ("not a bearer", json!({"Authorization": ["Basic a"]}), json!({}), Err(())),
             ("two subprotocols", protocols(&["bearer.a, bearer.b"]), json!({}), Err(())),
             ("two lines", protocols(&["bearer.a", "bearer.b"]), json!({}), Err(())),
             ("two queries", json!({}), json!({"token": ["a", "b"]}), Err(())),
