@@ -213,6 +213,14 @@ impl Client {
                 }
                 ranges.push((topic, from, message["to"].as_u64().unwrap()));
             }
+            // A request that was repeated is answered twice. What came in between is not sent.
+            Some("subscribed") => {
+                for subscribed in message["topics"].as_array().unwrap() {
+                    let topic = Topic::parse(subscribed["topic"].as_str().unwrap()).unwrap();
+                    let head = subscribed["seq"].as_u64().unwrap();
+                    ranges.push((topic, head + 1, head));
+                }
+            }
             _ => {}
         }
         for (topic, from, to) in ranges {
