@@ -351,11 +351,13 @@ impl Mastodon {
         // Publishes under the lock, so that other updates of the same post are published later.
         let publish = |effects: timeline::Effects| {
             let record = effects.remember.map(record);
+            // The record of what is published is stored before that is appended.
+            let is_unpublished = effects.publish.is_empty();
             for (topic, outgoing) in effects.publish {
                 let outgoing = Outgoing { status: record.clone(), ..outgoing };
                 feed.publish(&topic, outgoing);
             }
-            (effects.ignored, record)
+            (effects.ignored, record.filter(|_| is_unpublished))
         };
         let lookup = {
             let mut timeline = self.timeline();
@@ -370,8 +372,8 @@ impl Mastodon {
         publish(effects)
     }
 
-    /// Stores where statuses were published, so that a later process can delete and edit them. For a post that
-    /// another server has published, nobody else does.
+    /// Stores the statuses of posts that another server has published, so that a later process can delete and
+    /// edit them.
     async fn remember(&self, records: mpsc::Receiver<Arc<StatusRecord>>, control: &Control) {
         let records = unfold(records, |mut records| async {
             records.recv().await.map(|record| (record, records))

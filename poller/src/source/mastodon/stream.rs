@@ -35,6 +35,8 @@ const PING: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_mins(10);
 /// Largest message, in bytes. The largest known ones have a few hundred KB.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+/// How long after a server has read a subscription it surely streams.
+const BEGUN_WITHIN: Duration = Duration::from_secs(1);
 /// Longest time for which events are held until a gap is filled.
 const HOLD: Duration = Duration::from_secs(5);
 /// Most events that are held until a gap is filled. Beyond it, events are forwarded at once.
@@ -103,18 +105,18 @@ async fn listen(
     shutdown: &CancellationToken,
 ) -> Result<std::convert::Infallible, SessionEnd> {
     // Subscribes first, so that posts also arrive while the gap is filled.
-    let subscribe = Message::text(r#"{"type":"subscribe","stream":"public"}"#);
-    socket.send(subscribe).await.map_err(|error| SessionEnd::Socket(Box::new(error)))?;
+    send(socket, Message::text(r#"{"type":"subscribe","stream":"public"}"#)).await?;
+    send(socket, Message::Ping(bytes::Bytes::new())).await?;
     out.send(SessionEvent::State(State::Live, String::new())).await?;
 
     let mut backoff = Backoff::new(REFILL.0, REFILL.1);
     let mut fill = Box::pin(fill_after(Duration::ZERO, api, gap.clone()));
     let mut filling = true;
     let mut reported = "";
-    // The server does not confirm a subscription. What comes before the first event may not be streamed, so it
-    // is fetched after that.
+    // The server does not confirm a subscription. But when it has answered the ping, or has sent an event, it has
+    // read the request. What came before that may not be streamed, so it is fetched afterwards.
     let subscribed_at = api.outside().clock.now();
-    let mut has_event = false;
+    let mut has_begun = false;
     let mut unconfirmed = None;
     let mut is_confirmed = false;
     // New posts wait for those of the gap, but not for long.
@@ -126,10 +128,10 @@ async fn listen(
     let mut last_frame = Instant::now();
     let mut last_event = Instant::now();
     loop {
-        if has_event && let Some(gap) = unconfirmed.take() {
+        if has_begun && let Some(gap) = unconfirmed.take() {
             is_confirmed = true;
             filling = true;
-            fill = Box::pin(fill_after(Duration::ZERO, api, gap));
+            fill = Box::pin(fill_after(BEGUN_WITHIN, api, gap));
         }
         tokio::select! {
             () = shutdown.cancelled() => return Err(SessionEnd::Stopped),
@@ -159,10 +161,7 @@ async fn listen(
                     out.forward(update).await?;
                 }
             }
-            _ = ping.tick() => {
-                let sent = socket.send(Message::Ping(bytes::Bytes::new())).await;
-                sent.map_err(|error| SessionEnd::Socket(Box::new(error)))?;
-            }
+            _ = ping.tick() => send(socket, Message::Ping(bytes::Bytes::new())).await?,
             () = time::sleep_until(last_frame + DEAD) => {
                 return Err(SessionEnd::Silent("the server stopped sending"));
             }
@@ -177,13 +176,16 @@ async fn listen(
                 let text = match message {
                     Some(Ok(Message::Text(text))) => text,
                     Some(Ok(Message::Close(_))) | None => return Err(SessionEnd::Closed),
-                    Some(Ok(_)) => continue,
+                    Some(Ok(other)) => {
+                        has_begun |= matches!(other, Message::Pong(_));
+                        continue;
+                    }
                     Some(Err(error)) => return Err(SessionEnd::Socket(Box::new(error))),
                 };
                 match Envelope::parse(text.as_str()) {
                     Envelope::Update(update) => {
                         last_event = Instant::now();
-                        has_event = true;
+                        has_begun = true;
                         if holding && held.len() < MAX_HELD {
                             held.push_back(update);
                         } else {
@@ -204,6 +206,10 @@ async fn listen(
             }
         }
     }
+}
+
+async fn send(socket: &mut Socket, message: Message) -> Result<(), SessionEnd> {
+    socket.send(message).await.map_err(|error| SessionEnd::Socket(Box::new(error)))
 }
 
 /// Fetches the updates of a gap after a delay. Returns the gap, too.

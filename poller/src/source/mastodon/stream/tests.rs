@@ -59,6 +59,7 @@ async fn stage_answering(
     });
     let (mut client, headers) = streaming.accept().await;
     assert_eq!(client.next().await, Message::text(r#"{"type":"subscribe","stream":"public"}"#));
+    assert!(matches!(client.next().await, Message::Ping(_)), "the pong confirms the subscription");
     assert_eq!(received.recv().await, Some(SessionEvent::State(State::Live, String::new())));
     Stage { _rest: rest, client, headers, received, stop, session }
 }
@@ -269,11 +270,31 @@ async fn posts_from_before_the_stream_began_are_fetched_when_it_has_begun() {
 }
 
 #[tokio::test]
+async fn a_quiet_stream_has_begun_when_the_server_answers_a_ping() {
+    let missed = status(Timestamp::now(), &json!({}));
+    let id = missed["id"].as_str().expect("an id").to_owned();
+    let mut stage = stage_answering(move |asked| match asked {
+        0 => answer(200, &json!([])),
+        _ => answer(200, &json!([missed])),
+    })
+    .await;
+    // Reading sends the pong.
+    let post = tokio::select! {
+        message = stage.client.next() => panic!("unexpected {message:?}"),
+        event = stage.received.recv() => event,
+    };
+    match post {
+        Some(SessionEvent::Update(Update::Post(status))) => assert_eq!(status.id(), id),
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_stops_while_the_timeline_has_new_posts_ends_the_session() {
     let at = |minutes| Timestamp::now() - Duration::from_mins(minutes);
     let mut stage = stage_with(move |asked| {
         // At first the newest post is old. Later there is a recent one that was not streamed.
-        json!([status(at(if asked < 2 { 30 } else { 5 }), &json!({}))])
+        json!([status(at(if asked < 3 { 30 } else { 5 }), &json!({}))])
     })
     .await;
     tokio::time::pause();
