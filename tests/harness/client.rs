@@ -292,6 +292,15 @@ impl Client {
         }
     }
 
+    /// Returns the events of a topic, until those up to a number have arrived or were reported as missing.
+    pub async fn events_up_to(&mut self, topic: &str, seq: u64) -> Vec<Event> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.seen.get(topic).is_none_or(|seen| *seen < seq) {
+            self.read(&format!("number {seq} of {topic}"), deadline).await;
+        }
+        self.drain(topic)
+    }
+
     /// Requests a replay and returns the replayed events.
     pub async fn replay(&mut self, topic: &str, range: RangeInclusive<u64>) -> Vec<Event> {
         let count = usize::try_from(range.end() - range.start() + 1).unwrap();
