@@ -165,9 +165,9 @@ impl Timeline {
     /// `remembered_for`.
     pub fn new(now: Timestamp, remembered_for: Duration) -> Self {
         Self {
-            posts: LruCache::new(CAPACITY),
-            ids: LruCache::new(CAPACITY),
-            tombstones: LruCache::new(CAPACITY),
+            posts: LruCache::sparse(CAPACITY),
+            ids: LruCache::sparse(CAPACITY),
+            tombstones: LruCache::sparse(CAPACITY),
             horizon: now,
             term: 0,
             remembered_for,
