@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, retry::RetryConfig,
+    stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
+};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_async::rt::sleep::SharedAsyncSleep;
 use aws_smithy_runtime_api::{
@@ -59,8 +62,13 @@ struct Inner {
     trace: Trace,
 }
 
-/// When the index shows a version of an item, and the item; `None` if it was deleted.
-type Version = (Instant, Option<Value>);
+/// A version of an item of the connections.
+struct Version {
+    /// When the index shows it.
+    at: Instant,
+    /// `changed_at` of the item, in milliseconds, and the item as JSON; `None` if the index does not have it.
+    item: Option<(i64, String)>,
+}
 
 /// The access of one program.
 #[derive(Clone)]
@@ -139,6 +147,7 @@ impl Database {
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(50)))
             .timeout_config(timeouts)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .sleep_impl(SharedAsyncSleep::new(aws_smithy_async::rt::sleep::TokioSleep::new()))
             .http_client(Access { database: self.clone(), program, owner: owner.to_owned(), link })
             .build()
@@ -149,7 +158,7 @@ impl Inner {
     /// Runs a request, given as bytes and as a value.
     fn run(&mut self, owner: &str, operation: &str, bytes: &[u8], body: &Value) -> (u16, String) {
         if body["IndexName"] == "changes" {
-            return (200, self.changes(body).to_string());
+            return (200, self.changes(body));
         }
         self.trace.count("database: requests");
         let response = self.storage.call(operation, bytes);
@@ -208,34 +217,36 @@ impl Inner {
         let get = json!({"TableName": body["TableName"], "Key": key, "ConsistentRead": true});
         let (_, text) = self.storage.call("GetItem", get.to_string().as_bytes());
         let found: Value = serde_json::from_str(&text).unwrap();
-        let image = found.get("Item").cloned();
+        let item = &found["Item"];
+        let changed_at = item["changed_at"]["N"].as_str();
+        let item = changed_at.map(|at| (at.parse().unwrap(), item.to_string()));
         let lag = self.faults.index_lag.mul_f64(self.rng.f64());
         let text = |name: &str| key[name]["S"].as_str().unwrap_or_default().to_owned();
         let versions = self.index.entry((text("shard"), text("connection_id"))).or_default();
         // The index shows the changes of an item in order.
-        let earliest = versions.last().map(|(at, _)| *at);
-        let at = (Instant::now() + lag).max(earliest.unwrap_or_else(Instant::now));
-        versions.push((at, image));
+        let earliest = versions.last().map_or_else(Instant::now, |version| version.at);
+        versions.push(Version { at: earliest.max(Instant::now() + lag), item });
         if !lag.is_zero() {
             self.trace.count("database: lags of the index");
         }
     }
 
-    fn changes(&mut self, body: &Value) -> Value {
+    /// Returns the response to a query of the index.
+    fn changes(&self, body: &Value) -> String {
         let values = &body["ExpressionAttributeValues"];
         let shard = values[":shard"]["S"].as_str().unwrap_or_default();
         let since: i64 = values[":since"]["N"].as_str().unwrap().parse().unwrap();
         let now = Instant::now();
-        let mut items = Vec::new();
-        for ((_, _), versions) in self.index.iter().filter(|((of, _), _)| of == shard) {
-            let shown = versions.iter().rev().find(|(at, _)| *at <= now);
-            let Some((_, Some(image))) = shown else { continue };
-            let Some(changed_at) = image["changed_at"]["N"].as_str() else { continue };
-            if changed_at.parse::<i64>().is_ok_and(|at| at >= since) {
-                items.push(image.clone());
-            }
-        }
-        json!({"Count": items.len(), "ScannedCount": items.len(), "Items": items})
+        let connections = self.index.iter().filter(|((of, _), _)| of == shard);
+        let shown = connections
+            .filter_map(|(_, versions)| versions.iter().rev().find(|version| version.at <= now));
+        let items: Vec<&str> = shown
+            .filter_map(|version| version.item.as_ref())
+            .filter(|(changed_at, _)| *changed_at >= since)
+            .map(|(_, item)| item.as_str())
+            .collect();
+        let (count, items) = (items.len(), items.join(","));
+        format!(r#"{{"Count":{count},"ScannedCount":{count},"Items":[{items}]}}"#)
     }
 }
 

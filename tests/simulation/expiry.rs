@@ -38,6 +38,7 @@ impl Expired {
         trace: Trace,
     ) {
         let seed = rng.get_seed();
+        time::sleep(log.retention()).await;
         loop {
             time::sleep(Duration::from_secs(3)).await;
             for topic in &topics {
