@@ -26,14 +26,22 @@ pub async fn head(
     topic: &Topic,
     now: Timestamp,
 ) -> Result<Head, StoreError> {
-    if let Some(newest) = log.newest_retained(topic, now).await? {
-        return Ok(Head { last: newest.entry.last(), snapshot: newest.snapshot });
+    let in_log = async || -> Result<Option<Head>, StoreError> {
+        let newest = log.newest_retained(topic, now).await?;
+        Ok(newest.map(|it| Head { last: it.entry.last(), snapshot: it.snapshot }))
+    };
+    if let Some(head) = in_log().await? {
+        return Ok(head);
     }
     // Everything has expired, or nothing was ever appended. Expired entries are deleted in any order.
     let newest = log.newest(topic).await?.map_or(0, |newest| newest.entry.last());
     let Some(reservation) = control.reservation(topic).await? else {
         return Ok(Head { last: newest, snapshot: None });
     };
+    // Another poller can have appended the first entry in the meantime.
+    if let Some(head) = in_log().await? {
+        return Ok(head);
+    }
     // An append replaces the fence of its leader. So where the fence of the leader that reserved the
     // numbers stands, that leader has used none of them. A fence of an earlier leader says nothing: a
     // poller that was frozen may have put it far behind the end.

@@ -29,8 +29,9 @@ use domain::{
     provenance::Provenance,
     topic::Topic,
 };
-use dynamo::{Engine, Storage};
+use dynamo::{Engine, Faults, Storage};
 use jiff::{Timestamp, ToSpan as _};
+use serde_json::{Value, json};
 
 async fn tables() -> Tables {
     let engine = Engine::open(None).expect("a database");
@@ -389,6 +390,38 @@ async fn control_returns_what_was_stored() {
     }
     assert_eq!(control.places("https://a.example/1", &t).await.unwrap(), [3, 5].into());
     assert!(control.places("https://a.example/2", &t).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_end_of_a_topic_is_found_while_another_process_appends_its_first_entry() {
+    let storage = Storage::open(None).unwrap();
+    let tables = tables_of(&Engine::inline(storage.clone()));
+    tables.create_missing().await.unwrap();
+    let t = topic("system/sources");
+    let on = storage.clone();
+    let call = move |operation: &str, request: Value| -> Value {
+        let (status, response) = on.call(operation, request.to_string().as_bytes());
+        assert_eq!(status, 200, "{response}");
+        serde_json::from_str(&response).unwrap()
+    };
+    let key = json!({"topic": {"S": t}, "seq": {"N": "1"}});
+    tables.log.append(&frame(&t, 1, &["1", "2"]), None, now()).await.unwrap();
+    let item = call("GetItem", json!({"TableName": "test-events", "Key": key}))["Item"].clone();
+    call("DeleteItem", json!({"TableName": "test-events", "Key": key}));
+    tables.control.reserve(&t, 3).await.unwrap();
+
+    // The entry appears between the reads of the log and of the reservation.
+    let faults = Faults::default();
+    let put = call.clone();
+    faults.set(move |operation, request| {
+        let request: Value = serde_json::from_slice(request).unwrap();
+        if operation == "GetItem" && request["Key"]["pk"]["S"] == "head" {
+            put("PutItem", json!({"TableName": "test-events", "Item": item}));
+        }
+        None
+    });
+    let other = tables_of(&Engine::inline(storage).with_faults(faults));
+    assert_eq!(other.head(&t, now()).await.unwrap(), 2);
 }
 
 #[tokio::test]

@@ -158,7 +158,8 @@ impl Appender {
     /// Appends the next entry of a batch.
     async fn step(&self, progress: &mut Progress, lease: Option<&Lease>) -> Result<(), StepError> {
         let topic = progress.appended.topic.clone();
-        let head = match progress.appended.head {
+        let known = progress.appended.head;
+        let head = match known {
             Some(head) => head,
             None => self.open(&topic, lease).await?,
         };
@@ -174,7 +175,12 @@ impl Appender {
         if last > head.reserved {
             // Nobody returns the numbers of a topic without a leader. It has few events, so each reserves its own.
             let reserved = last + lease.map_or(0, |_| RESERVE);
-            self.reserve(&topic, lease, reserved).await?;
+            if !self.reserve(&topic, lease, reserved).await? && known.is_some() {
+                // Others have reserved these numbers since the end was found. What they appended can have expired.
+                progress.draft = None;
+                progress.appended.head = None;
+                return Ok(());
+            }
             progress.appended.head = Some(Head { reserved, ..head });
         }
         if !draft.is_prepared {
@@ -258,17 +264,18 @@ impl Appender {
         Ok(Head { next: last + 1, snapshot, reserved: 0 })
     }
 
-    /// Reserves the numbers of a topic up to `seq`.
+    /// Reserves the numbers of a topic up to `seq`. Of a topic without a leader, returns `false` if they are
+    /// reserved already.
     async fn reserve(
         &self,
         topic: &Topic,
         lease: Option<&Lease>,
         seq: u64,
-    ) -> Result<(), StepError> {
+    ) -> Result<bool, StepError> {
         let Some(lease) = lease else { return Ok(self.control.reserve(topic, seq).await?) };
         let version = self.head_version.fetch_add(1, Ordering::Relaxed) + 1;
         if self.control.reserve_in(lease.epoch, version, topic, seq).await? {
-            Ok(())
+            Ok(true)
         } else {
             Err(StepError::LeaseLost)
         }
@@ -283,7 +290,7 @@ impl Appender {
         let Some(head) = appended.head else { return };
         let last = head.next - 1;
         match self.reserve(topic, Some(&lease), last).await {
-            Ok(()) => appended.head = Some(Head { reserved: last, ..head }),
+            Ok(_) => appended.head = Some(Head { reserved: last, ..head }),
             Err(error) => {
                 // The database may have it.
                 appended.head = Some(Head { reserved: 0, ..head });

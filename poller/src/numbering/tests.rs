@@ -306,6 +306,23 @@ async fn a_topic_without_a_leader_continues_exactly_after_its_log_has_expired() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_poller_notices_that_others_used_numbers_that_have_expired() {
+    let storage = storage();
+    let topic = Topic::system_sources();
+    let (one, other) = (Process::start(&storage).await, Process::start(&storage).await);
+    one.publish(&topic, "1");
+    one.has(&topic, 1).await;
+    for count in 2..=3 {
+        other.publish(&topic, &count.to_string());
+        other.has(&topic, count).await;
+    }
+    expire(&storage, &topic);
+    one.publish(&topic, "4");
+    one.has(&topic, 1).await;
+    assert_eq!(numbers(&one.log(&topic).await), [4]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_number_is_used_twice_if_a_poller_is_killed_and_the_log_expires() {
     let storage = storage();
     let process = Process::start(&storage).await;

@@ -30,12 +30,12 @@ impl Control {
         Ok(Some(Reservation { last: read_value(&item)?, epoch }))
     }
 
-    /// Reserves the numbers of a topic without a leader up to `seq`. Does nothing if more are reserved.
+    /// Reserves the numbers of a topic without a leader up to `seq`. Returns `false` if they are reserved already.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn reserve(&self, topic: &Topic, seq: u64) -> Result<(), StoreError> {
+    pub async fn reserve(&self, topic: &Topic, seq: u64) -> Result<bool, StoreError> {
         let mut item = value_item("head", topic.as_str(), &seq)?;
         item.insert("reserved".to_owned(), number(seq));
         let put = self
@@ -47,8 +47,7 @@ impl Control {
             .expression_attribute_values(":reserved", number(seq))
             .send()
             .await;
-        if_met("PutItem", put)?;
-        Ok(())
+        Ok(if_met("PutItem", put)?.is_some())
     }
 
     /// Sets the highest number that an event of the topic may have, as the leader with this epoch. A
