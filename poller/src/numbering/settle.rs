@@ -30,7 +30,7 @@ use crate::outgoing::{Outgoing, Role};
 const WRITES_AT_ONCE: usize = 16;
 
 /// First and longest delay before a change is tried again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mins(1));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// A post on a topic.
 type Key = (Topic, String);

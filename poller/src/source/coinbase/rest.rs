@@ -150,17 +150,20 @@ impl Rest {
         ids: &RangeInclusive<u64>,
     ) -> Vec<(u64, Bytes)> {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
-        let deadline = Instant::now() + FILL_WITHIN;
+        let mut time_left = FILL_WITHIN;
         let mut found = Vec::new();
         let mut after = ids.end().saturating_add(1);
         let mut attempts = ATTEMPTS;
         let mut pages = 0;
-        while pages < MAX_PAGES && after > *ids.start() {
-            let retry_after = match time::timeout_at(deadline, self.page(product, after)).await {
-                Err(_) => break,
+        while pages < MAX_PAGES && after > *ids.start() && !time_left.is_zero() {
+            let started = Instant::now();
+            let page = self.page(product, after).await;
+            // A request that took longer was answered, but the process was frozen.
+            time_left = time_left.saturating_sub(started.elapsed().min(REQUEST_WITHIN));
+            let retry_after = match page {
                 // The newest trades reach the REST interface a moment later than the WebSocket feed.
-                Ok(Ok(page)) if page.is_behind(after) && attempts > 1 => None,
-                Ok(Ok(page)) => {
+                Ok(page) if page.is_behind(after) && attempts > 1 => None,
+                Ok(page) => {
                     let Some(oldest) = page.oldest else { break };
                     found.extend(page.trades.into_iter().filter(|(id, _)| ids.contains(id)));
                     if oldest >= after {
@@ -171,7 +174,7 @@ impl Rest {
                     pages += 1;
                     continue;
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     warn!(product, error = %Chain(&error), "could not fetch missed trades");
                     if !error.is_retryable() {
                         break;
@@ -184,9 +187,10 @@ impl Rest {
                 break;
             }
             let delay = backoff.next_delay().max(retry_after.unwrap_or_default());
-            if Instant::now() + delay > deadline {
+            if delay >= time_left {
                 break;
             }
+            time_left -= delay;
             time::sleep(delay).await;
         }
         found
@@ -255,16 +259,18 @@ fn message(product: &str, trade: &Trade<'_>) -> serde_json::Result<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use axum::{
-        Json,
-        body::Body,
-        http::{Response, StatusCode, request::Parts},
-        response::IntoResponse as _,
-    };
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use axum::{Json, body::Body, http, http::request::Parts, response::IntoResponse as _};
+    use domain::clock::Clock;
+    use futures_util::future::BoxFuture;
+    use jiff::Timestamp;
     use serde_json::{Value, json};
     use simulator::{ExchangeServer, script::ScriptedServer};
+    use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
 
     use super::*;
+    use crate::outside::{Network, Reach, Socket};
 
     fn client(base: &str) -> Rest {
         let outside = Outside::real("headwater/test", &[]).expect("a client");
@@ -275,7 +281,7 @@ mod tests {
     /// requests.
     async fn scripted<F>(respond: F) -> (ScriptedServer, Rest)
     where
-        F: Fn(usize, &str) -> Response<Body> + Clone + Send + Sync + 'static,
+        F: Fn(usize, &str) -> http::Response<Body> + Clone + Send + Sync + 'static,
     {
         let count = Arc::new(Mutex::new(0));
         let respond = move |request: &Parts| {
@@ -363,6 +369,35 @@ mod tests {
         .await;
         let found = rest.trades("A-B", &(6..=7)).await;
         assert_eq!(ids(&found), [7, 6]);
+    }
+
+    /// A network of a process that is frozen during its first request.
+    struct Frozen(AtomicBool);
+
+    impl Network for Frozen {
+        fn get(&self, _: Get) -> BoxFuture<'_, Result<Response, GetError>> {
+            Box::pin(async {
+                if !self.0.swap(true, Ordering::Relaxed) {
+                    time::sleep(Duration::from_mins(1)).await;
+                    return Err(GetError::NoResponse("timed out".into()));
+                }
+                let body = json!([trade(7)]).to_string().into();
+                Ok(Response { status: StatusCode::OK, headers: HeaderMap::new(), body })
+            })
+        }
+
+        fn open(&self, _: Request, _: Reach, _: usize) -> BoxFuture<'_, Result<Socket, Error>> {
+            unreachable!("only trades are fetched")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_was_frozen_still_fetches_trades() {
+        let network = Arc::new(Frozen(AtomicBool::new(false)));
+        let clock = Clock::new(Timestamp::now);
+        let outside = Outside { network, clock, streaming_hosts: Arc::new([]) };
+        let rest = Rest::new("https://exchange.invalid".parse().expect("a URL"), outside);
+        assert_eq!(ids(&rest.trades("A-B", &(7..=7)).await), [7]);
     }
 
     #[tokio::test]
