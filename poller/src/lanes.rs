@@ -72,8 +72,8 @@ struct Lane {
 }
 
 impl Lanes {
-    /// Makes a lane for each shard, without subscribers. All lanes together may have
-    /// `posts_per_second` messages posted.
+    /// Makes a lane for each shard, without subscribers. The account allows `posts_per_second`, all of which
+    /// the lanes may use until [`Self::share`] is called.
     pub fn new(
         shards: impl IntoIterator<Item = Shard>,
         leadership: Leadership,
@@ -90,6 +90,11 @@ impl Lanes {
             leadership,
             clock,
         }
+    }
+
+    /// Sets how much of the account's posts the lanes may use: `parts` of `all`.
+    pub fn share(&self, parts: usize, all: usize) {
+        self.budget.share(parts, all);
     }
 
     /// Adds a lane for a shard, without subscribers, unless there is one.

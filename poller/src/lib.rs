@@ -14,6 +14,7 @@ pub mod numbering;
 pub mod outgoing;
 pub mod outside;
 pub mod poller;
+mod share;
 pub mod source;
 pub mod states;
 pub mod wanted;

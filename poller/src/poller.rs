@@ -26,6 +26,7 @@ use crate::{
     leadership::Leadership,
     leases,
     numbering::{self, Numbering},
+    share,
     source::Source,
     states::States,
     wanted::Wanted,
@@ -105,6 +106,8 @@ impl Poller {
         let lanes = Lanes::new(self.shards.clone(), leadership.clone(), posts, self.clock.clone());
         let states =
             States::new(self.provenance, control.clone(), numbering.clone(), self.clock.clone());
+        let (leads, owner, clock) = (leadership.clone(), self.owner.clone(), self.clock.clone());
+        let sharing = share::keep(control.clone(), leads, lanes.clone(), owner, clock);
         let recorded = options
             .coinbase_record
             .union(&options.mastodon_record)
@@ -140,6 +143,7 @@ impl Poller {
         };
         let publishing = health.publish(self.looks.clone());
         let mut looking = tokio::spawn(shutdown.clone().run_until_cancelled_owned(publishing));
+        let mut sharing = tokio::spawn(shutdown.clone().run_until_cancelled_owned(sharing));
 
         // Each stage stops after the one before it, so that no event is lost.
         let sources_done = CancellationToken::new();
@@ -163,6 +167,7 @@ impl Poller {
             ended = &mut pushing => ("the lanes", ended),
             ended = &mut following => ("interest", ended),
             ended = &mut looking => ("the health check", ended.map(|_| ())),
+            ended = &mut sharing => ("the share of the posts", ended.map(|_| ())),
         };
         if ended.is_err() || !shutdown.is_cancelled() {
             // A poller without one of its parts would look alive and do nothing.

@@ -220,7 +220,17 @@ impl Control {
     }
 
     async fn list<T: DeserializeOwned>(&self, pk: &str) -> Result<Vec<(String, T)>, StoreError> {
-        let mut pages = self
+        let mut values = Vec::new();
+        for item in self.items(pk).await? {
+            let Some(AttributeValue::S(sk)) = item.get("sk") else { continue };
+            values.push((sk.clone(), read_value(&item)?));
+        }
+        Ok(values)
+    }
+
+    /// Returns all items with this partition key.
+    async fn items(&self, pk: &str) -> Result<Vec<Attributes>, StoreError> {
+        let pages = self
             .client
             .query()
             .table_name(&self.table)
@@ -230,13 +240,7 @@ impl Control {
             .into_paginator()
             .items()
             .send();
-        let mut values = Vec::new();
-        while let Some(item) = pages.next().await {
-            let item = item.map_err(|error| StoreError::from_sdk("Query", error))?;
-            let Some(AttributeValue::S(sk)) = item.get("sk") else { continue };
-            values.push((sk.clone(), read_value(&item)?));
-        }
-        Ok(values)
+        pages.collect::<Result<_, _>>().await.map_err(|error| StoreError::from_sdk("Query", error))
     }
 }
 

@@ -364,8 +364,12 @@ async fn a_lease_has_one_owner_until_it_expires() {
     let b = control.acquire("coinbase", "b", term, now() + 19.seconds()).await.unwrap().unwrap();
     assert_eq!(b.epoch, 2);
     assert!(control.holds(&b).await.unwrap() && !control.holds(&a).await.unwrap());
+    let leaders = async |at| control.leaders(at).await.unwrap().into_iter().collect::<Vec<_>>();
+    assert_eq!(leaders(now() + 28.seconds()).await, [("coinbase".into(), "b".into())]);
+    assert_eq!(leaders(now() + 29.seconds()).await, [], "it has expired");
     assert!(!control.renew(&a, term, now() + 20.seconds()).await.unwrap());
     assert!(control.release(&b).await.unwrap());
+    assert_eq!(leaders(now() + 28.seconds()).await, [], "it was released");
     let c = control.acquire("coinbase", "c", term, now()).await.unwrap().unwrap();
     control.clear_leases().await.unwrap();
     assert!(!control.renew(&c, term, now()).await.unwrap());

@@ -1,6 +1,6 @@
 //! Leases: which poller leads a source.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_sdk_dynamodb::{
     operation::update_item::builders::UpdateItemFluentBuilder,
@@ -104,6 +104,25 @@ impl Control {
 
     fn update_lease(&self, source: &str) -> UpdateItemFluentBuilder {
         self.client.update_item().table_name(&self.table).set_key(Some(key("lease", source)))
+    }
+
+    /// Returns who leads each source, by source. Expired leases are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database fails.
+    pub async fn leaders(&self, now: Timestamp) -> Result<BTreeMap<String, String>, StoreError> {
+        let mut leaders = BTreeMap::new();
+        for item in self.items("lease").await? {
+            let lapses_at = item.get("lapses_at").and_then(|at| at.as_n().ok()?.parse().ok());
+            let is_held = lapses_at.is_some_and(|at: i64| at > now.as_millisecond());
+            if let (Some(AttributeValue::S(source)), Some(AttributeValue::S(owner)), true) =
+                (item.get("sk"), item.get("lease_owner"), is_held)
+            {
+                leaders.insert(source.clone(), owner.clone());
+            }
+        }
+        Ok(leaders)
     }
 
     /// Removes the owners of all leases. This is safe only for an embedded database: its lock proves that the
