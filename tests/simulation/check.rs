@@ -13,12 +13,13 @@ use crate::{
     upstream::{self, Logged, Upstream},
 };
 
-/// Reports what is not as it must be.
+/// Reports what is not as it must be. Only the last event of topics that are read `on_demand` must be there.
 pub(crate) async fn check(
     tables: &Tables,
     upstream: &Upstream,
     positions: &BTreeMap<(String, Topic), Position>,
     topics: &[Topic],
+    on_demand: &[&str],
     expired: &Expired,
     trace: &Trace,
 ) {
@@ -28,9 +29,15 @@ pub(crate) async fn check(
         let retained = tables.log.read(topic, 1, u64::MAX, usize::MAX, now).await.unwrap();
         let entries = expired.restore(topic, &retained);
         let mut violations = check_numbers(&entries);
+        let has_subscribers = positions.keys().any(|(_, of)| of == topic);
+        let scope = match on_demand.contains(&topic.as_str()) {
+            false => Scope::All,
+            true if has_subscribers => Scope::Last,
+            true => Scope::None,
+        };
         violations.extend(match topic.source() {
-            "coinbase" => check_exchange(topic, &entries, upstream, tables.log.retention()),
-            "mastodon" => check_posts(topic, &entries, upstream, tables.log.retention()),
+            "coinbase" => check_exchange(topic, &entries, upstream, tables.log.retention(), scope),
+            "mastodon" => check_posts(topic, &entries, upstream, tables.log.retention(), scope),
             _ => Vec::new(),
         });
         violations.extend(check_deletes(topic, &retained, upstream));
@@ -48,6 +55,14 @@ pub(crate) async fn check(
             }
         }
     }
+}
+
+/// Which events of a topic must be in the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    All,
+    Last,
+    None,
 }
 
 /// Checks that the numbers of a topic are contiguous. Returns what is wrong.
@@ -79,6 +94,7 @@ fn check_exchange(
     entries: &[Entry],
     upstream: &Upstream,
     retention: Duration,
+    scope: Scope,
 ) -> Vec<String> {
     let newest = upstream.newest(topic);
     let logged = upstream::logged(entries);
@@ -91,10 +107,10 @@ fn check_exchange(
         .collect();
     let last = numbers.last().map_or(0, |(_, number)| *number);
     let mut violations = Vec::new();
+    if (topic.kind().conflates() || scope == Scope::Last) && last != newest {
+        violations.push(format!("the last is {last}, not {newest}"));
+    }
     if topic.kind().conflates() {
-        if last != newest {
-            violations.push(format!("the last is {last}, not {newest}"));
-        }
         return violations;
     }
     let mut missing = newest.saturating_sub(last);
@@ -108,7 +124,7 @@ fn check_exchange(
         }
     }
     let lost = lost(entries);
-    if missing > lost {
+    if missing > lost && scope == Scope::All {
         violations.push(format!("{missing} are missing, {lost} are reported as lost"));
     }
     violations
@@ -120,6 +136,7 @@ fn check_posts(
     entries: &[Entry],
     upstream: &Upstream,
     retention: Duration,
+    scope: Scope,
 ) -> Vec<String> {
     let mut violations = Vec::new();
     let mut logged: BTreeMap<u64, Timestamp> = BTreeMap::new();
@@ -141,9 +158,15 @@ fn check_posts(
         }
     }
     let posts = upstream.posts(topic);
-    let absent =
-        |(number, is_deleted): &(&u64, &bool)| !**is_deleted && !logged.contains_key(number);
-    let absent: Vec<&u64> = posts.iter().filter(absent).map(|(number, _)| number).collect();
+    let mut expected: Vec<u64> = posts.keys().copied().collect();
+    let from = match scope {
+        Scope::All => 0,
+        Scope::Last => expected.len().saturating_sub(1),
+        Scope::None => expected.len(),
+    };
+    expected.drain(..from);
+    let is_absent = |number: &u64| !posts[number] && !logged.contains_key(number);
+    let absent: Vec<u64> = expected.into_iter().filter(is_absent).collect();
     let lost = lost(entries);
     if absent.len() as u64 > lost {
         violations.push(format!("posts {absent:?} are missing, {lost} are reported as lost"));

@@ -217,6 +217,9 @@ impl Client {
             Some("subscribed") => {
                 for subscribed in message["topics"].as_array().unwrap() {
                     let topic = Topic::parse(subscribed["topic"].as_str().unwrap()).unwrap();
+                    if subscribed["recovered"] == false {
+                        self.position(&topic, |position| position.recovered_at = None);
+                    }
                     let head = subscribed["seq"].as_u64().unwrap();
                     ranges.push((topic, head + 1, head));
                 }

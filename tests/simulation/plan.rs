@@ -43,14 +43,18 @@ pub(crate) enum Fault {
     Kills,
     /// Pollers stop for a while, and go on.
     Freezes,
+    /// Outages and freezes last up to a minute.
+    LongFaults,
     /// The clocks of pollers are wrong.
     Skew,
     /// Each source family has a poller of its own.
     SplitFamilies,
+    /// The pollers read some topics only while they have subscribers.
+    OnDemand,
     /// Clients do not accept messages for a while.
     SlowClients,
-    /// Events expire after 40 seconds. Outages are short then: if no poller can append for longer than events
-    /// are kept, the end of a topic is not known exactly.
+    /// Events expire after 40 seconds. Outages and freezes are short then: if no poller can append for longer
+    /// than events are kept, the end of a topic is not known exactly.
     ShortRetention,
     /// The database deletes expired events, some sooner and some later.
     ExpiredDeleted,
@@ -91,6 +95,8 @@ pub(crate) struct Plan {
     faults: Vec<Fault>,
     /// The longest outage of the database.
     pub(crate) longest_outage: Duration,
+    /// The longest time for which a poller is frozen.
+    pub(crate) longest_freeze: Duration,
     /// Most that the clock of a poller is ahead.
     pub(crate) skew: Duration,
     /// How long events are kept.
@@ -106,7 +112,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Draws a plan. Leaving out a fault does not change the others.
     pub(crate) fn draw(rng: &mut fastrand::Rng, without: &[Fault]) -> Self {
-        let time = Duration::from_millis(rng.u64(25_000..55_000));
+        let mut time = Duration::from_millis(rng.u64(25_000..55_000));
         let few_posts = rng.u32(100..300);
         // Each kind of fault happens in some of the runs only, so that a failing seed points to its cause.
         let mut share = |fault: Fault, of_the_runs: f64, most: f64| {
@@ -117,11 +123,17 @@ impl Plan {
             0.0 => Duration::from_hours(24),
             _ => Duration::from_secs(40),
         };
+        let mut longest = Duration::from_secs(25);
+        if share(Fault::LongFaults, 0.15, 1.0) > 0.0 {
+            longest = Duration::from_mins(1);
+            time += longest;
+        }
         let others = [
             (Fault::Outages, 0.4),
             (Fault::Kills, 0.4),
             (Fault::Freezes, 0.4),
             (Fault::SplitFamilies, 0.3),
+            (Fault::OnDemand, 0.3),
             (Fault::SlowClients, 0.5),
             (Fault::Withdrawals, 0.4),
             (Fault::ExpiredDeleted, 0.6),
@@ -165,7 +177,8 @@ impl Plan {
                 garbage: share(Fault::UpstreamGarbage, 0.4, 0.1),
             },
             skew: Duration::from_secs(3).mul_f64(share(Fault::Skew, 0.6, 1.0)),
-            longest_outage: Duration::from_secs(25).min(retention / 8),
+            longest_outage: longest.min(retention / 8),
+            longest_freeze: longest.min(retention * 5 / 8),
             retention,
             deletes: share(Fault::Deletes, 0.5, 0.3),
             killed_functions: share(Fault::ConnectionKilled, 0.4, 0.2),

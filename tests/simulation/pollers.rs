@@ -28,7 +28,7 @@ use crate::{
     database::Database,
     environments::{Environments, Invoker},
     link::Link,
-    plan::Plan,
+    plan::{Fault, Plan},
     trace::Trace,
     upstream::{SimulatedNetwork, Upstream},
 };
@@ -39,16 +39,22 @@ struct Options {
     options: PollerOptions,
 }
 
-/// The settings of the pollers. They read all topics, even without subscribers.
-const SETTINGS: [&str; 7] = [
+/// The settings of the pollers.
+const SETTINGS: [&str; 5] = [
     "poller",
     "--coinbase-url=wss://exchange.invalid",
     "--coinbase-rest-url=https://exchange.invalid",
-    "--coinbase-record=matches/A-USD,matches/B-USD,ticker/A-USD",
     "--mastodon-servers=https://social.invalid",
     "--mastodon-tokens=simulated",
+];
+
+/// Which topics the pollers read even without subscribers: all of them, or all but those on demand.
+const RECORD_ALL: [&str; 2] = [
+    "--coinbase-record=matches/A-USD,matches/B-USD,ticker/A-USD",
     "--mastodon-record=tag/busy,tag/quiet",
 ];
+const RECORD_SOME: [&str; 2] =
+    ["--coinbase-record=matches/A-USD,ticker/A-USD", "--mastodon-record=tag/busy"];
 
 /// What the pollers have in common.
 pub(crate) struct Surroundings {
@@ -147,7 +153,9 @@ impl Pollers {
             clock: clock.clone(),
             streaming_hosts: Arc::new([]),
         };
-        let options = Options::try_parse_from(SETTINGS).unwrap().options;
+        let record = if self.plan.has(Fault::OnDemand) { RECORD_SOME } else { RECORD_ALL };
+        let settings = SETTINGS.into_iter().chain(record);
+        let options = Options::try_parse_from(settings).unwrap().options;
         let poller = Poller {
             families: sources(families, &options, &self.plan, &outside),
             tables,
