@@ -46,9 +46,12 @@ test-roles: tools web ## Run the black-box tests on a stand-in for AWS that enfo
 	$(CARGO) build --workspace --bins
 	HEADWATER_TEST_ROLES=1 $(CARGO) nextest run --workspace -E 'package(tests) & binary(it)'
 
+# The profile of Cargo for the simulation.
+PROFILE ?= simulation
+
 .PHONY: simulate
 simulate: tools web ## Simulate all parts with faults: SEEDS=500 for more seeds, SEED=7 for one
-	$(CARGO) run --profile simulation --package tests --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100) --first $(or $(FIRST),0))
+	$(CARGO) run --profile $(PROFILE) --package tests --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100) --first $(or $(FIRST),0))
 
 .PHONY: mutants
 mutants: tools web ## Put defects into the source, one at a time, and check that the tests notice them
