@@ -3,6 +3,7 @@
 pub mod authorize;
 pub mod caller;
 pub(crate) mod headers;
+pub mod history;
 pub mod identity;
 mod jwks;
 pub mod origin;

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use crate::{
     access::{
+        history::Histories,
         identity::Tokens,
         origin::Origins,
         rates::Rates,
@@ -49,6 +50,8 @@ pub struct App {
     pub rules: Arc<Rules>,
     /// Limits how often a client can send requests.
     pub rates: Rates,
+    /// Limits how many bytes of history a client is given.
+    pub histories: Histories,
     /// The web pages that can open a WebSocket.
     pub origins: Origins,
     /// The shards that connections are spread over.
@@ -82,6 +85,7 @@ impl App {
         Self {
             rules: Arc::new(Rules::new(tables.control.clone(), preset, overrides)),
             rates: Rates::new(tables.quotas.clone()),
+            histories: Histories::new(),
             catalog: Catalog::new(tables.control.clone()),
             log_id: CachedLogId::new(tables.control.clone()),
             tables,

@@ -15,13 +15,18 @@ use domain::{
     entry::Entry,
     log_id::LogId,
     protocol::{GapReason, Subscribed},
+    source::TopicKind,
     topic::Topic,
 };
 use jiff::Timestamp;
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::warn;
 
-use crate::{access::rules::RulesError, app::App, log_id::LogIdError};
+use crate::{
+    access::{history::EVENT_BYTES, rules::RulesError},
+    app::App,
+    log_id::LogIdError,
+};
 
 /// Approximate number of bytes that are read from the log at a time.
 pub(crate) const CHUNK_BYTES: usize = 1024 * 1024;
@@ -32,6 +37,9 @@ const GO_LIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most bytes of the events of a topic that are kept from the check whether they are complete until they
 /// are sent. A subscription after a short interruption reads its events once.
 const MAX_KEPT_BYTES: usize = 256 * 1024;
+
+/// What a subscription is expected to be given if that is not known yet, in bytes.
+const UNKNOWN_BYTES: u64 = 64 * 1024;
 
 /// Why a connection could not be subscribed.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +77,17 @@ impl Start {
         match log {
             Some(log) if log != ours.as_str() => Self::AfterOther(seq),
             Some(_) | None => Self::After(seq),
+        }
+    }
+
+    /// Returns about how many bytes of history the subscription starts with. How much is missing after a number
+    /// is not known yet.
+    pub(crate) fn expected_bytes(self, topic: &Topic) -> u64 {
+        match self {
+            Self::Last(count) => count.saturating_mul(EVENT_BYTES),
+            Self::After(_) | Self::AfterOther(_) => UNKNOWN_BYTES,
+            Self::Newest if topic.kind() == TopicKind::Level2 => UNKNOWN_BYTES,
+            Self::Newest => 0,
         }
     }
 
@@ -124,6 +143,11 @@ impl Position {
             }
             None => None,
         }
+    }
+
+    /// Returns how many events the client is sent from the log.
+    pub(crate) fn missing(&self) -> u64 {
+        self.head.saturating_sub(self.cursor())
     }
 
     /// Returns the number before the first that the client is sent.

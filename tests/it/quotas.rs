@@ -174,3 +174,45 @@ async fn the_class_limits_the_depth_of_the_history() {
     let seqs: Vec<u64> = client.events(MATCHES, 2).await.iter().map(|event| event.seq).collect();
     assert_eq!(seqs, [7, 8]);
 }
+
+#[tokio::test]
+async fn the_class_limits_the_bytes_of_history() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    // The burst is 16 seconds' worth, about 60 trades.
+    let member = r#"{"topics": 5, "messagesPerSecond": 100, "historyBytesPerSecond": 1024}"#;
+    let (setup, _file) = limited(Some(&exchange), member);
+    let headwater = setup.option("--coinbase-record", "matches/BTC-USD").start().await;
+    exchange.subscribed("matches", "BTC-USD").await;
+    let (ann, bo) = (token(&["--subject", "ann"]).await, token(&["--subject", "bo"]).await);
+    let mut other = headwater.client_with(&bo).await.unwrap();
+    other.subscribe(&[MATCHES]).await;
+    for _ in 0..200 {
+        exchange.trade("BTC-USD");
+    }
+    other.events(MATCHES, 200).await;
+
+    let mut client = headwater.client_with(&ann).await.unwrap();
+    client.replay(MATCHES, 1..=200).await;
+    let rejected = [
+        json!({"action": "replay", "topic": MATCHES, "from": 1, "to": 1}),
+        json!({"action": "subscribe", "topics": [MATCHES], "last": 1}),
+        json!({"action": "subscribe", "topics": [MATCHES], "since": {MATCHES: 1}}),
+    ];
+    for request in rejected {
+        let answer = client.ask(request).await;
+        assert_eq!(answer["code"], "rate_limited", "{answer}");
+        assert!(answer["message"].as_str().unwrap().contains("wait"), "{answer}");
+    }
+    let rest = headwater.rest().with("authorization", &format!("Bearer {ann}"));
+    let page = rest.get(&format!("/api/v1/history/{MATCHES}")).await;
+    let wait = page.header("retry-after").parse::<u64>().unwrap();
+    assert!((1..=60).contains(&wait), "{wait} s");
+    page.problem(429);
+
+    // New events are no history, and other principals are not affected.
+    let mut client = headwater.client_with(&ann).await.unwrap();
+    client.subscribe(&[MATCHES]).await;
+    exchange.trade("BTC-USD");
+    assert_eq!(client.event(MATCHES).await.seq, 201);
+    assert_eq!(other.replay(MATCHES, 1..=20).await.len(), 20);
+}

@@ -126,6 +126,10 @@ pub struct Limits {
     /// How many of a topic's newest events a client can read from the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<u64>,
+    /// Bytes of history a second that one principal, or one address for clients without a token, is given, with
+    /// a burst of 16 times that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history_bytes_per_second: Option<u32>,
 }
 
 impl Limits {
@@ -144,6 +148,10 @@ impl Limits {
             messages_per_second: self.messages_per_second.max(other.messages_per_second),
             requests_per_second: larger(self.requests_per_second, other.requests_per_second),
             history: larger(self.history, other.history),
+            history_bytes_per_second: larger(
+                self.history_bytes_per_second,
+                other.history_bytes_per_second,
+            ),
         }
     }
 
@@ -195,6 +203,7 @@ mod tests {
             messages_per_second: 3,
             requests_per_second: None,
             history,
+            history_bytes_per_second: None,
         };
         let cases = [(None, 50, 1), (Some(10), 50, 41), (Some(10), 5, 1), (Some(0), 5, 6)];
         for (history, head, expected) in cases {

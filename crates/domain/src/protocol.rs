@@ -484,6 +484,7 @@ mod tests {
             messages_per_second: 10,
             requests_per_second: None,
             history: None,
+            history_bytes_per_second: None,
         };
         let replies = [
             Reply::Welcome {

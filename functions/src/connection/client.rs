@@ -16,7 +16,7 @@ use super::{
     send::{BUSY_TIMEOUT, SendError, send},
 };
 use crate::{
-    access::{caller::Caller, rules::RulesError},
+    access::{caller::Caller, history::Grant, rates::RateLimited, rules::RulesError},
     app::App,
 };
 
@@ -98,6 +98,24 @@ impl Client<'_> {
             Right::Connect | Right::Admin => "you do not have permission to do this",
         };
         Err(RequestError::rejected(ErrorCode::Forbidden, message, Some(shortened(topic))))
+    }
+
+    /// Begins a request that is expected to be given so many bytes of history.
+    pub(super) async fn begin_history(
+        &self,
+        principal: &Principal,
+        expected_bytes: u64,
+    ) -> Result<Option<Grant<'_>>, RequestError> {
+        let limit = self.limits(principal).await?.history_bytes_per_second;
+        let client = &self.caller.counted_as;
+        let begun = self.app.histories.begin(client, limit, expected_bytes, self.now);
+        begun.map_err(|RateLimited(wait)| {
+            let limit = limit.unwrap_or_default();
+            let seconds = wait.as_secs() + 1;
+            let message =
+                format!("the limit is {limit} bytes of history per second; wait {seconds} seconds");
+            RequestError::rejected(ErrorCode::RateLimited, message, None)
+        })
     }
 
     /// Returns the limits of the connection. Its message rate is fixed at the handshake.

@@ -15,6 +15,8 @@ use domain::{
 use tokio::time;
 use tracing::{debug, warn};
 
+use crate::access::history::EVENT_BYTES;
+
 use super::{
     authenticate::authenticate,
     client::Client,
@@ -169,5 +171,7 @@ async fn resend(
     let newest = client.app.tables.log.newest(&parsed).await?;
     let head = newest.map_or(0, |newest| newest.entry.last());
     let (range, oldest) = (from..=to.min(head), limits.oldest(head));
-    replay(client, &connection.principal, right, range, oldest, Vec::new()).await
+    let expected = (range.end() + 1).saturating_sub(from) * EVENT_BYTES;
+    let grant = client.begin_history(&connection.principal, expected).await?;
+    replay(client, &connection.principal, right, range, oldest, Vec::new(), grant.as_ref()).await
 }

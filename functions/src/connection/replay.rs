@@ -17,7 +17,7 @@ use super::{
     error::RequestError,
     send::{BUSY_TIMEOUT, SendError},
 };
-use crate::subscription::CHUNK_BYTES;
+use crate::{access::history::Grant, subscription::CHUNK_BYTES};
 
 /// How long a message may wait until its right is checked again.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Sends the events of a range of sequence numbers, and a `gap` for those that are missing or older than
 /// the `oldest` one that the principal can read. The first `entries` of the range need not be read again.
 ///
-/// The `right` to the events is checked before every message, because a replay can take long. An error leaves
+/// What is sent counts as history that is granted. The `right` to the events is checked before every message, because a replay can take long. An error leaves
 /// no hole in what was already sent.
 pub(super) async fn replay(
     client: &Client<'_>,
@@ -34,6 +34,7 @@ pub(super) async fn replay(
     range: RangeInclusive<u64>,
     oldest: u64,
     mut entries: Vec<Entry>,
+    grant: Option<&Grant<'_>>,
 ) -> Result<(), RequestError> {
     let (Right::Subscribe(topic) | Right::History(topic)) = right else { return Ok(()) };
     let to = *range.end();
@@ -47,6 +48,9 @@ pub(super) async fn replay(
             entries = client.app.tables.log.read(topic, from, to, CHUNK_BYTES, client.now).await?;
         }
         for message in messages(topic, from, to, &entries) {
+            if let Some(grant) = grant {
+                grant.note(message.len() as u64);
+            }
             send(client, principal, right, topic, message).await?;
         }
         let Some(last) = entries.last().map(Entry::last) else {

@@ -15,7 +15,10 @@ use super::{
     error::RequestError,
     replay::{gap, replay},
 };
-use crate::subscription::{Joined, Position, Start, SubscribeError};
+use crate::{
+    access::history::Grant,
+    subscription::{Joined, Position, Start, SubscribeError},
+};
 
 /// Largest number of rounds of catching up before `push` takes over. Each round is shorter than the
 /// one before.
@@ -56,10 +59,12 @@ pub(super) async fn subscribe(
             Err(error) => return Err(error),
         }
     }
+    let expected = starts.iter().map(|(topic, start)| start.expected_bytes(topic)).sum();
+    let grant = client.begin_history(&connection.principal, expected).await?;
     // Topics over the limit are rejected one by one, so that the others are subscribed.
     while !starts.is_empty() {
         match client.app.join(&connection, &starts, client.now).await {
-            Ok(joined) => return send_start(client, &connection, id, joined).await,
+            Ok(joined) => return send_start(client, &connection, id, joined, grant.as_ref()).await,
             Err(SubscribeError::Connection(ConnectionError::TooManyTopics { has, limit })) => {
                 let Some((topic, _)) = starts.pop_last() else { break };
                 let message = format!("the connection has {has} topics; the limit is {limit}");
@@ -129,13 +134,14 @@ async fn send_start(
     connection: &Connection,
     id: Option<String>,
     joined: Joined,
+    grant: Option<&Grant<'_>>,
 ) -> Result<(), RequestError> {
     let Joined { log, topics, mut positions, joined_at, .. } = joined;
     let joining = positions.iter().map(|position| position.topic.clone()).collect();
     let completing = async {
         let confirmed = client.reply(&Reply::Subscribed { id, log, topics }).await;
         let sent = match confirmed {
-            Ok(()) => catch_up(client, connection, &mut positions).await,
+            Ok(()) => catch_up(client, connection, &mut positions, grant).await,
             Err(error) => Err(error.into()),
         };
         client.app.go_live(connection, &positions).await?;
@@ -148,6 +154,7 @@ async fn catch_up(
     client: &Client<'_>,
     connection: &Connection,
     positions: &mut [Position],
+    grant: Option<&Grant<'_>>,
 ) -> Result<(), RequestError> {
     for position in positions {
         if let Some((from, to)) = position.reset {
@@ -164,7 +171,8 @@ async fn catch_up(
             };
             let range = position.next..=position.head;
             let entries = std::mem::take(&mut position.entries);
-            replay(client, &connection.principal, right, range, position.oldest, entries).await?;
+            let principal = &connection.principal;
+            replay(client, principal, right, range, position.oldest, entries, grant).await?;
             position.next = position.head + 1;
             let newest = client.app.tables.log.newest(&position.topic).await?;
             let head = newest.map_or(position.head, |newest| newest.entry.last());

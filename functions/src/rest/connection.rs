@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::{problem::Problem, state::RestState};
-use crate::subscription::{Position, Start};
+use crate::{
+    access::history::EVENT_BYTES,
+    subscription::{Position, Start},
+};
 
 /// The headers that identify the caller's connection.
 #[derive(IntoParams)]
@@ -207,8 +210,15 @@ impl OwnConnection {
             let seq = newest.map_or(0, |newest| newest.entry.last());
             return Ok((StatusCode::OK, subscription(seq, None, None)).into_response());
         }
+        let limits = state.app.rules.current().await?.limits_of(&connection.principal);
+        let counted_as = format!("connection/{id}");
+        let grant = state.begin_history(&counted_as, limits, start.expected_bytes(topic), now)?;
         let starts = BTreeMap::from([(topic.clone(), start)]);
         let joined = state.app.subscribe(&connection, &starts, now).await?;
+        if let (Some(grant), Some(position)) = (grant, joined.positions.first()) {
+            // `push` sends it.
+            grant.note(position.missing() * EVENT_BYTES);
+        }
         let (seq, recovered) = joined.topics.first().map_or((0, None), |it| (it.seq, it.recovered));
         let gap = joined.positions.first().and_then(Position::gap);
         let gap = gap.map(|(from, to, reason)| Gap { from, to, reason });

@@ -75,9 +75,7 @@ async fn admit(state: &RestState, caller: &Caller, path: &str) -> Result<(), Pro
         && let Err(limited) = state.app.rates.admit(&caller.counted_as, rate, state.now()).await
     {
         let detail = format!("the limit is {rate} requests per second");
-        let wait_s = limited.0.as_secs() + u64::from(limited.0.subsec_nanos() > 0);
-        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail);
-        return Err(Problem { retry_after_s: Some(wait_s.max(1)), ..problem });
+        return Err(Problem::rate_limited(detail, limited));
     }
     // The authorizer has checked this already, but the rules can have changed since.
     state.permit(&caller.principal, Right::Connect).await

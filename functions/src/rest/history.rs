@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{problem::Problem, state::RestState, topic_path::topic_in_path};
-use crate::access::caller::Caller;
+use crate::access::{caller::Caller, history::EVENT_BYTES};
 
 const PREFIX: &str = "/api/v1/history/";
 
@@ -78,6 +78,7 @@ pub(super) struct PastEvent {
         (status = 403, description = "The caller does not have permission", body = Problem),
         (status = 404, description = "The topic does not exist", body = Problem),
         (status = 422, description = "The topic or a number is malformed", body = Problem),
+        (status = 429, description = "The caller has read more history than its limit allows", body = Problem),
     )
 )]
 pub(super) async fn history(
@@ -114,6 +115,8 @@ pub(super) async fn history(
     if from > to {
         return Ok(Json(page));
     }
+    let expected = limit.min(to - from + 1) * EVENT_BYTES;
+    let grant = state.begin_history(&caller.counted_as, limits, expected, now)?;
     let entries = log.read(&topic, from, to, PAGE_BYTES, now).await?;
     let mut last = entries.last().map_or(to, Entry::last).min(to);
     'page: for entry in &entries {
@@ -125,6 +128,9 @@ pub(super) async fn history(
             if page.events.len() as u64 == limit {
                 last = seq - 1;
                 break 'page;
+            }
+            if let Some(grant) = &grant {
+                grant.note(event.len() as u64);
             }
             let event = serde_json::from_slice(&event)
                 .map_err(|error| StoreError::Corrupt { table: "events", source: error.into() })?;

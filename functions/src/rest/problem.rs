@@ -17,7 +17,11 @@ use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-use crate::{access::rules::RulesError, log_id::LogIdError, subscription::SubscribeError};
+use crate::{
+    access::{rates::RateLimited, rules::RulesError},
+    log_id::LogIdError,
+    subscription::SubscribeError,
+};
 
 /// An `application/problem+json` document.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -63,6 +67,14 @@ impl Problem {
     /// Returns the problem of a value that is malformed.
     pub(super) fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
+    /// Returns the problem of a caller that exceeds a limit.
+    pub(super) fn rate_limited(detail: impl Into<String>, limited: RateLimited) -> Self {
+        let RateLimited(wait) = limited;
+        let wait_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail);
+        Self { retry_after_s: Some(wait_s.max(1)), ..problem }
     }
 
     /// Returns the problem of a connection that is closed.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use domain::{
-    access::{Principal, Right},
+    access::{Limits, Principal, Right},
     clock::Clock,
     topic::Topic,
 };
 use jiff::Timestamp;
 
 use super::problem::Problem;
-use crate::app::App;
+use crate::{access::history::Grant, app::App};
 
 /// What every handler has access to.
 #[derive(Clone)]
@@ -51,6 +51,27 @@ impl RestState {
         };
         let detail = format!("you do not have permission to {action}");
         Err(Problem::new(StatusCode::FORBIDDEN, detail))
+    }
+
+    /// Begins a request of the client that is counted under this name. It is expected to be given so many bytes
+    /// of history.
+    ///
+    /// # Errors
+    ///
+    /// 429 when the client was given more than its limits allow.
+    pub(super) fn begin_history<'a>(
+        &'a self,
+        counted_as: &'a str,
+        limits: Limits,
+        expected_bytes: u64,
+        now: Timestamp,
+    ) -> Result<Option<Grant<'a>>, Problem> {
+        let limit = limits.history_bytes_per_second;
+        self.app.histories.begin(counted_as, limit, expected_bytes, now).map_err(|limited| {
+            let limit = limit.unwrap_or_default();
+            let detail = format!("the limit is {limit} bytes of history per second");
+            Problem::rate_limited(detail, limited)
+        })
     }
 
     /// Checks that the pair of a Coinbase topic exists.
