@@ -1,6 +1,6 @@
 //! Identities: JWTs that are signed with a shared secret (HS256) or by an issuer (RS256, ES256).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use domain::access::{Principal, PrincipalError};
 use jiff::Timestamp;
@@ -117,7 +117,7 @@ pub enum TokenError {
     Principal(#[from] PrincipalError),
     /// The issuer's keys could not be loaded.
     #[error("could not load the keys of the issuer")]
-    IssuerUnavailable(#[source] JwksError),
+    IssuerUnavailable(#[source] Arc<JwksError>),
 }
 
 /// Checks tokens.

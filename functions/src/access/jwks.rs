@@ -6,16 +6,23 @@ use domain::{
     chain::{BoxError, Chain},
     pace::TokenBucket,
 };
+use futures_util::{
+    FutureExt as _,
+    future::{self, BoxFuture, Shared},
+};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use reqwest::{Client, Response, Url, redirect};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    task::JoinError,
+    time::{self, Instant},
+};
 use tracing::{info, warn};
 
 /// How long keys are cached.
@@ -23,6 +30,10 @@ const CACHE_FOR: Duration = Duration::from_mins(10);
 
 /// Time limit for a request to the issuer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a check that has a key waits for newer keys. Lambda stops a process between two invocations, so the
+/// keys have to arrive during one.
+const RELOAD_WITHIN: Duration = Duration::from_millis(300);
 
 /// Tokens with unknown keys must not flood the issuer with requests: it gets at most this many in a row,
 /// and then one per interval.
@@ -49,15 +60,31 @@ pub enum JwksError {
     RateLimited,
 }
 
-/// The keys of one issuer.
+/// The keys of one issuer. A check waits for the issuer only if no key of it fits.
 #[derive(Debug)]
 pub(super) struct Jwks {
+    issuer: Arc<Issuer>,
+    state: Mutex<State>,
+}
+
+/// Where the keys are published.
+#[derive(Debug)]
+struct Issuer {
     url: Url,
     http: Client,
     key_set: RwLock<Option<Arc<KeySet>>>,
-    /// The rate limit of requests; held during a request.
-    pace: Mutex<TokenBucket>,
 }
+
+/// The requests to the issuer.
+#[derive(Debug)]
+struct State {
+    pace: TokenBucket,
+    /// The request that has not ended. All checks that need it share it.
+    loading: Option<Loading>,
+}
+
+/// Ends when the keys are loaded.
+type Loading = Shared<BoxFuture<'static, Result<(), Arc<JwksError>>>>;
 
 #[derive(Debug)]
 struct KeySet {
@@ -90,12 +117,10 @@ impl Jwks {
             );
         }
         let http = Client::builder().timeout(REQUEST_TIMEOUT).redirect(redirect::Policy::none());
-        Self {
-            url,
-            http: http.build().expect("none of the options can fail"),
-            key_set: RwLock::default(),
-            pace: Mutex::new(TokenBucket::every(INTERVAL, BURST)),
-        }
+        let http = http.build().expect("none of the options can fail");
+        let issuer = Arc::new(Issuer { url, http, key_set: RwLock::default() });
+        let state = State { pace: TokenBucket::every(INTERVAL, BURST), loading: None };
+        Self { issuer, state: Mutex::new(state) }
     }
 
     /// Returns the keys that can verify a token: the one with its key id, or all keys of its algorithm
@@ -108,45 +133,69 @@ impl Jwks {
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
-    ) -> Result<Vec<DecodingKey>, JwksError> {
-        let cached = self.key_set.read().clone();
+    ) -> Result<Vec<DecodingKey>, Arc<JwksError>> {
+        let cached = self.issuer.key_set.read().clone();
         let found = cached.as_ref().map(|keys| keys.find(id, algorithm)).unwrap_or_default();
         let is_fresh = cached.as_ref().is_some_and(|keys| keys.loaded_at.elapsed() < CACHE_FOR);
         if is_fresh && !found.is_empty() {
             return Ok(found);
         }
-        match self.load(cached.as_ref()).await {
-            Ok(keys) => Ok(keys.find(id, algorithm)),
+        let loading = self.load(cached.as_ref());
+        let loaded = match found.is_empty() {
+            true => loading.await,
+            false => time::timeout(RELOAD_WITHIN, loading).await.unwrap_or(Ok(())),
+        };
+        let newest = self.issuer.key_set.read().clone();
+        match (newest, loaded) {
             // The keys stay valid while the issuer is unavailable.
-            Err(error) if cached.is_some() => {
-                match error {
-                    JwksError::RateLimited => {}
-                    error => warn!(
-                        error = %Chain(&error),
-                        "could not reload the keys of the issuer; keeping the previous ones"
-                    ),
-                }
-                Ok(found)
-            }
-            Err(error) => Err(error),
+            (Some(keys), _) => Ok(keys.find(id, algorithm)),
+            (None, Err(error)) => Err(error),
+            (None, Ok(())) => Ok(Vec::new()),
         }
     }
 
-    /// Loads the keys, unless another task has replaced `before`, or requests are too frequent.
-    async fn load(&self, before: Option<&Arc<KeySet>>) -> Result<Arc<KeySet>, JwksError> {
-        let mut pace = self.pace.lock().await;
-        if let Some(keys) = self.key_set.read().clone()
-            && before.is_none_or(|before| !Arc::ptr_eq(before, &keys))
-        {
-            return Ok(keys);
+    /// Returns when the keys are loaded that replace `before`. Joins the request that is under way, if there
+    /// is one. It goes on when nobody waits for it.
+    fn load(&self, before: Option<&Arc<KeySet>>) -> Loading {
+        let mut state = self.state.lock();
+        if let Some(loading) = state.loading.clone().filter(|loading| loading.peek().is_none()) {
+            return loading;
         }
-        pace.take(Instant::now().into_std()).map_err(|_| JwksError::RateLimited)?;
-        // Rarely awaited, and large.
-        let keys = Box::pin(self.fetch()).await?;
+        let is_replaced = match (before, &*self.issuer.key_set.read()) {
+            (Some(before), Some(keys)) => !Arc::ptr_eq(before, keys),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if is_replaced {
+            return future::ready(Ok(())).boxed().shared();
+        }
+        if state.pace.take(Instant::now().into_std()).is_err() {
+            return future::ready(Err(Arc::new(JwksError::RateLimited))).boxed().shared();
+        }
+        let issuer = self.issuer.clone();
+        let task = tokio::spawn(async move { issuer.load().await.map_err(Arc::new) });
+        let ended = async {
+            match task.await.map_err(JoinError::try_into_panic) {
+                Ok(loaded) => loaded,
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                // The process ends.
+                Err(Err(_)) => Ok(()),
+            }
+        };
+        let loading = ended.boxed().shared();
+        state.loading = Some(loading.clone());
+        loading
+    }
+}
+
+impl Issuer {
+    async fn load(&self) -> Result<(), JwksError> {
+        let keys = self.fetch().await.inspect_err(|error| {
+            warn!(error = %Chain(error), "could not load the keys of the issuer");
+        })?;
         info!(keys = keys.len(), "loaded the keys of the issuer");
-        let key_set = Arc::new(KeySet { keys, loaded_at: Instant::now() });
-        *self.key_set.write() = Some(key_set.clone());
-        Ok(key_set)
+        *self.key_set.write() = Some(Arc::new(KeySet { keys, loaded_at: Instant::now() }));
+        Ok(())
     }
 
     async fn fetch(&self) -> Result<Vec<Key>, JwksError> {

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use aws_lc_rs::{
@@ -94,6 +94,8 @@ struct Issuer {
     url: String,
     keys: Arc<Mutex<Option<Value>>>,
     requests: Arc<AtomicUsize>,
+    /// Whether it does not answer.
+    hangs: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -105,8 +107,13 @@ impl Issuer {
         let requests: Arc<AtomicUsize> = Arc::default();
         let of_handler = published.clone();
         let count = requests.clone();
+        let hangs: Arc<AtomicBool> = Arc::default();
+        let is_hanging = hangs.clone();
         let handler = get(async move || {
             count.fetch_add(1, Ordering::SeqCst);
+            if is_hanging.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
             match of_handler.lock().expect("no panic").clone() {
                 Some(keys) => (StatusCode::OK, json!({ "keys": keys }).to_string()),
                 None => (StatusCode::BAD_GATEWAY, String::new()),
@@ -116,7 +123,7 @@ impl Issuer {
         let task = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("a server");
         });
-        let issuer = Self { url, keys: published, requests, task };
+        let issuer = Self { url, keys: published, requests, hangs, task };
         issuer.publish(keys);
         issuer
     }
@@ -343,6 +350,33 @@ async fn keys_can_change_and_the_issuer_can_be_unavailable() {
     silent.break_down();
     let unavailable = silent.tokens(&[]).check(&by_old, now()).await;
     assert!(matches!(unavailable, Err(TokenError::IssuerUnavailable(_))), "{unavailable:?}");
+}
+
+#[tokio::test]
+async fn an_issuer_that_does_not_answer_delays_only_tokens_with_unknown_keys() {
+    let key = Signer::ec("key");
+    let issuer = Issuer::start(&[&key]).await;
+    let tokens = Arc::new(issuer.tokens(&[]));
+    let known = key.sign(&ours(json!({})));
+    assert!(tokens.check(&known, now()).await.is_ok());
+    issuer.hangs.store(true, Ordering::SeqCst);
+    // The keys are so old that they are loaded again.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_mins(11)).await;
+    tokio::time::resume();
+
+    let made_up = Signer { id: "made-up".to_owned(), ..Signer::ec("") }.sign(&ours(json!({})));
+    let waiting = {
+        let tokens = tokens.clone();
+        tokio::spawn(async move { tokens.check(&made_up, now()).await })
+    };
+    while issuer.requests() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(tokens.check(&known, now()).await.is_ok());
+    assert!(!waiting.is_finished(), "it waits for the issuer");
+    assert!(waiting.await.expect("no panic").is_err());
+    assert!(tokens.check(&known, now()).await.is_ok());
 }
 
 #[tokio::test]
