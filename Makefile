@@ -76,6 +76,11 @@ lint: tools web/node_modules/.installed $(TOOLS)/cargo/bin/cargo-machete $(TOOLS
 	$(TOOLS)/cargo/bin/cargo-deny --all-features --log-level error check licenses bans sources
 	cd web && npm run --silent lint
 
+.PHONY: audit
+audit: tools web/node_modules/.installed $(TOOLS)/cargo/bin/cargo-deny ## Check the dependencies for known vulnerabilities; requires github.com and the npm registry
+	$(TOOLS)/cargo/bin/cargo-deny --all-features --log-level error check advisories
+	cd web && npm audit --audit-level=moderate
+
 # Without optimization, they build in half the time, and they run only for a few seconds.
 $(TOOLS)/cargo/bin/%:
 	$(CARGO) install --locked --debug --quiet --root $(TOOLS)/cargo $*
