@@ -171,6 +171,8 @@ mod tests {
         assert_eq!(ann.class, "trader,member");
         assert_eq!(ann.classes().collect::<Vec<_>>(), ["trader", "member"]);
         assert!(!ann.is_anonymous() && Principal::anonymous().is_anonymous());
+        let longest = "x".repeat(256);
+        assert_eq!(Principal::named(&longest, ["member"]).expect("a principal").id, longest);
     }
 
     #[test]

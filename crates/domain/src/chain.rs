@@ -19,3 +19,21 @@ impl fmt::Display for Chain<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the outer")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn an_error_is_shown_with_its_causes() {
+        let cause = std::io::Error::other(fmt::Error);
+        let text = fmt::Error.to_string();
+        assert_eq!(Chain(&fmt::Error).to_string(), text);
+        assert_eq!(Chain(&cause).to_string(), text, "a transparent error has its cause's text");
+        assert_eq!(Chain(&Outer(cause)).to_string(), format!("the outer: {text}"));
+    }
+}

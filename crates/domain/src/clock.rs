@@ -26,3 +26,16 @@ impl fmt::Debug for Clock {
         f.debug_tuple("Clock").finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_shows_the_time_of_its_source() {
+        let at: Timestamp = "2026-11-22T10:00:00Z".parse().expect("a time");
+        let clock = Clock::new(move || at);
+        assert_eq!(clock.clone().now(), at);
+        assert_eq!(format!("{clock:?}"), "Clock");
+    }
+}

@@ -109,3 +109,30 @@ impl Connection {
         self.token_expires_at.is_some_and(|at| at <= now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_and_its_token_expire() {
+        let now: Timestamp = "2026-11-22T10:00:00Z".parse().expect("a time");
+        let to = Recipient { endpoint: "http://gateway".into(), id: ConnectionId::new("a") };
+        let mut connection = Connection::open(to, 0, Principal::anonymous(), now);
+        assert_eq!(connection.expires_at(), now + LIFETIME);
+        assert!(!connection.has_expired(Timestamp::MAX), "it has no token");
+        connection.token_expires_at = Some(now);
+        assert!(connection.has_expired(now));
+        assert!(!connection.has_expired(now - std::time::Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_subscription_starts_after_a_number() {
+        let since = Timestamp::UNIX_EPOCH;
+        let starts = [
+            Subscription::Joining { cursor: 7, since }.start(),
+            Subscription::Live { cursor: 8, since }.start(),
+        ];
+        assert_eq!(starts, [(7, since), (8, since)]);
+    }
+}

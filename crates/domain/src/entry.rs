@@ -77,3 +77,35 @@ pub struct Newest {
     /// The number of the newest snapshot, if the topic has snapshots.
     pub snapshot: Option<u64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_has_the_numbers_of_its_events_or_of_what_was_lost() {
+        let topic = Topic::mastodon_public();
+        let frame = Frame::new(topic.clone(), 5, Timestamp::UNIX_EPOCH, &["1", "2", "3"]);
+        let lost = |seq, last| Entry::Lost { topic: topic.clone(), seq, last };
+        let (logged, missing) = (Entry::Frame(frame.clone()), lost(5, 7));
+        for entry in [&logged, &missing] {
+            assert_eq!((entry.topic(), entry.seq(), entry.last()), (&topic, 5, 7));
+        }
+        assert_eq!((logged.bytes(), missing.bytes()), (frame.json().len(), 0));
+        let cases = [
+            (1..=9, Some((5, 7))),
+            (6..=6, Some((6, 6))),
+            (7..=9, Some((7, 7))),
+            (1..=4, None),
+            (8..=9, None),
+        ];
+        for (range, expected) in cases {
+            let part = logged.part(range.clone());
+            assert_eq!(part.map(|it| (it.seq(), it.last())), expected, "case: {range:?}");
+            let expected = expected.map(|(seq, last)| lost(seq, last));
+            assert_eq!(missing.part(range.clone()), expected, "case: {range:?}");
+        }
+    }
+}

@@ -346,6 +346,35 @@ mod tests {
     }
 
     #[test]
+    fn messages_and_frames_are_filled_to_their_sizes() {
+        assert_eq!((MESSAGE_BYTES, MAX_EVENT_BYTES), (32_768, 122_880));
+        let around = message(&[""]).len();
+        for (second, expected) in [(1_000, 1), (1_001, 2)] {
+            let first = "x".repeat(MESSAGE_BYTES - around - 1 - 1_000);
+            let messages = messages(&[first, "y".repeat(second)]);
+            assert_eq!(messages.len(), expected, "case: {second}");
+            assert!(messages.iter().all(|message| message.len() <= MESSAGE_BYTES));
+            assert!(expected == 2 || messages[0].len() == MESSAGE_BYTES);
+        }
+        let frame = Frame::new(topic(), u64::MAX - 1, at(), &["1"]);
+        assert!(frame.json().len() < head_bytes(&topic()) + 2, "the bound holds for large numbers");
+        let room = FRAME_BYTES - head_bytes(&topic());
+        for (second, expected) in [(1_000, 1), (1_001, 2)] {
+            let events = ["1".repeat(room - 1_000 - 2), "2".repeat(second)];
+            let frames = Frame::pack(&topic(), 1, at(), &events);
+            assert_eq!(frames.len(), expected, "case: {second}");
+        }
+        assert_eq!(Frame::pack(&topic(), 1, at(), &[] as &[&str]), []);
+    }
+
+    #[test]
+    fn a_frame_knows_its_time_and_its_bytes() {
+        let frame = Frame::new(topic(), 5, at(), &["1"]);
+        assert_eq!(frame.at(), at());
+        assert_eq!(frame.as_ref(), &frame.json()[..]);
+    }
+
+    #[test]
     fn an_event_can_be_replaced() {
         let frame = Frame::new(topic(), 5, at(), &["1", "2", "3"]);
         let replaced = frame.with_event(6, &Bytes::from_static(b"{}"));
