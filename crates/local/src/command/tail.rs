@@ -40,6 +40,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The `id` of the replays.
 const REPLAY: &str = "replay";
 
+/// The id of the subscription.
+const SUBSCRIBE: &str = "subscribe";
+
 /// The most characters of a post's text that are printed.
 const TEXT_CHARS: usize = 160;
 
@@ -225,6 +228,7 @@ impl Tail {
         self.positions.values_mut().for_each(Position::disconnect);
         let mut subscribe = json!({
             "action": "subscribe",
+            "id": SUBSCRIBE,
             "topics": self.options.topics,
             "since": self.since(),
             "last": self.options.last,
@@ -234,6 +238,7 @@ impl Tail {
         }
         socket.send(Message::text(subscribe.to_string())).await?;
         let mut rejected_topics = 0;
+        let mut is_subscribed = false;
         let mut next_ping = Instant::now() + jittered(PING_INTERVAL);
         let mut next_check = Instant::now() + CHECK_INTERVAL;
         loop {
@@ -268,6 +273,12 @@ impl Tail {
             };
             let Some(message) = ServerMessage::parse(&text) else { continue };
             match message {
+                // The whole request failed. An error about too many messages names none.
+                ServerMessage::Error(ErrorMessage { id, code, message, topic: None })
+                    if id.as_deref() == Some(SUBSCRIBE) || (id.is_none() && !is_subscribed) =>
+                {
+                    bail!("{message} ({code})")
+                }
                 ServerMessage::Error(ErrorMessage { id, code, message, topic }) => {
                     note(&format!("{}: {message} ({code})", topic.as_deref().unwrap_or("error")));
                     let is_rejected = topic.is_some() && id.as_deref() != Some(REPLAY);
@@ -278,6 +289,7 @@ impl Tail {
                     }
                 }
                 message => {
+                    is_subscribed |= matches!(message, ServerMessage::Subscribed(_));
                     if self.take(message).is_err() {
                         return Ok(SessionEnd::OutputClosed);
                     }
@@ -466,6 +478,11 @@ fn note(text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use tokio_tungstenite::{
+        accept_hdr_async,
+        tungstenite::{handshake::server::Response, http::HeaderValue},
+    };
+
     use super::*;
 
     #[test]
@@ -480,6 +497,42 @@ mod tests {
                 .is_none()
         );
         assert!(ServerMessage::parse(r#"{"type":"new"}"#).is_none());
+    }
+
+    #[tokio::test]
+    #[expect(clippy::result_large_err, reason = "tungstenite defines the callback")]
+    async fn a_subscription_that_fails_ends_the_session_so_that_it_is_repeated() {
+        for id in [r#","id":"subscribe""#, ""] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("ws://{}/live", listener.local_addr().expect("an address"));
+            let serve = async {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                let callback = |_: &_, mut response: Response| {
+                    let protocol = HeaderValue::from_static(SUBPROTOCOL);
+                    response.headers_mut().insert("sec-websocket-protocol", protocol);
+                    Ok(response)
+                };
+                let mut socket = accept_hdr_async(stream, callback).await.expect("a WebSocket");
+                let request = socket.next().await.expect("a request").expect("a message");
+                assert!(request.to_text().expect("text").contains(r#""id":"subscribe""#));
+                let error =
+                    format!(r#"{{"type":"error"{id},"code":"rate_limited","message":"wait"}}"#);
+                socket.send(Message::text(error)).await.expect("sent");
+                std::future::pending::<()>().await;
+            };
+            let topics = vec![Topic::mastodon_public()];
+            let url = url.parse().expect("a URL");
+            let options = Options { topics, url, token: None, last: 5, json: false };
+            let mut tail = Tail { options, log: None, positions: BTreeMap::new() };
+            let shutdown = CancellationToken::new();
+            let session = time::timeout(Duration::from_secs(10), tail.session(&shutdown));
+            let ended = tokio::select! {
+                ended = session => ended.expect("it does not wait for events"),
+                () = serve => unreachable!("it does not end"),
+            };
+            let error = ended.err().expect("the session ends").to_string();
+            assert_eq!(error, "wait (rate_limited)");
+        }
     }
 
     #[test]
