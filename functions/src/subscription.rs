@@ -85,9 +85,10 @@ impl Start {
     pub(crate) fn expected_bytes(self, topic: &Topic) -> u64 {
         match self {
             Self::Last(count) => count.saturating_mul(EVENT_BYTES),
-            Self::After(_) | Self::AfterOther(_) => UNKNOWN_BYTES,
-            Self::Newest if topic.kind() == TopicKind::Level2 => UNKNOWN_BYTES,
-            Self::Newest => 0,
+            Self::After(_) => UNKNOWN_BYTES,
+            // They start with a snapshot.
+            _ if topic.kind() == TopicKind::Level2 => UNKNOWN_BYTES,
+            Self::Newest | Self::AfterOther(_) => 0,
         }
     }
 

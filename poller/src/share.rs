@@ -29,10 +29,14 @@ pub(crate) async fn keep(
             _ = timer.tick() => {}
             () = changes.changed() => {}
         }
+        // A standby has nothing to post.
+        if leadership.all().is_empty() {
+            continue;
+        }
         match control.leaders(clock.now()).await {
             Ok(leaders) => {
                 let own = leaders.values().filter(|leader| ***leader == *owner).count();
-                // Whoever leads nothing has nothing to post, except the rest of its last term.
+                // The database can know already that another poller has taken over.
                 if own > 0 {
                     lanes.share(own, leaders.len());
                 }

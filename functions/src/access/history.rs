@@ -6,6 +6,7 @@
 //! Each process counts on its own.
 
 use std::{
+    num::NonZeroUsize,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use super::rates::RateLimited;
 
 /// Number of clients that a process remembers.
-const MAX_CLIENTS: usize = 100_000;
+const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 
 /// How many seconds' worth a client is given at once.
 const BURST_SECONDS: u32 = 16;
@@ -47,8 +48,7 @@ pub struct Grant<'a> {
 impl Histories {
     /// Returns limits that no client has used any of.
     pub fn new() -> Self {
-        // A bounded cache would allocate all of its memory at once.
-        Self { clients: Mutex::new(LruCache::unbounded()) }
+        Self { clients: Mutex::new(LruCache::sparse(MAX_CLIENTS)) }
     }
 
     /// Begins a request of `client` at `now`, which is expected to be given so many bytes. A request that is
@@ -91,9 +91,6 @@ impl Histories {
     ) -> T {
         let burst = kib_per_second.saturating_mul(BURST_SECONDS);
         let mut clients = self.clients.lock();
-        if clients.len() >= MAX_CLIENTS {
-            clients.pop_lru();
-        }
         let bucket = clients
             .get_or_insert_mut_ref(client, || TokenBucket::per_second(kib_per_second, burst));
         bucket.set_per_second(kib_per_second, burst);

@@ -60,7 +60,7 @@ pub enum JwksError {
     RateLimited,
 }
 
-/// The keys of one issuer. A check waits for the issuer only if no key of it fits.
+/// The keys of one issuer. Only a check for which no cached key fits waits long for the issuer.
 #[derive(Debug)]
 pub(super) struct Jwks {
     issuer: Arc<Issuer>,

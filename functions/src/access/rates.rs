@@ -5,7 +5,7 @@
 //! half second. A client that exceeds its limit within one process is rejected there, without a write. When
 //! several requests arrive at once, one takes a batch from the table, and the others use it.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use aws::quota::Quotas;
 use domain::{chain::Chain, pace::TokenBucket};
@@ -16,7 +16,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tracing::warn;
 
 /// Number of clients that a process remembers. One Lambda environment serves far fewer.
-const MAX_CLIENTS: usize = 100_000;
+const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 
 /// How long a batch stays valid.
 const BATCH_LIFETIME: Duration = Duration::from_secs(1);
@@ -72,8 +72,7 @@ enum Turn {
 impl Rates {
     /// Returns limits that no client has used any of.
     pub fn new(quotas: Quotas) -> Self {
-        // A bounded cache would allocate all of its memory at once.
-        Self { quotas, clients: Mutex::new(LruCache::unbounded()) }
+        Self { quotas, clients: Mutex::new(LruCache::sparse(MAX_CLIENTS)) }
     }
 
     /// Admits a request of `client` at `now`, if the client stays under `per_second` with a burst of
@@ -131,9 +130,6 @@ impl Rates {
     fn decide(&self, client: &str, per_second: u32, now: Timestamp) -> Decision {
         let burst = per_second.saturating_mul(2);
         let mut clients = self.clients.lock();
-        if clients.len() >= MAX_CLIENTS {
-            clients.pop_lru();
-        }
         let client = clients.get_or_insert_mut_ref(client, || Client::new(per_second, burst));
         client.bucket.set_per_second(per_second, burst);
         if per_second == 0 || now < client.rejected_until || client.bucket.take(now).is_err() {

@@ -15,8 +15,6 @@ use domain::{
 use tokio::time;
 use tracing::{debug, warn};
 
-use crate::access::history::EVENT_BYTES;
-
 use super::{
     authenticate::authenticate,
     client::Client,
@@ -24,6 +22,7 @@ use super::{
     replay::replay,
     subscribe::{parse_topics, subscribe},
 };
+use crate::access::history::EVENT_BYTES;
 
 /// Largest number of events in one `replay`.
 const MAX_REPLAY: u64 = 10_000;

@@ -25,8 +25,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Sends the events of a range of sequence numbers, and a `gap` for those that are missing or older than
 /// the `oldest` one that the principal can read. The first `entries` of the range need not be read again.
 ///
-/// What is sent counts as history that is granted. The `right` to the events is checked before every message, because a replay can take long. An error leaves
-/// no hole in what was already sent.
+/// What is sent counts as history that the `grant` permits. The `right` to the events is checked before every
+/// message, because a replay can take long. An error leaves no hole in what was already sent.
 pub(super) async fn replay(
     client: &Client<'_>,
     principal: &Principal,

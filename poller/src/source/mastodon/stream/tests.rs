@@ -251,15 +251,20 @@ async fn a_gap_is_filled_again_if_that_failed() {
     assert_eq!((states, posts), (expected.to_vec(), vec![id]));
 }
 
-#[tokio::test]
-async fn posts_from_before_the_stream_began_are_fetched_when_it_has_begun() {
+/// A session whose first look at the timeline finds nothing. Returns the id of the post that a later one finds.
+async fn stage_that_began_late() -> (Stage, String) {
     let missed = status(Timestamp::now(), &json!({}));
     let id = missed["id"].as_str().expect("an id").to_owned();
-    let mut stage = stage_answering(move |asked| match asked {
+    let stage = stage_answering(move |asked| match asked {
         0 => answer(200, &json!([])),
         _ => answer(200, &json!([missed])),
-    })
-    .await;
+    });
+    (stage.await, id)
+}
+
+#[tokio::test]
+async fn posts_from_before_the_stream_began_are_fetched_when_it_has_begun() {
+    let (mut stage, id) = stage_that_began_late().await;
     stage.client.send("update", &update("1").to_string()).await;
     for expected in ["1", &id] {
         match stage.received.recv().await {
@@ -271,13 +276,7 @@ async fn posts_from_before_the_stream_began_are_fetched_when_it_has_begun() {
 
 #[tokio::test]
 async fn a_quiet_stream_has_begun_when_the_server_answers_a_ping() {
-    let missed = status(Timestamp::now(), &json!({}));
-    let id = missed["id"].as_str().expect("an id").to_owned();
-    let mut stage = stage_answering(move |asked| match asked {
-        0 => answer(200, &json!([])),
-        _ => answer(200, &json!([missed])),
-    })
-    .await;
+    let (mut stage, id) = stage_that_began_late().await;
     // Reading sends the pong.
     let post = tokio::select! {
         message = stage.client.next() => panic!("unexpected {message:?}"),
