@@ -286,6 +286,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_frame_and_a_message_are_filled_before_the_next_one_begins() {
+        let events = vec!["9".repeat(100); 1_000];
+        let frames = Frame::pack(&topic(), 1, at(), &events);
+        for frame in &frames[..frames.len() - 1] {
+            let left = MESSAGE_BYTES - message(&[frame.json()]).len();
+            // Less than an event, and what the estimate of the frame's head is too large by.
+            assert!(left < 101 + 100, "{left} bytes are left");
+        }
+        let around = MESSAGE_HEAD.len() + MESSAGE_TAIL.len();
+        let rest = MESSAGE_BYTES - around - "aaa,bb,".len();
+        let fitting = ["aaa".to_owned(), "bb".to_owned(), "c".repeat(rest)];
+        assert_eq!(runs(&fitting), [0..3]);
+        assert_eq!(messages(&fitting)[0].len(), MESSAGE_BYTES);
+        let larger = ["aaa".to_owned(), "bb".to_owned(), "c".repeat(rest + 1)];
+        assert_eq!(runs(&larger), [0..2, 2..3]);
+    }
+
     fn event() -> impl Strategy<Value = String> {
         (0..40_000_usize, 0..4).prop_map(|(size, kind)| {
             let size = if kind == 0 { size } else { size / 100 };
@@ -305,7 +323,9 @@ mod tests {
                 prop_assert_eq!(frame.seq(), next);
                 next = frame.last() + 1;
                 prop_assert_eq!(&Frame::from_json(frame.json().clone()).expect("a frame"), frame);
-                prop_assert!(frame.json().len() <= FRAME_BYTES || frame.seq() == frame.last());
+                prop_assert!(
+                    message(&[frame.json()]).len() <= MESSAGE_BYTES || frame.seq() == frame.last()
+                );
                 texts.extend(frame.events().into_iter().map(|(_, event)| event));
             }
             prop_assert_eq!(texts, events);

@@ -35,6 +35,7 @@ mod tests {
     fn an_id_has_32_digits() {
         let id = LogId::from_random(0xab);
         assert_eq!(id.to_string(), "000000000000000000000000000000ab");
+        assert_eq!(id.as_str(), "000000000000000000000000000000ab");
         assert_ne!(id, LogId::from_random(0xac));
         assert_eq!(serde_json::to_string(&id).expect("JSON"), format!("\"{id}\""));
     }

@@ -151,6 +151,19 @@ mod tests {
     }
 
     #[test]
+    fn tokens_that_were_taken_in_advance_are_waited_for_unless_they_are_given_back() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut bucket = TokenBucket::per_second(10, 10);
+        assert_eq!(bucket.reserve_many(10, now), Duration::ZERO, "a full bucket");
+        assert_eq!(bucket.reserve_many(5, now), Duration::from_millis(500));
+        bucket.give_back(4, now);
+        assert_eq!(bucket.reserve_many(1, now), Duration::from_millis(200));
+        bucket.give_back(100, now);
+        assert_eq!(bucket.reserve_many(10, now), Duration::ZERO, "no fuller than full");
+        assert_eq!(bucket.reserve_many(1, now), Duration::from_millis(100));
+    }
+
+    #[test]
     fn a_lower_rate_applies_from_the_next_token() {
         let now = Timestamp::UNIX_EPOCH;
         let mut bucket = TokenBucket::per_second(10, 1);

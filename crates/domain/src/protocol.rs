@@ -379,6 +379,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_debug_output_of_a_token_does_not_show_it() {
+        let request = Request::parse(r#"{"action":"authenticate","token":"hush"}"#);
+        let request = request.expect("a request");
+        assert_eq!(request.action, Action::Authenticate { token: Token("hush".to_owned()) });
+        assert!(!format!("{request:?}").contains("hush"), "{request:?}");
+        assert!(format!("{request:?}").contains("Token("), "{request:?}");
+    }
+
+    #[test]
+    fn a_message_names_up_to_the_permitted_number_of_topics() {
+        for (count, is_valid) in [
+            (0, false),
+            (1, true),
+            (MAX_TOPICS_PER_MESSAGE, true),
+            (MAX_TOPICS_PER_MESSAGE + 1, false),
+        ] {
+            let text = serde_json::json!({"action": "subscribe", "topics": vec!["a"; count]});
+            assert_eq!(Request::parse(&text.to_string()).is_ok(), is_valid, "{count} topics");
+        }
+    }
+
+    #[test]
+    fn a_replay_can_be_of_one_event() {
+        for (from, to, is_valid) in [(0, 1, false), (1, 1, true), (2, 1, false), (1, 2, true)] {
+            let text = format!(r#"{{"action":"replay","topic":"a","from":{from},"to":{to}}}"#);
+            assert_eq!(Request::parse(&text).is_ok(), is_valid, "{from} to {to}");
+        }
+    }
+
+    #[test]
     fn parses_what_clients_send() {
         let topics = vec!["a".to_owned()];
         let since = BTreeMap::from([("a".to_owned(), 7)]);

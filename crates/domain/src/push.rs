@@ -162,3 +162,38 @@ pub trait Push: Send + Sync + 'static {
     /// Runs a job. A failed job may have been done in part, and can be repeated.
     fn push(&self, job: Job) -> BoxFuture<'_, Result<Report, PushError>>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_has_the_documented_form() {
+        let topic = Topic::parse("mastodon/public").expect("a topic");
+        let next = BTreeMap::from([(topic, 7)]);
+        let behind = |lag| Behind {
+            connection: ConnectionId::new("c"),
+            next: next.clone(),
+            lag,
+            waits: false,
+        };
+        let job = Job {
+            shard: 3,
+            rules: 0,
+            time_ms: 1_500,
+            posts: 2,
+            stretches: vec![],
+            behind: vec![behind(Lag::None), behind(Lag::Slow)],
+            changed: vec![],
+        };
+        assert_eq!(job.time(), Duration::from_millis(1_500));
+        let text = serde_json::to_string(&job).expect("JSON");
+        let expected = concat!(
+            r#"{"shard":3,"rules":0,"time_ms":1500,"posts":2,"behind":["#,
+            r#"{"connection":"c","next":{"mastodon/public":7}},"#,
+            r#"{"connection":"c","next":{"mastodon/public":7},"lag":"slow"}]}"#
+        );
+        assert_eq!(text, expected);
+        assert_eq!(serde_json::from_str::<Job>(&text).expect("a job"), job);
+    }
+}

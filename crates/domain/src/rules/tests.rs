@@ -158,6 +158,16 @@ fn defects_of_limits_have_their_place() {
 }
 
 #[test]
+fn a_set_is_as_large_as_permitted_and_no_larger() {
+    let SetText { policies, limits } = SetText::preset();
+    let padding = " ".repeat(MAX_SET_BYTES - policies.len() - limits.len());
+    let largest = SetText { policies: policies + &padding, limits };
+    assert!(RuleSet::read(largest.clone()).is_ok());
+    let larger = SetText { policies: largest.policies + " ", ..largest };
+    assert!(RuleSet::read(larger).is_err());
+}
+
+#[test]
 fn the_cache_of_decisions_is_bounded() {
     let set = RuleSet::read(SetText::preset()).expect("a valid set");
     let mut cache = Decisions::default();
@@ -165,6 +175,11 @@ fn the_cache_of_decisions_is_bounded() {
         cache.insert(n.to_string(), true);
     }
     assert!(cache.newer.len() + cache.older.len() <= 2 * GENERATION);
+    let recent = 100_000 - GENERATION..100_000;
+    assert!(
+        recent.clone().all(|n| cache.get(&n.to_string()).is_some()),
+        "the recent ones are known"
+    );
     assert_eq!(cache.get("99999"), Some(true));
     // An empty set permits nothing.
     drop(set);
