@@ -30,7 +30,9 @@ start() {
 
 stop() {
     trap - EXIT INT TERM
-    ((${#pids[@]} == 0)) || echo "$self: stopping"
+    # Whoever read the output may be gone.
+    trap '' PIPE
+    ((${#pids[@]} == 0)) || echo "$self: stopping" || true
     for names in "${order[@]}"; do
         for name in $names; do
             [[ -n ${pids[$name]:-} ]] && kill -TERM "${pids[$name]}" 2>/dev/null || true

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
 };
 
@@ -131,6 +131,18 @@ impl Client {
         socket.set_recv_buffer_size(1_024).unwrap();
         let stream = socket.connect(address).await.unwrap();
         Self::handshake(stream, address, "/live", &[], None).await.unwrap()
+    }
+
+    /// Connects from another address of this machine.
+    ///
+    /// # Errors
+    ///
+    /// The status, when the server rejects the handshake.
+    pub async fn connect_from(own: IpAddr, address: SocketAddr) -> Result<Self, u16> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(own, 0)).unwrap();
+        let stream = socket.connect(address).await.unwrap();
+        Self::handshake(stream, address, "/live", &[], None).await
     }
 
     async fn handshake(

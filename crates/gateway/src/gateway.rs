@@ -7,8 +7,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    clock, config::Config, functions::Functions, http_server::server, sockets::table::Sockets,
-    state::GatewayState,
+    addresses::Addresses, clock, config::Config, functions::Functions, http_server::server,
+    sockets::table::Sockets, state::GatewayState,
 };
 
 /// A running gateway.
@@ -45,6 +45,7 @@ impl Gateway {
             sockets: sockets.clone(),
             tasks: TaskTracker::new(),
             handshakes: Arc::new(Semaphore::new(sockets.limits().handshakes)),
+            addresses: Addresses::new(sockets.limits()),
             connections: Arc::new(Semaphore::new(sockets.limits().connections)),
             shutdown,
         };

@@ -3,6 +3,7 @@
 //! The gateway invokes functions with the same events as API Gateway. It knows routes and the names
 //! of functions, and nothing about what the functions do.
 
+mod addresses;
 mod authorizer;
 mod clock;
 mod config;

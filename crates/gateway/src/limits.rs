@@ -1,6 +1,6 @@
 //! The gateway's limits. The defaults are the quotas of AWS.
 
-use std::time::Duration;
+use std::{num::NonZero, time::Duration};
 
 use tokio::sync::Semaphore;
 
@@ -13,7 +13,7 @@ const OTHER_FILES: usize = 128;
 ///
 /// The defaults are the quotas of AWS ("API Gateway quotas for WebSocket APIs"), except for the rate
 /// limits of an account, which would throttle a gateway with a machine of its own.
-/// [`GatewayLimits::aws`] adds them.
+/// [`GatewayLimits::with_account_rates`] adds them.
 #[derive(Clone, Debug)]
 pub struct GatewayLimits {
     /// Longest time without a message in either direction (quota: 10 minutes).
@@ -48,11 +48,27 @@ pub struct GatewayLimits {
     pub in_flight: u32,
     /// Handshakes that functions process at the same time. Further handshakes wait.
     pub handshakes: usize,
-    /// Messages of one connection. Above this rate, the gateway reads more slowly. API Gateway has no
-    /// such limit; it bills each message. `None` means no limit.
+    /// Messages, pings and fragments of one connection. Above this rate, the gateway reads more slowly. API
+    /// Gateway has no such limit; it bills each message. `None` means no limit.
     pub messages: Option<Rate>,
+    /// Bytes that one connection sends. Above this rate, the gateway reads more slowly. `None` means no limit.
+    pub bytes: Option<Rate>,
+    /// Bytes that all clients of one address send, in messages and in the bodies of requests. Above this rate,
+    /// the gateway reads more slowly. `None` means no limit.
+    pub address_bytes: Option<Rate>,
+    /// How long the gateway reads from a client more slowly without reaching the end of what the client has sent.
+    /// Then it disconnects the client with code 1008.
+    pub longest_pause: Duration,
     /// Open TCP connections. Further connections are closed immediately.
     pub connections: usize,
+    /// Open connections of one address. Further connections are closed immediately. A WebSocket behind a trusted
+    /// proxy counts for the address of its client.
+    pub address_connections: usize,
+    /// Handshakes, messages and requests of one address that are handled at the same time. Further ones wait.
+    /// With trusted proxies, requests of this machine itself, such as health checks, do not count.
+    pub address_work: usize,
+    /// How long each of them counts at most. What takes longer mostly waits for something else.
+    pub address_turn: Duration,
     /// Longest wait for a request's head, and for its body.
     pub http_read: Duration,
     /// Longest time until a client has received a response, beyond the time that its size takes at
@@ -83,7 +99,13 @@ impl Default for GatewayLimits {
             in_flight: 16,
             handshakes: 64,
             messages: None,
+            bytes: None,
+            address_bytes: None,
+            longest_pause: Duration::MAX,
             connections: Semaphore::MAX_PERMITS,
+            address_connections: usize::MAX,
+            address_work: Semaphore::MAX_PERMITS,
+            address_turn: Duration::from_millis(200),
             http_read: Duration::from_secs(30),
             http_write: Duration::from_secs(30),
             http_write_rate: 16 * 1_024,
@@ -93,27 +115,34 @@ impl Default for GatewayLimits {
 }
 
 impl GatewayLimits {
-    /// Returns limits for a public gateway without large requests. They keep clients that flood the
-    /// gateway, or are slow, from taking the file descriptors and the memory of the others.
+    /// Returns limits for a public gateway. They keep clients that flood the gateway, or are slow, from taking
+    /// the file descriptors, the memory and the time of the others.
     pub fn guarded() -> Self {
+        let connections = open_files().map_or(Semaphore::MAX_PERMITS, |files| {
+            files.saturating_sub(OTHER_FILES).max(OTHER_FILES)
+        });
         Self {
-            http_body_bytes: 1_024 * 1_024,
             http_read: Duration::from_secs(10),
             http_write: Duration::from_secs(10),
-            messages: Some(Rate::new(200, 1_000)),
-            connections: open_files().map_or(Semaphore::MAX_PERMITS, |files| {
-                files.saturating_sub(OTHER_FILES).max(OTHER_FILES)
-            }),
+            messages: Some(Rate::new(50, 100)),
+            bytes: Some(Rate::new(128 * 1_024, 256 * 1_024)),
+            address_bytes: Some(Rate::new(1_024 * 1_024, 2 * 1_024 * 1_024)),
+            longest_pause: Duration::from_secs(30),
+            connections,
+            // A quarter remains for the others.
+            address_connections: connections - connections / 4,
+            address_work: 2 * std::thread::available_parallelism().map_or(2, NonZero::get),
             ..Self::default()
         }
     }
 
-    /// Returns the default limits with the rate limits of an AWS account.
-    pub fn aws() -> Self {
+    /// Adds the rate limits of an AWS account.
+    #[must_use]
+    pub fn with_account_rates(self) -> Self {
         Self {
             requests: Some(Rate::new(10_000, 5_000)),
             connects: Some(Rate::new(500, 500)),
-            ..Self::default()
+            ..self
         }
     }
 }

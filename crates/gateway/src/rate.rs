@@ -53,9 +53,30 @@ impl TokenBucket {
         self.take_at(rate, self.started.elapsed())
     }
 
+    /// Takes tokens whether the bucket has them or not. Returns the wait until it has been paid back what it
+    /// did not have.
+    pub(crate) fn spend(&self, tokens: usize) -> Duration {
+        let Some(rate) = self.rate else { return Duration::ZERO };
+        self.spend_at(rate, tokens, self.started.elapsed())
+    }
+
+    /// Whether the bucket has all of its tokens.
+    pub(crate) fn is_full(&self) -> bool {
+        u128::from(self.full_at_nanos.load(Ordering::Relaxed)) <= self.started.elapsed().as_nanos()
+    }
+
+    fn spend_at(&self, rate: Rate, tokens: usize, now: Duration) -> Duration {
+        let now = nanos(now);
+        let spent = nanos(rate.interval).saturating_mul(tokens as u64);
+        let spend = |full_at: u64| full_at.max(now).saturating_add(spent);
+        let before = self.full_at_nanos.update(Ordering::Relaxed, Ordering::Relaxed, spend);
+        let bucket = nanos(rate.interval).saturating_mul(u64::from(rate.burst));
+        Duration::from_nanos((spend(before) - now).saturating_sub(bucket))
+    }
+
     fn take_at(&self, rate: Rate, now: Duration) -> bool {
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let token = u64::try_from(rate.interval.as_nanos()).unwrap_or(u64::MAX);
+        let now = nanos(now);
+        let token = nanos(rate.interval);
         let bucket = token.saturating_mul(u64::from(rate.burst));
         self.full_at_nanos
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
@@ -66,9 +87,25 @@ impl TokenBucket {
     }
 }
 
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_spends_more_than_there_is_waits_until_it_is_paid_back() {
+        let rate = Rate::new(10, 3);
+        let bucket = TokenBucket::new(Some(rate));
+        let spend = |tokens, ms| bucket.spend_at(rate, tokens, Duration::from_millis(ms));
+        assert_eq!(spend(3, 0), Duration::ZERO, "a full bucket");
+        assert_eq!(spend(2, 0), Duration::from_millis(200));
+        assert_eq!(spend(1, 200), Duration::from_millis(100));
+        assert_eq!(spend(1, 60_000), Duration::ZERO, "time has passed");
+        assert!(spend(usize::MAX, 60_000) > Duration::from_hours(1_000));
+    }
 
     #[test]
     fn a_bucket_permits_its_burst_and_then_its_rate() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, functions::Functions, sockets::table::Sockets};
+use crate::{addresses::Addresses, config::Config, functions::Functions, sockets::table::Sockets};
 
 /// The configuration, the connections and the tasks of a running gateway.
 pub(crate) struct GatewayState {
@@ -15,6 +15,7 @@ pub(crate) struct GatewayState {
     pub(crate) tasks: TaskTracker,
     /// One permit for each handshake that functions process.
     pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) addresses: Addresses,
     /// One permit for each TCP connection.
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) shutdown: CancellationToken,

@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -30,6 +30,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
+    addresses::Counted,
     clock,
     fault_rates::occurs,
     http_api::handler,
@@ -76,13 +77,13 @@ pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match state.connections.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    state.tasks.spawn(serve(state.clone(), stream, peer, permit));
+            Ok((stream, peer)) => match admit(state, peer) {
+                Ok(admitted) => {
+                    state.tasks.spawn(serve(state.clone(), stream, peer, admitted));
                 }
-                Err(_) => {
+                Err(limit) => {
                     if !std::mem::replace(&mut is_limit_reported, true) {
-                        warn!("rejecting connections: connection limit reached");
+                        warn!(%peer, "rejecting connections: {limit} reached");
                     }
                     continue;
                 }
@@ -96,16 +97,39 @@ pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
     }
 }
 
+/// A TCP connection that counts, until this is dropped.
+struct Admitted {
+    _permit: OwnedSemaphorePermit,
+    /// The address for which it counts.
+    counted: Counted,
+}
+
+/// A connection that becomes a WebSocket.
+struct Upgrade {
+    accepted: Accepted,
+    /// Set if the client is behind a proxy: the address for which it counts from now on.
+    proxied: Option<Counted>,
+}
+
+/// Admits a connection, or returns the name of the limit that it exceeds.
+fn admit(state: &GatewayState, peer: SocketAddr) -> Result<Admitted, &'static str> {
+    let counted = state.addresses.count(peer.ip().to_canonical());
+    let counted = counted.ok_or("the connection limit of an address")?;
+    let permit =
+        state.connections.clone().try_acquire_owned().map_err(|_| "the connection limit")?;
+    Ok(Admitted { _permit: permit, counted })
+}
+
 /// Serves HTTP requests until one of them becomes a WebSocket.
 async fn serve(
     state: Arc<GatewayState>,
     stream: TcpStream,
     peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    mut admitted: Admitted,
 ) {
     let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
     let head = Head::default();
-    let accepted: Arc<Mutex<Option<Accepted>>> = Arc::default();
+    let accepted: Arc<Mutex<Option<Upgrade>>> = Arc::default();
     // When the client must have received the last response. Then it waits for the next request, or has
     // already been closed because there was none.
     let due: Arc<Mutex<Option<Instant>>> = Arc::default();
@@ -129,7 +153,7 @@ async fn serve(
             let due = due.clone();
             *due.lock() = None;
             Box::pin(async move {
-                let response = respond(&state, request, body, &accepted).await;
+                let response = respond(&state, request, body, peer, &accepted).await;
                 *due.lock() = Some(Instant::now() + time_to_write(&state, &response));
                 Ok::<_, std::convert::Infallible>(response)
             })
@@ -174,19 +198,24 @@ async fn serve(
             let _ = stream.shutdown().await;
         }
         (None, Err(error)) => debug!(%error, "HTTP connection failed"),
-        (Some(accepted), Err(_)) => {
+        (Some(Upgrade { accepted, .. }), Err(_)) => {
             connection::disconnect(&state, &accepted.client, &CloseStatus::ABNORMAL).await;
         }
-        (Some(accepted), Ok(())) => {
+        (Some(Upgrade { accepted, proxied }), Ok(())) => {
             // The WebSocket gets a task of its own, because the task of an HTTP connection is large.
             let is_half_open = occurs(state.sockets.faults().half_open);
-            let rate = state.sockets.limits().messages;
-            let socket = Arc::new(Socket::new(accepted.client, stream, is_half_open, rate));
+            if let Some(counted) = proxied {
+                admitted.counted = counted;
+            }
+            let address = state.addresses.of(accepted.client.source_ip);
+            let limits = state.sockets.limits();
+            let socket = Socket::new(accepted.client, stream, is_half_open, limits, address);
+            let socket = Arc::new(socket);
             state.sockets.insert(&socket);
             let early = parts.read_buf.to_vec();
             state.tasks.clone().spawn(async move {
                 connection::run(state, socket, early).await;
-                drop(permit);
+                drop(admitted);
             });
         }
     }
@@ -224,20 +253,26 @@ async fn respond(
     state: &Arc<GatewayState>,
     request: HttpRequest,
     body: Incoming,
-    accepted: &Mutex<Option<Accepted>>,
+    peer: SocketAddr,
+    accepted: &Mutex<Option<Upgrade>>,
 ) -> HttpResponse {
     if let Err((status, message)) = admission::check(&state.config, &request) {
         return response::message(status, message);
     }
     let limits = state.sockets.limits();
     match target(state, &request) {
-        Target::WebSocket => match handshake::accept(state.clone(), request).await {
-            Ok((client, response)) => {
-                *accepted.lock() = Some(client);
-                response
+        Target::WebSocket => {
+            let Ok(proxied) = count_proxied(state, peer, request.source_ip) else {
+                return response::rejected_handshake(StatusCode::TOO_MANY_REQUESTS);
+            };
+            match handshake::accept(state.clone(), request).await {
+                Ok((client, response)) => {
+                    *accepted.lock() = Some(Upgrade { accepted: client, proxied });
+                    response
+                }
+                Err(status) => response::rejected_handshake(status),
             }
-            Err(status) => response::rejected_handshake(status),
-        },
+        }
         Target::Connection(id) => match read(body, limits.message_bytes, limits.http_read).await {
             Ok(body) => management::handle(state, &request, &id, body.as_ref()),
             Err(response) => response,
@@ -246,11 +281,44 @@ async fn respond(
             response::error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
         }
         Target::Http => match read(body, limits.http_body_bytes, limits.http_read).await {
-            Ok(body) => handler::handle(state, &request, body).await,
+            Ok(body) => handle(state, &request, body, peer).await,
             Err(response) => response,
         },
         Target::Forbidden => management::forbidden(),
     }
+}
+
+/// Handles a request to the HTTP API when it is the turn of the client's address.
+async fn handle(
+    state: &Arc<GatewayState>,
+    request: &HttpRequest,
+    body: Option<Bytes>,
+    peer: SocketAddr,
+) -> HttpResponse {
+    let is_own = peer.ip().is_loopback() && request.behind_proxy().is_none();
+    if state.config.trusts_proxies && is_own {
+        // The health check of a load balancer must not wait for clients.
+        return handler::handle(state, request, body).await;
+    }
+    let address = state.addresses.of(request.source_ip);
+    let wait = address.bytes().spend(body.as_ref().map_or(0, Bytes::len));
+    if !wait.is_zero() {
+        time::sleep(wait).await;
+    }
+    address.place().await.run(handler::handle(state, request, body)).await
+}
+
+/// Counts a WebSocket for the address of its client, if the client is behind a proxy. Fails if that address has
+/// too many.
+fn count_proxied(
+    state: &GatewayState,
+    peer: SocketAddr,
+    client: IpAddr,
+) -> Result<Option<Counted>, ()> {
+    if client == peer.ip().to_canonical() {
+        return Ok(None);
+    }
+    state.addresses.count(client).map(Some).ok_or(())
 }
 
 /// Reads a body. Returns `None` if it is larger than `limit`.

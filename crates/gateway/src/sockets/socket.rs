@@ -10,8 +10,12 @@ use std::{
     io::{self, ErrorKind, IoSlice},
     mem,
     net::{IpAddr, Shutdown},
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -21,10 +25,7 @@ use serde_json::value::RawValue;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::{
-    frames::encode,
-    rate::{Rate, TokenBucket},
-};
+use crate::{addresses::Address, frames::encode, limits::GatewayLimits, rate::TokenBucket};
 
 /// The number of pieces that are passed to the kernel in one call.
 const PIECES: usize = 16;
@@ -83,6 +84,8 @@ pub(crate) struct Socket {
     last_active: AtomicU64,
     in_flight: AtomicU32,
     messages: TokenBucket,
+    bytes: TokenBucket,
+    address: Arc<Address>,
 }
 
 #[derive(Debug, Default)]
@@ -98,7 +101,8 @@ impl Socket {
         client: Client,
         stream: TcpStream,
         is_half_open: bool,
-        messages: Option<Rate>,
+        limits: &GatewayLimits,
+        address: Arc<Address>,
     ) -> Self {
         Self {
             last_active: AtomicU64::new(client.connected_at),
@@ -108,7 +112,9 @@ impl Socket {
             outbound: Mutex::default(),
             task: AtomicWaker::new(),
             in_flight: AtomicU32::new(0),
-            messages: TokenBucket::new(messages),
+            messages: TokenBucket::new(limits.messages),
+            bytes: TokenBucket::new(limits.bytes),
+            address,
         }
     }
 
@@ -169,9 +175,19 @@ impl Socket {
         self.last_active.load(Ordering::Relaxed)
     }
 
-    /// Takes a message from the client's rate limit. Returns whether the client is within it.
-    pub(crate) fn is_within_rate(&self) -> bool {
-        self.messages.take()
+    /// What the client shares with the others of its address.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Notes that the client has sent so many bytes. Returns how long to wait before they are decoded.
+    pub(crate) fn spend_bytes(&self, bytes: usize) -> Duration {
+        self.bytes.spend(bytes)
+    }
+
+    /// Notes that the client has sent a message or another frame. Returns how long to wait before the next one.
+    pub(crate) fn spend_message(&self) -> Duration {
+        self.messages.spend(1)
     }
 
     /// Whether functions are processing `limit` messages of this connection.

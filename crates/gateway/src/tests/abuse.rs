@@ -4,11 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn messages_above_the_rate_limit_are_read_slowly() {
-    let limits = GatewayLimits {
-        in_flight: 2,
-        messages: Some(Rate::new(10, 4)),
-        ..GatewayLimits::default()
-    };
+    let limits = GatewayLimits { messages: Some(Rate::new(10, 4)), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     let mut fast = fixture.connect().await;
     let mut other = fixture.connect().await;
@@ -22,18 +18,36 @@ async fn messages_above_the_rate_limit_are_read_slowly() {
     })
     .await;
     fixture.fake.event("default", 11).await;
-    // The burst permits four messages. The others wait 100 ms each, two at a time, except for those that
-    // the rate permits meanwhile.
-    assert!(started.elapsed() >= Duration::from_millis(150), "{:?}", started.elapsed());
+    // The burst permits four messages, and each of the others takes 100 ms.
+    assert!(started.elapsed() >= Duration::from_millis(500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn who_sends_too_much_for_too_long_is_disconnected() {
+    let limits = GatewayLimits {
+        messages: Some(Rate::new(20, 1)),
+        longest_pause: Duration::from_millis(200),
+        ..GatewayLimits::default()
+    };
+    let fixture = Fixture::with_limits(limits);
+    let mut patient = fixture.connect().await;
+    let mut fast = fixture.connect().await;
+    for n in 0..10 {
+        send(&mut fast, &n.to_string()).await;
+    }
+    assert_eq!(next_close(&mut fast).await, (1008, "Too many messages".to_owned()));
+    assert!(received(&fixture).len() < 10);
+    // A client that waits for each response may send as much.
+    let before = received(&fixture).len();
+    for n in 1..=10 {
+        send(&mut patient, "patient").await;
+        fixture.fake.event("default", before + n).await;
+    }
 }
 
 #[tokio::test]
 async fn frames_that_are_not_messages_count_too() {
-    let limits = GatewayLimits {
-        in_flight: 1,
-        messages: Some(Rate::of_burst(4)),
-        ..GatewayLimits::default()
-    };
+    let limits = GatewayLimits { messages: Some(Rate::new(10, 4)), ..GatewayLimits::default() };
     let fixture = Fixture::with_limits(limits);
     // A ping, a pong, an empty text that is not complete, and its continuations.
     let frames: [(&str, &[u8], &[u8]); 3] = [
@@ -49,7 +63,7 @@ async fn frames_that_are_not_messages_count_too() {
         stream.write_all(&bytes).await.expect("written");
         let mut rest = Vec::new();
         let _ = time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("closed");
-        // Four are within the burst. The gateway waits 100 ms after each of the others.
+        // Four are within the burst, and each of the others takes 100 ms.
         assert!(started.elapsed() >= Duration::from_millis(500), "{name}: {:?}", started.elapsed());
     }
 }
@@ -89,4 +103,133 @@ async fn the_address_from_a_local_proxy_is_used_only_if_proxies_are_trusted() {
         let event = fixture.fake.event("rest", 1).await;
         assert!(event.contains(&format!(r#""sourceIp":"{expected}""#)), "{event}");
     }
+}
+
+/// Another address of this machine.
+const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
+
+/// Opens a WebSocket from another address of this machine.
+async fn connect_from(address: [u8; 4], fixture: &Fixture) -> Result<Client, Error> {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from((address, 0))).expect("an address of this machine");
+    let stream = socket.connect(fixture.gateway.address()).await.expect("a connection");
+    Ok(client_async(fixture.url(), MaybeTlsStream::Plain(stream)).await?.0)
+}
+
+/// Returns the bodies of the messages that functions received.
+fn received(fixture: &Fixture) -> Vec<String> {
+    let body = |event: &String| {
+        let event: Value = serde_json::from_str(event).expect("JSON");
+        event["body"].as_str().expect("a body").to_owned()
+    };
+    fixture.fake.events_of("default").iter().map(body).collect()
+}
+
+#[tokio::test]
+async fn who_sends_too_many_bytes_is_read_slowly_and_others_are_not() {
+    let rate = Some(Rate::of_burst(1_000));
+    for (limits, is_shared) in [
+        (GatewayLimits { bytes: rate, ..GatewayLimits::default() }, false),
+        (GatewayLimits { address_bytes: rate, ..GatewayLimits::default() }, true),
+    ] {
+        let fixture = Fixture::with_limits(limits);
+        let mut large = fixture.connect().await;
+        let mut neighbor = fixture.connect().await;
+        let mut other = connect_from(ELSEWHERE, &fixture).await.expect("101");
+        send(&mut large, "small").await;
+        fixture.fake.event("default", 1).await;
+        send(&mut large, &"x".repeat(2_000)).await;
+        for text in ["from elsewhere", "again", "and again"] {
+            send(&mut other, text).await;
+            until(text, || received(&fixture).iter().any(|it| it == text)).await;
+            if text == "again" {
+                send(&mut neighbor, "from here").await;
+            }
+        }
+        if !is_shared {
+            until("it has a budget of its own", || received(&fixture).len() == 5).await;
+        }
+        let received = received(&fixture);
+        assert!(received.iter().all(|it| it.len() < 1_000), "{received:?}");
+        assert_eq!(received.iter().any(|it| it == "from here"), !is_shared, "{received:?}");
+        // A client that is not read can still be closed.
+        fixture.shutdown.cancel();
+        assert_eq!(next_close(&mut large).await.0, 1001);
+    }
+}
+
+#[tokio::test]
+async fn the_body_of_a_request_counts_too() {
+    let limits =
+        GatewayLimits { address_bytes: Some(Rate::of_burst(1_000)), ..GatewayLimits::default() };
+    let fixture = Fixture::with(|config| config.http = HttpRoutes::to("rest", None), limits);
+    let request = |body: &str| {
+        let length = body.len();
+        format!("PUT /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    assert_eq!(fixture.raw(&request("small")).await.0, 200);
+    let large = request(&"x".repeat(2_000));
+    let waits = time::timeout(Duration::from_millis(100), fixture.raw(&large)).await;
+    assert!(waits.is_err(), "{waits:?}");
+    assert_eq!(fixture.fake.events_of("rest").len(), 1);
+}
+
+#[tokio::test]
+async fn an_address_takes_only_its_share_of_the_connections() {
+    let limits = GatewayLimits { address_connections: 1, ..GatewayLimits::default() };
+    let fixture = Fixture::with_limits(limits);
+    let one = fixture.connect().await;
+    let mut refused = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
+    let mut nothing = Vec::new();
+    let read = time::timeout(PATIENCE, refused.read_to_end(&mut nothing)).await;
+    assert!(matches!(read, Ok(Ok(0) | Err(_))), "{read:?}");
+    let _other = connect_from(ELSEWHERE, &fixture).await.expect("another address");
+    drop(one);
+    let deadline = time::Instant::now() + PATIENCE;
+    while connect_async(fixture.url()).await.is_err() {
+        assert!(time::Instant::now() < deadline, "a closed connection no longer counts");
+        time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn behind_a_proxy_a_connection_counts_for_the_address_of_its_client() {
+    let limits = GatewayLimits { address_connections: 2, ..GatewayLimits::default() };
+    let fixture = Fixture::with(|config| config.trusts_proxies = true, limits);
+    let connect = async |client: &str| {
+        let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
+        let head = upgrade("/live", &format!("X-Forwarded-For: {client}\r\n"));
+        stream.write_all(head.as_bytes()).await.expect("written");
+        let (status, _) = read_response(&mut stream).await;
+        (status, stream)
+    };
+    let mut open = Vec::new();
+    for n in 1..=2 {
+        let (status, stream) = connect("192.0.2.1").await;
+        assert_eq!(status, 101);
+        open.push(stream);
+        // Until then, the connection counts for the proxy.
+        until("the connection is open", || fixture.gateway.sockets().len() == n).await;
+    }
+    assert_eq!(connect("192.0.2.1").await.0, 429);
+    assert_eq!(connect("192.0.2.2").await.0, 101);
+}
+
+#[tokio::test]
+async fn an_address_does_not_wait_for_the_work_of_another() {
+    let turn = Duration::from_millis(20);
+    let limits = GatewayLimits { address_work: 1, address_turn: turn, ..GatewayLimits::default() };
+    let fixture = Fixture::with_limits(limits);
+    let (mut busy, id) = fixture.connect_with_id().await;
+    let mut other = connect_from(ELSEWHERE, &fixture).await.expect("101");
+    // Each message keeps its place for the longest time that it can.
+    let _permits = fixture.fake.hold("default");
+    for _ in 0..16 {
+        send(&mut busy, "busy").await;
+    }
+    let socket = fixture.gateway.sockets().find(&id).expect("open");
+    until("all messages have been read", || socket.is_busy(16)).await;
+    send(&mut other, "other").await;
+    fixture.fake.event("default", 17).await;
+    assert_ne!(received(&fixture).last().map(String::as_str), Some("other"), "it did not wait");
 }

@@ -2,14 +2,20 @@
 //! at the end.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     net::Shutdown,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::{join, time};
+use tokio::{
+    join,
+    time::{self, Instant, Sleep},
+};
 use tracing::debug;
 
 use crate::{
@@ -28,6 +34,9 @@ use crate::{
 /// The size of one read. All connections of a thread share the buffer, so an idle connection needs none.
 const READ_BYTES: usize = 16 * 1_024;
 
+/// The status code with which a client that sends too much is disconnected (RFC 6455 section 7.4.1).
+const POLICY_VIOLATION: u16 = 1008;
+
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
@@ -36,8 +45,7 @@ thread_local! {
 /// handshake.
 pub(crate) async fn run(state: Arc<GatewayState>, socket: Arc<Socket>, early: Vec<u8>) {
     let status = {
-        let mut reader =
-            Reader { state: &state, socket: &socket, decoder: Decoder::default(), unread: early };
+        let mut reader = Reader::new(&state, &socket, early);
         poll_fn(|cx| reader.poll(cx)).await
     };
     // Boxed, so that the task of an open connection does not hold the memory needed at its end.
@@ -70,7 +78,13 @@ pub(crate) async fn disconnect(state: &GatewayState, client: &Client, status: &C
     let request_id = ids::request(at);
     let builder = EventBuilder { api: &state.config.api, client, request_id: &request_id, at };
     let limit = state.sockets.limits().integration;
-    let _ = invoke(&*state.functions, &route.function, builder.disconnect(status), limit).await;
+    let invoking = invoke(&*state.functions, &route.function, builder.disconnect(status), limit);
+    let _ = if state.shutdown.is_cancelled() {
+        // All connections end at the same time, and the gateway does not wait for long.
+        invoking.await
+    } else {
+        state.addresses.of(client.source_ip).place().await.run(invoking).await
+    };
 }
 
 /// Writes the pending output, which ends with the close frame, and reads until the client closes its
@@ -89,11 +103,30 @@ struct Reader<'a> {
     state: &'a Arc<GatewayState>,
     socket: &'a Arc<Socket>,
     decoder: Decoder,
-    /// Bytes that were read but not decoded, because the limit of messages in flight was reached.
+    /// Bytes that were read but not decoded, because a limit was reached.
     unread: Vec<u8>,
+    /// Until when nothing is decoded or read, because the client or its address has sent too much.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Whether the last read filled the buffer, so that there probably is more.
+    has_more: bool,
+    /// The sum of the pauses that the client has caused since everything was decoded that it had sent.
+    paused: Duration,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(state: &'a Arc<GatewayState>, socket: &'a Arc<Socket>, unread: Vec<u8>) -> Self {
+        let decoder = Decoder::default();
+        Self {
+            state,
+            socket,
+            decoder,
+            unread,
+            pause: None,
+            has_more: false,
+            paused: Duration::ZERO,
+        }
+    }
+
     /// Reads and writes until the connection closes.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseStatus> {
         self.socket.register(cx.waker());
@@ -106,6 +139,10 @@ impl Reader<'_> {
             }
             if self.socket.is_busy(self.state.sockets.limits().in_flight) {
                 return Poll::Pending;
+            }
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
             }
             if !self.unread.is_empty() {
                 let unread = std::mem::take(&mut self.unread);
@@ -120,20 +157,54 @@ impl Reader<'_> {
         BUFFER.with_borrow_mut(|buffer| {
             match ready!(self.socket.poll_read(cx, buffer)) {
                 Ok(0) | Err(_) => self.socket.mark_lost(),
-                Ok(read) => self.decode(&buffer[..read]),
+                Ok(read) => {
+                    self.has_more = read == buffer.len();
+                    self.wait_for_client(self.socket.spend_bytes(read));
+                    self.wait(self.socket.address().bytes().spend(read));
+                    self.decode(&buffer[..read]);
+                }
             }
             Poll::Ready(())
         })
     }
 
+    /// Waits because of what the client has sent. A client that has sent too much for a long time is disconnected.
+    fn wait_for_client(&mut self, time: Duration) {
+        self.wait(time);
+        self.paused += time;
+        if self.paused > self.state.sockets.limits().longest_pause {
+            let reason = Cow::Borrowed("Too many messages");
+            self.socket
+                .close(Some(POLICY_VIOLATION), CloseStatus { code: POLICY_VIOLATION, reason });
+        }
+    }
+
+    /// Waits before anything more is decoded or read.
+    fn wait(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        match &mut self.pause {
+            _ if time.is_zero() => {}
+            Some(pause) if pause.deadline() >= until => {}
+            Some(pause) => pause.as_mut().reset(until),
+            None => self.pause = Some(Box::pin(time::sleep_until(until))),
+        }
+    }
+
     fn decode(&mut self, mut input: &[u8]) {
         let limits = self.state.sockets.limits();
         loop {
-            if self.socket.is_busy(limits.in_flight) {
+            if input.is_empty() && !self.has_more {
+                self.paused = Duration::ZERO;
+            }
+            if self.pause.is_some() || self.socket.is_busy(limits.in_flight) {
                 self.unread = input.to_vec();
                 return;
             }
-            match self.decoder.decode(&mut input, limits) {
+            let decoded = self.decoder.decode(&mut input, limits);
+            if let Ok(Some(_)) = decoded {
+                self.wait_for_client(self.socket.spend_message());
+            }
+            match decoded {
                 Ok(None) => return,
                 Ok(Some(ClientMessage::Text(text))) => {
                     messages::receive(self.state, self.socket, text);
@@ -141,11 +212,8 @@ impl Reader<'_> {
                 Ok(Some(ClientMessage::Ping(payload))) => {
                     // If the client does not read, the pong is dropped.
                     let _ = self.socket.send(&encode::pong(&payload), limits.send_buffer_bytes);
-                    messages::count(self.state, self.socket);
                 }
-                Ok(Some(ClientMessage::Pong | ClientMessage::Fragment)) => {
-                    messages::count(self.state, self.socket);
-                }
+                Ok(Some(ClientMessage::Pong | ClientMessage::Fragment)) => {}
                 Ok(Some(ClientMessage::Close(None))) => {
                     return self.socket.close(None, CloseStatus::NO_STATUS);
                 }

@@ -46,6 +46,7 @@ pub(crate) async fn accept(
 ) -> Result<(Accepted, HttpResponse), StatusCode> {
     let key = check(&state, &request)?;
     // If many clients connect at once, they wait here, where waiting is cheap, and not in the functions.
+    let place = state.addresses.of(request.source_ip).place().await;
     let permit = state
         .handshakes
         .clone()
@@ -56,7 +57,7 @@ pub(crate) async fn accept(
     // The task runs to its end even if the client disconnects, because `$connect` may have stored the
     // connection by then.
     state.tasks.clone().spawn(async move {
-        let result = decide(&state, &request).await;
+        let result = place.run(decide(&state, &request)).await;
         drop(permit);
         if let Err(Ok(abandoned)) = outcome.send(result) {
             connection::disconnect(&state, &abandoned.client, &CloseStatus::ABNORMAL).await;

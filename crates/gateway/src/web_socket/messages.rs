@@ -1,8 +1,6 @@
 //! Messages from clients, each of which invokes a function, and the gateway's own error messages.
 
-use std::{sync::Arc, time::Duration};
-
-use tokio::time;
+use std::sync::Arc;
 
 use crate::{
     clock,
@@ -17,9 +15,6 @@ use crate::{
     web_socket::response::ProxyResponse,
 };
 
-/// The delay of a message from a client that exceeds its rate limit.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// Starts the invocation for a message.
 pub(crate) fn receive(state: &Arc<GatewayState>, socket: &Arc<Socket>, body: String) {
     let at = clock::now();
@@ -28,27 +23,10 @@ pub(crate) fn receive(state: &Arc<GatewayState>, socket: &Arc<Socket>, body: Str
         return send_error(state, socket, "Too Many Requests", &ids::request(at));
     }
     let in_flight = InFlight::begin(state.clone(), socket.clone());
-    let is_within_rate = socket.is_within_rate();
     state.tasks.spawn(async move {
-        if !is_within_rate {
-            // The message keeps its slot during the wait. When all slots are taken, the gateway stops
-            // reading.
-            time::sleep(PAUSE).await;
-        }
-        route(&in_flight.state, &in_flight.socket, &body, at).await;
+        let InFlight { state, socket } = &in_flight;
+        socket.address().place().await.run(route(state, socket, &body, at)).await;
     });
-}
-
-/// Counts a frame that invokes no function. If the client exceeds its rate limit, the frame takes a slot of a
-/// message for a while, so that the gateway stops reading when there are too many.
-pub(crate) fn count(state: &Arc<GatewayState>, socket: &Arc<Socket>) {
-    if !socket.is_within_rate() {
-        let slot = InFlight::begin(state.clone(), socket.clone());
-        state.tasks.spawn(async move {
-            time::sleep(PAUSE).await;
-            drop(slot);
-        });
-    }
 }
 
 /// A message that a function is processing. Dropping it frees its slot, even if the function panics.

@@ -99,6 +99,11 @@ pub struct Options {
     /// second.
     #[arg(long)]
     pub quotas: bool,
+
+    /// Do not limit what one client, or one address, may send and open. API Gateway has no such limits; it
+    /// bills each message.
+    #[arg(long)]
+    pub unguarded: bool,
 }
 
 /// Serves until `shutdown`.
@@ -115,7 +120,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let config = config(&options)?;
     let clients = Clients::of_stand_in(options.invoke_url.as_str().trim_end_matches('/')).await;
     let functions = Arc::new(LambdaFunctions(clients.lambda(INVOKE_TIMEOUT)));
-    let limits = if options.quotas { GatewayLimits::aws() } else { GatewayLimits::default() };
+    let limits =
+        if options.unguarded { GatewayLimits::default() } else { GatewayLimits::guarded() };
+    let limits = if options.quotas { limits.with_account_rates() } else { limits };
     let gateway = Gateway::start(config, Arc::new(Sockets::new(limits)), functions, shutdown)
         .with_context(|| format!("cannot listen on {}", options.listen.address))?;
     gateway.stopped().await;

@@ -35,6 +35,9 @@ use tracing::{info, warn};
 use super::functions::{AUTHORIZE, CONNECTION, DirectFunctions, REST};
 use crate::adapters::SocketTable;
 
+/// Largest body of a request: rules are the largest thing that clients send.
+const BODY_BYTES: usize = 1_024 * 1_024;
+
 /// The topics that a simulation records by default, so that there is a history to look at.
 const DEMO_TOPICS: [&str; 4] = [
     "coinbase/ticker/BTC-USD",
@@ -108,7 +111,8 @@ impl Server {
         };
 
         let clock = Clock::new(Timestamp::now);
-        let sockets = Arc::new(Sockets::new(GatewayLimits::guarded()));
+        let limits = GatewayLimits { http_body_bytes: BODY_BYTES, ..GatewayLimits::guarded() };
+        let sockets = Arc::new(Sockets::new(limits));
         let outlet = Arc::new(SocketTable(sockets.clone()));
         let is_open = functions.is_open();
         let app = Arc::new(app(functions, listen, tables.clone(), outlet.clone())?);
