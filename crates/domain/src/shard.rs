@@ -73,6 +73,18 @@ mod tests {
     }
 
     #[test]
+    fn the_shard_of_an_id_never_changes() {
+        // The test vectors of FNV-1a (draft-eastlake-fnv): 0x85944171f73967e8 and 0xaf63dc4c8601ec8c.
+        for (id, shards, shard) in
+            [("foobar", 999, 24), ("a", 999, 232), ("foobar", 8, 0), ("a", 8, 4), ("a", 1, 0)]
+        {
+            assert_eq!(shard_of(&ConnectionId::new(id), shards), shard, "{id} of {shards}");
+        }
+        assert!(Shards::parse("8").expect("shards").is_settled());
+        assert!(!Shards::parse("8,4").expect("shards").is_settled());
+    }
+
+    #[test]
     fn an_existing_connection_can_be_in_either_shard() {
         let shards = Shards::parse("8,4").expect("shards");
         let id = ConnectionId::new("TXzPWdnOjoECGjA=");

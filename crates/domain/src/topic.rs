@@ -289,6 +289,21 @@ mod tests {
             ("mastodon/tag/日本", Err(TopicError::Malformed)),
             ("mastodon/tag/a%2Fb", Err(TopicError::BadKey)),
             ("mastodon/tag/a%00b", Err(TopicError::BadKey)),
+            ("mastodon/tag/%4G", Err(TopicError::Malformed)),
+            ("mastodon/tag/%G4", Err(TopicError::Malformed)),
+            ("mastodon/server/a-b.example", Ok("mastodon/server/a-b.example")),
+            ("mastodon/server/-a.example", Err(TopicError::BadKey)),
+            ("mastodon/server/a..example", Err(TopicError::BadKey)),
+            ("mastodon/server/a_b.example", Err(TopicError::BadKey)),
+            ("mastodon/server/a@b", Err(TopicError::BadKey)),
+            ("mastodon/server/a.example:x", Err(TopicError::BadKey)),
+            ("mastodon/server/a.example:70000", Err(TopicError::BadKey)),
+            ("mastodon/lang/zh-Hant-TW", Ok("mastodon/lang/zh-hant-tw")),
+            ("mastodon/lang/e", Err(TopicError::BadKey)),
+            ("mastodon/lang/e1", Err(TopicError::BadKey)),
+            ("mastodon/lang/en-", Err(TopicError::BadKey)),
+            ("mastodon/lang/en-a_b", Err(TopicError::BadKey)),
+            ("mastodon/lang/en-123456789", Err(TopicError::BadKey)),
             ("mastodon/lang/english", Err(TopicError::BadKey)),
             ("", Err(TopicError::NoSuchChannel)),
         ];
@@ -301,6 +316,11 @@ mod tests {
             );
         }
         assert_eq!(Topic::parse(&"a".repeat(129)), Err(TopicError::TooLong));
+        let longest = format!("mastodon/tag/{}", "a".repeat(128 - "mastodon/tag/".len()));
+        assert_eq!(Topic::parse(&longest).map(|topic| topic.to_string()), Ok(longest.clone()));
+        let tag = &longest["mastodon/tag/".len()..];
+        assert_eq!(Topic::mastodon_tag(tag).map(|topic| topic.to_string()), Some(longest.clone()));
+        assert_eq!(Topic::mastodon_tag(&format!("{tag}a")), None);
         assert_eq!(Topic::mastodon_tag(&"日".repeat(20)), None, "too long once encoded");
     }
 
@@ -313,6 +333,13 @@ mod tests {
         assert_eq!(topic.kind(), TopicKind::Level2);
         assert_eq!(topic.family(), Family::Coinbase);
         assert_eq!(Topic::mastodon_public().key(), None);
+        for (topic, text) in [
+            (Topic::mastodon_server("a.example"), "mastodon/server/a.example"),
+            (Topic::mastodon_tag("Rust"), "mastodon/tag/rust"),
+            (Topic::mastodon_lang("en"), "mastodon/lang/en"),
+        ] {
+            assert_eq!(format!("{topic:?}"), format!("Some({text})"));
+        }
     }
 
     #[test]

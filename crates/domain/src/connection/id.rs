@@ -28,3 +28,15 @@ impl fmt::Display for ConnectionId {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_shown_as_the_gateway_wrote_it() {
+        let id = ConnectionId::new("TXzPWdnOjoECGjA=");
+        assert_eq!(id.as_str(), "TXzPWdnOjoECGjA=");
+        assert_eq!(id.to_string(), "TXzPWdnOjoECGjA=");
+    }
+}

@@ -56,3 +56,53 @@ pub(super) fn check(text: &str) -> Result<(), (usize, String)> {
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_are_nested_as_deep_as_permitted_and_no_deeper() {
+        let nested = |depth| format!("{}{}", "([{".repeat(depth), "}])".repeat(depth));
+        let deepest = format!("{}{}", nested(MAX_DEPTH / 3), nested(MAX_DEPTH / 3));
+        assert_eq!(check(&deepest), Ok(()));
+        assert_eq!(check(&"(".repeat(MAX_DEPTH)), Ok(()));
+        let (at, reason) = check(&"(".repeat(MAX_DEPTH + 1)).expect_err("too deep");
+        assert_eq!((at, reason.contains("nested")), (MAX_DEPTH, true), "{reason}");
+    }
+
+    #[test]
+    fn brackets_in_texts_and_comments_do_not_count() {
+        let many = "(".repeat(2 * MAX_DEPTH);
+        for text in [
+            format!("\"{many}\""),
+            format!(r#""a\"{many}""#),
+            format!("// {many}"),
+            format!("a // {many}\nb"),
+        ] {
+            assert_eq!(check(&text), Ok(()), "{text}");
+        }
+        for text in [
+            format!("\"\"{many}"),
+            format!(r#""a\\"{many}"#),
+            format!("// a\n{many}"),
+            format!("a / {many}"),
+            format!("/a/{many}"),
+        ] {
+            let (at, _) = check(&text).expect_err("too deep");
+            assert_eq!(at, text.len() - many.len() + MAX_DEPTH, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_policy_has_as_many_words_and_signs_as_permitted_and_no_more() {
+        let words = |count| "a_1é ".repeat(count);
+        assert_eq!(check(&words(MAX_TOKENS)), Ok(()));
+        let (at, reason) = check(&words(MAX_TOKENS + 1)).expect_err("too many");
+        assert_eq!((at, reason.contains("words")), (words(MAX_TOKENS).len(), true), "{reason}");
+        let policies = format!("{};{};", words(MAX_TOKENS), words(MAX_TOKENS - 1));
+        assert_eq!(check(&policies), Ok(()), "each policy is counted alone");
+        let signs = format!("{}&", "&".repeat(MAX_TOKENS));
+        assert_eq!(check(&signs).expect_err("too many").0, MAX_TOKENS);
+    }
+}
