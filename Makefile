@@ -112,8 +112,11 @@ chromium: web/node_modules/.installed
 	fi
 
 .PHONY: fuzz
-fuzz: tools ## Test the parsers with many more generated inputs
-	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --workspace --lib
+fuzz: tools ## Test the parsers with many more generated inputs: MINUTES=10 goes on for so long
+	end=$$(($$(date +%s) + 60 * $(or $(MINUTES),0))); \
+	while PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --workspace --lib; do \
+		[ "$$(date +%s)" -lt "$$end" ] || exit 0; \
+	done; exit 1
 
 .PHONY: bench
 bench: tools ## Measure speed and memory, with the release build

@@ -179,6 +179,8 @@ impl Segment {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -224,6 +226,25 @@ mod tests {
     fn invalid_keys_are_rejected() {
         for key in ["", "GET", "GET items", "/items", "G@T /", "GET /{a+}/b"] {
             assert!(RouteKey::parse(key).is_err(), "case: {key}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_path_has_a_route_if_there_is_a_default(path in "[/%a-f0-9{}+.]{0,30}|\\PC{0,20}") {
+            let mut routes = HttpRoutes::default();
+            for key in ["$default", "GET /items/{id}", "GET /files/{path+}"] {
+                let key = RouteKey::parse(key).expect(key);
+                routes.push(HttpRoute { key, function: "f".to_owned(), authorizer: None });
+            }
+            for path in [path.clone(), format!("/items/{path}"), format!("/files/{path}")] {
+                prop_assert!(routes.select(&Method::GET, &path).is_some(), "{}", path);
+            }
+        }
+
+        #[test]
+        fn no_key_panics(key in "(GET|ANY|\\PC{0,3}) ?[/{}+a-z]{0,20}|\\PC{0,20}") {
+            let _ = RouteKey::parse(&key);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Templates, and the APIs that are read from them.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::authorizer::IdentitySource;
 
@@ -131,5 +133,28 @@ fn an_unusable_template_is_rejected_with_a_reason() {
     for (text, expected) in cases {
         let error = parse(text, FunctionNames::Binary).expect_err(expected);
         assert!(format!("{error:#}").contains(expected), "{error:#}");
+    }
+}
+
+/// Returns the template with something else in place of a part.
+fn damaged() -> impl Strategy<Value = String> {
+    let other =
+        "[-\\[\\]{}:!&*|>'\"$#,.a-zA-Z0-9 \n]{0,12}|\\PC{0,6}|!(Ref|Sub|GetAtt|If|Join) [a-z]*";
+    (0..SAM.len(), 0..40_usize, other).prop_map(|(from, length, other)| {
+        let mut text = SAM.to_owned();
+        text.replace_range(from..(from + length).min(SAM.len()), &other);
+        text
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_template_panics(text in damaged(), any in "\\PC{0,40}") {
+        for text in [&text, &any] {
+            match parse(text, FunctionNames::default()) {
+                Ok(apis) => drop(apis.to_string()),
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+            }
+        }
     }
 }
