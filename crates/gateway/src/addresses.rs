@@ -33,6 +33,7 @@ const KEPT: usize = 1_024;
 pub(crate) struct Addresses {
     bytes: Option<Rate>,
     connections: usize,
+    handshakes: usize,
     work: usize,
     turn: Duration,
     known: Mutex<Known>,
@@ -45,12 +46,14 @@ struct Known {
     cleanup_at: usize,
 }
 
-/// One address. A network of IPv6 counts as one, because a subscriber gets 2^64 addresses at least
-/// (RFC 6177).
+/// One address. A network of IPv6 counts as one: a host chooses its address in it, and changes it at times
+/// (RFC 8981).
 #[derive(Debug)]
 pub(crate) struct Address {
     bytes: TokenBucket,
     connections: AtomicUsize,
+    /// A permit for each handshake.
+    handshakes: Arc<Semaphore>,
     /// A place for each piece of work that is done at the same time.
     work: Arc<Semaphore>,
     /// How long work keeps its place at most.
@@ -73,6 +76,7 @@ impl Addresses {
         Self {
             bytes: limits.address_bytes,
             connections: limits.address_connections,
+            handshakes: (limits.handshakes / 4).max(1),
             work: limits.address_work,
             turn: limits.address_turn,
             known: Mutex::default(),
@@ -90,6 +94,7 @@ impl Addresses {
             Arc::new(Address {
                 bytes: TokenBucket::new(self.bytes),
                 connections: AtomicUsize::new(0),
+                handshakes: Arc::new(Semaphore::new(self.handshakes)),
                 work: Arc::new(Semaphore::new(self.work)),
                 turn: self.turn,
             })
@@ -110,6 +115,12 @@ impl Address {
     /// What all clients of the address may send.
     pub(crate) fn bytes(&self) -> &TokenBucket {
         &self.bytes
+    }
+
+    /// Waits until one more handshake of the address may take place.
+    pub(crate) async fn handshake(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        self.handshakes.clone().acquire_owned().await.ok()
     }
 
     /// Waits for a place to do something for a client of the address.
@@ -140,8 +151,8 @@ impl Drop for Counted {
 
 /// Returns the network of an IPv6 address, and any other address as it is.
 fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
+    match address.to_canonical() {
+        address @ IpAddr::V4(_) => address,
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
             Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
@@ -179,6 +190,9 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_is_one_address() {
         let addresses = addresses();
+        let old = addresses.of(address("192.0.2.1"));
+        assert!(Arc::ptr_eq(&old, &addresses.of(address("::ffff:192.0.2.1"))));
+        assert!(!Arc::ptr_eq(&old, &addresses.of(address("::ffff:192.0.2.2"))));
         let one = addresses.of(address("2001:db8:0:1::1"));
         assert!(Arc::ptr_eq(&one, &addresses.of(address("2001:db8:0:1:ffff::2"))));
         assert!(!Arc::ptr_eq(&one, &addresses.of(address("2001:db8:0:2::1"))));

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::uri::Authority;
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 use crate::{
@@ -30,9 +31,9 @@ pub struct Config {
     /// The gateway's host in events, if it is not the host that clients use. Behind a load balancer, this
     /// is the address at which the gateway receives calls of the management API.
     pub domain: Option<String>,
-    /// Whether to trust proxies on this machine: the last entry of `X-Forwarded-For` then names the
-    /// source of a request.
-    pub trusts_proxies: bool,
+    /// The networks of trusted proxies. The last entry of `X-Forwarded-For` names the source of a request that
+    /// comes from there.
+    pub proxies: Vec<IpNet>,
     /// The hosts that requests may name.
     pub hosts: Hosts,
     /// Who may call the management API.
@@ -53,12 +54,17 @@ impl Config {
             authorizer: None,
             http: HttpRoutes::default(),
             domain: None,
-            trusts_proxies: false,
+            proxies: Vec::new(),
             hosts: Hosts::default(),
             callbacks: Callbacks::default(),
             // A receiver keeps the last value after its sender is dropped.
             ready: watch::channel(true).1,
         }
+    }
+
+    /// Whether an address is that of a trusted proxy.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(&address))
     }
 }
 

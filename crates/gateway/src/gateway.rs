@@ -44,7 +44,7 @@ impl Gateway {
             functions,
             sockets: sockets.clone(),
             tasks: TaskTracker::new(),
-            handshakes: Arc::new(Semaphore::new(sockets.limits().handshakes)),
+            handshakes: Semaphore::new(sockets.limits().handshakes),
             addresses: Addresses::new(sockets.limits()),
             connections: Arc::new(Semaphore::new(sockets.limits().connections)),
             shutdown,

@@ -46,7 +46,8 @@ pub struct GatewayLimits {
     /// Messages of one connection that functions process at the same time. At this limit, the gateway
     /// stops reading from the connection.
     pub in_flight: u32,
-    /// Handshakes that functions process at the same time. Further handshakes wait.
+    /// Handshakes that functions process at the same time, a quarter of them of the same address. Further
+    /// handshakes wait.
     pub handshakes: usize,
     /// Messages, pings and fragments of one connection. Above this rate, the gateway reads more slowly. API
     /// Gateway has no such limit; it bills each message. `None` means no limit.
@@ -54,18 +55,18 @@ pub struct GatewayLimits {
     /// Bytes that one connection sends. Above this rate, the gateway reads more slowly. `None` means no limit.
     pub bytes: Option<Rate>,
     /// Bytes that all clients of one address send, in messages and in the bodies of requests. Above this rate,
-    /// the gateway reads more slowly. `None` means no limit.
+    /// the gateway reads messages more slowly, and requests wait. `None` means no limit.
     pub address_bytes: Option<Rate>,
-    /// How long the gateway reads from a client more slowly without reaching the end of what the client has sent.
-    /// Then it disconnects the client with code 1008.
+    /// How long the gateway may read from a client more slowly without reaching the end of what the client has
+    /// sent. Then it disconnects the client with code 1008.
     pub longest_pause: Duration,
     /// Open TCP connections. Further connections are closed immediately.
     pub connections: usize,
-    /// Open connections of one address. Further connections are closed immediately. A WebSocket behind a trusted
-    /// proxy counts for the address of its client.
+    /// Open connections of one address. Further connections are closed immediately. Behind a trusted proxy, only
+    /// open sockets count, for the addresses of their clients; further handshakes get 429.
     pub address_connections: usize,
     /// Handshakes, messages and requests of one address that are handled at the same time. Further ones wait.
-    /// With trusted proxies, requests of this machine itself, such as health checks, do not count.
+    /// Health checks of a trusted proxy do not count.
     pub address_work: usize,
     /// How long each of them counts at most. What takes longer mostly waits for something else.
     pub address_turn: Duration,

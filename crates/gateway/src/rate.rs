@@ -34,6 +34,10 @@ impl Rate {
     }
 }
 
+/// The longest wait for tokens that were taken in advance. What was taken beyond it is not paid back, so that
+/// nobody waits for long after others have taken too much.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
 /// A token bucket without a lock. It stores the time at which the bucket will be full again.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
@@ -53,8 +57,8 @@ impl TokenBucket {
         self.take_at(rate, self.started.elapsed())
     }
 
-    /// Takes tokens whether the bucket has them or not. Returns the wait until it has been paid back what it
-    /// did not have.
+    /// Takes tokens whether the bucket has them or not. Returns the wait until the bucket has been paid back what
+    /// it did not have, [`LONGEST_WAIT`] at most.
     pub(crate) fn spend(&self, tokens: usize) -> Duration {
         let Some(rate) = self.rate else { return Duration::ZERO };
         self.spend_at(rate, tokens, self.started.elapsed())
@@ -68,9 +72,10 @@ impl TokenBucket {
     fn spend_at(&self, rate: Rate, tokens: usize, now: Duration) -> Duration {
         let now = nanos(now);
         let spent = nanos(rate.interval).saturating_mul(tokens as u64);
-        let spend = |full_at: u64| full_at.max(now).saturating_add(spent);
-        let before = self.full_at_nanos.update(Ordering::Relaxed, Ordering::Relaxed, spend);
         let bucket = nanos(rate.interval).saturating_mul(u64::from(rate.burst));
+        let latest = now.saturating_add(bucket).saturating_add(nanos(LONGEST_WAIT));
+        let spend = |full_at: u64| full_at.max(now).saturating_add(spent).min(latest);
+        let before = self.full_at_nanos.update(Ordering::Relaxed, Ordering::Relaxed, spend);
         Duration::from_nanos((spend(before) - now).saturating_sub(bucket))
     }
 
@@ -104,7 +109,9 @@ mod tests {
         assert_eq!(spend(2, 0), Duration::from_millis(200));
         assert_eq!(spend(1, 200), Duration::from_millis(100));
         assert_eq!(spend(1, 60_000), Duration::ZERO, "time has passed");
-        assert!(spend(usize::MAX, 60_000) > Duration::from_hours(1_000));
+        assert_eq!(spend(usize::MAX, 60_000), LONGEST_WAIT);
+        assert_eq!(spend(1, 60_000), LONGEST_WAIT);
+        assert_eq!(spend(1, 65_000), Duration::from_millis(100));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(crate) struct GatewayState {
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) tasks: TaskTracker,
     /// One permit for each handshake that functions process.
-    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) handshakes: Semaphore,
     pub(crate) addresses: Addresses,
     /// One permit for each TCP connection.
     pub(crate) connections: Arc<Semaphore>,

@@ -126,7 +126,9 @@ impl HttpRequest {
             .iter()
             .filter_map(|value| value.to_str().ok())
             .next_back()?;
-        last.rsplit(',').next()?.trim().parse().ok()
+        let last = last.rsplit(',').next()?.trim();
+        let with_port = || last.parse().map(|address: SocketAddr| address.ip());
+        last.parse().or_else(|_| with_port()).ok().map(|address: IpAddr| address.to_canonical())
     }
 
     /// Generates a trace id in the format of X-Ray.

@@ -51,6 +51,9 @@ const BACKLOG: i32 = 4_096;
 /// The size of an HTTP connection's buffer. A WebSocket has no buffer.
 const HTTP_BUFFER_BYTES: usize = 16 * 1_024;
 
+/// How often rejected connections are reported, at most.
+const REPORT_EVERY: Duration = Duration::from_mins(1);
+
 /// The wait of the accept loop after an error, for example when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -70,7 +73,7 @@ pub(crate) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Resul
 /// Accepts connections until the gateway shuts down.
 pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
     let mut stopped = pin!(state.shutdown.cancelled());
-    let mut is_limit_reported = false;
+    let mut reported_at: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = &mut stopped => return,
@@ -82,10 +85,10 @@ pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
                     state.tasks.spawn(serve(state.clone(), stream, peer, admitted));
                 }
                 Err(limit) => {
-                    if !std::mem::replace(&mut is_limit_reported, true) {
+                    if reported_at.is_none_or(|at| at.elapsed() > REPORT_EVERY) {
                         warn!(%peer, "rejecting connections: {limit} reached");
+                        reported_at = Some(Instant::now());
                     }
-                    continue;
                 }
             },
             Err(error) => {
@@ -93,7 +96,6 @@ pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }
-        is_limit_reported = false;
     }
 }
 
@@ -101,7 +103,7 @@ pub(crate) async fn accept(state: &Arc<GatewayState>, listener: TcpListener) {
 struct Admitted {
     _permit: OwnedSemaphorePermit,
     /// The address for which it counts.
-    counted: Counted,
+    counted: Option<Counted>,
 }
 
 /// A connection that becomes a WebSocket.
@@ -113,8 +115,13 @@ struct Upgrade {
 
 /// Admits a connection, or returns the name of the limit that it exceeds.
 fn admit(state: &GatewayState, peer: SocketAddr) -> Result<Admitted, &'static str> {
-    let counted = state.addresses.count(peer.ip().to_canonical());
-    let counted = counted.ok_or("the connection limit of an address")?;
+    let address = peer.ip().to_canonical();
+    let counted = if state.config.trusts(address) {
+        // A proxy connects for many clients.
+        None
+    } else {
+        Some(state.addresses.count(address).ok_or("the connection limit of an address")?)
+    };
     let permit =
         state.connections.clone().try_acquire_owned().map_err(|_| "the connection limit")?;
     Ok(Admitted { _permit: permit, counted })
@@ -145,7 +152,7 @@ async fn serve(
             if let Some(domain) = &state.config.domain {
                 request.host.clone_from(domain);
             }
-            if state.config.trusts_proxies && request.source_ip.is_loopback() {
+            if state.config.trusts(request.source_ip) {
                 request.source_ip = request.behind_proxy().unwrap_or(request.source_ip);
             }
             let state = state.clone();
@@ -204,9 +211,7 @@ async fn serve(
         (Some(Upgrade { accepted, proxied }), Ok(())) => {
             // The WebSocket gets a task of its own, because the task of an HTTP connection is large.
             let is_half_open = occurs(state.sockets.faults().half_open);
-            if let Some(counted) = proxied {
-                admitted.counted = counted;
-            }
+            admitted.counted = proxied.or(admitted.counted);
             let address = state.addresses.of(accepted.client.source_ip);
             let limits = state.sockets.limits();
             let socket = Socket::new(accepted.client, stream, is_half_open, limits, address);
@@ -295,8 +300,9 @@ async fn handle(
     body: Option<Bytes>,
     peer: SocketAddr,
 ) -> HttpResponse {
-    let is_own = peer.ip().is_loopback() && request.behind_proxy().is_none();
-    if state.config.trusts_proxies && is_own {
+    let is_from_proxy = state.config.trusts(peer.ip().to_canonical());
+    let is_for_client = request.headers.contains_key("x-forwarded-for");
+    if is_from_proxy && !is_for_client && request.path == "/healthz" {
         // The health check of a load balancer must not wait for clients.
         return handler::handle(state, request, body).await;
     }

@@ -1,5 +1,7 @@
 //! Tests with clients that send too fast, open too many connections, or forge their address.
 
+use ipnet::IpNet;
+
 use super::*;
 
 #[tokio::test]
@@ -93,16 +95,81 @@ async fn connections_above_the_limit_are_closed_and_the_others_stay_open() {
 async fn the_address_from_a_local_proxy_is_used_only_if_proxies_are_trusted() {
     let request = "GET /x HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n\
                    X-Forwarded-For: 198.51.100.3\r\n\r\n";
-    for (trusts_proxies, expected) in [(true, "198.51.100.3"), (false, "127.0.0.1")] {
+    let local: IpNet = "127.0.0.0/8".parse().expect("a network");
+    for (proxies, expected) in [(vec![local], "198.51.100.3"), (vec![], "127.0.0.1")] {
         let change = |config: &mut Config| {
             config.http = HttpRoutes::to("rest", None);
-            config.trusts_proxies = trusts_proxies;
+            config.proxies = proxies;
         };
         let fixture = Fixture::with(change, GatewayLimits::default());
         fixture.raw(request).await;
         let event = fixture.fake.event("rest", 1).await;
         assert!(event.contains(&format!(r#""sourceIp":"{expected}""#)), "{event}");
     }
+}
+
+#[tokio::test]
+async fn a_proxy_names_its_client_in_several_forms() {
+    let local = "127.0.0.0/8".parse().expect("a network");
+    let change = |config: &mut Config| {
+        config.http = HttpRoutes::to("rest", None);
+        config.proxies = vec![local];
+    };
+    let fixture = Fixture::with(change, GatewayLimits::default());
+    for (n, (entry, expected)) in [
+        ("198.51.100.3", "198.51.100.3"),
+        ("198.51.100.3:1234", "198.51.100.3"),
+        ("::ffff:198.51.100.3", "198.51.100.3"),
+        ("[2001:db8::1]:1234", "2001:db8::1"),
+        ("unknown", "127.0.0.1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let head = format!("Host: localhost\r\nX-Forwarded-For: {entry}\r\n\r\n");
+        fixture.raw(&format!("GET /x HTTP/1.1\r\n{head}")).await;
+        let event = fixture.fake.event("rest", n + 1).await;
+        assert!(event.contains(&format!(r#""sourceIp":"{expected}""#)), "{entry}: {event}");
+    }
+}
+
+#[tokio::test]
+async fn the_health_check_of_a_proxy_does_not_wait_for_clients() {
+    let local = "127.0.0.0/8".parse().expect("a network");
+    let change = |config: &mut Config| {
+        config.http = HttpRoutes::to("rest", None);
+        config.proxies = vec![local];
+    };
+    let turn = Duration::from_hours(1);
+    let limits = GatewayLimits { address_work: 1, address_turn: turn, ..GatewayLimits::default() };
+    let fixture = Fixture::with(change, limits);
+    let _permits = fixture.fake.hold("rest");
+    let mut open = Vec::new();
+    for (n, (path, more)) in [
+        ("/busy", "X-Forwarded-For: 127.0.0.1\r\n"),
+        ("/waits", ""),
+        ("/healthz", "X-Forwarded-For: 127.0.0.1\r\n"),
+        ("/healthz", ""),
+        ("/healthz", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let address = fixture.gateway.address();
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        open.push(stream);
+        match n {
+            0 => drop(fixture.fake.event("rest", 1).await),
+            3 => drop(fixture.fake.event("rest", 2).await),
+            4 => drop(fixture.fake.event("rest", 3).await),
+            _ => {}
+        }
+    }
+    let events = fixture.fake.events_of("rest");
+    assert_eq!(events.len(), 3, "{events:?}");
+    assert!(events[1..].iter().all(|event| event.contains("/healthz")), "{events:?}");
 }
 
 /// Another address of this machine.
@@ -195,7 +262,8 @@ async fn an_address_takes_only_its_share_of_the_connections() {
 #[tokio::test]
 async fn behind_a_proxy_a_connection_counts_for_the_address_of_its_client() {
     let limits = GatewayLimits { address_connections: 2, ..GatewayLimits::default() };
-    let fixture = Fixture::with(|config| config.trusts_proxies = true, limits);
+    let local = "127.0.0.0/8".parse().expect("a network");
+    let fixture = Fixture::with(|config| config.proxies = vec![local], limits);
     let connect = async |client: &str| {
         let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
         let head = upgrade("/live", &format!("X-Forwarded-For: {client}\r\n"));

@@ -34,6 +34,9 @@ use crate::{
 /// The size of one read. All connections of a thread share the buffer, so an idle connection needs none.
 const READ_BYTES: usize = 16 * 1_024;
 
+/// Most bytes that are read from a closed connection.
+const DRAINED_BYTES: usize = 64 * 1_024;
+
 /// The status code with which a client that sends too much is disconnected (RFC 6455 section 7.4.1).
 const POLICY_VIOLATION: u16 = 1008;
 
@@ -46,6 +49,7 @@ thread_local! {
 pub(crate) async fn run(state: Arc<GatewayState>, socket: Arc<Socket>, early: Vec<u8>) {
     let status = {
         let mut reader = Reader::new(&state, &socket, early);
+        reader.spend(reader.unread.len());
         poll_fn(|cx| reader.poll(cx)).await
     };
     // Boxed, so that the task of an open connection does not hold the memory needed at its end.
@@ -96,7 +100,13 @@ async fn drain(socket: &Socket) {
     }
     socket.shut_down(Shutdown::Write);
     let mut discarded = [0; 512];
-    while let Ok(1..) = poll_fn(|cx| socket.poll_read(cx, &mut discarded)).await {}
+    let mut left = DRAINED_BYTES;
+    while let Ok(read @ 1..) = poll_fn(|cx| socket.poll_read(cx, &mut discarded)).await {
+        left = left.saturating_sub(read);
+        if left == 0 {
+            return;
+        }
+    }
 }
 
 struct Reader<'a> {
@@ -109,22 +119,14 @@ struct Reader<'a> {
     pause: Option<Pin<Box<Sleep>>>,
     /// Whether the last read filled the buffer, so that there probably is more.
     has_more: bool,
-    /// The sum of the pauses that the client has caused since everything was decoded that it had sent.
-    paused: Duration,
+    /// When the first pause began after which not all has been decoded that the client had sent.
+    behind_since: Option<Instant>,
 }
 
 impl<'a> Reader<'a> {
     fn new(state: &'a Arc<GatewayState>, socket: &'a Arc<Socket>, unread: Vec<u8>) -> Self {
         let decoder = Decoder::default();
-        Self {
-            state,
-            socket,
-            decoder,
-            unread,
-            pause: None,
-            has_more: false,
-            paused: Duration::ZERO,
-        }
+        Self { state, socket, decoder, unread, pause: None, has_more: false, behind_since: None }
     }
 
     /// Reads and writes until the connection closes.
@@ -159,8 +161,7 @@ impl<'a> Reader<'a> {
                 Ok(0) | Err(_) => self.socket.mark_lost(),
                 Ok(read) => {
                     self.has_more = read == buffer.len();
-                    self.wait_for_client(self.socket.spend_bytes(read));
-                    self.wait(self.socket.address().bytes().spend(read));
+                    self.spend(read);
                     self.decode(&buffer[..read]);
                 }
             }
@@ -168,33 +169,44 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Waits because of what the client has sent. A client that has sent too much for a long time is disconnected.
-    fn wait_for_client(&mut self, time: Duration) {
-        self.wait(time);
-        self.paused += time;
-        if self.paused > self.state.sockets.limits().longest_pause {
+    /// Counts bytes, before they are decoded.
+    fn spend(&mut self, bytes: usize) {
+        self.wait(self.socket.spend_bytes(bytes));
+        self.wait(self.socket.address().bytes().spend(bytes));
+    }
+
+    /// Waits before anything more is decoded or read. A client that has sent too much for a long time is
+    /// disconnected.
+    fn wait(&mut self, time: Duration) {
+        if time.is_zero() {
+            return;
+        }
+        let now = Instant::now();
+        let since = *self.behind_since.get_or_insert(now);
+        if now - since > self.state.sockets.limits().longest_pause {
             let reason = Cow::Borrowed("Too many messages");
             self.socket
                 .close(Some(POLICY_VIOLATION), CloseStatus { code: POLICY_VIOLATION, reason });
         }
+        match &mut self.pause {
+            Some(pause) if pause.deadline() >= now + time => {}
+            Some(pause) => pause.as_mut().reset(now + time),
+            None => self.pause = Some(Box::pin(time::sleep_until(now + time))),
+        }
     }
 
-    /// Waits before anything more is decoded or read.
-    fn wait(&mut self, time: Duration) {
-        let until = Instant::now() + time;
-        match &mut self.pause {
-            _ if time.is_zero() => {}
-            Some(pause) if pause.deadline() >= until => {}
-            Some(pause) => pause.as_mut().reset(until),
-            None => self.pause = Some(Box::pin(time::sleep_until(until))),
+    /// Notes that all was decoded that was read.
+    fn catch_up(&mut self) {
+        if !self.has_more {
+            self.behind_since = None;
         }
     }
 
     fn decode(&mut self, mut input: &[u8]) {
         let limits = self.state.sockets.limits();
         loop {
-            if input.is_empty() && !self.has_more {
-                self.paused = Duration::ZERO;
+            if input.is_empty() {
+                self.catch_up();
             }
             if self.pause.is_some() || self.socket.is_busy(limits.in_flight) {
                 self.unread = input.to_vec();
@@ -202,10 +214,10 @@ impl<'a> Reader<'a> {
             }
             let decoded = self.decoder.decode(&mut input, limits);
             if let Ok(Some(_)) = decoded {
-                self.wait_for_client(self.socket.spend_message());
+                self.wait(self.socket.spend_message());
             }
             match decoded {
-                Ok(None) => return,
+                Ok(None) => return self.catch_up(),
                 Ok(Some(ClientMessage::Text(text))) => {
                     messages::receive(self.state, self.socket, text);
                 }

@@ -45,20 +45,21 @@ pub(crate) async fn accept(
     request: HttpRequest,
 ) -> Result<(Accepted, HttpResponse), StatusCode> {
     let key = check(&state, &request)?;
-    // If many clients connect at once, they wait here, where waiting is cheap, and not in the functions.
-    let place = state.addresses.of(request.source_ip).place().await;
-    let permit = state
-        .handshakes
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    // If many clients connect at once, they wait here, where waiting is cheap, and not in the functions. A quarter of
+    // all handshakes may be of the same address.
+    let address = state.addresses.of(request.source_ip);
+    let share = address.handshake().await;
+    let place = address.place().await;
     let (outcome, decided) = oneshot::channel();
     // The task runs to its end even if the client disconnects, because `$connect` may have stored the
     // connection by then.
     state.tasks.clone().spawn(async move {
-        let result = place.run(decide(&state, &request)).await;
-        drop(permit);
+        let deciding = async {
+            let _permit = state.handshakes.acquire().await;
+            decide(&state, &request).await
+        };
+        let result = place.run(deciding).await;
+        drop(share);
         if let Err(Ok(abandoned)) = outcome.send(result) {
             connection::disconnect(&state, &abandoned.client, &CloseStatus::ABNORMAL).await;
         }

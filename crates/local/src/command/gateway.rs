@@ -9,6 +9,7 @@ use gateway::{
     Routes, Selection, Sockets,
     template::{self, FunctionNames},
 };
+use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use url::Url;
@@ -100,6 +101,16 @@ pub struct Options {
     #[arg(long)]
     pub quotas: bool,
 
+    /// Trust the proxies in these networks: the last entry of `X-Forwarded-For` names the client.
+    #[arg(
+        long,
+        env = "HEADWATER_TRUSTED_PROXIES",
+        value_name = "NETWORKS",
+        value_delimiter = ',',
+        default_value = "127.0.0.0/8,::1/128"
+    )]
+    pub trusted_proxies: Vec<IpNet>,
+
     /// Do not limit what one client, or one address, may send and open. API Gateway has no such limits; it
     /// bills each message.
     #[arg(long)]
@@ -134,8 +145,7 @@ fn config(options: &Options) -> anyhow::Result<Config> {
         domain: options.domain.clone(),
         hosts: gateway::Hosts::new(options.hosts.hosts.iter().cloned()),
         callbacks: options.callbacks,
-        // A load balancer in front of the gateway runs on the same machine.
-        trusts_proxies: true,
+        proxies: options.trusted_proxies.clone(),
         ..Config::new(options.listen.address)
     };
     if let Some(path) = &options.template {
