@@ -32,7 +32,7 @@ stop() {
     trap - EXIT INT TERM
     # Whoever read the output may be gone.
     trap '' PIPE
-    ((${#pids[@]} == 0)) || echo "$self: stopping" || true
+    ((${#pids[@]} == 0)) || echo "$self: stopping" 2>/dev/null || true
     for names in "${order[@]}"; do
         for name in $names; do
             [[ -n ${pids[$name]:-} ]] && kill -TERM "${pids[$name]}" 2>/dev/null || true

@@ -13,7 +13,7 @@ use tokio::{
     time,
 };
 
-use crate::{Client, ExchangeServer, PATIENCE, Ports, Rest, program, skip, until};
+use crate::{Client, ExchangeServer, PATIENCE, Ports, Rest, SECRET, program, skip, until};
 
 /// The number of consecutive ports that a cluster uses.
 const PORTS: u16 = 21;
@@ -36,6 +36,19 @@ impl Cluster {
     ///
     /// Under `CI=true`, when `HAProxy` is not installed.
     pub async fn start(exchange: &ExchangeServer) -> Option<Self> {
+        Self::start_with(exchange, &[]).await
+    }
+
+    /// Starts a cluster that accepts tokens, so that the default rules apply.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub async fn start_with_tokens(exchange: &ExchangeServer) -> Option<Self> {
+        Self::start_with(exchange, &[("HEADWATER_JWT_SECRET", SECRET)]).await
+    }
+
+    async fn start_with(exchange: &ExchangeServer, variables: &[(&str, &str)]) -> Option<Self> {
         let paths = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/opt/homebrew/bin/haproxy"];
         let is_installed = paths.iter().any(|path| Path::new(path).exists());
         if !is_installed {
@@ -57,7 +70,8 @@ impl Cluster {
             .env("HEADWATER_LISTEN", address.to_string())
             .env("HEADWATER_COINBASE_URL", exchange.url())
             .env("HEADWATER_COINBASE_REST_URL", exchange.rest_url())
-            .env("HEADWATER_MASTODON_SERVERS", "");
+            .env("HEADWATER_MASTODON_SERVERS", "")
+            .envs(variables.iter().copied());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
         let up = async {

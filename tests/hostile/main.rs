@@ -9,7 +9,7 @@ mod attack;
 mod bystander;
 mod target;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use harness::{Cluster, ExchangeServer, Headwater, skip, token};
 
@@ -33,12 +33,17 @@ async fn endure(attack: Attack) {
     let setup = Headwater::setup().with_tokens().exchange(&exchange);
     let attacked = setup.spawn().await;
     let quiet = setup.spawn().await;
-    let protocols = vec!["headwater.v1".to_owned(), format!("bearer.{}", token(&[]).await)];
-    let target = |address| Target { address, protocols: protocols.clone() };
+    let target = targets().await;
     target(attacked.address).fill(&exchange).await;
     compare(attack, &target(attacked.address), &target(quiet.address)).await;
     attacked.stop().await;
     quiet.stop().await;
+}
+
+/// Returns how a client with a token reaches a server.
+async fn targets() -> impl Fn(SocketAddr) -> Target {
+    let protocols = vec!["headwater.v1".to_owned(), format!("bearer.{}", token(&[]).await)];
+    move |address| Target { address, protocols: protocols.clone() }
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are shown when the output of a test is")]
@@ -88,9 +93,9 @@ async fn a_cluster_endures_them_too() {
         return;
     }
     let exchange = ExchangeServer::start().await.unwrap();
-    let Some(attacked) = Cluster::start(&exchange).await else { return };
-    let Some(quiet) = Cluster::start(&exchange).await else { return };
-    let target = |address| Target { address, protocols: vec!["headwater.v1".to_owned()] };
+    let Some(attacked) = Cluster::start_with_tokens(&exchange).await else { return };
+    let Some(quiet) = Cluster::start_with_tokens(&exchange).await else { return };
+    let target = targets().await;
     target(attacked.address).fill(&exchange).await;
     for attack in ALL {
         compare(*attack, &target(attacked.address), &target(quiet.address)).await;
