@@ -76,7 +76,7 @@ impl Addresses {
         Self {
             bytes: limits.address_bytes,
             connections: limits.address_connections,
-            handshakes: (limits.handshakes / 4).max(1),
+            handshakes: limits.address_handshakes,
             work: limits.address_work,
             turn: limits.address_turn,
             known: Mutex::default(),

@@ -46,8 +46,7 @@ pub struct GatewayLimits {
     /// Messages of one connection that functions process at the same time. At this limit, the gateway
     /// stops reading from the connection.
     pub in_flight: u32,
-    /// Handshakes that functions process at the same time, a quarter of them of the same address. Further
-    /// handshakes wait.
+    /// Handshakes that functions process at the same time. Further handshakes wait.
     pub handshakes: usize,
     /// Messages, pings and fragments of one connection. Above this rate, the gateway reads more slowly. API
     /// Gateway has no such limit; it bills each message. `None` means no limit.
@@ -65,6 +64,8 @@ pub struct GatewayLimits {
     /// Open connections of one address. Further connections are closed immediately. Behind a trusted proxy, only
     /// open sockets count, for the addresses of their clients; further handshakes get 429.
     pub address_connections: usize,
+    /// Handshakes of one address that functions process at the same time. Further handshakes wait.
+    pub address_handshakes: usize,
     /// Handshakes, messages and requests of one address that are handled at the same time. Further ones wait.
     /// Health checks of a trusted proxy do not count.
     pub address_work: usize,
@@ -105,6 +106,7 @@ impl Default for GatewayLimits {
             longest_pause: Duration::MAX,
             connections: Semaphore::MAX_PERMITS,
             address_connections: usize::MAX,
+            address_handshakes: Semaphore::MAX_PERMITS,
             address_work: Semaphore::MAX_PERMITS,
             address_turn: Duration::from_millis(200),
             http_read: Duration::from_secs(30),
@@ -132,6 +134,7 @@ impl GatewayLimits {
             connections,
             // A quarter remains for the others.
             address_connections: connections - connections / 4,
+            address_handshakes: 16,
             address_work: 2 * std::thread::available_parallelism().map_or(2, NonZero::get),
             ..Self::default()
         }

@@ -108,14 +108,19 @@ async fn the_address_from_a_local_proxy_is_used_only_if_proxies_are_trusted() {
     }
 }
 
-#[tokio::test]
-async fn a_proxy_names_its_client_in_several_forms() {
+/// Starts a gateway that trusts the proxies of this machine, and has an HTTP API.
+fn with_proxies(limits: GatewayLimits) -> Fixture {
     let local = "127.0.0.0/8".parse().expect("a network");
     let change = |config: &mut Config| {
         config.http = HttpRoutes::to("rest", None);
         config.proxies = vec![local];
     };
-    let fixture = Fixture::with(change, GatewayLimits::default());
+    Fixture::with(change, limits)
+}
+
+#[tokio::test]
+async fn a_proxy_names_its_client_in_several_forms() {
+    let fixture = with_proxies(GatewayLimits::default());
     for (n, (entry, expected)) in [
         ("198.51.100.3", "198.51.100.3"),
         ("198.51.100.3:1234", "198.51.100.3"),
@@ -135,14 +140,9 @@ async fn a_proxy_names_its_client_in_several_forms() {
 
 #[tokio::test]
 async fn the_health_check_of_a_proxy_does_not_wait_for_clients() {
-    let local = "127.0.0.0/8".parse().expect("a network");
-    let change = |config: &mut Config| {
-        config.http = HttpRoutes::to("rest", None);
-        config.proxies = vec![local];
-    };
     let turn = Duration::from_hours(1);
     let limits = GatewayLimits { address_work: 1, address_turn: turn, ..GatewayLimits::default() };
-    let fixture = Fixture::with(change, limits);
+    let fixture = with_proxies(limits);
     let _permits = fixture.fake.hold("rest");
     let mut open = Vec::new();
     for (n, (path, more)) in [
@@ -262,8 +262,7 @@ async fn an_address_takes_only_its_share_of_the_connections() {
 #[tokio::test]
 async fn behind_a_proxy_a_connection_counts_for_the_address_of_its_client() {
     let limits = GatewayLimits { address_connections: 2, ..GatewayLimits::default() };
-    let local = "127.0.0.0/8".parse().expect("a network");
-    let fixture = Fixture::with(|config| config.proxies = vec![local], limits);
+    let fixture = with_proxies(limits);
     let connect = async |client: &str| {
         let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
         let head = upgrade("/live", &format!("X-Forwarded-For: {client}\r\n"));
@@ -300,4 +299,33 @@ async fn an_address_does_not_wait_for_the_work_of_another() {
     send(&mut other, "other").await;
     fixture.fake.event("default", 17).await;
     assert_ne!(received(&fixture).last().map(String::as_str), Some("other"), "it did not wait");
+}
+
+#[tokio::test]
+async fn slow_handshakes_of_an_address_do_not_take_those_of_the_others() {
+    let limits = GatewayLimits {
+        handshakes: 2,
+        address_handshakes: 1,
+        address_turn: Duration::from_millis(20),
+        ..GatewayLimits::default()
+    };
+    let fixture = Fixture::with_limits(limits);
+    let permits = fixture.fake.hold("connect");
+    let mut slow = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(fixture.gateway.address()).await.expect("a connection");
+        stream.write_all(upgrade("/live", "").as_bytes()).await.expect("written");
+        slow.push(stream);
+    }
+    fixture.fake.event("connect", 1).await;
+    let connecting = connect_from(ELSEWHERE, &fixture);
+    let released = async {
+        // One of the slow ones, and the one from elsewhere.
+        fixture.fake.event("connect", 2).await;
+        let events = fixture.fake.events_of("connect");
+        assert!(events[1].contains(r#""sourceIp":"127.0.0.2""#), "{events:?}");
+        permits.add_permits(10);
+    };
+    let (connected, ()) = tokio::join!(connecting, released);
+    connected.expect("101");
 }

@@ -45,8 +45,7 @@ pub(crate) async fn accept(
     request: HttpRequest,
 ) -> Result<(Accepted, HttpResponse), StatusCode> {
     let key = check(&state, &request)?;
-    // If many clients connect at once, they wait here, where waiting is cheap, and not in the functions. A quarter of
-    // all handshakes may be of the same address.
+    // If many clients connect at once, they wait here, where waiting is cheap, and not in the functions.
     let address = state.addresses.of(request.source_ip);
     let share = address.handshake().await;
     let place = address.place().await;
