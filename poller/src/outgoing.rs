@@ -10,10 +10,14 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
-/// An event on its way to a topic.
+/// Most numbers that a loss takes. An exchange that jumps to a wrong id must not use up the numbers that
+/// JavaScript can represent.
+const MOST_LOST: u64 = 1_000_000;
+
+/// An event on its way to a topic, or the mark for events that are lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// The event: one JSON object.
+    /// The event: one JSON object. Empty for [`Role::Lost`].
     pub json: Bytes,
     /// Its role in the log.
     pub role: Role,
@@ -73,6 +77,8 @@ pub enum Role {
     Edited(Arc<str>),
     /// The event reports the deletion of the post, and replaces it in the log.
     Deleted(Arc<str>),
+    /// So many events were here, and nobody has them any more. They get numbers, so that clients notice.
+    Lost(u64),
 }
 
 impl Role {
@@ -80,7 +86,7 @@ impl Role {
     pub(crate) fn changes_the_log(&self) -> bool {
         match self {
             Self::Edited(_) | Self::Deleted(_) => true,
-            Self::Plain | Self::Snapshot | Self::Posted(_) => false,
+            Self::Plain | Self::Snapshot | Self::Posted(_) | Self::Lost(_) => false,
         }
     }
 
@@ -88,7 +94,7 @@ impl Role {
     pub(crate) fn uri(&self) -> Option<&Arc<str>> {
         match self {
             Self::Posted(uri) | Self::Edited(uri) | Self::Deleted(uri) => Some(uri),
-            Self::Plain | Self::Snapshot => None,
+            Self::Plain | Self::Snapshot | Self::Lost(_) => None,
         }
     }
 }
@@ -102,5 +108,18 @@ impl Outgoing {
     /// Makes an ordinary event.
     pub fn plain(json: impl Into<Bytes>) -> Self {
         Self::new(json, Role::Plain)
+    }
+
+    /// Makes the mark for this many events that are lost.
+    pub fn lost(count: u64) -> Self {
+        Self::new(Bytes::new(), Role::Lost(count.min(MOST_LOST)))
+    }
+
+    /// Returns how many numbers it gets.
+    pub(crate) fn count(&self) -> u64 {
+        match self.role {
+            Role::Lost(count) => count,
+            _ => 1,
+        }
     }
 }

@@ -36,7 +36,10 @@ pub(crate) async fn check(
             true => Scope::None,
         };
         violations.extend(match topic.source() {
-            "coinbase" => check_exchange(topic, &entries, upstream, tables.log.retention(), scope),
+            "coinbase" => {
+                (0..lost(&entries)).for_each(|_| trace.count("upstreams: trades reported as lost"));
+                check_exchange(topic, &entries, upstream, tables.log.retention(), scope)
+            }
             "mastodon" => check_posts(topic, &entries, upstream, tables.log.retention(), scope),
             _ => Vec::new(),
         });
@@ -126,6 +129,9 @@ fn check_exchange(
     let lost = lost(entries);
     if missing > lost && scope == Scope::All {
         violations.push(format!("{missing} are missing, {lost} are reported as lost"));
+    }
+    if lost > 0 && upstream.forgotten(topic).is_empty() {
+        violations.push(format!("{lost} are reported as lost, and the exchange has all"));
     }
     violations
 }

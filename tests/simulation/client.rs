@@ -207,7 +207,7 @@ impl Client {
                 let topic = Topic::parse(message["topic"].as_str().unwrap()).unwrap();
                 let from = message["from"].as_u64().unwrap();
                 let recovered_at = self.position(&topic, |position| position.recovered_at);
-                let is_expired = message["reason"] != "lagging";
+                let is_expired = message["reason"] != "lagging" && message["reason"] != "lost";
                 if is_expired && recovered_at.is_some_and(|at| at.elapsed() < EXPIRES_LATER) {
                     world.trace.violation(&format!("{id} was recovered, and then sent {message}"));
                 }

@@ -66,6 +66,10 @@ pub(crate) enum Fault {
     UpstreamFailed,
     /// The exchange skips trades.
     UpstreamSkips,
+    /// The REST interface of the exchange does not have some trades.
+    UpstreamForgets,
+    /// The Mastodon server is polled: it has no stream for readers without a token.
+    Polled,
     /// The upstreams send messages twice.
     UpstreamDoubles,
     /// The upstreams send messages in another order.
@@ -139,9 +143,12 @@ impl Plan {
             (Fault::ExpiredDeleted, 0.6),
             (Fault::UpstreamSilent, 0.4),
             (Fault::ShardChange, 0.4),
+            (Fault::Polled, 0.2),
         ];
         let drawn = others.into_iter().filter(|(fault, runs)| share(*fault, *runs, 1.0) > 0.0);
-        let faults = drawn.map(|(fault, _)| fault).collect();
+        let mut faults: Vec<Fault> = drawn.map(|(fault, _)| fault).collect();
+        // A polled server reports no deletes. They are found minutes later, when such events have expired.
+        faults.retain(|fault| *fault != Fault::Polled || retention > Duration::from_hours(1));
         Self {
             time,
             faults,
@@ -172,6 +179,7 @@ impl Plan {
                 },
                 failed: share(Fault::UpstreamFailed, 0.4, 0.1),
                 skipped: share(Fault::UpstreamSkips, 0.4, 0.2),
+                forgotten: share(Fault::UpstreamForgets, 0.4, 0.5),
                 doubled: share(Fault::UpstreamDoubles, 0.4, 0.1),
                 reordered: share(Fault::UpstreamReorders, 0.4, 0.1),
                 garbage: share(Fault::UpstreamGarbage, 0.4, 0.1),

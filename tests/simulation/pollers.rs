@@ -40,13 +40,15 @@ struct Options {
 }
 
 /// The settings of the pollers.
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 4] = [
     "poller",
     "--coinbase-url=wss://exchange.invalid",
     "--coinbase-rest-url=https://exchange.invalid",
     "--mastodon-servers=https://social.invalid",
-    "--mastodon-tokens=simulated",
 ];
+
+/// The server has a stream for readers with a token. The others poll it.
+const TOKEN: &str = "--mastodon-tokens=simulated";
 
 /// Which topics the pollers read even without subscribers: all of them, or all but those on demand.
 const RECORD_ALL: [&str; 2] = [
@@ -154,7 +156,11 @@ impl Pollers {
             streaming_hosts: Arc::new([]),
         };
         let record = if self.plan.has(Fault::OnDemand) { RECORD_SOME } else { RECORD_ALL };
-        let settings = SETTINGS.into_iter().chain(record);
+        if self.plan.has(Fault::Polled) {
+            self.surroundings.trace.count("pollers: that poll the server");
+        }
+        let token = (!self.plan.has(Fault::Polled)).then_some(TOKEN);
+        let settings = SETTINGS.into_iter().chain(record).chain(token);
         let options = Options::try_parse_from(settings).unwrap().options;
         let poller = Poller {
             families: sources(families, &options, &self.plan, &outside),

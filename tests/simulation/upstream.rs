@@ -5,7 +5,10 @@ mod exchange;
 mod network;
 mod server;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use domain::{clock::Clock, entry::Entry, topic::Topic};
 use jiff::Timestamp;
@@ -39,6 +42,8 @@ pub(crate) struct Upstream {
 struct Events {
     /// By topic of the exchange: the number of the newest trade or ticker.
     newest: BTreeMap<Topic, u64>,
+    /// By topic of the exchange: the trades that its REST interface does not have.
+    forgotten: BTreeMap<Topic, BTreeSet<u64>>,
     /// In the order of their ids.
     posts: Vec<Post>,
     /// What the stream of the server has sent.
@@ -87,7 +92,13 @@ impl Upstream {
         {
             let mut events = self.events.lock();
             if topic.source() == "coinbase" {
-                *events.newest.entry(topic.clone()).or_default() += 1;
+                let newest = events.newest.entry(topic.clone()).or_default();
+                *newest += 1;
+                let number = *newest;
+                if fastrand::f64() < self.faults.borrow().forgotten {
+                    self.trace.count("upstreams: forgotten trades");
+                    events.forgotten.entry(topic.clone()).or_default().insert(number);
+                }
             } else {
                 let index = events.posts.len();
                 let number = index as u64 + 1;
@@ -116,6 +127,11 @@ impl Upstream {
     /// Returns the number of the newest event of a topic of the exchange.
     pub(crate) fn newest(&self, topic: &Topic) -> u64 {
         self.events.lock().newest.get(topic).copied().unwrap_or(0)
+    }
+
+    /// Returns the trades that the REST interface of the exchange does not have.
+    pub(crate) fn forgotten(&self, topic: &Topic) -> BTreeSet<u64> {
+        self.events.lock().forgotten.get(topic).cloned().unwrap_or_default()
     }
 
     /// Returns the numbers of the posts of a topic, and whether each is deleted.

@@ -52,6 +52,10 @@ use crate::{
 /// How long after the faults everything must be in order again.
 const PEACE: Duration = Duration::from_secs(10);
 
+/// How much longer it takes until the deletes on a server that is polled are found. Its posts are requested again
+/// after one minute, and four minutes after that, 20 of them every eight seconds.
+const POLLED_WITHIN: Duration = Duration::from_mins(7);
+
 /// How long before the end of the faults all pollers run again: a lease has to expire before another poller
 /// leads.
 const FAILOVER: Duration = Duration::from_secs(20);
@@ -241,7 +245,8 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     for topic in on_demand {
         upstream.produce(&Topic::parse(topic).unwrap());
     }
-    time::sleep_until(peace + PEACE).await;
+    let polling = if plan.has(Fault::Polled) { POLLED_WITHIN } else { Duration::ZERO };
+    time::sleep_until(peace + PEACE + polling).await;
     let positions = positions.lock().clone();
     deleting.shutdown().await;
     check::check(&tables, &upstream, &positions, &topics, on_demand, &expired, &trace).await;

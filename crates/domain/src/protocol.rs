@@ -358,8 +358,10 @@ pub struct Subscribed {
 pub enum GapReason {
     /// They are not in the log: they have expired or were never written.
     Expired,
-    /// The client or the log was too slow, so that they were dropped.
+    /// The client was too slow, so that they were dropped. The log may have them.
     Lagging,
+    /// Headwater never had them, or the log was too slow, so that they were dropped. Nobody can get them.
+    Lost,
     /// The number in `since` does not belong to this log. The subscription starts after the last
     /// number of the gap.
     Reset,

@@ -100,7 +100,7 @@ fn messages(topic: &Topic, from: u64, to: u64, entries: &[Entry]) -> Vec<Bytes> 
             Entry::Frame(frame) => frames.extend(frame.part(from..=to)),
             Entry::Lost { seq, last, .. } => {
                 flush(&mut frames, &mut messages);
-                messages.push(gap(topic, (*seq).max(from), (*last).min(to), GapReason::Lagging));
+                messages.push(gap(topic, (*seq).max(from), (*last).min(to), GapReason::Lost));
             }
         }
         next = entry.last() + 1;
@@ -138,14 +138,14 @@ mod tests {
         insta::assert_snapshot!(texts.join("\n"), @r#"
         {"type":"gap","topic":"mastodon/public","from":3,"to":4,"reason":"expired"}
         {"type":"events","frames":[{"topic":"mastodon/public","seq":5,"at":"1970-01-01T00:00:00.000000Z","events":[5,6]}]}
-        {"type":"gap","topic":"mastodon/public","from":7,"to":9,"reason":"lagging"}
+        {"type":"gap","topic":"mastodon/public","from":7,"to":9,"reason":"lost"}
         {"type":"events","frames":[{"topic":"mastodon/public","seq":10,"at":"1970-01-01T00:00:00.000000Z","events":[10]}]}
         "#);
         let part = messages(&topic, 6, 8, &entries[..2]);
         assert!(part[0].ends_with(br#""events":[6]}]}"#), "{part:?}");
         assert_eq!(
             part[1],
-            r#"{"type":"gap","topic":"mastodon/public","from":7,"to":8,"reason":"lagging"}"#
+            r#"{"type":"gap","topic":"mastodon/public","from":7,"to":8,"reason":"lost"}"#
         );
     }
 }

@@ -104,7 +104,7 @@ fn piece(entry: Entry) -> Piece {
     match entry {
         Entry::Frame(frame) => Piece::Frame(frame),
         Entry::Lost { topic, seq, last } => {
-            Piece::Gap { topic, from: seq, to: last, reason: GapReason::Lagging }
+            Piece::Gap { topic, from: seq, to: last, reason: GapReason::Lost }
         }
     }
 }

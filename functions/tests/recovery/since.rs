@@ -113,15 +113,9 @@ async fn recovered_is_true_only_if_all_later_events_follow() {
             NO_LIMIT,
             2,
             Named::Ours,
-            "at 9 recovered false; events 3-3; gap 4-6 lagging; events 7-9",
+            "at 9 recovered false; events 3-3; gap 4-6 lost; events 7-9",
         ),
-        (
-            Log::WithLost,
-            NO_LIMIT,
-            5,
-            Named::Ours,
-            "at 9 recovered false; gap 6-6 lagging; events 7-9",
-        ),
+        (Log::WithLost, NO_LIMIT, 5, Named::Ours, "at 9 recovered false; gap 6-6 lost; events 7-9"),
         (Log::WithLost, NO_LIMIT, 6, Named::Ours, "at 9 recovered true; events 7-9"),
         // Events that have expired.
         (
@@ -190,7 +184,7 @@ async fn a_long_range_is_checked_to_its_end() {
     subscribe["action"] = json!("subscribe");
     let sent = world.send(&client, subscribe).await;
     assert_eq!(summary(&sent[0]), "subscribed at 301 recovered false");
-    assert_eq!(summary(sent.last().unwrap()), "gap 301-301 lagging");
+    assert_eq!(summary(sent.last().unwrap()), "gap 301-301 lost");
 }
 
 #[tokio::test]

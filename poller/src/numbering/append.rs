@@ -79,7 +79,6 @@ enum StepError {
 /// The part of a batch that is not appended yet, and the result so far.
 struct Progress {
     events: VecDeque<Outgoing>,
-    dropped: u64,
     /// The entry whose append has not been resolved.
     draft: Option<Draft>,
     appended: Appended,
@@ -302,27 +301,28 @@ impl Appender {
 
 impl Progress {
     fn new(batch: Batch) -> Self {
-        let Batch { topic, head, term, dropped, events, bytes } = batch;
+        let Batch { topic, head, term, events, bytes } = batch;
         let (entries, changes, unwritten) = (vec![], vec![], VecDeque::new());
         let appended = Appended { topic, head, term, entries, changes, unwritten, bytes };
-        Self { events, dropped, draft: None, appended }
+        Self { events, draft: None, appended }
     }
 
     fn is_done(&self) -> bool {
-        self.events.is_empty() && self.dropped == 0
+        self.events.is_empty()
     }
 
-    /// Makes the next entry. Dropped events come first, because they are older than the others.
+    /// Makes the next entry: a loss, or the events up to the next one.
     fn next_draft(&self, head: Head, at: Timestamp) -> Draft {
         let topic = &self.appended.topic;
-        if self.dropped > 0 {
-            let last = head.next + self.dropped - 1;
+        if let Some(Role::Lost(count)) = self.events.front().map(|first| &first.role) {
+            let last = head.next + count - 1;
             let entry = Entry::Lost { topic: topic.clone(), seq: head.next, last };
             return Draft { entry, snapshot: head.snapshot, at, is_prepared: false };
         }
         // More than this does not fit into one frame.
         let mut bytes = 0;
-        let texts = self.events.iter().map(|event| &event.json);
+        let events = self.events.iter().take_while(|event| !matches!(event.role, Role::Lost(_)));
+        let texts = events.map(|event| &event.json);
         let texts = texts.take_while(|text| {
             let fits = bytes <= MESSAGE_BYTES;
             bytes += text.len();
@@ -341,7 +341,7 @@ impl Progress {
     fn advance(&mut self) {
         let Some(Draft { entry, snapshot, .. }) = self.draft.take() else { return };
         match &entry {
-            Entry::Lost { .. } => self.dropped = 0,
+            Entry::Lost { .. } => drop(self.events.pop_front()),
             Entry::Frame(frame) => {
                 let count = (frame.seq()..=frame.last()).count();
                 let events = self.events.drain(..count);
@@ -367,12 +367,11 @@ mod tests {
     /// An entry: its first and last number, and the newest snapshot.
     type Numbers = (u64, u64, Option<u64>);
 
-    fn batch(head: Head, dropped: u64, events: Vec<Outgoing>) -> Batch {
+    fn batch(head: Head, events: Vec<Outgoing>) -> Batch {
         Batch {
             topic: Topic::mastodon_public(),
             head: Some(head),
             term: tokio_util::sync::CancellationToken::new(),
-            dropped,
             events: events.into(),
             bytes: 0,
         }
@@ -380,14 +379,12 @@ mod tests {
 
     /// Appends a batch to a log that accepts everything. Returns the entries, and the number of edits and
     /// deletes.
-    fn append(head: Head, dropped: u64, events: Vec<Outgoing>) -> (Vec<Numbers>, usize) {
-        let mut progress = Progress::new(batch(head, dropped, events));
+    fn append(head: Head, events: Vec<Outgoing>) -> (Vec<Numbers>, usize) {
+        let mut progress = Progress::new(batch(head, events));
         let mut entries = Vec::new();
         while !progress.is_done() {
             let head = progress.appended.head.expect("a head");
             let next = progress.next_draft(head, Timestamp::UNIX_EPOCH);
-            let is_lost = matches!(next.entry, Entry::Lost { .. });
-            assert_eq!(is_lost, progress.dropped > 0, "dropped events come first");
             entries.push((next.entry.seq(), next.entry.last(), next.snapshot));
             progress.draft = Some(next);
             progress.advance();
@@ -400,19 +397,24 @@ mod tests {
     fn numbers_continue_from_the_head_and_have_no_holes() {
         let head = Head { next: 7, snapshot: Some(2), reserved: 9 };
         let plain = |bytes| event(bytes, Role::Plain);
+        let lost = Outgoing::lost;
         let cases = [
-            ("one frame", 0, vec![plain(10), plain(10)], vec![(7, 8, Some(2))]),
-            ("dropped only", 3, vec![], vec![(7, 9, Some(2))]),
-            ("dropped first", 3, vec![plain(10)], vec![(7, 9, Some(2)), (10, 10, Some(2))]),
+            ("one frame", vec![plain(10), plain(10)], vec![(7, 8, Some(2))]),
+            ("a loss only", vec![lost(3)], vec![(7, 9, Some(2))]),
+            ("a loss first", vec![lost(3), plain(10)], vec![(7, 9, Some(2)), (10, 10, Some(2))]),
+            (
+                "a loss between events",
+                vec![plain(10), plain(10), lost(3), plain(10)],
+                vec![(7, 8, Some(2)), (9, 11, Some(2)), (12, 12, Some(2))],
+            ),
             (
                 "more than a frame holds",
-                0,
                 vec![plain(20_000), plain(20_000), plain(10)],
                 vec![(7, 7, Some(2)), (8, 9, Some(2))],
             ),
         ];
-        for (name, dropped, events, expected) in cases {
-            assert_eq!(append(head, dropped, events), (expected, 0), "case: {name}");
+        for (name, events, expected) in cases {
+            assert_eq!(append(head, events), (expected, 0), "case: {name}");
         }
     }
 
@@ -428,14 +430,14 @@ mod tests {
             event(10, Role::Deleted("a".into())),
         ];
         let expected = (vec![(1, 2, Some(1)), (3, 6, Some(5))], 1);
-        assert_eq!(append(head, 0, events), expected);
+        assert_eq!(append(head, events), expected);
     }
 
     #[test]
     fn a_frame_looks_only_at_the_events_that_it_can_hold() {
         let events = vec![event(1_000, Role::Plain); 1_000];
         let head = Head { next: 1, snapshot: None, reserved: 9 };
-        let (entries, _) = append(head, 0, events);
+        let (entries, _) = append(head, events);
         assert_eq!(entries.last().map(|(_, last, _)| *last), Some(1_000));
         let counts = entries.iter().map(|(seq, last, _)| last - seq + 1);
         assert!(counts.rev().skip(1).all(|count| count == 32), "full frames");

@@ -44,8 +44,6 @@ struct State {
 struct Pending {
     events: VecDeque<Outgoing>,
     bytes: usize,
-    /// How many events were dropped. They were older than all pending ones.
-    dropped: u64,
     queued: bool,
     in_flight: bool,
     /// The end of the topic in the log, if it is known.
@@ -73,7 +71,6 @@ pub(super) struct Batch {
     pub(super) topic: Topic,
     pub(super) head: Option<Head>,
     pub(super) term: CancellationToken,
-    pub(super) dropped: u64,
     pub(super) events: VecDeque<Outgoing>,
     /// The bytes of the events.
     pub(super) bytes: usize,
@@ -119,7 +116,7 @@ impl Queue {
             pending.bytes = 0;
             pending.events.clear();
         }
-        pending.events.push_back(event);
+        pending.push(event);
         pending.bytes += bytes;
         *total += bytes;
         let mut wake = !pending.queued && !pending.in_flight;
@@ -148,7 +145,6 @@ impl Queue {
             *bytes -= pending.bytes;
             spilled.extend(deletes(topic, pending.events.drain(..)));
             pending.bytes = 0;
-            pending.dropped = 0;
             pending.head = None;
             std::mem::take(&mut pending.term).cancel();
         }
@@ -165,7 +161,7 @@ impl Queue {
         for topic in ready.drain(..) {
             let Some(pending) = topics.get_mut(&topic) else { continue };
             pending.queued = false;
-            if pending.events.is_empty() && pending.dropped == 0 {
+            if pending.events.is_empty() {
                 continue;
             }
             batches.push(pending.take(topic));
@@ -207,7 +203,7 @@ impl Queue {
         if !appended.entries.is_empty() {
             pending.appended_at = Some(Instant::now());
         }
-        if !pending.queued && (!pending.events.is_empty() || pending.dropped > 0) {
+        if !pending.queued && !pending.events.is_empty() {
             pending.queued = true;
             ready.push(appended.topic.clone());
             wake = true;
@@ -231,6 +227,14 @@ impl Queue {
 }
 
 impl Pending {
+    /// Adds an event. Losses in a row become one.
+    fn push(&mut self, event: Outgoing) {
+        match (self.events.back_mut().map(|last| &mut last.role), &event.role) {
+            (Some(Role::Lost(before)), Role::Lost(more)) => *before += more,
+            _ => self.events.push_back(event),
+        }
+    }
+
     /// Takes the oldest pending events.
     fn take(&mut self, topic: Topic) -> Batch {
         let mut bytes = 0;
@@ -250,7 +254,6 @@ impl Pending {
             topic,
             head: self.head,
             term: self.term.clone(),
-            dropped: std::mem::take(&mut self.dropped),
             events: std::mem::replace(&mut self.events, rest),
             bytes,
         }
@@ -266,6 +269,10 @@ impl State {
         let Some((topic, pending)) = lossless.max_by_key(|(_, pending)| pending.bytes) else {
             return;
         };
+        let mut lost = 0;
+        if let Some(Role::Lost(_)) = pending.events.front().map(|first| &first.role) {
+            lost = pending.events.pop_front().map_or(0, |mark| mark.count());
+        }
         let count = pending.events.len().div_ceil(2);
         let is_delete = |event: &Outgoing| matches!(event.role, Role::Deleted(_));
         let (kept, mut dropped): (Vec<_>, Vec<_>) =
@@ -279,7 +286,10 @@ impl State {
         }
         let bytes: usize = dropped.iter().map(|event| event.json.len()).sum();
         warn!(%topic, events = dropped.len(), "dropped the oldest pending events: the backlog for the database is too large");
-        pending.dropped += dropped.len() as u64;
+        lost += dropped.iter().map(Outgoing::count).sum::<u64>();
+        if lost > 0 {
+            pending.events.push_front(Outgoing::lost(lost));
+        }
         pending.bytes -= bytes;
         self.bytes -= bytes;
         self.spilled.extend(deletes(topic, dropped.into_iter()));
@@ -316,8 +326,13 @@ mod tests {
         Outgoing::plain(text.to_owned())
     }
 
-    fn texts(batch: &Batch) -> Vec<&str> {
-        batch.events.iter().map(|it| std::str::from_utf8(&it.json).expect("UTF-8")).collect()
+    /// The events of a batch. A loss is `-` and how many are lost.
+    fn texts(batch: &Batch) -> Vec<String> {
+        let text = |event: &Outgoing| match event.role {
+            Role::Lost(count) => format!("-{count}"),
+            _ => String::from_utf8_lossy(&event.json).into_owned(),
+        };
+        batch.events.iter().map(text).collect()
     }
 
     fn appended(batch: &Batch, head: Option<Head>) -> Appended {
@@ -356,7 +371,7 @@ mod tests {
         queue.finish(&mut appended(&first, Some(head(3))));
         assert!(is_woken(&queue).await);
         let second = queue.take_ready().pop().expect("a batch");
-        assert_eq!((texts(&second), second.head), (vec!["3"], Some(head(3))));
+        assert_eq!((texts(&second), second.head), (vec!["3".to_owned()], Some(head(3))));
         queue.finish(&mut appended(&second, Some(head(4))));
         assert!(queue.is_idle() && queue.take_ready().is_empty());
     }
@@ -369,7 +384,7 @@ mod tests {
             queue.publish(&ticker, event(text));
         }
         let batch = queue.take_ready().pop().expect("a batch");
-        assert_eq!((texts(&batch), batch.dropped), (vec!["3"], 0));
+        assert_eq!(texts(&batch), ["3"]);
     }
 
     #[test]
@@ -383,8 +398,22 @@ mod tests {
         }
         let batches = queue.take_ready();
         let of = |topic: &Topic| batches.iter().find(|it| it.topic == *topic).expect("a batch");
-        assert_eq!((texts(of(&matches())), of(&matches()).dropped), (vec!["event-0003"], 2));
-        assert_eq!((texts(of(&small)), of(&small).dropped), (vec!["small"], 0));
+        assert_eq!(texts(of(&matches())), ["-2", "event-0003"]);
+        assert_eq!(texts(of(&small)), ["small"]);
+    }
+
+    #[test]
+    fn a_loss_keeps_its_place_and_grows() {
+        let queue = Queue::new(20);
+        let lost = Outgoing::lost;
+        for event in [lost(2), lost(3), event("1"), lost(1), event("2")] {
+            queue.publish(&matches(), event);
+        }
+        queue.publish(&matches(), event("a text that is too long"));
+        let batch = queue.take_ready().pop().expect("a batch");
+        assert_eq!(texts(&batch), ["-7", "2", "a text that is too long"]);
+        queue.finish(&mut appended(&batch, Some(head(10))));
+        assert!(queue.take_ready().is_empty());
     }
 
     #[test]
@@ -402,7 +431,7 @@ mod tests {
         let batches = queue.take_ready();
         let rest: Vec<_> =
             batches.iter().map(|it| (it.topic.as_str(), texts(it), it.head)).collect();
-        assert_eq!(rest, [("mastodon/public", vec!["another"], Some(head(2)))]);
+        assert_eq!(rest, [("mastodon/public", vec!["another".to_owned()], Some(head(2)))]);
     }
 
     #[test]
@@ -413,14 +442,14 @@ mod tests {
             queue.publish(&matches(), event(&large));
         }
         let first = queue.take_ready().pop().expect("a batch");
-        assert_eq!((first.events.len(), first.dropped), (2, 0));
+        assert_eq!(texts(&first), [&*large, &*large]);
         for _ in 0..2 {
             queue.publish(&matches(), event(&large));
         }
         queue.finish(&mut appended(&first, Some(head(3))));
         let second = queue.take_ready().pop().expect("a batch");
         // Seven events are more than the limit, although two of them were in flight.
-        assert_eq!((second.events.len(), second.dropped), (2, 3));
+        assert_eq!(texts(&second), ["-3", &*large, &*large]);
     }
 
     #[test]
@@ -439,7 +468,7 @@ mod tests {
         queue.publish(&public, delete("third"));
         assert_eq!(spilled(&queue), [role("first"), role("second")]);
         let mut batch = queue.take_ready().pop().expect("a batch");
-        assert_eq!((batch.events.len(), batch.dropped), (1, 3));
+        assert_eq!(texts(&batch), ["-3", "12345678"]);
         queue.publish(&public, delete("later"));
         queue.forget("mastodon");
         assert!(batch.term.is_cancelled());

@@ -64,7 +64,7 @@ impl Settler {
                 status.store(&self.control).await?;
             }
             match &event.role {
-                Role::Plain | Role::Snapshot | Role::Deleted(_) => {}
+                Role::Plain | Role::Snapshot | Role::Deleted(_) | Role::Lost(_) => {}
                 Role::Posted(uri) | Role::Edited(uri) => {
                     self.control.place(uri, topic, seq, expires_at).await?;
                 }

@@ -29,9 +29,12 @@ pub(super) fn respond(upstream: &Upstream, url: &Url) -> Option<(HeaderMap, Valu
             Some((HeaderMap::new(), json!([product("A-USD"), product("B-USD")])))
         }
         ["products", product, "trades"] => {
-            let newest = upstream.newest(&Topic::coinbase("matches", product).ok()?);
+            let topic = Topic::coinbase("matches", product).ok()?;
+            let newest = upstream.newest(&topic);
+            let forgotten = upstream.forgotten(&topic);
             let after: u64 = url.query_pairs().find(|(key, _)| key == "after")?.1.parse().ok()?;
-            let ids: Vec<u64> = (1..=newest.min(after - 1)).rev().take(PAGE).collect();
+            let ids = (1..=newest.min(after - 1)).rev().filter(|id| !forgotten.contains(id));
+            let ids: Vec<u64> = ids.take(PAGE).collect();
             let trades: Vec<Value> = ids.iter().map(|id| trade("match", product, *id)).collect();
             let mut headers = HeaderMap::new();
             if let Some(oldest) = ids.last().filter(|oldest| **oldest > 1) {

@@ -29,6 +29,8 @@ pub(crate) struct Faults {
     pub(crate) dropped_within: Duration,
     /// Share of the trades that are not sent on a connection.
     pub(crate) skipped: f64,
+    /// Share of the trades that the REST interface does not have.
+    pub(crate) forgotten: f64,
     /// Share of the messages that are sent twice.
     pub(crate) doubled: f64,
     /// Share of the messages that are sent after the next one.

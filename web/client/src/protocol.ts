@@ -61,7 +61,7 @@ export interface GapMessage {
   topic: string;
   from: number;
   to: number;
-  reason: "expired" | "lagging" | "reset";
+  reason: "expired" | "lagging" | "lost" | "reset";
 }
 
 /** A message from the server. */

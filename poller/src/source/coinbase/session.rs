@@ -168,7 +168,7 @@ impl Session {
     ) {
         let Some(product) = self.products.get_mut(product) else { return };
         let topic = &product.matches_topic;
-        product.trades.know(logged, now, &mut |text| publish(topic, Outgoing::plain(text)));
+        product.trades.know(logged, now, &mut |event| publish(topic, event));
     }
 
     /// Adds the missing trades that were found. They can be in any order.
@@ -192,7 +192,7 @@ impl Session {
             "fetched missed trades"
         );
         let topic = &product.matches_topic;
-        let mut out = |text| publish(topic, Outgoing::plain(text));
+        let mut out = |event| publish(topic, event);
         let lost = product.trades.fill(ids, found, now, &mut out);
         self.losses.add(id, lost, now);
     }
@@ -294,7 +294,7 @@ impl Session {
             ("match" | "last_match", Some(trade)) if is_small => {
                 if product.wants(Channel::Matches) {
                     let topic = &product.matches_topic;
-                    let mut out = |text| publish(topic, Outgoing::plain(text));
+                    let mut out = |event| publish(topic, event);
                     match product.trades.take(trade, text.into(), now, &mut out) {
                         Taken::Published | Taken::Held => {}
                         Taken::Duplicate => self.tally.duplicates += 1,

@@ -9,6 +9,8 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::outgoing::Outgoing;
+
 /// How long a trade may be late before it counts as missed.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -76,7 +78,7 @@ impl Trades {
         &mut self,
         logged: Option<u64>,
         now: Instant,
-        publish: &mut impl FnMut(Bytes),
+        publish: &mut impl FnMut(Outgoing),
     ) {
         self.is_known = true;
         self.last = logged.or_else(|| Some(self.held.first_key_value()?.0.saturating_sub(1)));
@@ -89,7 +91,7 @@ impl Trades {
         id: u64,
         text: Bytes,
         now: Instant,
-        publish: &mut impl FnMut(Bytes),
+        publish: &mut impl FnMut(Outgoing),
     ) -> Taken {
         self.first_here.get_or_insert(id);
         let is_next = match self.last {
@@ -99,7 +101,7 @@ impl Trades {
             Some(last) => id - 1 == last,
         };
         if is_next {
-            publish(text);
+            publish(Outgoing::plain(text));
             self.last = Some(id);
             self.behind_since = None;
             if !self.held.is_empty() || self.ahead.is_some() {
@@ -159,14 +161,14 @@ impl Trades {
         Some(Hole { ids: last.saturating_add(1)..=end, is_own_fault })
     }
 
-    /// Adds the trades of a hole that were found, and publishes in order. Returns how many trades of
-    /// the hole are lost.
+    /// Adds the trades of a hole that were found, and publishes in order. Those that were not found are lost.
+    /// Returns how many those are.
     pub(super) fn fill(
         &mut self,
         ids: &RangeInclusive<u64>,
         found: Vec<(u64, Bytes)>,
         now: Instant,
-        publish: &mut impl FnMut(Bytes),
+        publish: &mut impl FnMut(Outgoing),
     ) -> u64 {
         self.is_filling = false;
         let last = self.last.unwrap_or_default();
@@ -204,7 +206,7 @@ impl Trades {
     }
 
     /// Publishes the held trades that follow the last published one without a hole.
-    fn drain(&mut self, now: Instant, publish: &mut impl FnMut(Bytes)) {
+    fn drain(&mut self, now: Instant, publish: &mut impl FnMut(Outgoing)) {
         let Some(mut last) = self.last else { return };
         while let Some(entry) = self.held.first_entry() {
             if *entry.key() > last.saturating_add(1) {
@@ -213,7 +215,7 @@ impl Trades {
             let (id, text) = entry.remove_entry();
             self.held_bytes -= text.len();
             if id > last {
-                publish(text);
+                publish(Outgoing::plain(text));
                 last = id;
             }
         }
@@ -223,13 +225,17 @@ impl Trades {
         self.ahead = self.ahead.filter(|(id, _)| *id > last);
     }
 
-    /// Publishes the held trades up to `end`. Returns how many are missing up to there.
-    fn skip_to(&mut self, end: u64, now: Instant, publish: &mut impl FnMut(Bytes)) -> u64 {
+    /// Publishes the held trades up to `end`, and a loss for those that are missing. Returns how many those are.
+    fn skip_to(&mut self, end: u64, now: Instant, publish: &mut impl FnMut(Outgoing)) -> u64 {
         let mut lost = 0;
         while self.last.is_none_or(|last| last < end) {
             let next =
                 self.held.first_key_value().map_or(end, |(id, _)| id.saturating_sub(1).min(end));
-            lost += self.last.map_or(0, |last| next.saturating_sub(last));
+            let missing = self.last.map_or(0, |last| next.saturating_sub(last));
+            if missing > 0 {
+                publish(Outgoing::lost(missing));
+                lost += missing;
+            }
             self.last = self.last.max(Some(next));
             self.drain(now, publish);
         }
@@ -259,14 +265,15 @@ mod tests {
         Taken::{Duplicate, Published},
         *,
     };
+    use crate::outgoing::Role;
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Trades, and the ids of those that were published. A fetched trade has a negative id.
+    /// Trades, and what was published. A fetched trade has a negative id.
     struct Bench {
         trades: Trades,
         now: Instant,
-        out: Vec<i64>,
+        out: Vec<Outgoing>,
     }
 
     impl Bench {
@@ -279,22 +286,28 @@ mod tests {
         fn take(&mut self, id: u64) -> Taken {
             let text = Bytes::from(id.to_string());
             let out = &mut self.out;
-            self.trades.take(id, text, self.now, &mut |text| out.push(read(&text)))
+            self.trades.take(id, text, self.now, &mut |event| out.push(event))
         }
 
         fn fill(&mut self, ids: RangeInclusive<u64>, found: &[u64]) -> u64 {
             let out = &mut self.out;
             let found = found.iter().map(|id| (*id, Bytes::from(format!("-{id}")))).collect();
-            self.trades.fill(&ids, found, self.now, &mut |text| out.push(read(&text)))
+            self.trades.fill(&ids, found, self.now, &mut |event| out.push(event))
         }
 
         fn missing(&mut self, after: Duration) -> Option<RangeInclusive<u64>> {
             self.now += after;
             self.trades.missing(self.now).map(|hole| hole.ids)
         }
+
+        /// Returns the ids of the trades that were published.
+        fn ids(&self) -> Vec<i64> {
+            let trades = self.out.iter().filter(|event| event.role == Role::Plain);
+            trades.map(|event| read(&event.json)).collect()
+        }
     }
 
-    fn read(text: &Bytes) -> i64 {
+    fn read(text: &[u8]) -> i64 {
         std::str::from_utf8(text).expect("UTF-8").parse().expect("a number")
     }
 
@@ -303,7 +316,7 @@ mod tests {
         let mut bench = Bench::new(None);
         let taken = [7, 8, 8, 7, 9].map(|id| bench.take(id));
         assert_eq!(taken, [Published, Published, Duplicate, Duplicate, Published]);
-        assert_eq!(bench.out, [7, 8, 9]);
+        assert_eq!(bench.ids(), [7, 8, 9]);
         assert_eq!(bench.missing(Duration::from_secs(9)), None);
     }
 
@@ -313,7 +326,7 @@ mod tests {
         for id in [8, 7, 11, 10, 9] {
             bench.take(id);
         }
-        assert_eq!(bench.out, [7, 8, 9, 10, 11]);
+        assert_eq!(bench.ids(), [7, 8, 9, 10, 11]);
         assert_eq!(bench.missing(GRACE * 2), None);
     }
 
@@ -327,7 +340,7 @@ mod tests {
         bench.take(7);
         bench.take(13);
         let lost = bench.fill(7..=11, &[11, 10, 9, 8, 7, 6, 14]);
-        assert_eq!((lost, bench.out.as_slice()), (0, [7, -8, 9, -10, -11, 12, 13].as_slice()));
+        assert_eq!((lost, bench.ids().as_slice()), (0, [7, -8, 9, -10, -11, 12, 13].as_slice()));
     }
 
     #[test]
@@ -344,8 +357,22 @@ mod tests {
             bench.take(12);
             assert_eq!(bench.missing(GRACE), Some(6..=11));
             assert_eq!(bench.fill(6..=11, &found), lost, "case: {found:?}");
-            assert_eq!(bench.out, out, "case: {found:?}");
+            assert_eq!(bench.ids(), out, "case: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_loss_is_published_in_its_place() {
+        let mut bench = Bench::new(Some(5));
+        for id in [8, 10, 11] {
+            bench.take(id);
+        }
+        assert_eq!(bench.missing(GRACE), Some(6..=9));
+        assert_eq!(bench.fill(6..=9, &[7]), 2);
+        let trade = |text: &'static str| Outgoing::plain(text);
+        let lost = Outgoing::lost;
+        let expected = [lost(1), trade("-7"), trade("8"), lost(1), trade("10"), trade("11")];
+        assert_eq!(bench.out, expected);
     }
 
     #[test]
@@ -359,7 +386,7 @@ mod tests {
         bench.trades.hear(8, bench.now);
         assert_eq!(bench.missing(MS), Some(7..=8));
         assert_eq!(bench.fill(7..=8, &[7]), 1);
-        assert_eq!(bench.out, [6, -7]);
+        assert_eq!(bench.ids(), [6, -7]);
         assert_eq!(bench.take(9), Taken::Published);
         bench.trades.hear(10, bench.now);
         bench.take(10);
@@ -386,8 +413,8 @@ mod tests {
             assert_eq!([8, 9].map(|id| bench.take(id)), [Taken::Held; 2]);
             assert_eq!(bench.missing(GRACE), None);
             let out = &mut bench.out;
-            bench.trades.know(logged, bench.now, &mut |text| out.push(read(&text)));
-            assert_eq!(bench.out, expected, "case: {logged:?}");
+            bench.trades.know(logged, bench.now, &mut |event| out.push(event));
+            assert_eq!(bench.ids(), expected, "case: {logged:?}");
         }
     }
 
@@ -409,7 +436,7 @@ mod tests {
             assert_eq!(bench.take(id), Taken::Held);
         }
         assert_eq!(bench.take(bound + 4), Taken::Overflowed { lost: 2 });
-        assert_eq!(bench.out.len(), MAX_HELD + 1);
+        assert_eq!(bench.ids().len(), MAX_HELD + 1);
         assert_eq!(bench.take(bound + 5), Taken::Published);
     }
 
@@ -450,9 +477,21 @@ mod tests {
                     bench.fill(ids, &found);
                 }
             }
-            let ids: Vec<_> = bench.out.iter().map(|id| id.unsigned_abs()).collect();
+            let ids: Vec<_> = bench.ids().iter().map(|id| id.unsigned_abs()).collect();
             prop_assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
             prop_assert!(ids.iter().all(|id| logged.is_none_or(|logged| *id > logged)));
+            // With the losses, no id is missing.
+            let mut last = logged;
+            for event in &bench.out {
+                last = match event.role {
+                    Role::Lost(count) => last.map(|last| last + count),
+                    _ => {
+                        let id = read(&event.json).unsigned_abs();
+                        prop_assert!(last.is_none_or(|last| id == last + 1), "{id} after {last:?}");
+                        Some(id)
+                    }
+                };
+            }
         }
     }
 }

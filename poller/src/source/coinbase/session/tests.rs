@@ -82,7 +82,10 @@ impl Bench {
     fn published(&mut self) -> Vec<(String, Value)> {
         let out = self.out.drain(..);
         out.map(|(topic, event)| {
-            let json = serde_json::from_slice(&event.json).expect("JSON");
+            let json = match event.role {
+                Role::Lost(count) => json!({"type": "lost", "count": count}),
+                _ => serde_json::from_slice(&event.json).expect("JSON"),
+            };
             (topic.to_string(), json)
         })
         .collect()
@@ -222,7 +225,7 @@ fn a_trade_missed_on_a_connection_discards_the_book() {
     let ids = 8..=8;
     assert_eq!(bench.session.take_chores(), [Chore::Fill { product: A.into(), ids: ids.clone() }]);
     bench.fill(A, &ids, vec![]);
-    assert_eq!(bench.kinds(), ["snapshot", "match", "match"]);
+    assert_eq!(bench.kinds(), ["snapshot", "match", "lost", "match"]);
     assert_eq!(bench.session.detail(bench.now), "1 trades were missed and could not be fetched");
     assert_eq!(bench.session.detail(bench.now + Duration::from_mins(10)), "");
 }
@@ -372,7 +375,7 @@ proptest! {
                 }
             }
         }
-        for (_, event) in &bench.out {
+        for (_, event) in bench.out.iter().filter(|(_, event)| !matches!(event.role, Role::Lost(_))) {
             let json = serde_json::from_slice::<Value>(&event.json);
             prop_assert!(json.is_ok_and(|json| json.is_object()));
         }
