@@ -20,7 +20,7 @@ use self::{
 };
 
 /// How long an attack lasts.
-const TIME: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_secs(2);
 
 /// The bound of a bystander's waits, unless the machine is slow: 95 of 100 end sooner.
 const BOUND: Duration = Duration::from_millis(100);
