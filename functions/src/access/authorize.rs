@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tracing::{error, info, instrument};
 
 use crate::{
-    access::caller::{PRINCIPAL, fields_of},
+    access::caller::{PRINCIPAL, address, fields_of},
     access::headers::all_headers,
     access::identity::{Identity, TokenError},
     app::App,
@@ -75,7 +75,9 @@ pub async fn handle(
 ) -> Result<Value, AuthorizeError> {
     match event {
         AuthorizeEvent::WebSocket(event) => {
-            let identity = identify(app, token_of(&event)?, now).await?;
+            let source_ip =
+                event.request_context.identity.as_ref().and_then(|it| it.source_ip.as_deref());
+            let identity = identify(app, token_of(&event)?, source_ip, now).await?;
             let is_permitted = can_connect(app, identity.as_ref()).await?;
             Ok(json!({
                 "principalId": name_of(identity.as_ref()),
@@ -92,7 +94,10 @@ pub async fn handle(
         }
         AuthorizeEvent::Http(event) => {
             let identity = match bearer(&event.event.headers) {
-                Ok(token) => identify(app, token, now).await,
+                Ok(token) => {
+                    let source_ip = event.event.request_context.http.source_ip.as_deref();
+                    identify(app, token, source_ip, now).await
+                }
                 Err(error) => Err(error),
             };
             let identity = match identity {
@@ -118,10 +123,11 @@ fn name_of(identity: Option<&Identity>) -> &str {
 async fn identify(
     app: &App,
     token: Option<String>,
+    source_ip: Option<&str>,
     now: Timestamp,
 ) -> Result<Option<Identity>, AuthorizeError> {
     let Some(token) = token else { return Ok(None) };
-    match app.identities.check(&token, now).await {
+    match app.identities.check(&token, &address(source_ip), now).await {
         Ok(identity) => Ok(Some(identity)),
         Err(error @ TokenError::IssuerUnavailable(_)) => {
             error!(error = %Chain(&error), "could not check a token");

@@ -51,7 +51,7 @@ impl Caller {
         source_ip: Option<&str>,
     ) -> Self {
         let counted_as = if principal.is_anonymous() {
-            format!("address/{}", source_ip.map_or_else(String::new, network))
+            address(source_ip)
         } else {
             format!("user/{}", principal.id)
         };
@@ -68,6 +68,11 @@ pub fn fields_of(identity: Option<&Identity>) -> HashMap<&'static str, String> {
         (CLASS, principal.class.clone()),
         (EXPIRES_AT, expires_at.as_millisecond().to_string()),
     ])
+}
+
+/// Returns the name under which a caller is counted that is known by its address only.
+pub(super) fn address(source_ip: Option<&str>) -> String {
+    format!("address/{}", source_ip.map_or_else(String::new, network))
 }
 
 /// Returns the part of an address that identifies an internet connection: of IPv6, the first 64 bits.

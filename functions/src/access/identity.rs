@@ -134,12 +134,18 @@ impl Tokens {
         Self { options, jwks }
     }
 
-    /// Returns the identity that a token proves.
+    /// Returns the identity that a token proves. `sender` is who sent it: the name under which the requests of a
+    /// caller are counted. Each has a budget of requests for keys that the issuer has not published yet.
     ///
     /// # Errors
     ///
     /// [`TokenError`] when the token is forged, is meant for another audience, or is not valid at `now`.
-    pub async fn check(&self, token: &str, now: Timestamp) -> Result<Identity, TokenError> {
+    pub async fn check(
+        &self,
+        token: &str,
+        sender: &str,
+        now: Timestamp,
+    ) -> Result<Identity, TokenError> {
         if !self.options.accepts_tokens() {
             return Err(TokenError::NotConfigured);
         }
@@ -156,7 +162,7 @@ impl Tokens {
                 secrets(list).map(|it| DecodingKey::from_secret(it.as_bytes())).collect()
             }
             (alg @ (Algorithm::RS256 | Algorithm::ES256), _, Some(jwks)) => {
-                let keys = jwks.find(header.kid.as_deref(), alg).await;
+                let keys = jwks.find(header.kid.as_deref(), alg, sender).await;
                 keys.map_err(TokenError::IssuerUnavailable)?
             }
             (alg, _, _) => return Err(TokenError::Algorithm(alg)),

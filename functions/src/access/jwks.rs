@@ -1,6 +1,6 @@
 //! The keys that a token issuer publishes (RFC 7517).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use domain::{
     chain::{BoxError, Chain},
@@ -35,10 +35,17 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// keys have to arrive during one.
 const RELOAD_WITHIN: Duration = Duration::from_millis(300);
 
-/// Tokens with unknown keys must not flood the issuer with requests: it gets at most this many in a row,
-/// and then one per interval.
+/// Tokens with unknown keys must not flood the issuer with requests: for one sender it gets at most this many in a
+/// row, and then one per interval.
 const BURST: u32 = 4;
 const INTERVAL: Duration = Duration::from_secs(15);
+
+/// The same for all senders together.
+const BURST_OF_ALL: u32 = 16;
+const INTERVAL_OF_ALL: Duration = Duration::from_secs(3);
+
+/// Most senders that are remembered. Beyond it, each has its burst again.
+const MAX_SENDERS: usize = 10_000;
 
 /// Largest key set, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
@@ -78,7 +85,9 @@ struct Issuer {
 /// The requests to the issuer.
 #[derive(Debug)]
 struct State {
-    pace: TokenBucket,
+    /// By sender of tokens: its requests.
+    senders: HashMap<String, TokenBucket>,
+    all: TokenBucket,
     /// The request that has not ended. All checks that need it share it.
     loading: Option<Loading>,
 }
@@ -119,12 +128,13 @@ impl Jwks {
         let http = Client::builder().timeout(REQUEST_TIMEOUT).redirect(redirect::Policy::none());
         let http = http.build().expect("none of the options can fail");
         let issuer = Arc::new(Issuer { url, http, key_set: RwLock::default() });
-        let state = State { pace: TokenBucket::every(INTERVAL, BURST), loading: None };
+        let all = TokenBucket::every(INTERVAL_OF_ALL, BURST_OF_ALL);
+        let state = State { senders: HashMap::new(), all, loading: None };
         Self { issuer, state: Mutex::new(state) }
     }
 
     /// Returns the keys that can verify a token: the one with its key id, or all keys of its algorithm
-    /// if it has no key id. Loads the keys if none matches or the cache is old.
+    /// if it has no key id. Loads the keys if none matches or the cache is old. `sender` is who sent the token.
     ///
     /// # Errors
     ///
@@ -133,6 +143,7 @@ impl Jwks {
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
+        sender: &str,
     ) -> Result<Vec<DecodingKey>, Arc<JwksError>> {
         let cached = self.issuer.key_set.read().clone();
         let found = cached.as_ref().map(|keys| keys.find(id, algorithm)).unwrap_or_default();
@@ -140,7 +151,7 @@ impl Jwks {
         if is_fresh && !found.is_empty() {
             return Ok(found);
         }
-        let loading = self.load(cached.as_ref());
+        let loading = self.load(cached.as_ref(), sender);
         let loaded = match found.is_empty() {
             true => loading.await,
             false => time::timeout(RELOAD_WITHIN, loading).await.unwrap_or(Ok(())),
@@ -156,7 +167,7 @@ impl Jwks {
 
     /// Returns when the keys are loaded that replace `before`. Joins the request that is under way, if there
     /// is one. It goes on when nobody waits for it.
-    fn load(&self, before: Option<&Arc<KeySet>>) -> Loading {
+    fn load(&self, before: Option<&Arc<KeySet>>, sender: &str) -> Loading {
         let mut state = self.state.lock();
         if let Some(loading) = state.loading.clone().filter(|loading| loading.peek().is_none()) {
             return loading;
@@ -169,7 +180,7 @@ impl Jwks {
         if is_replaced {
             return future::ready(Ok(())).boxed().shared();
         }
-        if state.pace.take(Instant::now().into_std()).is_err() {
+        if !state.may_request(sender, Instant::now().into_std()) {
             return future::ready(Err(Arc::new(JwksError::RateLimited))).boxed().shared();
         }
         let issuer = self.issuer.clone();
@@ -185,6 +196,18 @@ impl Jwks {
         let loading = ended.boxed().shared();
         state.loading = Some(loading.clone());
         loading
+    }
+}
+
+impl State {
+    /// Counts a request for a sender, unless it had too many.
+    fn may_request(&mut self, sender: &str, now: std::time::Instant) -> bool {
+        if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(sender) {
+            self.senders.clear();
+        }
+        let own = self.senders.entry(sender.to_owned());
+        let own = own.or_insert_with(|| TokenBucket::every(INTERVAL, BURST));
+        own.wait(now).is_zero() && self.all.take(now).is_ok() && own.take(now).is_ok()
     }
 }
 

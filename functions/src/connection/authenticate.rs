@@ -18,7 +18,7 @@ pub(super) async fn authenticate(
     token: &Token,
 ) -> Result<(), RequestError> {
     let app = client.app;
-    let checked = app.identities.check(&token.0, client.now).await;
+    let checked = app.identities.check(&token.0, &client.caller.counted_as, client.now).await;
     let identity = checked.map_err(|error| rejection(&error))?;
     let connection = client.connection().await?;
     let principal = identity.principal;

@@ -22,6 +22,9 @@ use super::*;
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
+/// Who sends the tokens.
+const SENDER: &str = "address/192.0.2.7";
+
 #[derive(clap::Parser)]
 struct Cli {
     #[command(flatten)]
@@ -171,17 +174,17 @@ async fn a_token_is_valid_until_it_expires_and_under_each_secret() {
     let token = make(&secret("old"), &ann, term, now(), None, None).expect("a token");
     for list in ["old", "new,old", "old,new"] {
         let tokens = tokens(&["--jwt-secret", list]);
-        let identity = tokens.check(&token, now()).await.expect("a valid token");
+        let identity = tokens.check(&token, SENDER, now()).await.expect("a valid token");
         assert_eq!(identity, Identity { principal: ann.clone(), expires_at: now() + term });
-        let late = tokens.check(&token, now() + term).await;
+        let late = tokens.check(&token, SENDER, now() + term).await;
         assert!(matches!(late, Err(TokenError::Expired)), "{late:?}");
     }
-    let other = tokens(&["--jwt-secret", "new"]).check(&token, now()).await;
+    let other = tokens(&["--jwt-secret", "new"]).check(&token, SENDER, now()).await;
     assert!(matches!(other, Err(TokenError::Invalid(_))), "{other:?}");
-    let none = tokens(&[]).check(&token, now()).await;
+    let none = tokens(&[]).check(&token, SENDER, now()).await;
     assert!(matches!(none, Err(TokenError::NotConfigured)), "{none:?}");
     let newest = make(&secret("new,old"), &ann, term, now(), None, None).expect("a token");
-    assert!(tokens(&["--jwt-secret", "new"]).check(&newest, now()).await.is_ok());
+    assert!(tokens(&["--jwt-secret", "new"]).check(&newest, SENDER, now()).await.is_ok());
 }
 
 #[tokio::test]
@@ -208,7 +211,8 @@ async fn the_class_is_read_from_the_configured_claim() {
     ];
     for (options, more, expected) in cases {
         let options = [&["--jwt-secret", SECRET], options].concat();
-        let identity = tokens(&options).check(&hs256(SECRET, &claims(more.clone())), now()).await;
+        let identity =
+            tokens(&options).check(&hs256(SECRET, &claims(more.clone())), SENDER, now()).await;
         let class = identity.ok().map(|identity| identity.principal.class);
         assert_eq!(class.as_deref(), expected, "case: {more}");
     }
@@ -245,7 +249,8 @@ async fn claims_are_checked() {
     ];
     for (options, more, expected) in cases {
         let options = [&["--jwt-secret", SECRET], options].concat();
-        let checked = tokens(&options).check(&hs256(SECRET, &claims(more.clone())), now()).await;
+        let checked =
+            tokens(&options).check(&hs256(SECRET, &claims(more.clone())), SENDER, now()).await;
         assert_eq!(checked.is_ok(), expected, "case: {more}: {checked:?}");
     }
 }
@@ -274,9 +279,9 @@ async fn a_token_without_a_valid_signature_is_rejected() {
         sign(&critical).expect("a token"),
     ];
     let tokens = tokens(&["--jwt-secret", SECRET]);
-    assert!(tokens.check(&good, now()).await.is_ok());
+    assert!(tokens.check(&good, SENDER, now()).await.is_ok());
     for token in cases {
-        assert!(tokens.check(&token, now()).await.is_err(), "case: {token}");
+        assert!(tokens.check(&token, SENDER, now()).await.is_err(), "case: {token}");
     }
 }
 
@@ -288,8 +293,10 @@ async fn an_issuers_tokens_are_valid_only_under_its_own_keys() {
     let issuer = Issuer::start(&[&rsa, &ec]).await;
     let tokens = issuer.tokens(&[]);
     for signer in [&rsa, &ec] {
-        let identity =
-            tokens.check(&signer.sign(&ours(json!({}))), now()).await.expect("a valid token");
+        let identity = tokens
+            .check(&signer.sign(&ours(json!({}))), SENDER, now())
+            .await
+            .expect("a valid token");
         assert_eq!(identity.principal.class, "trader");
     }
     let cases = [
@@ -300,7 +307,7 @@ async fn an_issuers_tokens_are_valid_only_under_its_own_keys() {
         ("signed with a secret where none is configured", hs256(SECRET, &ours(json!({})))),
     ];
     for (name, token) in cases {
-        assert!(tokens.check(&token, now()).await.is_err(), "case: {name}");
+        assert!(tokens.check(&token, SENDER, now()).await.is_err(), "case: {name}");
     }
     // The tokens of both keys needed one request.
     assert_eq!(issuer.requests(), 1);
@@ -319,14 +326,14 @@ async fn a_public_key_is_not_a_shared_secret() {
                 let header = Header { kid, ..Header::new(Algorithm::HS256) };
                 let key = EncodingKey::from_secret(secret);
                 let token = jsonwebtoken::encode(&header, &ours(json!({})), &key).expect("a token");
-                assert!(tokens.check(&token, now()).await.is_err());
+                assert!(tokens.check(&token, SENDER, now()).await.is_err());
             }
         }
     }
     // With both configured, tokens under the secret are valid too.
     let both = issuer.tokens(&["--jwt-secret", SECRET]);
-    assert!(both.check(&hs256(SECRET, &ours(json!({}))), now()).await.is_ok());
-    assert!(both.check(&rsa.sign(&ours(json!({}))), now()).await.is_ok());
+    assert!(both.check(&hs256(SECRET, &ours(json!({}))), SENDER, now()).await.is_ok());
+    assert!(both.check(&rsa.sign(&ours(json!({}))), SENDER, now()).await.is_ok());
 }
 
 #[tokio::test]
@@ -337,18 +344,21 @@ async fn keys_can_change_and_the_issuer_can_be_unavailable() {
     let tokens = issuer.tokens(&[]);
     let by_old = old.sign(&ours(json!({})));
     let by_new = new.sign(&ours(json!({})));
-    assert!(tokens.check(&by_old, now()).await.is_ok());
-    assert!(matches!(tokens.check(&by_new, now()).await, Err(TokenError::UnknownKey)));
+    assert!(tokens.check(&by_old, SENDER, now()).await.is_ok());
+    assert!(matches!(tokens.check(&by_new, SENDER, now()).await, Err(TokenError::UnknownKey)));
     issuer.break_down();
-    assert!(matches!(tokens.check(&by_new, now()).await, Err(TokenError::UnknownKey)));
-    assert!(tokens.check(&by_old, now()).await.is_ok(), "cached keys stay valid");
+    assert!(matches!(tokens.check(&by_new, SENDER, now()).await, Err(TokenError::UnknownKey)));
+    assert!(tokens.check(&by_old, SENDER, now()).await.is_ok(), "cached keys stay valid");
     issuer.publish(&[&new]);
-    assert!(tokens.check(&by_new, now()).await.is_ok(), "an unknown key is loaded");
-    assert!(tokens.check(&by_old, now()).await.is_err(), "the old key is no longer published");
+    assert!(tokens.check(&by_new, SENDER, now()).await.is_ok(), "an unknown key is loaded");
+    assert!(
+        tokens.check(&by_old, SENDER, now()).await.is_err(),
+        "the old key is no longer published"
+    );
 
     let silent = Issuer::start(&[&old]).await;
     silent.break_down();
-    let unavailable = silent.tokens(&[]).check(&by_old, now()).await;
+    let unavailable = silent.tokens(&[]).check(&by_old, SENDER, now()).await;
     assert!(matches!(unavailable, Err(TokenError::IssuerUnavailable(_))), "{unavailable:?}");
 }
 
@@ -358,7 +368,7 @@ async fn an_issuer_that_does_not_answer_delays_only_tokens_with_unknown_keys() {
     let issuer = Issuer::start(&[&key]).await;
     let tokens = Arc::new(issuer.tokens(&[]));
     let known = key.sign(&ours(json!({})));
-    assert!(tokens.check(&known, now()).await.is_ok());
+    assert!(tokens.check(&known, SENDER, now()).await.is_ok());
     issuer.hangs.store(true, Ordering::SeqCst);
     // The keys are so old that they are loaded again.
     tokio::time::pause();
@@ -368,15 +378,15 @@ async fn an_issuer_that_does_not_answer_delays_only_tokens_with_unknown_keys() {
     let made_up = Signer { id: "made-up".to_owned(), ..Signer::ec("") }.sign(&ours(json!({})));
     let waiting = {
         let tokens = tokens.clone();
-        tokio::spawn(async move { tokens.check(&made_up, now()).await })
+        tokio::spawn(async move { tokens.check(&made_up, SENDER, now()).await })
     };
     while issuer.requests() < 2 {
         tokio::task::yield_now().await;
     }
-    assert!(tokens.check(&known, now()).await.is_ok());
+    assert!(tokens.check(&known, SENDER, now()).await.is_ok());
     assert!(!waiting.is_finished(), "it waits for the issuer");
     assert!(waiting.await.expect("no panic").is_err());
-    assert!(tokens.check(&known, now()).await.is_ok());
+    assert!(tokens.check(&known, SENDER, now()).await.is_ok());
 }
 
 #[tokio::test]
@@ -384,13 +394,41 @@ async fn unknown_keys_do_not_flood_the_issuer() {
     let key = Signer::ec("key");
     let issuer = Issuer::start(&[&key]).await;
     let tokens = issuer.tokens(&[]);
-    assert!(tokens.check(&key.sign(&ours(json!({}))), now()).await.is_ok());
+    assert!(tokens.check(&key.sign(&ours(json!({}))), SENDER, now()).await.is_ok());
     for n in 0..50 {
         let made_up = Signer { id: n.to_string(), ..Signer::ec("") };
-        assert!(tokens.check(&made_up.sign(&ours(json!({}))), now()).await.is_err());
+        assert!(tokens.check(&made_up.sign(&ours(json!({}))), SENDER, now()).await.is_err());
     }
     assert!(issuer.requests() <= 5, "{} requests", issuer.requests());
-    assert!(tokens.check(&key.sign(&ours(json!({}))), now()).await.is_ok());
+    assert!(tokens.check(&key.sign(&ours(json!({}))), SENDER, now()).await.is_ok());
+}
+
+#[tokio::test]
+async fn noise_of_one_sender_delays_no_new_key_of_another() {
+    let (old, new) = (Signer::ec("old"), Signer::ec("new"));
+    let issuer = Issuer::start(&[&old]).await;
+    let tokens = issuer.tokens(&[]);
+    for n in 0..50 {
+        let made_up = Signer { id: n.to_string(), ..Signer::ec("") }.sign(&ours(json!({})));
+        assert!(tokens.check(&made_up, "address/198.51.100.1", now()).await.is_err());
+    }
+    issuer.publish(&[&old, &new]);
+    let token = new.sign(&ours(json!({})));
+    assert!(tokens.check(&token, "address/198.51.100.1", now()).await.is_err(), "it made noise");
+    assert!(tokens.check(&token, SENDER, now()).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_noise_of_many_senders_is_bounded() {
+    let key = Signer::ec("key");
+    let issuer = Issuer::start(&[&key]).await;
+    let tokens = issuer.tokens(&[]);
+    for n in 0..50 {
+        let made_up = Signer { id: n.to_string(), ..Signer::ec("") }.sign(&ours(json!({})));
+        assert!(tokens.check(&made_up, &format!("address/{n}"), now()).await.is_err());
+    }
+    assert!(issuer.requests() <= 20, "{} requests", issuer.requests());
+    assert!(tokens.check(&key.sign(&ours(json!({}))), SENDER, now()).await.is_ok());
 }
 
 #[test]
@@ -412,11 +450,11 @@ proptest! {
         let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
         let token = format!("{}.{}.{rest}", part(&header), part(&body));
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        prop_assert!(runtime.block_on(tokens.check(&token, now())).is_err());
-        prop_assert!(runtime.block_on(tokens.check(&rest, now())).is_err());
+        prop_assert!(runtime.block_on(tokens.check(&token, SENDER, now())).is_err());
+        prop_assert!(runtime.block_on(tokens.check(&rest, SENDER, now())).is_err());
         // A signed token can still have bad claims.
         if let Ok(claims) = serde_json::from_str::<Value>(&body) && claims.is_object() {
-            let _ = runtime.block_on(tokens.check(&hs256(SECRET, &claims), now()));
+            let _ = runtime.block_on(tokens.check(&hs256(SECRET, &claims), SENDER, now()));
         }
     }
 }
