@@ -383,6 +383,7 @@ mod tests {
         for text in ["1", "2", "3"] {
             queue.publish(&ticker, event(text));
         }
+        assert_eq!(queue.state.lock().bytes, 1, "the others are free again");
         let batch = queue.take_ready().pop().expect("a batch");
         assert_eq!(texts(&batch), ["3"]);
     }
@@ -414,6 +415,24 @@ mod tests {
         assert_eq!(texts(&batch), ["-7", "2", "a text that is too long"]);
         queue.finish(&mut appended(&batch, Some(head(10))));
         assert!(queue.take_ready().is_empty());
+        for event in [lost(2), lost(3), event("3"), lost(1)] {
+            queue.publish(&matches(), event);
+        }
+        let batch = queue.take_ready().pop().expect("a batch");
+        assert_eq!(texts(&batch), ["-5", "3", "-1"]);
+    }
+
+    #[test]
+    fn a_topic_without_pending_events_loses_none() {
+        let queue = Queue::new(10);
+        queue.publish(&matches(), event("12345678"));
+        let batch = queue.take_ready().pop().expect("a batch");
+        // The memory is full, and only an event that cannot be dropped is pending.
+        queue.publish(&topic("coinbase/ticker/BTC-USD"), event("12345678"));
+        queue.finish(&mut appended(&batch, Some(head(2))));
+        let batches = queue.take_ready();
+        let batches: Vec<_> = batches.iter().map(|it| (it.topic.as_str(), texts(it))).collect();
+        assert_eq!(batches, [("coinbase/ticker/BTC-USD", vec!["12345678".to_owned()])]);
     }
 
     #[test]
@@ -443,6 +462,7 @@ mod tests {
         }
         let first = queue.take_ready().pop().expect("a batch");
         assert_eq!(texts(&first), [&*large, &*large]);
+        assert_eq!(first.bytes, 2 * large.len());
         for _ in 0..2 {
             queue.publish(&matches(), event(&large));
         }
@@ -452,8 +472,8 @@ mod tests {
         assert_eq!(texts(&second), ["-3", &*large, &*large]);
     }
 
-    #[test]
-    fn deletes_are_dropped_last_and_kept_aside() {
+    #[tokio::test(start_paused = true)]
+    async fn deletes_are_dropped_last_and_kept_aside() {
         let queue = Queue::new(20);
         let public = topic("mastodon/public");
         let role = |uri: &str| Role::Deleted(uri.into());
@@ -474,7 +494,9 @@ mod tests {
         assert!(batch.term.is_cancelled());
         let mut unwritten = appended(&batch, None);
         unwritten.unwritten = std::mem::take(&mut batch.events);
+        while is_woken(&queue).await {}
         queue.finish(&mut unwritten);
+        assert!(is_woken(&queue).await, "a delete was dropped");
         assert_eq!(spilled(&queue), [role("later"), role("third")]);
         assert_eq!(queue.state.lock().bytes, 0);
     }

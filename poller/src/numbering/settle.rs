@@ -204,3 +204,93 @@ fn pending(topic: &Topic, event: &Outgoing) -> Option<Pending> {
         event: String::from_utf8_lossy(&event.json).into_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use aws::clients::{Clients, TableOptions};
+    use domain::{entry::Entry as LogEntry, frame::Frame};
+    use dynamo::{Engine, Storage};
+
+    use super::*;
+
+    const POST: &str = "https://a.example/1";
+    const RETENTION: Duration = Duration::from_hours(1);
+
+    fn now() -> Timestamp {
+        "2026-11-22T10:00:00Z".parse().expect("a time")
+    }
+
+    /// A settler of a log that has one post, with the text `posted`.
+    async fn settler() -> Arc<Settler> {
+        let engine = Engine::inline(Storage::open(None).expect("a database"));
+        let options = TableOptions { table_prefix: "test-".to_owned(), retention: RETENTION };
+        let clock = Clock::new(now);
+        let tables =
+            Clients::from_config(engine.sdk_config()).tables_with_clock(&options, clock.clone());
+        tables.create_missing().await.expect("tables");
+        let topic = Topic::mastodon_public();
+        let frame = Frame::new(topic.clone(), 1, now(), &[change("posted", false).event]);
+        tables.log.append(&LogEntry::Frame(frame), None, now()).await.expect("appended");
+        tables.control.place(POST, &topic, 1, now() + RETENTION).await.expect("placed");
+        Arc::new(Settler::new(tables.log, tables.control, clock))
+    }
+
+    fn change(text: &str, deletes: bool) -> Pending {
+        Pending {
+            topic: Topic::mastodon_public(),
+            uri: POST.to_owned(),
+            deletes,
+            event: format!(r#"{{"type":"post","id":"{POST}","text":"{text}"}}"#),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newest_change_of_a_post_counts_and_a_delete_is_final() {
+        let cases = [
+            ("two edits", vec![change("first", false), change("second", false)], "second"),
+            ("an edit, then a delete", vec![change("edited", false), change("gone", true)], "gone"),
+            ("a delete, then an edit", vec![change("gone", true), change("edited", false)], "gone"),
+        ];
+        for (case, changes, expected) in cases {
+            let settler = settler().await;
+            for change in changes {
+                settler.start(change);
+            }
+            let tasks = std::mem::take(&mut *settler.tasks.lock());
+            tasks.join_all().await;
+            let topic = Topic::mastodon_public();
+            let entries = settler.log.read(&topic, 1, 1, usize::MAX, now()).await;
+            let entries = entries.expect("a log");
+            let LogEntry::Frame(frame) = &entries[0] else { panic!("{entries:?}") };
+            let text = String::from_utf8_lossy(frame.json()).into_owned();
+            assert!(text.contains(expected), "case: {case}: {text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_tried_as_long_as_the_log_can_have_the_post() {
+        let settler = settler().await;
+        let started = Instant::now();
+        let attempts = AtomicU32::new(0);
+        let fails = || async {
+            attempts.fetch_add(1, Ordering::Relaxed);
+            Err(StoreError::Unavailable { operation: "PutItem", source: "a test".into() })
+        };
+        settler.retry(&change("edited", false), fails).await;
+        let took = started.elapsed();
+        assert!((RETENTION..RETENTION + Duration::from_secs(10)).contains(&took), "{took:?}");
+        assert!(attempts.load(Ordering::Relaxed) > 100);
+        assert_eq!(settler.expiry(), now() + RETENTION);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "a defect")]
+    async fn a_panic_in_a_change_is_not_lost() {
+        let settler = settler().await;
+        settler.spawn(async { panic!("a defect") });
+        tokio::task::yield_now().await;
+        settler.check();
+    }
+}
