@@ -212,6 +212,16 @@ impl Headwater {
         format!("ws://{}/live", self.address)
     }
 
+    /// Returns the most memory that the process has had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        match &self.running {
+            Running::Process(program) => program.peak_memory(),
+            Running::InProcess { .. } | Running::Serverless(_) => {
+                panic!("only a process of its own has memory of its own")
+            }
+        }
+    }
+
     /// Kills the process as `kill -9` does.
     pub async fn kill(self) {
         match self.running {

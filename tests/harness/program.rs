@@ -35,6 +35,14 @@ impl Program {
         Self::start_other("headwater", arguments, variables)
     }
 
+    /// Returns the most memory that it has had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let process = self.child.id().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// Starts another program of this repository, such as `headwater-poller`.
     pub fn start_other(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = command(name, arguments, variables).stdout(Stdio::piped()).spawn().unwrap();

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
-use tokio::{net::TcpStream, task::JoinSet, time};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet, time};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Message, client::IntoClientRequest as _},
@@ -47,6 +47,8 @@ pub(crate) enum Attack {
     Silence,
     /// Many requests for as much history as possible, which is not read, on ten connections.
     History,
+    /// Many requests for the page, or for pages of history, whose responses are not read, on 100 connections.
+    Unread,
 }
 
 /// Attackers that are at work until they are stopped.
@@ -87,6 +89,7 @@ impl Attack {
             Self::Braces | Self::Keys | Self::Pings | Self::History => 10,
             Self::Hello | Self::Hashtags => 20,
             Self::Handshakes => 150,
+            Self::Unread => 100,
             Self::Silence => 200,
         }
     }
@@ -131,6 +134,7 @@ impl Attacker {
                 Ok(())
             }
             Attack::History => self.ask_and_not_read().await,
+            Attack::Unread => self.request_and_not_read().await,
         }
     }
 
@@ -179,6 +183,17 @@ impl Attacker {
             }
         }
         Ok(())
+    }
+
+    async fn request_and_not_read(&self) -> anyhow::Result<()> {
+        let mut connection = TcpStream::connect(self.target.address).await?;
+        let history = format!("/api/v1/history/{MATCHES}?limit=1000");
+        let path = if self.n.is_multiple_of(10) { &history } else { "/" };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.target.address);
+        loop {
+            connection.write_all(request.as_bytes()).await?;
+            self.count();
+        }
     }
 
     async fn ask_and_not_read(&self) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@
 
 mod attack;
 mod bystander;
+mod flood;
 mod target;
 
 use std::{net::SocketAddr, time::Duration};
@@ -16,6 +17,7 @@ use harness::{Cluster, ExchangeServer, Headwater, skip, token};
 use self::{
     attack::{Attack, Attackers},
     bystander::{Seen, watch},
+    flood::Flood,
     target::Target,
 };
 
@@ -28,6 +30,9 @@ const BOUND: Duration = Duration::from_millis(100);
 /// By which factor the waits at the server that is attacked may exceed those at the other, if they exceed [`BOUND`].
 const FACTOR: u32 = 3;
 
+/// By how many bytes the memory of the server that is attacked may exceed that of the other.
+const MEMORY: u64 = 64 * 1024 * 1024;
+
 async fn endure(attack: Attack) {
     let exchange = ExchangeServer::start().await.unwrap();
     let setup = Headwater::setup().with_tokens().exchange(&exchange);
@@ -36,6 +41,13 @@ async fn endure(attack: Attack) {
     let target = targets().await;
     target(attacked.address).fill(&exchange).await;
     compare(attack, &target(attacked.address), &target(quiet.address)).await;
+    stop(&format!("{attack:?}"), attacked, quiet).await;
+}
+
+/// Stops the servers, and checks that the attack has taken little memory.
+async fn stop(attack: &str, attacked: Headwater, quiet: Headwater) {
+    let (used, expected) = (attacked.peak_memory(), quiet.peak_memory());
+    assert!(used <= expected + MEMORY, "{attack} took {used} bytes, and {expected} without it");
     attacked.stop().await;
     quiet.stop().await;
 }
@@ -53,11 +65,16 @@ async fn compare(attack: Attack, attacked: &Target, quiet: &Target) {
     let requests = attackers.stop().await;
     println!("{attack:?}: {requests} requests; attacked {seen:?}, quiet {expected:?}");
     assert!(requests > 0, "{attack:?} did nothing");
+    judge(&format!("{attack:?}"), &seen, &expected);
+}
+
+/// Checks that bystanders did not notice an attack.
+fn judge(attack: &str, seen: &Seen, expected: &Seen) {
     for (what, get) in
         [("a ping", (|it| it.ping) as fn(&Seen) -> Duration), ("a handshake", |it| it.handshake)]
     {
-        let bound = BOUND.max(get(&expected) * FACTOR);
-        assert!(get(&seen) <= bound, "{attack:?}: {what} took {:?}", get(&seen));
+        let bound = BOUND.max(get(expected) * FACTOR);
+        assert!(get(seen) <= bound, "{attack}: {what} took {:?}", get(seen));
     }
 }
 
@@ -84,6 +101,32 @@ attacks! {
     handshakes_past_the_limit: Attack::Handshakes,
     connections_that_say_nothing: Attack::Silence,
     requests_for_much_history: Attack::History,
+    responses_that_are_not_read: Attack::Unread,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "the figures are shown when the output of a test is")]
+async fn an_exchange_that_sends_too_much() {
+    for flood in Flood::ALL {
+        let (floods, sane) =
+            (ExchangeServer::start().await.unwrap(), ExchangeServer::start().await.unwrap());
+        let record = "matches/BTC-USD,level2/BTC-USD";
+        let setup =
+            |exchange| Headwater::setup().option("--coinbase-record", record).exchange(exchange);
+        let attacked = setup(&floods).spawn().await;
+        let quiet = setup(&sane).spawn().await;
+        for exchange in [&floods, &sane] {
+            exchange.subscribed("matches", "BTC-USD").await;
+        }
+        let (sent, seen, expected) = tokio::join!(
+            flood.send(&floods, TIME),
+            watch(attacked.address, TIME),
+            watch(quiet.address, TIME)
+        );
+        println!("{flood:?}: {sent} messages; attacked {seen:?}, quiet {expected:?}");
+        judge(&format!("{flood:?}"), &seen, &expected);
+        stop(&format!("{flood:?}"), attacked, quiet).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
