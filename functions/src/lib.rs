@@ -8,6 +8,8 @@ pub mod app;
 pub mod catalog;
 pub mod connection;
 pub mod failure;
+#[cfg(test)]
+mod fuzz;
 mod heads;
 pub mod log_id;
 pub mod push;

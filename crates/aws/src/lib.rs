@@ -5,6 +5,8 @@ pub mod clients;
 pub mod connections;
 pub mod control;
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod head;
 pub mod invoke;
 mod item;

@@ -500,7 +500,7 @@ fn read_newest(item: &Attributes) -> Result<Newest, StoreError> {
     Ok(Newest { entry: read_entry(item)?, snapshot })
 }
 
-fn read_entry(item: &Attributes) -> Result<Entry, StoreError> {
+pub(crate) fn read_entry(item: &Attributes) -> Result<Entry, StoreError> {
     let Some(AttributeValue::B(body)) = item.get("body") else {
         let topic = item.get("topic").and_then(|topic| Topic::parse(topic.as_s().ok()?).ok());
         return Ok(Entry::Lost {

@@ -11,6 +11,8 @@ pub mod connection;
 pub mod duration;
 pub mod entry;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 pub mod log_filter;
 pub mod log_id;
 pub mod outlet;

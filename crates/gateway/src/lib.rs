@@ -10,6 +10,8 @@ mod config;
 mod fault_rates;
 mod frames;
 mod functions;
+#[cfg(test)]
+mod fuzz;
 mod gateway;
 mod http_api;
 mod http_server;

@@ -73,7 +73,7 @@ fn document(text: &str) -> anyhow::Result<Value> {
     Ok(intrinsics::to_json(documents.first().context("it is empty")?))
 }
 
-fn parse(text: &str, names: FunctionNames) -> anyhow::Result<Apis> {
+pub(crate) fn parse(text: &str, names: FunctionNames) -> anyhow::Result<Apis> {
     let document = document(text)?;
     let Some(resources) = document["Resources"].as_object() else {
         bail!("it has no Resources");

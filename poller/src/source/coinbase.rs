@@ -7,6 +7,8 @@ mod book;
 mod decimal;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod fuzz;
 mod level2;
 mod liveness;
 mod message;

@@ -45,6 +45,8 @@ mod api;
 mod fill;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod fuzz;
 mod html;
 mod instance;
 mod normalize;

@@ -224,7 +224,7 @@ impl Plain {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -343,7 +343,7 @@ mod tests {
     }
 
     /// Asserts that markup has only allowed elements and attributes.
-    fn assert_safe(clean: &str) {
+    pub(in crate::source::mastodon) fn assert_safe(clean: &str) {
         let mut rest = clean;
         while let Some((before, tag)) = rest.split_once('<') {
             assert!(!before.contains('>'), "stray bracket in {clean:?}");
