@@ -114,7 +114,7 @@ chromium: web/node_modules/.installed
 .PHONY: fuzz
 fuzz: tools web $(TOOLS)/cargo/bin/cargo-bolero ## Fuzz the parsers of foreign input for MINUTES=15 in all, and test properties with many inputs
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} $(CARGO) test --workspace --lib
-	PATH="$(abspath $(TOOLS)/cargo/bin):$$PATH" infra/fuzz $(or $(MINUTES),15) $(TARGETS)
+	infra/fuzz $(or $(MINUTES),15) $(TARGETS)
 
 .PHONY: bench
 bench: tools ## Measure speed and memory, with the release build

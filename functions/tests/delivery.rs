@@ -408,7 +408,7 @@ async fn unsubscribing_stops_events_and_lost_numbers_are_gaps_in_their_place() {
     }
     world.push(vec![world.append(&t, 1, 1).await], vec![]).await;
     world.tables.connections.leave(0, &leaves.id, &[t.clone()].into()).await.unwrap();
-    let lost = Entry::Lost { topic: t.clone(), seq: 3, last: 4 };
+    let lost = Entry::Lost { topic: t.clone(), seq: 3, last: 4, is_logged: false };
     let before = Entry::Frame(world.append(&t, 2, 2).await);
     world.tables.log.append(&lost, None, Timestamp::now()).await.unwrap();
     let after = Entry::Frame(world.append(&t, 5, 5).await);

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
-/// Most numbers that a loss takes. An exchange that jumps to a wrong id must not use up the numbers that
-/// JavaScript can represent.
-const MOST_LOST: u64 = 1_000_000;
+/// Most numbers that a loss takes. A client that asks for the newest events by their numbers must get some, and an
+/// exchange that jumps to a wrong id must not use up the numbers.
+const MOST_LOST: u64 = 50;
 
 /// An event on its way to a topic, or the mark for events that are lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub enum Role {
     Edited(Arc<str>),
     /// The event reports the deletion of the post, and replaces it in the log.
     Deleted(Arc<str>),
-    /// So many events were here, and nobody has them any more. They get numbers, so that clients notice.
+    /// Events were here that could not be fetched, or were dropped. They get so many numbers, so that clients notice.
     Lost(u64),
 }
 
@@ -110,7 +110,7 @@ impl Outgoing {
         Self::new(json, Role::Plain)
     }
 
-    /// Makes the mark for this many events that are lost.
+    /// Makes the mark for this many events that are lost. If there are very many, it gets fewer numbers.
     pub fn lost(count: u64) -> Self {
         Self::new(Bytes::new(), Role::Lost(count.min(MOST_LOST)))
     }

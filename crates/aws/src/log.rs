@@ -507,6 +507,7 @@ pub(crate) fn read_entry(item: &Attributes) -> Result<Entry, StoreError> {
             topic: topic.ok_or_else(|| StoreError::corrupt("events", "item has no valid topic"))?,
             seq: read_number(item, "seq")?,
             last: read_number(item, "last")?,
+            is_logged: false,
         });
     };
     let json = decompress(body.as_ref()).map_err(|error| StoreError::corrupt("events", error))?;

@@ -76,7 +76,9 @@ async fn the_log_keeps_order_and_fences_off_a_second_writer() {
     log.append(&first, None, now()).await.expect("a repeated append is fine");
     let taken = log.append(&frame(&t, 1, &["9"]), None, now()).await;
     assert!(matches!(taken, Err(AppendError::Taken { seq: 1, .. })), "{taken:?}");
-    log.append(&Entry::Lost { topic: t.clone(), seq: 4, last: 6 }, None, now()).await.unwrap();
+    log.append(&Entry::Lost { topic: t.clone(), seq: 4, last: 6, is_logged: false }, None, now())
+        .await
+        .unwrap();
     log.append(&frame(&t, 7, &["7", "8"]), Some(7), now()).await.unwrap();
 
     let newest = log.newest(&t).await.unwrap().unwrap();

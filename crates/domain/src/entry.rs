@@ -12,7 +12,7 @@ use crate::{frame::Frame, topic::Topic};
 pub enum Entry {
     /// The events with these numbers.
     Frame(Frame),
-    /// Numbers whose events were dropped before they could be written.
+    /// Numbers without their events: those never arrived, or were dropped.
     Lost {
         /// Their topic.
         topic: Topic,
@@ -20,6 +20,9 @@ pub enum Entry {
         seq: u64,
         /// The last number.
         last: u64,
+        /// Whether the log has the events, so that a replay brings them: only the lane dropped them.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_logged: bool,
     },
 }
 
@@ -44,10 +47,11 @@ impl Entry {
     pub fn part(&self, range: RangeInclusive<u64>) -> Option<Self> {
         match self {
             Self::Frame(frame) => frame.part(range).map(Self::Frame),
-            Self::Lost { topic, seq, last } => {
+            Self::Lost { topic, seq, last, is_logged } => {
+                let is_logged = *is_logged;
                 let seq = *seq.max(range.start());
                 let last = *last.min(range.end());
-                (seq <= last).then(|| Self::Lost { topic: topic.clone(), seq, last })
+                (seq <= last).then(|| Self::Lost { topic: topic.clone(), seq, last, is_logged })
             }
         }
     }
@@ -88,7 +92,7 @@ mod tests {
     fn an_entry_has_the_numbers_of_its_events_or_of_what_was_lost() {
         let topic = Topic::mastodon_public();
         let frame = Frame::new(topic.clone(), 5, Timestamp::UNIX_EPOCH, &["1", "2", "3"]);
-        let lost = |seq, last| Entry::Lost { topic: topic.clone(), seq, last };
+        let lost = |seq, last| Entry::Lost { topic: topic.clone(), seq, last, is_logged: false };
         let (logged, missing) = (Entry::Frame(frame.clone()), lost(5, 7));
         for entry in [&logged, &missing] {
             assert_eq!((entry.topic(), entry.seq(), entry.last()), (&topic, 5, 7));

@@ -360,7 +360,7 @@ pub enum GapReason {
     Expired,
     /// The client was too slow, so that they were dropped. The log may have them.
     Lagging,
-    /// Headwater never had them, or the log was too slow, so that they were dropped. Nobody can get them.
+    /// Headwater missed them, or the log was too slow, so that they were dropped. No replay brings them.
     Lost,
     /// The number in `since` does not belong to this log. The subscription starts after the last
     /// number of the gap.

@@ -128,7 +128,7 @@ mod tests {
         };
         let entries = [
             frame(5, &["5", "6"]),
-            Entry::Lost { topic: topic.clone(), seq: 7, last: 9 },
+            Entry::Lost { topic: topic.clone(), seq: 7, last: 9, is_logged: false },
             frame(10, &["10"]),
         ];
         let texts: Vec<String> = messages(&topic, 3, 10, &entries)

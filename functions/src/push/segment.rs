@@ -103,8 +103,23 @@ pub(super) async fn read(
 fn piece(entry: Entry) -> Piece {
     match entry {
         Entry::Frame(frame) => Piece::Frame(frame),
-        Entry::Lost { topic, seq, last } => {
-            Piece::Gap { topic, from: seq, to: last, reason: GapReason::Lost }
+        Entry::Lost { topic, seq, last, is_logged } => {
+            let reason = if is_logged { GapReason::Lagging } else { GapReason::Lost };
+            Piece::Gap { topic, from: seq, to: last, reason }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_is_suggested_only_if_it_brings_the_events() {
+        for (is_logged, expected) in [(true, GapReason::Lagging), (false, GapReason::Lost)] {
+            let topic = Topic::mastodon_public();
+            let piece = piece(Entry::Lost { topic, seq: 1, last: 2, is_logged });
+            assert!(matches!(piece, Piece::Gap { reason, .. } if reason == expected));
         }
     }
 }

@@ -137,7 +137,7 @@ impl World {
 
     /// Appends numbers whose events were dropped.
     pub(crate) async fn append_lost(&self, topic: &Topic, seq: u64, last: u64) {
-        let entry = Entry::Lost { topic: topic.clone(), seq, last };
+        let entry = Entry::Lost { topic: topic.clone(), seq, last, is_logged: false };
         self.tables.log.append(&entry, None, Timestamp::now()).await.unwrap();
     }
 

@@ -195,13 +195,15 @@ impl State {
         while self.bytes > PENDING_BYTES / 2 {
             let size = |line: &Line| line.entries.iter().map(Entry::bytes).sum::<usize>();
             let Some(line) = self.lines.values_mut().max_by_key(|line| size(line)) else { break };
-            let count = line.entries.len().div_ceil(2);
+            // At least one frame, or nothing would become free.
+            let Some(frame) = line.entries.iter().position(|it| it.bytes() > 0) else { break };
+            let count = line.entries.len().div_ceil(2).max(frame + 1);
             let dropped: Vec<Entry> = line.entries.drain(..count).collect();
             let (Some(first), Some(last)) = (dropped.first(), dropped.last()) else { break };
             let (topic, seq, last) = (first.topic().clone(), first.seq(), last.last());
             self.bytes -= dropped.iter().map(Entry::bytes).sum::<usize>();
             events += last - seq + 1;
-            line.entries.push_front(Entry::Lost { topic, seq, last });
+            line.entries.push_front(Entry::Lost { topic, seq, last, is_logged: true });
         }
         warn!(shard, events, "dropped the oldest pending events: push is slower than the sources");
     }

@@ -281,12 +281,27 @@ fn too_many_pending_events_become_a_gap_in_their_place() {
     let job = state.job(0, 0, Instant::now(), |_| true).expect("a job");
     let stretch = &job.stretches[0];
     assert_eq!(stretch.prev, 0);
-    assert!(matches!(stretch.entries[0], Entry::Lost { seq: 1, last: 20.., .. }), "{stretch:?}");
+    let first = &stretch.entries[0];
+    assert!(matches!(first, Entry::Lost { seq: 1, last: 20.., is_logged: true, .. }), "{first:?}");
     let mut next = 1;
     for entry in &stretch.entries {
         assert_eq!(entry.seq(), next, "in order and complete");
         next = entry.last() + 1;
     }
+}
+
+#[test]
+fn lines_that_have_few_entries_each_become_shorter_too() {
+    let topics: Vec<Topic> = (0..300)
+        .map(|n| Topic::parse(&format!("coinbase/matches/A{n}-B")).expect("a topic"))
+        .collect();
+    let mut state = State::default();
+    state.set_topics(&subscribers(&topics));
+    for topic in &topics {
+        state.send(&[&frame(topic, 1, 1_000), &frame(topic, 2, 60_000)], 0);
+    }
+    let job = state.job(0, 0, Instant::now(), |_| true).expect("a job");
+    assert!(job.stretches.iter().any(|it| matches!(it.entries[0], Entry::Lost { .. })));
 }
 
 #[test]

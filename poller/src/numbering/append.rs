@@ -316,7 +316,8 @@ impl Progress {
         let topic = &self.appended.topic;
         if let Some(Role::Lost(count)) = self.events.front().map(|first| &first.role) {
             let last = head.next + count - 1;
-            let entry = Entry::Lost { topic: topic.clone(), seq: head.next, last };
+            let (topic, seq) = (topic.clone(), head.next);
+            let entry = Entry::Lost { topic, seq, last, is_logged: false };
             return Draft { entry, snapshot: head.snapshot, at, is_prepared: false };
         }
         // More than this does not fit into one frame.

@@ -285,10 +285,11 @@ impl State {
             }
         }
         let bytes: usize = dropped.iter().map(|event| event.json.len()).sum();
-        warn!(%topic, events = dropped.len(), "dropped the oldest pending events: the backlog for the database is too large");
-        lost += dropped.iter().map(Outgoing::count).sum::<u64>();
+        let count: u64 = dropped.iter().map(Outgoing::count).sum();
+        warn!(%topic, events = count, "dropped the oldest pending events: the backlog for the database is too large");
+        lost += count;
         if lost > 0 {
-            pending.events.push_front(Outgoing::lost(lost));
+            pending.events.push_front(Outgoing::new(Vec::new(), Role::Lost(lost)));
         }
         pending.bytes -= bytes;
         self.bytes -= bytes;
@@ -508,7 +509,7 @@ mod tests {
         queue.publish(&matches(), event("1"));
         let batch = queue.take_ready().pop().expect("a batch");
         let mut done = appended(&batch, Some(head(2)));
-        done.entries = vec![Entry::Lost { topic: matches(), seq: 1, last: 1 }];
+        done.entries = vec![Entry::Lost { topic: matches(), seq: 1, last: 1, is_logged: false }];
         queue.finish(&mut done);
         assert!(queue.take_silent(minute).is_empty());
         time::advance(minute).await;

@@ -261,6 +261,8 @@ async fn respond(
     peer: SocketAddr,
     accepted: &Mutex<Option<Upgrade>>,
 ) -> HttpResponse {
+    // A client can send many requests at once. Between two of them, it is the turn of others.
+    tokio::task::yield_now().await;
     if let Err((status, message)) = admission::check(&state.config, &request) {
         return response::message(status, message);
     }
@@ -306,8 +308,6 @@ async fn handle(
         // The health check of a load balancer must not wait for clients.
         return handler::handle(state, request, body).await;
     }
-    // A client can send many requests at once. Between two of them, it is the turn of others.
-    tokio::task::yield_now().await;
     let address = state.addresses.of(request.source_ip);
     let wait = address.bytes().spend(body.as_ref().map_or(0, Bytes::len));
     if !wait.is_zero() {

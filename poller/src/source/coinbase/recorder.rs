@@ -117,7 +117,12 @@ impl Recorder {
     /// Reports events as lost in the log.
     pub(super) async fn lose(&self, topic: &str, numbers: RangeInclusive<u64>) {
         let (seq, last) = numbers.into_inner();
-        let lost = Entry::Lost { topic: Topic::parse(topic).expect("a topic"), seq, last };
+        let lost = Entry::Lost {
+            topic: Topic::parse(topic).expect("a topic"),
+            seq,
+            last,
+            is_logged: false,
+        };
         self.tables.log.append(&lost, None, Timestamp::now()).await.expect("appended");
     }
 
