@@ -162,23 +162,10 @@ function topOfView(feed: Locator): Promise<[string | undefined, number]> {
 /** Scrolls down into a column, and waits until the scrolling has ended. */
 async function scrollInto(page: Page, feed: Locator): Promise<void> {
   await expect.poll(() => feed.evaluate((it) => it.scrollHeight - it.clientHeight)).toBeGreaterThan(900);
-  await feed.hover();
-  const place = () => feed.evaluate((it) => it.scrollTop);
-  // As a reader does: notch by notch, until the place is reached.
-  await expect
-    .poll(async () => {
-      await page.mouse.wheel(0, 300);
-      return place();
-    })
-    .toBeGreaterThan(800);
-  let before: number | undefined;
-  await expect
-    .poll(async () => {
-      const last = before;
-      before = await place();
-      return before === last;
-    })
-    .toBe(true);
+  // At the edge: in its middle, there can be a long post, which scrolls by itself.
+  await feed.hover({ position: { x: 4, y: 100 } });
+  await page.mouse.wheel(0, 900);
+  await expect.poll(() => feed.evaluate((it) => it.scrollTop)).toBeGreaterThan(800);
 }
 
 test("the list holds still while the reader scrolls, and counts the new posts", async ({ page, headwater }) => {
