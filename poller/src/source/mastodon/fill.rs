@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use super::{
-    api::{Api, ApiError, BATCH, PAGE},
+    api::{Api, ApiError, BATCH, PAGE, Page},
     instance::Part,
     session::Gap,
     snowflake,
@@ -21,8 +21,8 @@ use super::{
 const MAX_PAGES: usize = 50;
 /// How far back a gap is filled.
 const REACH: Duration = Duration::from_hours(1);
-/// Posts reach a server some time after they were written, so filling starts this long before the
-/// gap.
+/// Posts reach a server some time after they were written, so filling starts this long before the gap. The first
+/// session starts this long ago at least, because an earlier process may have read the server and published nothing.
 const OVERLAP: (Duration, Duration) = (Duration::from_mins(2), Duration::from_mins(10));
 /// Most statuses that are requested one by one, if a server does not support requests for several.
 const MAX_SINGLE: usize = 5;
@@ -49,8 +49,8 @@ impl Filled {
     }
 }
 
-/// Fetches the updates of a gap.
-pub(super) async fn run(api: &Api, part: Part, gap: &Gap) -> Filled {
+/// Fetches the updates of a gap. `newest` is the newest page of the timeline, if it was just read.
+pub(super) async fn run(api: &Api, part: Part, gap: &Gap, newest: Option<Page>) -> Filled {
     let now = api.outside().clock.now();
     let mut filled = Filled::default();
     for ids in gap.check.chunks(BATCH) {
@@ -62,7 +62,7 @@ pub(super) async fn run(api: &Api, part: Part, gap: &Gap) -> Filled {
             }
         }
     }
-    if let Err(error) = posts(api, part, gap, now, &mut filled).await {
+    if let Err(error) = posts(api, part, gap, newest, now, &mut filled).await {
         warn!(error = %Chain(&error), "could not fetch the posts of a gap");
         filled.fail(&error, "posts of a gap could not be fetched");
     }
@@ -73,23 +73,32 @@ async fn posts(
     api: &Api,
     part: Part,
     gap: &Gap,
+    newest: Option<Page>,
     now: Timestamp,
     filled: &mut Filled,
 ) -> Result<(), ApiError> {
-    let newest = api.page(part, None).await?;
+    let newest = match newest {
+        Some(newest) => newest,
+        None => api.page(part, None).await?,
+    };
     let Some(head) = newest.statuses.first() else { return Ok(()) };
     let since = gap.since.as_ref();
-    let start = since.map_or(now - REACH, |position| start(position.at, now));
+    let reaches = |start| {
+        let last = newest.statuses.last();
+        newest.len < PAGE / 2 || last.is_some_and(|last| last.created_at() <= Some(start))
+    };
+    let start = match since {
+        Some(position) => start(position.at, now),
+        None if reaches(now - OVERLAP.0) => now - REACH,
+        None => now - OVERLAP.0,
+    };
     if since.is_some_and(|position| position.at < now - REACH) {
         filled.missing = "a gap started too long ago to be filled completely";
     }
-    let reaches = newest.len < PAGE / 2
-        || newest.statuses.last().is_some_and(|last| last.created_at() <= Some(start));
     let after = match since {
-        // At the first start nothing is missing, so the newest page is enough.
+        _ if reaches(start) => None,
+        _ if is_snowflake(head, now) => Some(snowflake::id(start)),
         None => None,
-        Some(_) if reaches => None,
-        Some(_) if is_snowflake(head, now) => Some(snowflake::id(start)),
         Some(position) => {
             if position.id.is_none() {
                 filled.missing = "a gap cannot be filled: the server's ids contain no time";

@@ -58,8 +58,9 @@ async fn poll(
 ) -> Result<std::convert::Infallible, SessionEnd> {
     // An error of this request ends the session. An error while the gap is filled does not.
     let mut newest = Newest::default();
-    newest.add(api.page(part, None).await?);
-    let mut filled = fill::run(api, part, gap).await;
+    let page = api.page(part, None).await?;
+    newest.note(&page);
+    let mut filled = fill::run(api, part, gap, Some(page)).await;
     let mut refill = Backoff::new(REFILL.0, REFILL.1);
     let mut next_fill = Instant::now() + refill.next_delay();
     out.send(state(part, &filled)).await?;
@@ -89,7 +90,7 @@ async fn poll(
             pass(Update::Post(status), out, recheck, now()).await?;
         }
         if filled.is_to_be_repeated && next_fill <= Instant::now() {
-            filled = fill::run(api, part, gap).await;
+            filled = fill::run(api, part, gap, None).await;
             next_fill = Instant::now() + refill.next_delay();
             out.send(state(part, &filled)).await?;
             for update in std::mem::take(&mut filled.updates) {
@@ -160,16 +161,29 @@ struct Newest(BTreeSet<(usize, String)>);
 impl Newest {
     /// Adds the ids of a page. Returns the statuses that were not seen before, oldest first.
     fn add(&mut self, page: Page) -> Vec<Status> {
-        let mut is_fresh = |status: &Status| {
-            let id = status.id().into_owned();
-            self.0.insert((id.len(), id))
-        };
         let fresh: Vec<Status> =
-            page.statuses.into_iter().rev().filter(|status| is_fresh(status)).collect();
+            page.statuses.into_iter().rev().filter(|status| self.insert(status)).collect();
+        self.trim();
+        fresh
+    }
+
+    /// Adds the ids of a page whose statuses are handled elsewhere.
+    fn note(&mut self, page: &Page) {
+        for status in &page.statuses {
+            self.insert(status);
+        }
+        self.trim();
+    }
+
+    fn insert(&mut self, status: &Status) -> bool {
+        let id = status.id().into_owned();
+        self.0.insert((id.len(), id))
+    }
+
+    fn trim(&mut self) {
         while self.0.len() > OVERLAP {
             self.0.pop_first();
         }
-        fresh
     }
 
     /// Returns the id after which to continue.

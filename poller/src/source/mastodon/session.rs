@@ -42,7 +42,7 @@ pub(super) struct Position {
 /// The part of a server's timeline that may have been missed before a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Gap {
-    /// Where it starts. `None` in the first session, which has missed nothing.
+    /// Where it starts. `None` as long as nothing of the server was published.
     pub(super) since: Option<Position>,
     /// Earlier statuses that may have been edited or deleted during the gap.
     pub(super) check: Vec<String>,

@@ -215,7 +215,7 @@ async fn send(socket: &mut Socket, message: Message) -> Result<(), SessionEnd> {
 /// Fetches the updates of a gap after a delay. Returns the gap, too.
 async fn fill_after(delay: Duration, api: &Api, gap: Gap) -> (Gap, Filled) {
     time::sleep(delay).await;
-    let filled = fill::run(api, Part::Whole, &gap).await;
+    let filled = fill::run(api, Part::Whole, &gap, None).await;
     (gap, filled)
 }
 

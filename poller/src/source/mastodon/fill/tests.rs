@@ -48,6 +48,10 @@ fn timeline(statuses: &[Value], asked: &str) -> Value {
     json!(newer.into_iter().skip(first).take(40).collect::<Vec<_>>())
 }
 
+async fn run(api: &Api, part: Part, gap: &Gap) -> Filled {
+    super::run(api, part, gap, None).await
+}
+
 fn gap(at: Timestamp) -> Gap {
     Gap { since: Some(Position { at, id: None }), check: vec![] }
 }
@@ -93,6 +97,15 @@ async fn the_first_session_starts_with_the_newest_posts_of_the_last_hour() {
     let server = serve(vec![]).await;
     let filled = run(&server.api_at(now), Part::Whole, &Gap::default()).await;
     assert_eq!((ids(&filled).len(), filled.missing), (0, ""));
+}
+
+#[tokio::test]
+async fn the_first_session_with_a_busy_server_starts_two_minutes_ago() {
+    let now = now();
+    let server = serve(statuses(now, 200, Duration::from_secs(1))).await;
+    let filled = run(&server.api_at(now), Part::Whole, &Gap::default()).await;
+    assert_eq!((filled.updates.len(), filled.missing), (120, ""));
+    assert_eq!(ids(&filled)[0], snowflake::id(now - Duration::from_secs(119)));
 }
 
 #[tokio::test]

@@ -1,5 +1,10 @@
 //! Polling, with servers that a test controls.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use serde_json::json;
 use simulator::MastodonServer;
 
@@ -54,6 +59,30 @@ async fn a_rejected_request_ends_the_session_with_its_reason() {
     let api = server.api();
     let ended = session(&api, Part::Whole, &gap, &mut out, &stop, &recheck, |_| true).await;
     assert!(matches!(&ended, SessionEnd::Rejected(why) if why.contains("422")), "{ended}");
+}
+
+#[tokio::test]
+async fn the_first_page_is_forwarded_even_if_later_requests_fail() {
+    let first = snowflake::id(Timestamp::now());
+    let page = json!([{"id": first, "uri": "u", "created_at": Timestamp::now()}]);
+    let is_asked = Arc::new(AtomicBool::new(false));
+    let server = Rest::serve(move |_, _| match is_asked.swap(true, Ordering::Relaxed) {
+        false => answer(200, &page),
+        true => answer(422, &json!({})),
+    })
+    .await;
+    let (mut out, mut said) = out();
+    let (stop, recheck, gap) = (CancellationToken::new(), Mutex::default(), Gap::default());
+    let api = server.api();
+    let ended = session(&api, Part::Whole, &gap, &mut out, &stop, &recheck, |_| true).await;
+    assert!(matches!(ended, SessionEnd::Rejected(_)), "{ended}");
+    let mut posts = Vec::new();
+    while let Ok(event) = said.try_recv() {
+        if let SessionEvent::Update(Update::Post(status)) = event {
+            posts.push(status.id().into_owned());
+        }
+    }
+    assert_eq!(posts, [first]);
 }
 
 #[tokio::test]
