@@ -4,9 +4,8 @@ use bolero::check;
 use http::Method;
 
 use crate::{
-    frames::decode::{ClientMessage, Decoder},
+    frames::decode::tests::decode_all,
     http_api::{HttpRoute, HttpRoutes, RouteKey},
-    limits::GatewayLimits,
     template::{self, FunctionNames},
 };
 
@@ -16,33 +15,8 @@ fn frames_of_clients() {
         // The first byte is the size of the pieces in which the others arrive.
         let Some((size, bytes)) = input.split_first() else { return };
         let size = usize::from(*size).max(1);
-        assert_eq!(decode(bytes, size), decode(bytes, bytes.len().max(1)));
+        assert_eq!(decode_all(bytes, size), decode_all(bytes, bytes.len().max(1)));
     });
-}
-
-/// Decodes frames that arrive in pieces. Returns what they are, and what is wrong with the last one.
-fn decode(bytes: &[u8], size: usize) -> Vec<String> {
-    let mut decoder = Decoder::default();
-    let mut decoded = Vec::new();
-    for mut piece in bytes.chunks(size) {
-        loop {
-            match decoder.decode(&mut piece, &GatewayLimits::default()) {
-                // How many there are depends on the pieces.
-                Ok(Some(ClientMessage::Fragment)) => {}
-                Ok(Some(message @ ClientMessage::Close(_))) => {
-                    decoded.push(format!("{message:?}"));
-                    return decoded;
-                }
-                Ok(Some(message)) => decoded.push(format!("{message:?}")),
-                Ok(None) => break,
-                Err(violation) => {
-                    decoded.push(format!("{violation:?}"));
-                    return decoded;
-                }
-            }
-        }
-    }
-    decoded
 }
 
 #[test]

@@ -17,8 +17,9 @@ export interface Gap {
   to: number;
   /**
    * `expired`: the log no longer has the events. `lagging`: the server dropped them because the connection was too slow.
-   * `lost`: the server does not have them, or did not send them again. `slow`: the program did not read its events fast enough. `reset`: the
-   * server has another log, and the next event has the number `to + 1`, which can be less than earlier numbers.
+   * `lost`: the server does not have them, or did not send them again. `slow`: the program did not read its events fast
+   * enough. `reset`: the server has another log, and the next event has the number `to + 1`, which can be less than
+   * earlier numbers.
    */
   reason: "expired" | "lagging" | "lost" | "slow" | "reset";
 }

@@ -238,4 +238,4 @@ fn parse_close(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

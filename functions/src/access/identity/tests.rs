@@ -389,16 +389,21 @@ async fn an_issuer_that_does_not_answer_delays_only_tokens_with_unknown_keys() {
     assert!(tokens.check(&known, SENDER, now()).await.is_ok());
 }
 
+/// Sends tokens with made-up keys.
+async fn make_noise(tokens: &Tokens, sender: impl Fn(u32) -> String) {
+    for n in 0..50 {
+        let made_up = Signer { id: n.to_string(), ..Signer::ec("") }.sign(&ours(json!({})));
+        assert!(tokens.check(&made_up, &sender(n), now()).await.is_err());
+    }
+}
+
 #[tokio::test]
 async fn unknown_keys_do_not_flood_the_issuer() {
     let key = Signer::ec("key");
     let issuer = Issuer::start(&[&key]).await;
     let tokens = issuer.tokens(&[]);
     assert!(tokens.check(&key.sign(&ours(json!({}))), SENDER, now()).await.is_ok());
-    for n in 0..50 {
-        let made_up = Signer { id: n.to_string(), ..Signer::ec("") };
-        assert!(tokens.check(&made_up.sign(&ours(json!({}))), SENDER, now()).await.is_err());
-    }
+    make_noise(&tokens, |_| SENDER.to_owned()).await;
     assert!(issuer.requests() <= 5, "{} requests", issuer.requests());
     assert!(tokens.check(&key.sign(&ours(json!({}))), SENDER, now()).await.is_ok());
 }
@@ -408,13 +413,11 @@ async fn noise_of_one_sender_delays_no_new_key_of_another() {
     let (old, new) = (Signer::ec("old"), Signer::ec("new"));
     let issuer = Issuer::start(&[&old]).await;
     let tokens = issuer.tokens(&[]);
-    for n in 0..50 {
-        let made_up = Signer { id: n.to_string(), ..Signer::ec("") }.sign(&ours(json!({})));
-        assert!(tokens.check(&made_up, "address/198.51.100.1", now()).await.is_err());
-    }
+    let noisy = "address/198.51.100.1";
+    make_noise(&tokens, |_| noisy.to_owned()).await;
     issuer.publish(&[&old, &new]);
     let token = new.sign(&ours(json!({})));
-    assert!(tokens.check(&token, "address/198.51.100.1", now()).await.is_err(), "it made noise");
+    assert!(tokens.check(&token, noisy, now()).await.is_err(), "it made noise");
     assert!(tokens.check(&token, SENDER, now()).await.is_ok());
 }
 
@@ -423,10 +426,7 @@ async fn the_noise_of_many_senders_is_bounded() {
     let key = Signer::ec("key");
     let issuer = Issuer::start(&[&key]).await;
     let tokens = issuer.tokens(&[]);
-    for n in 0..50 {
-        let made_up = Signer { id: n.to_string(), ..Signer::ec("") }.sign(&ours(json!({})));
-        assert!(tokens.check(&made_up, &format!("address/{n}"), now()).await.is_err());
-    }
+    make_noise(&tokens, |n| format!("address/{n}")).await;
     assert!(issuer.requests() <= 20, "{} requests", issuer.requests());
     assert!(tokens.check(&key.sign(&ours(json!({}))), SENDER, now()).await.is_ok());
 }

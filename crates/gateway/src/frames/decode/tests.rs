@@ -58,7 +58,7 @@ impl ClientFrame {
     }
 }
 
-fn decode_all(bytes: &[u8], piece: usize) -> (Vec<ClientMessage>, Option<Violation>) {
+pub(crate) fn decode_all(bytes: &[u8], piece: usize) -> (Vec<ClientMessage>, Option<Violation>) {
     let limits = GatewayLimits::default();
     let mut decoder = Decoder::default();
     let mut messages = Vec::new();
