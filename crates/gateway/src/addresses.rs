@@ -32,6 +32,7 @@ const KEPT: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct Addresses {
     bytes: Option<Rate>,
+    body_bytes: usize,
     connections: usize,
     handshakes: usize,
     work: usize,
@@ -51,6 +52,10 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct Address {
     bytes: TokenBucket,
+    /// A permit for each byte of a body that is in memory.
+    bodies: Arc<Semaphore>,
+    /// The number of those permits.
+    body_bytes: usize,
     connections: AtomicUsize,
     /// A permit for each handshake.
     handshakes: Arc<Semaphore>,
@@ -75,6 +80,7 @@ impl Addresses {
     pub(crate) fn new(limits: &GatewayLimits) -> Self {
         Self {
             bytes: limits.address_bytes,
+            body_bytes: limits.address_body_bytes,
             connections: limits.address_connections,
             handshakes: limits.address_handshakes,
             work: limits.address_work,
@@ -93,6 +99,8 @@ impl Addresses {
         let address = known.addresses.entry(network(address)).or_insert_with(|| {
             Arc::new(Address {
                 bytes: TokenBucket::new(self.bytes),
+                bodies: Arc::new(Semaphore::new(self.body_bytes)),
+                body_bytes: self.body_bytes,
                 connections: AtomicUsize::new(0),
                 handshakes: Arc::new(Semaphore::new(self.handshakes)),
                 work: Arc::new(Semaphore::new(self.work)),
@@ -115,6 +123,13 @@ impl Address {
     /// What all clients of the address may send.
     pub(crate) fn bytes(&self) -> &TokenBucket {
         &self.bytes
+    }
+
+    /// Waits until the body of a request, which has so many bytes at most, may be read into memory.
+    pub(crate) async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes.min(self.body_bytes)).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        self.bodies.clone().acquire_many_owned(bytes).await.ok()
     }
 
     /// Waits until one more handshake of the address may take place.

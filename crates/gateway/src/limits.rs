@@ -56,6 +56,9 @@ pub struct GatewayLimits {
     /// Bytes that all clients of one address send, in messages and in the bodies of requests. Above this rate,
     /// the gateway reads messages more slowly, and requests wait. `None` means no limit.
     pub address_bytes: Option<Rate>,
+    /// Bytes of the bodies of requests from one address that the gateway has in memory at the same time. Further
+    /// bodies wait.
+    pub address_body_bytes: usize,
     /// How long the gateway may read from a client more slowly without reaching the end of what the client has
     /// sent. Then it disconnects the client with code 1008.
     pub longest_pause: Duration,
@@ -103,6 +106,7 @@ impl Default for GatewayLimits {
             messages: None,
             bytes: None,
             address_bytes: None,
+            address_body_bytes: Semaphore::MAX_PERMITS,
             longest_pause: Duration::MAX,
             connections: Semaphore::MAX_PERMITS,
             address_connections: usize::MAX,
@@ -130,6 +134,7 @@ impl GatewayLimits {
             messages: Some(Rate::new(50, 100)),
             bytes: Some(Rate::new(128 * 1_024, 256 * 1_024)),
             address_bytes: Some(Rate::new(1_024 * 1_024, 2 * 1_024 * 1_024)),
+            address_body_bytes: 32 * 1_024 * 1_024,
             longest_pause: Duration::from_secs(30),
             connections,
             // A quarter remains for the others.

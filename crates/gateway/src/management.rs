@@ -29,13 +29,12 @@ const FOREIGN: [&str; 7] = [
     "x-real-ip",
 ];
 
-/// Handles a call about the connection `id`. The body is `None` if it exceeded the size limit.
-pub(crate) fn handle(
+/// Returns the response to a call that is not admitted, which does not depend on its body.
+pub(crate) fn refuse(
     state: &GatewayState,
     request: &HttpRequest,
     id: &str,
-    body: Option<&Bytes>,
-) -> HttpResponse {
+) -> Option<HttpResponse> {
     let is_permitted = match state.config.callbacks {
         Callbacks::Off => false,
         Callbacks::Loopback => request.source_ip.is_loopback(),
@@ -44,20 +43,30 @@ pub(crate) fn handle(
     // A browser sends the origin of the page, and a proxy says for whom it calls. Functions call directly.
     let is_foreign = FOREIGN.iter().any(|name| request.headers.contains_key(*name));
     if !is_permitted || is_foreign {
-        return forbidden();
+        return Some(forbidden());
     }
     if !request.header(header::AUTHORIZATION).is_some_and(|it| it.starts_with(SIGNED)) {
-        return with_error_type(
+        return Some(with_error_type(
             response::message(StatusCode::FORBIDDEN, "Missing Authentication Token"),
             "MissingAuthenticationTokenException",
-        );
+        ));
     }
     if !state.sockets.admits_request() {
-        return busy();
+        return Some(busy());
     }
     if !ids::is_well_formed(id) {
-        return bad_request(&format!("Invalid connectionId: {id}"));
+        return Some(bad_request(&format!("Invalid connectionId: {id}")));
     }
+    None
+}
+
+/// Handles an admitted call about the connection `id`. The body is `None` if it exceeded the size limit.
+pub(crate) fn handle(
+    state: &GatewayState,
+    request: &HttpRequest,
+    id: &str,
+    body: Option<&Bytes>,
+) -> HttpResponse {
     match request.method {
         Method::POST => post(state, id, body),
         Method::GET => describe(state, id),

@@ -30,7 +30,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    addresses::Counted,
+    addresses::{Address, Counted},
     clock,
     fault_rates::occurs,
     http_api::handler,
@@ -51,6 +51,10 @@ const BACKLOG: i32 = 4_096;
 /// The size of an HTTP connection's buffer. A WebSocket has no buffer.
 const HTTP_BUFFER_BYTES: usize = 16 * 1_024;
 
+/// The kernel's receive buffer of a connection. What a client sends faster than the gateway reads waits with the
+/// client. The kernel would hold up to 6 MB.
+const RECEIVE_BUFFER_BYTES: usize = 128 * 1_024;
+
 /// How often rejected connections are reported, at most.
 const REPORT_EVERY: Duration = Duration::from_mins(1);
 
@@ -65,6 +69,7 @@ pub(crate) fn listen(address: SocketAddr, send_buffer_bytes: usize) -> io::Resul
     socket.set_nonblocking(true)?;
     // The kernel doubles the requested size, to have room for its own bookkeeping.
     socket.set_send_buffer_size(send_buffer_bytes / 2)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES / 2)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -280,40 +285,65 @@ async fn respond(
                 Err(status) => response::rejected_handshake(status),
             }
         }
-        Target::Connection(id) => match read(body, limits.message_bytes, limits.http_read).await {
-            Ok(body) => management::handle(state, &request, &id, body.as_ref()),
-            Err(response) => response,
-        },
+        Target::Connection(id) => {
+            if let Some(response) = management::refuse(state, &request, &id) {
+                return response;
+            }
+            match read(body, limits.message_bytes, limits.http_read).await {
+                Ok(body) => management::handle(state, &request, &id, body.as_ref()),
+                Err(response) => response,
+            }
+        }
         Target::Http if request.head_bytes() > limits.http_head_bytes => {
             response::error(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
         }
-        Target::Http => match read(body, limits.http_body_bytes, limits.http_read).await {
-            Ok(body) => handle(state, &request, body, peer).await,
-            Err(response) => response,
+        Target::Http => match handle(state, &request, body, peer).await {
+            Ok(response) | Err(response) => response,
         },
         Target::Forbidden => management::forbidden(),
     }
 }
 
-/// Handles a request to the HTTP API when it is the turn of the client's address.
+/// Handles a request to the HTTP API when it is the turn of the client's address. Its body is read when the
+/// address has room for it, and has paid for it if its length is known.
 async fn handle(
     state: &Arc<GatewayState>,
     request: &HttpRequest,
-    body: Option<Bytes>,
+    body: Incoming,
     peer: SocketAddr,
-) -> HttpResponse {
+) -> Result<HttpResponse, HttpResponse> {
+    let limits = state.sockets.limits();
+    let (most, patience) = (limits.http_body_bytes, limits.http_read);
     let is_from_proxy = state.config.trusts(peer.ip().to_canonical());
     let is_for_client = request.headers.contains_key("x-forwarded-for");
     if is_from_proxy && !is_for_client && request.path == "/healthz" {
         // The health check of a load balancer must not wait for clients.
-        return handler::handle(state, request, body).await;
+        let body = read(body, most, patience).await?;
+        return Ok(handler::handle(state, request, body).await);
     }
     let address = state.addresses.of(request.source_ip);
-    let wait = address.bytes().spend(body.as_ref().map_or(0, Bytes::len));
+    let length = match body.size_hint().upper() {
+        // Such a body is not read.
+        Some(length) if length > most as u64 => Some(0),
+        length => length.and_then(|length| usize::try_from(length).ok()),
+    };
+    let Ok(_room) = time::timeout(patience, address.room(length.unwrap_or(most))).await else {
+        return Err(response::error(StatusCode::TOO_MANY_REQUESTS));
+    };
+    pay(&address, length.unwrap_or(0)).await;
+    let body = read(body, most, patience).await?;
+    if length.is_none() {
+        pay(&address, body.as_ref().map_or(0, Bytes::len)).await;
+    }
+    Ok(address.place().await.run(handler::handle(state, request, body)).await)
+}
+
+/// Waits until an address has paid for bytes of a body.
+async fn pay(address: &Address, bytes: usize) {
+    let wait = address.bytes().spend(bytes);
     if !wait.is_zero() {
         time::sleep(wait).await;
     }
-    address.place().await.run(handler::handle(state, request, body)).await
 }
 
 /// Counts a WebSocket for the address of its client, if the client is behind a proxy. Fails if that address has

@@ -172,14 +172,20 @@ async fn the_health_check_of_a_proxy_does_not_wait_for_clients() {
     assert!(events[1..].iter().all(|event| event.contains("/healthz")), "{events:?}");
 }
 
-/// Another address of this machine.
+/// Two addresses of this machine.
+const HERE: [u8; 4] = [127, 0, 0, 1];
 const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
 
-/// Opens a WebSocket from another address of this machine.
-async fn connect_from(address: [u8; 4], fixture: &Fixture) -> Result<Client, Error> {
+/// Connects from an address of this machine.
+async fn stream_from(address: [u8; 4], fixture: &Fixture) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::from((address, 0))).expect("an address of this machine");
-    let stream = socket.connect(fixture.gateway.address()).await.expect("a connection");
+    socket.connect(fixture.gateway.address()).await.expect("a connection")
+}
+
+/// Opens a WebSocket from an address of this machine.
+async fn connect_from(address: [u8; 4], fixture: &Fixture) -> Result<Client, Error> {
+    let stream = stream_from(address, fixture).await;
     Ok(client_async(fixture.url(), MaybeTlsStream::Plain(stream)).await?.0)
 }
 
@@ -239,6 +245,32 @@ async fn the_body_of_a_request_counts_too() {
     let waits = time::timeout(Duration::from_millis(100), fixture.raw(&large)).await;
     assert!(waits.is_err(), "{waits:?}");
     assert_eq!(fixture.fake.events_of("rest").len(), 1);
+}
+
+#[tokio::test]
+async fn bodies_of_an_address_share_a_room_in_memory() {
+    let limits = GatewayLimits { address_body_bytes: 1_500, ..GatewayLimits::default() };
+    let fixture = Fixture::with(|config| config.http = HttpRoutes::to("rest", None), limits);
+    let held = fixture.fake.hold("rest");
+    let send = async |mut stream: TcpStream, name: &str| {
+        let head = format!("PUT /{name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000");
+        let request = format!("{head}\r\n\r\n{}", "x".repeat(1_000));
+        stream.write_all(request.as_bytes()).await.expect("written");
+        stream
+    };
+    let path = async |n: usize| {
+        let event: Value = serde_json::from_str(&fixture.fake.event("rest", n).await).expect("JSON");
+        event["rawPath"].as_str().expect("a path").to_owned()
+    };
+    let from = async |address| stream_from(address, &fixture).await;
+    let _first = send(from(HERE).await, "first").await;
+    assert_eq!(path(1).await, "/first");
+    let mut second = send(from(HERE).await, "second").await;
+    let _other = send(from(ELSEWHERE).await, "other").await;
+    assert_eq!(path(2).await, "/other", "the first body is still in memory");
+    held.add_permits(10);
+    assert_eq!(path(3).await, "/second");
+    assert_eq!(read_response(&mut second).await.0, 200);
 }
 
 #[tokio::test]

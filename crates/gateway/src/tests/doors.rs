@@ -120,6 +120,13 @@ async fn the_management_api_is_for_signed_calls_of_programs() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_not_admitted_is_refused_before_its_body_arrives() {
+    let fixture = Fixture::new();
+    let call = "POST /live/@connections/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n";
+    assert_eq!(fixture.raw(call).await.0, 403);
+}
+
+#[tokio::test]
 async fn a_refusal_cannot_be_used_by_a_page() {
     let fixture = Fixture::with(
         |config| {
