@@ -8,14 +8,13 @@ use std::{
 
 use aws::{connections::ConnectionError, error::StoreError};
 use domain::{
-    access::Limits,
+    access::{Limits, Principal},
     backoff::Backoff,
     chain::Chain,
     connection::{Connection, JOINING_NOTED_EVERY},
     entry::Entry,
     log_id::LogId,
     protocol::{GapReason, Subscribed},
-    source::TopicKind,
     topic::Topic,
 };
 use jiff::Timestamp;
@@ -38,8 +37,8 @@ const GO_LIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// are sent. A subscription after a short interruption reads its events once.
 const MAX_KEPT_BYTES: usize = 256 * 1024;
 
-/// What a subscription is expected to be given if that is not known yet, in bytes.
-const UNKNOWN_BYTES: u64 = 64 * 1024;
+/// About how many bytes a snapshot has.
+const SNAPSHOT_BYTES: u64 = 64 * 1024;
 
 /// Why a connection could not be subscribed.
 #[derive(Debug, thiserror::Error)]
@@ -80,18 +79,6 @@ impl Start {
         }
     }
 
-    /// Returns about how many bytes of history the subscription starts with. How much is missing after a number
-    /// is not known yet.
-    pub(crate) fn expected_bytes(self, topic: &Topic) -> u64 {
-        match self {
-            Self::Last(count) => count.saturating_mul(EVENT_BYTES),
-            Self::After(_) => UNKNOWN_BYTES,
-            // They start with a snapshot.
-            _ if topic.kind() == TopicKind::Level2 => UNKNOWN_BYTES,
-            Self::Newest | Self::AfterOther(_) => 0,
-        }
-    }
-
     /// Returns whether the subscription starts with events from the past.
     pub fn is_history(self) -> bool {
         match self {
@@ -110,8 +97,6 @@ pub struct Joined {
     pub topics: Vec<Subscribed>,
     /// The topics that the connection was not subscribed to before.
     pub added: BTreeSet<Topic>,
-    /// The position of the connection in each topic.
-    pub(crate) positions: Vec<Position>,
     /// When it was recorded that the connection joins the topics, or a little earlier.
     pub(crate) joined_at: Instant,
 }
@@ -130,6 +115,13 @@ pub(crate) struct Position {
     pub with_history: bool,
     /// The numbers of the `gap` that a client gets whose position does not belong to this log.
     pub reset: Option<(u64, u64)>,
+    /// Whether the connection misses none of the events after its position, if it has one. [`App::join`] finds it
+    /// out where it is not known.
+    pub recovered: Option<bool>,
+    /// The numbers that `join` looks for in the log.
+    unchecked: Option<RangeInclusive<u64>>,
+    /// About how many bytes the events have that the connection is sent from the log.
+    pub bytes: u64,
     /// The first entries to send, as far as they have been read.
     pub entries: Vec<Entry>,
 }
@@ -144,11 +136,6 @@ impl Position {
             }
             None => None,
         }
-    }
-
-    /// Returns how many events the client is sent from the log.
-    pub(crate) fn missing(&self) -> u64 {
-        self.head.saturating_sub(self.cursor())
     }
 
     /// Returns the number before the first that the client is sent.
@@ -166,24 +153,44 @@ fn reset(since: u64, head: u64) -> (u64, u64) {
 }
 
 impl App {
-    /// Subscribes a connection to topics and leaves all sending to `push`, so that the caller needs
-    /// no permission to post.
+    /// Subscribes a connection from these positions on and leaves all sending to `push`, so that the caller
+    /// needs no permission to post.
     ///
     /// # Errors
     ///
     /// [`SubscribeError`] when the connection cannot join the topics, or the database fails.
-    pub async fn subscribe(
+    pub(crate) async fn subscribe(
         &self,
         connection: &Connection,
-        starts: &BTreeMap<Topic, Start>,
+        positions: &mut [Position],
         now: Timestamp,
     ) -> Result<Joined, SubscribeError> {
-        let joined = self.join(connection, starts, now).await?;
-        self.go_live(connection, &joined.positions).await?;
+        let joined = self.join(connection, positions, now).await?;
+        self.go_live(connection, positions).await?;
         Ok(joined)
     }
 
-    /// Records that a connection joins topics, and returns where it starts in each of them.
+    /// Returns where a principal starts in topics. Nothing is recorded yet.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] when the rules are not known, or the database fails.
+    pub(crate) async fn locate(
+        &self,
+        principal: &Principal,
+        starts: &BTreeMap<Topic, Start>,
+        now: Timestamp,
+    ) -> Result<Vec<Position>, SubscribeError> {
+        let limits = self.rules.current().await?.limits_of(principal);
+        let mut positions = Vec::new();
+        for (topic, start) in starts {
+            positions.push(self.locate_in(topic, *start, &limits, now).await?);
+        }
+        Ok(positions)
+    }
+
+    /// Records that a connection joins topics at these positions. Looks first whether the log has all events
+    /// after them.
     ///
     /// # Errors
     ///
@@ -191,17 +198,17 @@ impl App {
     pub(crate) async fn join(
         &self,
         connection: &Connection,
-        starts: &BTreeMap<Topic, Start>,
+        positions: &mut [Position],
         now: Timestamp,
     ) -> Result<Joined, SubscribeError> {
         let limits = self.rules.current().await?.limits_of(&connection.principal);
         let log = self.log_id.get().await?.clone();
-        let mut positions = Vec::new();
-        let mut subscribed = Vec::new();
-        for (topic, start) in starts {
-            let (position, reply) = self.start(topic, *start, &limits, now).await?;
-            positions.push(position);
-            subscribed.push(reply);
+        for position in positions.iter_mut() {
+            if let Some(range) = position.unchecked.take() {
+                let (is_complete, entries) = self.check(&position.topic, range, now).await?;
+                position.recovered = Some(is_complete);
+                position.entries = entries;
+            }
         }
         // The item says where each subscription starts. If the rest is interrupted, `push` sends the
         // events from there.
@@ -210,7 +217,11 @@ impl App {
         let connections = &self.tables.connections;
         let joined_at = Instant::now();
         let added = connections.join(connection.shard, id, &cursors, limits.topics).await?;
-        Ok(Joined { log, topics: subscribed, added, positions, joined_at })
+        let topics = positions
+            .iter()
+            .map(|it| Subscribed { topic: it.topic.clone(), seq: it.head, recovered: it.recovered })
+            .collect();
+        Ok(Joined { log, topics, added, joined_at })
     }
 
     /// Hands the topics over to `push`, which sends the events from these positions on.
@@ -266,13 +277,13 @@ impl App {
         }
     }
 
-    async fn start(
+    async fn locate_in(
         &self,
         topic: &Topic,
         start: Start,
         limits: &Limits,
         now: Timestamp,
-    ) -> Result<(Position, Subscribed), StoreError> {
+    ) -> Result<Position, StoreError> {
         let log = &self.tables.log;
         let newest = log.newest_retained(topic, now).await?;
         // The last number that an expired event can have.
@@ -290,13 +301,15 @@ impl App {
                 Start::Newest | Start::AfterOther(_) | Start::Last(_) => known,
             }
         };
+        let event_bytes = newest.as_ref().map_or(0, |newest| mean_bytes(&newest.entry));
         let floor = limits.oldest(head);
-        let mut reset = None;
-        let mut entries = Vec::new();
+        let (mut reset, mut unchecked, mut snapshot_bytes) = (None, None, 0);
         let (next, recovered) = match start {
             Start::Newest => {
                 let snapshot = newest.and_then(|newest| newest.snapshot);
-                (snapshot.filter(|_| topic.kind().has_snapshots()).unwrap_or(head + 1), None)
+                let snapshot = snapshot.filter(|_| topic.kind().has_snapshots());
+                snapshot_bytes = snapshot.map_or(0, |_| SNAPSHOT_BYTES);
+                (snapshot.unwrap_or(head + 1), None)
             }
             Start::AfterOther(seq) => {
                 reset = Some(self::reset(seq, head));
@@ -310,9 +323,8 @@ impl App {
             Start::After(seq) if seq == head => (head + 1, Some(expired <= head)),
             Start::After(seq) if seq + 1 < floor => (seq + 1, Some(false)),
             Start::After(seq) => {
-                let is_complete;
-                (is_complete, entries) = self.check(topic, seq + 1..=head, now).await?;
-                (seq + 1, Some(is_complete))
+                unchecked = Some(seq + 1..=head);
+                (seq + 1, None)
             }
             Start::Last(count) => {
                 let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1).max(floor);
@@ -322,10 +334,21 @@ impl App {
         let with_history = start.is_history();
         // The snapshot that an order book starts with does not count as history.
         let oldest = if with_history { floor } else { 1 };
-        let topic = topic.clone();
-        let subscribed = Subscribed { topic: topic.clone(), seq: head, recovered };
-        let position = Position { topic, next, head, oldest, with_history, reset, entries };
-        Ok((position, subscribed))
+        let events = (head + 1).saturating_sub(next.max(oldest));
+        let bytes = snapshot_bytes.saturating_add(events.saturating_mul(event_bytes));
+        let (topic, entries) = (topic.clone(), Vec::new());
+        Ok(Position {
+            topic,
+            next,
+            head,
+            oldest,
+            with_history,
+            reset,
+            recovered,
+            unchecked,
+            bytes,
+            entries,
+        })
     }
 
     /// Returns whether the log has all events of a range, and the first entries if they are small.
@@ -354,6 +377,12 @@ impl App {
         }
         Ok((is_complete, kept))
     }
+}
+
+/// Returns about how many bytes each event of an entry has.
+fn mean_bytes(entry: &Entry) -> u64 {
+    let events = entry.last() - entry.seq() + 1;
+    (entry.bytes() as u64 / events).max(EVENT_BYTES)
 }
 
 #[cfg(test)]

@@ -209,6 +209,17 @@ async fn the_class_limits_the_bytes_of_history() {
     assert!((1..=60).contains(&wait), "{wait} s");
     page.problem(429);
 
+    // What `push` sends after a subscription over REST counts for the client, on all of its connections.
+    let cy = token(&["--subject", "cy"]).await;
+    let mut client = headwater.client_with(&cy).await.unwrap();
+    let rest = headwater.rest().with("authorization", &format!("Bearer {cy}"));
+    let path = format!("/api/v1/subscriptions/{MATCHES}?since=1");
+    assert_eq!(rest.of(&client.hello().await).post(&path).await.status, 201);
+    let mut another = headwater.client_with(&cy).await.unwrap();
+    let one = json!({"action": "replay", "topic": MATCHES, "from": 1, "to": 1});
+    assert_eq!(another.ask(one).await["code"], "rate_limited");
+    client.events(MATCHES, 199).await;
+
     // New events are no history, and other principals are not affected.
     let mut client = headwater.client_with(&ann).await.unwrap();
     client.subscribe(&[MATCHES]).await;

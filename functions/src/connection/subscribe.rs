@@ -59,14 +59,18 @@ pub(super) async fn subscribe(
             Err(error) => return Err(error),
         }
     }
-    let expected = starts.iter().map(|(topic, start)| start.expected_bytes(topic)).sum();
+    let mut positions = client.app.locate(&connection.principal, &starts, client.now).await?;
+    let expected = positions.iter().map(|position| position.bytes).sum();
     let grant = client.begin_history(&connection.principal, expected).await?;
     // Topics over the limit are rejected one by one, so that the others are subscribed.
-    while !starts.is_empty() {
-        match client.app.join(&connection, &starts, client.now).await {
-            Ok(joined) => return send_start(client, &connection, id, joined, grant.as_ref()).await,
+    while !positions.is_empty() {
+        match client.app.join(&connection, &mut positions, client.now).await {
+            Ok(joined) => {
+                return send_start(client, &connection, id, joined, positions, grant.as_ref())
+                    .await;
+            }
             Err(SubscribeError::Connection(ConnectionError::TooManyTopics { has, limit })) => {
-                let Some((topic, _)) = starts.pop_last() else { break };
+                let Some(Position { topic, .. }) = positions.pop() else { break };
                 let message = format!("the connection has {has} topics; the limit is {limit}");
                 let code = ErrorCode::TooManyTopics;
                 client.reply_error(id.as_ref(), code, message, topic.as_str()).await?;
@@ -134,9 +138,10 @@ async fn send_start(
     connection: &Connection,
     id: Option<String>,
     joined: Joined,
+    mut positions: Vec<Position>,
     grant: Option<&Grant<'_>>,
 ) -> Result<(), RequestError> {
-    let Joined { log, topics, mut positions, joined_at, .. } = joined;
+    let Joined { log, topics, joined_at, .. } = joined;
     let joining = positions.iter().map(|position| position.topic.clone()).collect();
     let completing = async {
         let confirmed = client.reply(&Reply::Subscribed { id, log, topics }).await;

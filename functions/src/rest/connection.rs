@@ -19,7 +19,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::{problem::Problem, state::RestState};
 use crate::{
-    access::history::EVENT_BYTES,
+    access::caller::Caller,
     subscription::{Position, Start},
 };
 
@@ -144,7 +144,11 @@ pub(super) struct Gap {
 }
 
 /// A connection that the caller has proved to be its own.
-pub(super) struct OwnConnection(pub ConnectionId);
+pub(super) struct OwnConnection {
+    pub id: ConnectionId,
+    /// The name under which the caller's requests are counted.
+    caller_counted_as: String,
+}
 
 impl FromRequestParts<RestState> for OwnConnection {
     type Rejection = Problem;
@@ -166,7 +170,9 @@ impl FromRequestParts<RestState> for OwnConnection {
                 "X-Connection-Token does not belong to this connection",
             ));
         }
-        Ok(Self(id))
+        let caller = parts.extensions.get::<Caller>();
+        let caller_counted_as = caller.map(|caller| caller.counted_as.clone()).unwrap_or_default();
+        Ok(Self { id, caller_counted_as })
     }
 }
 
@@ -178,7 +184,7 @@ impl OwnConnection {
         topic: &Topic,
         SinceQuery { since, log }: SinceQuery,
     ) -> Result<Response, Problem> {
-        let Self(id) = self;
+        let Self { id, caller_counted_as } = self;
         let now = state.now();
         let tables = &state.app.tables;
         let shard = state.app.shard_of(id).await?;
@@ -211,16 +217,18 @@ impl OwnConnection {
             return Ok((StatusCode::OK, subscription(seq, None, None)).into_response());
         }
         let limits = state.app.rules.current().await?.limits_of(&connection.principal);
-        let counted_as = format!("connection/{id}");
-        let grant = state.begin_history(&counted_as, limits, start.expected_bytes(topic), now)?;
         let starts = BTreeMap::from([(topic.clone(), start)]);
-        let joined = state.app.subscribe(&connection, &starts, now).await?;
-        if let (Some(grant), Some(position)) = (grant, joined.positions.first()) {
+        let mut positions = state.app.locate(&connection.principal, &starts, now).await?;
+        let expected = positions.iter().map(|position| position.bytes).sum();
+        let counted_as = connection.counted_as.as_ref().unwrap_or(caller_counted_as);
+        let grant = state.begin_history(counted_as, limits, expected, now)?;
+        let joined = state.app.subscribe(&connection, &mut positions, now).await?;
+        if let Some(grant) = grant {
             // `push` sends it.
-            grant.note(position.missing() * EVENT_BYTES);
+            grant.note(expected);
         }
         let (seq, recovered) = joined.topics.first().map_or((0, None), |it| (it.seq, it.recovered));
-        let gap = joined.positions.first().and_then(Position::gap);
+        let gap = positions.first().and_then(Position::gap);
         let gap = gap.map(|(from, to, reason)| Gap { from, to, reason });
         let status = if joined.added.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
         Ok((status, subscription(seq, recovered, gap)).into_response())
@@ -232,7 +240,7 @@ impl OwnConnection {
         state: &RestState,
         topic: Topic,
     ) -> Result<StatusCode, Problem> {
-        let Self(id) = self;
+        let id = &self.id;
         let shard = state.app.shard_of(id).await?;
         let topics = BTreeSet::from([topic]);
         let removed = state.app.tables.connections.leave(shard, id, &topics).await?;

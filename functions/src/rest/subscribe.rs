@@ -92,7 +92,7 @@ pub(super) async fn unsubscribe_pair(
 )]
 pub(super) async fn list(
     State(state): State<RestState>,
-    OwnConnection(id): OwnConnection,
+    OwnConnection { id, .. }: OwnConnection,
 ) -> Result<Json<Subscriptions>, Problem> {
     let shard = state.app.shard_of(&id).await?;
     let connections = &state.app.tables.connections;
