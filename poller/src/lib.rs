@@ -10,6 +10,7 @@ pub mod interest;
 pub mod lanes;
 pub mod leadership;
 pub mod leases;
+mod long_work;
 pub mod numbering;
 pub mod outgoing;
 pub mod outside;

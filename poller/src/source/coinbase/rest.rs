@@ -15,6 +15,7 @@ use tokio::time::{self, Instant};
 use tracing::warn;
 
 use crate::{
+    long_work,
     outside::{Get, GetError, Outside, Response},
     source::http::{below, retry_after},
 };
@@ -129,8 +130,9 @@ impl Rest {
     /// Fetches all products whose id is a pair.
     pub(super) async fn products(&self) -> Result<Vec<Product>, RestError> {
         let response = self.get(below(&self.base, &["products"])).await?;
-        let listed: Vec<Listed<'_>> =
-            serde_json::from_slice(&response.body).map_err(RestError::Format)?;
+        let body = &response.body;
+        let listed = long_work::on_input(body.len(), || serde_json::from_slice(body));
+        let listed: Vec<Listed<'_>> = listed.map_err(RestError::Format)?;
         let pairs = listed.into_iter().filter(|it| Topic::coinbase("ticker", &it.id).is_ok());
         Ok(pairs
             .map(|it| Product {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     feed::Feed,
+    long_work,
     outside::{Outside, Reach, Socket},
     source::http::retry_after,
     wanted::Wanted,
@@ -275,8 +276,10 @@ impl Upstream {
     ) -> Result<(), UpstreamError> {
         match message {
             Some(Ok(Message::Text(text))) => {
+                let bytes = text.len();
                 let mut publish = |topic: &Topic, event| self.feed.publish(topic, event);
-                self.session.on_message(text, now, &mut publish)?;
+                let handle = || self.session.on_message(text, now, &mut publish);
+                long_work::on_input(bytes, handle)?;
             }
             Some(Ok(Message::Binary(_))) => self.session.on_binary(now),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {

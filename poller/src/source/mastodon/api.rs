@@ -18,6 +18,7 @@ use super::{
     status::Status,
 };
 use crate::{
+    long_work,
     outside::{Get, GetError, Outside, Reach, Response},
     source::http::{self, below},
 };
@@ -217,7 +218,9 @@ impl Api {
             status => return Err(ApiError::Status(status)),
         }
         let newer = response.headers.get(header::LINK).and_then(|link| prev(link.to_str().ok()?));
-        Ok((serde_json::from_slice(&response.body).map_err(ApiError::NotJson)?, newer))
+        let body = &response.body;
+        let json = long_work::on_input(body.len(), || serde_json::from_slice(body));
+        Ok((json.map_err(ApiError::NotJson)?, newer))
     }
 }
 

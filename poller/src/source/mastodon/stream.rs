@@ -21,7 +21,7 @@ use super::{
     session::{Gap, Out, SessionEnd, SessionEvent, Unexpected},
     status::Envelope,
 };
-use crate::{outside::Socket, source::http::retry_after};
+use crate::{long_work, outside::Socket, source::http::retry_after};
 
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -182,7 +182,7 @@ async fn listen(
                     }
                     Some(Err(error)) => return Err(SessionEnd::Socket(Box::new(error))),
                 };
-                match Envelope::parse(text.as_str()) {
+                match long_work::on_input(text.len(), || Envelope::parse(text.as_str())) {
                     Envelope::Update(update) => {
                         last_event = Instant::now();
                         has_begun = true;
