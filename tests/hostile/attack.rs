@@ -10,9 +10,14 @@ use std::{
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet, time};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time,
+};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest as _},
 };
 
@@ -22,6 +27,10 @@ type Connection = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// The pause after an attacker was turned away.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// The size of the socket buffer of an attacker. What the server does not read fills it, and then the attacker
+/// waits. With the large one that the system gives, an attacker would take most of the machine's time to fill it.
+const SEND_BUFFER_BYTES: u32 = 16 * 1024;
 
 /// The size of a large message.
 const MESSAGE_BYTES: usize = 32_000;
@@ -147,7 +156,14 @@ impl Attacker {
         let mut request = format!("ws://{}/live", self.target.address).into_client_request()?;
         let protocols = self.target.protocols.join(", ");
         request.headers_mut().insert("sec-websocket-protocol", protocols.parse()?);
-        Ok(connect_async(request).await?.0)
+        let stream = MaybeTlsStream::Plain(self.stream().await?);
+        Ok(client_async(request, stream).await?.0)
+    }
+
+    async fn stream(&self) -> anyhow::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        Ok(socket.connect(self.target.address).await?)
     }
 
     /// Sends a message again and again, and reads what comes.
@@ -186,7 +202,7 @@ impl Attacker {
     }
 
     async fn request_and_not_read(&self) -> anyhow::Result<()> {
-        let mut connection = TcpStream::connect(self.target.address).await?;
+        let mut connection = self.stream().await?;
         let history = format!("/api/v1/history/{MATCHES}?limit=1000");
         let path = if self.n.is_multiple_of(10) { &history } else { "/" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.target.address);

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use harness::Client;
 use serde_json::json;
 use tokio::time;
@@ -12,10 +13,10 @@ use tokio::time;
 /// The address of the bystanders. The attackers have another.
 const ADDRESS: [u8; 4] = [127, 0, 0, 2];
 
-/// The number of connections that ping.
+/// The number of connections that ping, and of those that open others.
 const CONNECTIONS: u32 = 4;
 
-/// The time between two pings of a connection, which is well within its rate.
+/// The time between two pings of a connection, which is well within its rate, and between two handshakes.
 const PAUSE: Duration = Duration::from_millis(120);
 
 /// What the bystanders have seen: 95 of 100 waits were not longer.
@@ -32,9 +33,12 @@ pub(crate) async fn watch(server: SocketAddr, time: Duration) -> Seen {
         time::sleep(PAUSE * n / CONNECTIONS).await;
         pings(server, until).await
     });
-    let (pings, handshakes) =
-        tokio::join!(futures_util::future::join_all(pinging), handshakes(server, until));
-    Seen { ping: p95(pings.concat()), handshake: p95(handshakes) }
+    let connecting = (0..CONNECTIONS).map(|n| async move {
+        time::sleep(PAUSE * n / CONNECTIONS).await;
+        handshakes(server, until).await
+    });
+    let (pings, handshakes) = tokio::join!(join_all(pinging), join_all(connecting));
+    Seen { ping: p95(pings.concat()), handshake: p95(handshakes.concat()) }
 }
 
 async fn connect(server: SocketAddr) -> Client {
@@ -60,7 +64,7 @@ async fn handshakes(server: SocketAddr, until: Instant) -> Vec<Duration> {
         let client = connect(server).await;
         waits.push(asked.elapsed());
         client.close().await;
-        time::sleep(PAUSE / 2).await;
+        time::sleep(PAUSE).await;
     }
     waits
 }
