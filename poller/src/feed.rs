@@ -60,15 +60,18 @@ impl Feed {
         self.term
     }
 
-    /// Returns the newest frame of a topic in the log. Earlier leaders cannot append after it. Only events that
-    /// they have reported as lost may follow it.
+    /// Returns the newest frame of a topic in the log, and how many events were reported as lost after it. Earlier
+    /// leaders cannot append any more.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database fails.
-    pub async fn newest(&self, topic: &Topic) -> Result<Option<Frame>, StoreError> {
+    pub async fn newest(&self, topic: &Topic) -> Result<Option<(Frame, u64)>, StoreError> {
         self.numbering.fence(topic).await?;
-        self.log.newest_frame(topic).await
+        let Some(frame) = self.log.newest_frame(topic).await? else { return Ok(None) };
+        let newest = self.log.newest(topic).await?;
+        let lost = newest.map_or(0, |newest| newest.entry.last().saturating_sub(frame.last()));
+        Ok(Some((frame, lost)))
     }
 
     /// Returns what the log has of a post on a topic. Earlier leaders cannot append it after that.

@@ -130,9 +130,8 @@ fn check_exchange(
     if missing > lost && scope == Scope::All {
         violations.push(format!("{missing} are missing, {lost} are reported as lost"));
     }
-    // A leader that finds a loss at the end of the log reports it again.
     let forgotten = upstream.forgotten(topic).len() as u64;
-    if lost > 2 * forgotten {
+    if lost > forgotten {
         violations
             .push(format!("{lost} are reported as lost, and the exchange has all but {forgotten}"));
     }

@@ -67,7 +67,7 @@ enum End {
 }
 
 impl Client {
-    /// Connects again and again. After `peace`, it stays connected.
+    /// Connects again and again. After `peace`, it hurries, and stays connected.
     pub(crate) async fn run(mut self, world: Arc<World>, peace: Instant) {
         let mut number = 0;
         time::sleep(Duration::from_millis(self.rng.u64(..10_000))).await;
@@ -76,7 +76,7 @@ impl Client {
             let id = ConnectionId::new(format!("{}-{number}=", self.name));
             let leave_at = Instant::now() + Duration::from_millis(self.rng.u64(2_000..40_000));
             let leave_at = (leave_at < peace).then_some(leave_at);
-            let end = self.connect(&world, id.clone(), leave_at).await;
+            let end = self.connect(&world, id.clone(), leave_at, peace).await;
             world.gateway.close(&id);
             let is_reported = self.rng.f64() < 0.8;
             if is_reported {
@@ -84,14 +84,20 @@ impl Client {
                 let _ = connection::handle(&world.app(), world.now(), event).await;
             }
             let pause = match end {
-                End::Left => self.rng.u64(..5_000),
-                End::Rejected => 500,
+                End::Left if Instant::now() < peace => self.rng.u64(..5_000),
+                End::Left | End::Rejected => 500,
             };
             time::sleep(Duration::from_millis(pause)).await;
         }
     }
 
-    async fn connect(&mut self, world: &World, id: ConnectionId, leave_at: Option<Instant>) -> End {
+    async fn connect(
+        &mut self,
+        world: &World,
+        id: ConnectionId,
+        leave_at: Option<Instant>,
+        peace: Instant,
+    ) -> End {
         let handshake = event(&id, "CONNECT", &Value::Null);
         match connection::handle(&world.app(), world.now(), handshake).await {
             Ok(response) if response.status_code == 200 => {}
@@ -117,7 +123,7 @@ impl Client {
                     return End::Left;
                 }
             }
-            if self.rng.f64() < 0.5 {
+            if Instant::now() < peace && self.rng.f64() < 0.5 {
                 let pause = Duration::from_millis(self.rng.u64(..3_000));
                 let receiving = self.receive(world, &id, &mut messages);
                 if time::timeout(pause, receiving).await.is_ok() {

@@ -116,7 +116,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Draws a plan. Leaving out a fault does not change the others.
     pub(crate) fn draw(rng: &mut fastrand::Rng, without: &[Fault]) -> Self {
-        let mut time = Duration::from_millis(rng.u64(25_000..55_000));
+        let mut time = Duration::from_millis(rng.u64(25_000..50_000));
         let few_posts = rng.u32(100..300);
         // Each kind of fault happens in some of the runs only, so that a failing seed points to its cause.
         let mut share = |fault: Fault, of_the_runs: f64, most: f64| {
@@ -143,7 +143,7 @@ impl Plan {
             (Fault::ExpiredDeleted, 0.6),
             (Fault::UpstreamSilent, 0.4),
             (Fault::ShardChange, 0.4),
-            (Fault::Polled, 0.2),
+            (Fault::Polled, 0.1),
         ];
         let drawn = others.into_iter().filter(|(fault, runs)| share(*fault, *runs, 1.0) > 0.0);
         let mut faults: Vec<Fault> = drawn.map(|(fault, _)| fault).collect();

@@ -89,9 +89,9 @@ const CLIENTS: usize = 12;
 
 /// The topics, and the mean time between two of their events in milliseconds.
 const TOPICS: [(&str, u64); 5] = [
-    ("coinbase/matches/A-USD", 120),
+    ("coinbase/matches/A-USD", 400),
     ("coinbase/matches/B-USD", 9_000),
-    ("coinbase/ticker/A-USD", 400),
+    ("coinbase/ticker/A-USD", 700),
     ("mastodon/tag/busy", 500),
     ("mastodon/tag/quiet", 15_000),
 ];

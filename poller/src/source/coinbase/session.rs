@@ -21,7 +21,7 @@ use super::{
     product::Product,
     subscriptions::{Channel, Subscriptions, Verb},
     tally::{Losses, Tally},
-    trades::Taken,
+    trades::{Logged, Taken},
 };
 use crate::{
     outgoing::{Outgoing, Role},
@@ -158,11 +158,11 @@ impl Session {
         self.subscribe();
     }
 
-    /// Sets the newest trade of a product in the log.
+    /// Sets the newest trade of a product in the log, if there is one.
     pub(super) fn know(
         &mut self,
         product: &str,
-        logged: Option<u64>,
+        logged: Option<Logged>,
         now: Instant,
         publish: &mut impl FnMut(&Topic, Outgoing),
     ) {

@@ -37,6 +37,8 @@ pub(super) struct Trades {
     is_known: bool,
     /// The newest trade that was published.
     last: Option<u64>,
+    /// Missing trades up to this one were reported as lost by an earlier leader.
+    reported: u64,
     held: BTreeMap<u64, Bytes>,
     held_bytes: usize,
     /// Since when there is a hole below the held trades.
@@ -48,6 +50,15 @@ pub(super) struct Trades {
     is_filling: bool,
     /// The first trade of this connection.
     first_here: Option<u64>,
+}
+
+/// The end of the trades in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Logged {
+    /// The newest trade.
+    pub(super) trade: u64,
+    /// How many trades after it were reported as lost.
+    pub(super) lost: u64,
 }
 
 /// The result of a trade.
@@ -73,15 +84,18 @@ pub(super) struct Hole {
 }
 
 impl Trades {
-    /// Sets the newest trade in the log, if there is one.
+    /// Sets the end of the log, if it has trades. Those that follow it are fetched even if they were reported as
+    /// lost, but are not reported again.
     pub(super) fn know(
         &mut self,
-        logged: Option<u64>,
+        logged: Option<Logged>,
         now: Instant,
         publish: &mut impl FnMut(Outgoing),
     ) {
         self.is_known = true;
-        self.last = logged.or_else(|| Some(self.held.first_key_value()?.0.saturating_sub(1)));
+        self.reported = logged.map_or(0, |logged| logged.trade.saturating_add(logged.lost));
+        let last = logged.map(|logged| logged.trade);
+        self.last = last.or_else(|| Some(self.held.first_key_value()?.0.saturating_sub(1)));
         self.drain(now, publish);
     }
 
@@ -141,6 +155,7 @@ impl Trades {
         let restarted = now - since >= RESTARTED && self.held.is_empty();
         if restarted {
             self.last = Some(id);
+            self.reported = 0;
             self.behind_since = None;
             self.ahead = None;
         }
@@ -200,6 +215,7 @@ impl Trades {
         *self = Self {
             is_known: self.is_known,
             last: self.last,
+            reported: self.reported,
             is_filling: self.is_filling,
             ..Self::default()
         };
@@ -231,7 +247,7 @@ impl Trades {
         while self.last.is_none_or(|last| last < end) {
             let next =
                 self.held.first_key_value().map_or(end, |(id, _)| id.saturating_sub(1).min(end));
-            let missing = self.last.map_or(0, |last| next.saturating_sub(last));
+            let missing = self.last.map_or(0, |last| next.saturating_sub(last.max(self.reported)));
             if missing > 0 {
                 publish(Outgoing::lost(missing));
                 lost += missing;
@@ -279,6 +295,7 @@ mod tests {
     impl Bench {
         fn new(logged: Option<u64>) -> Self {
             let mut bench = Self { trades: Trades::default(), now: Instant::now(), out: vec![] };
+            let logged = logged.map(|trade| Logged { trade, lost: 0 });
             bench.trades.know(logged, bench.now, &mut |_| ());
             bench
         }
@@ -413,9 +430,23 @@ mod tests {
             assert_eq!([8, 9].map(|id| bench.take(id)), [Taken::Held; 2]);
             assert_eq!(bench.missing(GRACE), None);
             let out = &mut bench.out;
-            bench.trades.know(logged, bench.now, &mut |event| out.push(event));
+            let known = logged.map(|trade| Logged { trade, lost: 0 });
+            bench.trades.know(known, bench.now, &mut |event| out.push(event));
             assert_eq!(bench.ids(), expected, "case: {logged:?}");
         }
+    }
+
+    #[test]
+    fn what_an_earlier_leader_reported_as_lost_is_not_reported_again() {
+        let mut bench = Bench::new(None);
+        let logged = Logged { trade: 5, lost: 3 };
+        bench.trades.know(Some(logged), bench.now, &mut |_| ());
+        bench.take(11);
+        assert_eq!(bench.missing(GRACE), Some(6..=10), "the exchange is asked for them again");
+        assert_eq!(bench.fill(6..=10, &[7]), 2);
+        assert_eq!(bench.ids(), [-7, 11]);
+        let lost: Vec<&Role> = bench.out.iter().map(|event| &event.role).collect();
+        assert_eq!(lost, [&Role::Plain, &Outgoing::lost(2).role, &Role::Plain], "9 and 10");
     }
 
     #[test]
@@ -444,7 +475,7 @@ mod tests {
     fn the_size_of_held_trades_is_bounded() {
         let now = Instant::now();
         let mut trades = Trades::default();
-        trades.know(Some(1), now, &mut |_| ());
+        trades.know(Some(Logged { trade: 1, lost: 0 }), now, &mut |_| ());
         let large = Bytes::from(vec![b' '; 100_000]);
         let mut published = 0;
         for id in 3..1_000 {

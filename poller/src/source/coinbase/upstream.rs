@@ -19,6 +19,7 @@ use tracing::{debug, info, instrument, warn};
 use super::{
     rest::Rest,
     session::{Chore, Session, SessionError},
+    trades::Logged,
 };
 use crate::{
     feed::Feed,
@@ -65,7 +66,7 @@ pub(super) struct Upstream {
 
 /// The result of a chore.
 enum Done {
-    Known { product: Arc<str>, logged: Option<u64> },
+    Known { product: Arc<str>, logged: Option<Logged> },
     Filled { product: Arc<str>, ids: RangeInclusive<u64>, found: Vec<(u64, Bytes)> },
 }
 
@@ -384,16 +385,16 @@ where
 }
 
 /// Returns the newest trade in the log. Retries until it succeeds, because trades are held meanwhile.
-async fn newest_trade(feed: &Feed, topic: &Topic) -> Option<u64> {
+async fn newest_trade(feed: &Feed, topic: &Topic) -> Option<Logged> {
     #[derive(Deserialize)]
     struct Event {
         trade_id: Option<u64>,
     }
 
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
-    let frame = loop {
+    let (frame, lost) = loop {
         match feed.newest(topic).await {
-            Ok(frame) => break frame?,
+            Ok(newest) => break newest?,
             Err(error) => {
                 warn!(%topic, error = %Chain(&error), "could not read the newest trade from the log; retrying");
             }
@@ -402,7 +403,8 @@ async fn newest_trade(feed: &Feed, topic: &Topic) -> Option<u64> {
         time::sleep(delay).await;
     };
     let trade = |event: &Bytes| serde_json::from_slice::<Event>(event).ok()?.trade_id;
-    frame.events().iter().rev().find_map(|(_, event)| trade(event))
+    let trade = frame.events().iter().rev().find_map(|(_, event)| trade(event))?;
+    Some(Logged { trade, lost })
 }
 
 /// Fetches the catalog of products periodically, stores it, and sends the traded products to `online`.

@@ -240,7 +240,7 @@ fn the_newest_trade_is_looked_up_in_the_log_once() {
     assert!(bench.out.is_empty(), "it is held until the lookup is done");
     let out = &mut bench.out;
     let mut publish = |topic: &Topic, event| out.push((topic.clone(), event));
-    bench.session.know(A, Some(8), bench.now, &mut publish);
+    bench.session.know(A, Some(Logged { trade: 8, lost: 0 }), bench.now, &mut publish);
     assert_eq!(bench.out.len(), 1);
 
     bench.get(&trade(A, 12));
