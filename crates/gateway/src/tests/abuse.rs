@@ -259,7 +259,8 @@ async fn bodies_of_an_address_share_a_room_in_memory() {
         stream
     };
     let path = async |n: usize| {
-        let event: Value = serde_json::from_str(&fixture.fake.event("rest", n).await).expect("JSON");
+        let event: Value =
+            serde_json::from_str(&fixture.fake.event("rest", n).await).expect("JSON");
         event["rawPath"].as_str().expect("a path").to_owned()
     };
     let from = async |address| stream_from(address, &fixture).await;
