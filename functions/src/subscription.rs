@@ -12,7 +12,7 @@ use domain::{
     backoff::Backoff,
     chain::Chain,
     connection::{Connection, JOINING_NOTED_EVERY},
-    entry::Entry,
+    entry::{Entry, Newest},
     log_id::LogId,
     protocol::{GapReason, Subscribed},
     topic::Topic,
@@ -122,6 +122,8 @@ pub(crate) struct Position {
     unchecked: Option<RangeInclusive<u64>>,
     /// About how many bytes the events have that the connection is sent from the log.
     pub bytes: u64,
+    /// About how many bytes one of them has.
+    event_bytes: u64,
     /// The first entries to send, as far as they have been read.
     pub entries: Vec<Entry>,
 }
@@ -205,9 +207,7 @@ impl App {
         let log = self.log_id.get().await?.clone();
         for position in positions.iter_mut() {
             if let Some(range) = position.unchecked.take() {
-                let (is_complete, entries) = self.check(&position.topic, range, now).await?;
-                position.recovered = Some(is_complete);
-                position.entries = entries;
+                self.check(position, range, now).await?;
             }
         }
         // The item says where each subscription starts. If the rest is interrupted, `push` sends the
@@ -301,7 +301,7 @@ impl App {
                 Start::Newest | Start::AfterOther(_) | Start::Last(_) => known,
             }
         };
-        let event_bytes = newest.as_ref().map_or(0, |newest| mean_bytes(&newest.entry));
+        let event_bytes = newest.as_ref().map_or(0, mean_bytes);
         let floor = limits.oldest(head);
         let (mut reset, mut unchecked, mut snapshot_bytes) = (None, None, 0);
         let (next, recovered) = match start {
@@ -347,27 +347,32 @@ impl App {
             recovered,
             unchecked,
             bytes,
+            event_bytes,
             entries,
         })
     }
 
-    /// Returns whether the log has all events of a range, and the first entries if they are small.
+    /// Looks whether the log has all events of a range, after which the position is exact. Keeps the first entries
+    /// if they are small.
     async fn check(
         &self,
-        topic: &Topic,
+        position: &mut Position,
         range: RangeInclusive<u64>,
         now: Timestamp,
-    ) -> Result<(bool, Vec<Entry>), StoreError> {
+    ) -> Result<(), StoreError> {
+        let Position { topic, head, .. } = &*position;
         let log = &self.tables.log;
         let (mut next, last) = range.into_inner();
         let mut kept = None;
         let mut is_complete = true;
+        let mut bytes = 0;
         while is_complete && next <= last {
             let entries = log.read(topic, next, last, CHUNK_BYTES, now).await?;
             is_complete = !entries.is_empty();
             for entry in &entries {
                 is_complete &= matches!(entry, Entry::Frame(_)) && entry.seq() <= next;
                 next = entry.last() + 1;
+                bytes += entry.bytes() as u64;
             }
             kept.get_or_insert(entries);
         }
@@ -375,14 +380,26 @@ impl App {
         if kept.iter().map(Entry::bytes).sum::<usize>() > MAX_KEPT_BYTES {
             kept.clear();
         }
-        Ok((is_complete, kept))
+        if !is_complete {
+            // Most of what is missing has expired.
+            let oldest = log.oldest(topic, now).await?.unwrap_or(head + 1);
+            bytes = (head + 1).saturating_sub(oldest.max(position.next)) * position.event_bytes;
+        }
+        position.bytes = bytes;
+        position.recovered = Some(is_complete);
+        position.entries = kept;
+        Ok(())
     }
 }
 
-/// Returns about how many bytes each event of an entry has.
-fn mean_bytes(entry: &Entry) -> u64 {
+/// Returns about how many bytes each event of a topic has. A snapshot of an order book is not like its other events.
+fn mean_bytes(newest: &Newest) -> u64 {
+    let Newest { entry, snapshot } = newest;
     let events = entry.last() - entry.seq() + 1;
-    (entry.bytes() as u64 / events).max(EVENT_BYTES)
+    match snapshot {
+        Some(number) if *number >= entry.seq() => EVENT_BYTES,
+        _ => (entry.bytes() as u64 / events).max(EVENT_BYTES),
+    }
 }
 
 #[cfg(test)]

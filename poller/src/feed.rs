@@ -7,7 +7,12 @@ use aws::{
     error::StoreError,
     log::{Log, LoggedPost},
 };
-use domain::{frame::Frame, source::State, topic::Topic};
+use domain::{
+    entry::{Entry, Newest},
+    frame::Frame,
+    source::State,
+    topic::Topic,
+};
 use tokio::sync::watch;
 
 use crate::{numbering::Numbering, outgoing::Outgoing, states::States, wanted::Wanted};
@@ -69,8 +74,12 @@ impl Feed {
     pub async fn newest(&self, topic: &Topic) -> Result<Option<(Frame, u64)>, StoreError> {
         self.numbering.fence(topic).await?;
         let Some(frame) = self.log.newest_frame(topic).await? else { return Ok(None) };
-        let newest = self.log.newest(topic).await?;
-        let lost = newest.map_or(0, |newest| newest.entry.last().saturating_sub(frame.last()));
+        let lost = match self.log.newest(topic).await? {
+            Some(Newest { entry: Entry::Lost { last, .. }, .. }) => {
+                last.saturating_sub(frame.last())
+            }
+            Some(_) | None => 0,
+        };
         Ok(Some((frame, lost)))
     }
 

@@ -24,6 +24,7 @@ fn the_promises_are_kept_whatever_fails() {
         "lambda: killed invocations",
         "pollers: frozen",
         "pollers: killed",
+        "pollers: that poll the server",
         "rules: withdrawn rights",
         "shards: changed for the functions",
         "shards: changed for the pollers",

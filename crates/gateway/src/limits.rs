@@ -74,8 +74,11 @@ pub struct GatewayLimits {
     pub address_work: usize,
     /// How long each of them counts at most. What takes longer mostly waits for something else.
     pub address_turn: Duration,
-    /// Longest wait for a request's head, and for its body.
+    /// Longest wait for a request's head, and for its body, beyond the time that its size takes at
+    /// `http_read_rate`.
     pub http_read: Duration,
+    /// Least rate at which a client sends a body, in bytes per second.
+    pub http_read_rate: u32,
     /// Longest time until a client has received a response, beyond the time that its size takes at
     /// `http_write_rate`.
     pub http_write: Duration,
@@ -114,6 +117,7 @@ impl Default for GatewayLimits {
             address_work: Semaphore::MAX_PERMITS,
             address_turn: Duration::from_millis(200),
             http_read: Duration::from_secs(30),
+            http_read_rate: 16 * 1_024,
             http_write: Duration::from_secs(30),
             http_write_rate: 16 * 1_024,
             grace: Duration::from_secs(5),

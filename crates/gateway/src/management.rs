@@ -51,9 +51,6 @@ pub(crate) fn refuse(
             "MissingAuthenticationTokenException",
         ));
     }
-    if !state.sockets.admits_request() {
-        return Some(busy());
-    }
     if !ids::is_well_formed(id) {
         return Some(bad_request(&format!("Invalid connectionId: {id}")));
     }
@@ -67,6 +64,9 @@ pub(crate) fn handle(
     id: &str,
     body: Option<&Bytes>,
 ) -> HttpResponse {
+    if !state.sockets.admits_request() {
+        return busy();
+    }
     match request.method {
         Method::POST => post(state, id, body),
         Method::GET => describe(state, id),

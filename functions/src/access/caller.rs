@@ -50,11 +50,7 @@ impl Caller {
         token_expires_at: Option<Timestamp>,
         source_ip: Option<&str>,
     ) -> Self {
-        let counted_as = if principal.is_anonymous() {
-            address(source_ip)
-        } else {
-            format!("user/{}", principal.id)
-        };
+        let counted_as = counted_as(&principal, || address(source_ip));
         Self { principal, token_expires_at, counted_as }
     }
 }
@@ -68,6 +64,11 @@ pub fn fields_of(identity: Option<&Identity>) -> HashMap<&'static str, String> {
         (CLASS, principal.class.clone()),
         (EXPIRES_AT, expires_at.as_millisecond().to_string()),
     ])
+}
+
+/// Returns the name under which a principal is counted, or that of its address if it is anonymous.
+pub(crate) fn counted_as(principal: &Principal, address: impl FnOnce() -> String) -> String {
+    if principal.is_anonymous() { address() } else { format!("user/{}", principal.id) }
 }
 
 /// Returns the name under which a caller is counted that is known by its address only.

@@ -68,7 +68,8 @@ impl Histories {
             return Ok(None);
         };
         let kib_per_second = (bytes_per_second / 1024).max(1);
-        let taken_kib = kib(expected_bytes);
+        // An estimate can be far too high. The rest is paid for when the request has ended.
+        let taken_kib = kib(expected_bytes).min(burst(kib_per_second));
         let owed = self.with(client, kib_per_second, |bucket| {
             let wait = bucket.wait(now);
             if wait.is_zero() {
@@ -89,7 +90,7 @@ impl Histories {
         kib_per_second: u32,
         use_bucket: impl FnOnce(&mut TokenBucket<Timestamp>) -> T,
     ) -> T {
-        let burst = kib_per_second.saturating_mul(BURST_SECONDS);
+        let burst = burst(kib_per_second);
         let mut clients = self.clients.lock();
         let bucket = clients
             .get_or_insert_mut_ref(client, || TokenBucket::per_second(kib_per_second, burst));
@@ -124,6 +125,11 @@ impl Drop for Grant<'_> {
     }
 }
 
+/// Returns how many KiB a client is given at once.
+fn burst(kib_per_second: u32) -> u32 {
+    kib_per_second.saturating_mul(BURST_SECONDS)
+}
+
 /// Returns the smallest number of KiB that holds so many bytes.
 fn kib(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
@@ -150,7 +156,7 @@ mod tests {
     #[test]
     fn a_client_pays_for_what_it_was_given_and_not_for_what_was_expected() {
         let histories = Histories::new();
-        let grant = histories.begin("a", LIMIT, 160 * 1024, at(0)).expect("admitted");
+        let grant = histories.begin("a", LIMIT, u64::MAX, at(0)).expect("admitted");
         assert_eq!(wait(&histories, "a", at(0)), 1, "everything is taken");
         assert_eq!(wait(&histories, "b", at(0)), 0);
         drop(grant);

@@ -19,7 +19,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::{problem::Problem, state::RestState};
 use crate::{
-    access::caller::Caller,
+    access::caller::{Caller, counted_as},
     subscription::{Position, Start},
 };
 
@@ -220,12 +220,15 @@ impl OwnConnection {
         let starts = BTreeMap::from([(topic.clone(), start)]);
         let mut positions = state.app.locate(&connection.principal, &starts, now).await?;
         let expected = positions.iter().map(|position| position.bytes).sum();
-        let counted_as = connection.counted_as.as_ref().unwrap_or(caller_counted_as);
-        let grant = state.begin_history(counted_as, limits, expected, now)?;
+        let counted_as = match &connection.counted_as {
+            Some(counted_as) => counted_as.clone(),
+            None => counted_as(&connection.principal, || caller_counted_as.clone()),
+        };
+        let grant = state.begin_history(&counted_as, limits, expected, now)?;
         let joined = state.app.subscribe(&connection, &mut positions, now).await?;
         if let Some(grant) = grant {
             // `push` sends it.
-            grant.note(expected);
+            grant.note(positions.iter().map(|position| position.bytes).sum());
         }
         let (seq, recovered) = joined.topics.first().map_or((0, None), |it| (it.seq, it.recovered));
         let gap = positions.first().and_then(Position::gap);

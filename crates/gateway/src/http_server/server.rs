@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::{
     body::{Body, Incoming},
     server::conn::http1,
@@ -38,6 +38,7 @@ use crate::{
     http_server::header_case::{Head, Recorder},
     http_server::request::HttpRequest,
     http_server::response::{self, HttpResponse},
+    limits::GatewayLimits,
     management,
     sockets::socket::{CloseStatus, Socket},
     state::GatewayState,
@@ -289,7 +290,7 @@ async fn respond(
             if let Some(response) = management::refuse(state, &request, &id) {
                 return response;
             }
-            match read(body, limits.message_bytes, limits.http_read).await {
+            match read(body, limits.message_bytes, limits, None).await {
                 Ok(body) => management::handle(state, &request, &id, body.as_ref()),
                 Err(response) => response,
             }
@@ -305,7 +306,7 @@ async fn respond(
 }
 
 /// Handles a request to the HTTP API when it is the turn of the client's address. Its body is read when the
-/// address has room for it, and has paid for it if its length is known.
+/// address has room for it.
 async fn handle(
     state: &Arc<GatewayState>,
     request: &HttpRequest,
@@ -313,37 +314,30 @@ async fn handle(
     peer: SocketAddr,
 ) -> Result<HttpResponse, HttpResponse> {
     let limits = state.sockets.limits();
-    let (most, patience) = (limits.http_body_bytes, limits.http_read);
+    let most = limits.http_body_bytes;
     let is_from_proxy = state.config.trusts(peer.ip().to_canonical());
     let is_for_client = request.headers.contains_key("x-forwarded-for");
     if is_from_proxy && !is_for_client && request.path == "/healthz" {
         // The health check of a load balancer must not wait for clients.
-        let body = read(body, most, patience).await?;
+        let body = read(body, most, limits, None).await?;
         return Ok(handler::handle(state, request, body).await);
     }
     let address = state.addresses.of(request.source_ip);
-    let length = match body.size_hint().upper() {
+    let needed = match body.size_hint().upper().map(usize::try_from) {
+        Some(Ok(length)) if length <= most => length,
         // Such a body is not read.
-        Some(length) if length > most as u64 => Some(0),
-        length => length.and_then(|length| usize::try_from(length).ok()),
+        Some(_) => 0,
+        // Its length is not known.
+        None => most,
     };
-    let Ok(_room) = time::timeout(patience, address.room(length.unwrap_or(most))).await else {
+    let Ok(room) = time::timeout(limits.http_read, address.room(needed)).await else {
         return Err(response::error(StatusCode::TOO_MANY_REQUESTS));
     };
-    pay(&address, length.unwrap_or(0)).await;
-    let body = read(body, most, patience).await?;
-    if length.is_none() {
-        pay(&address, body.as_ref().map_or(0, Bytes::len)).await;
-    }
+    let body = read(body, most, limits, Some(&address)).await?;
+    let length = body.as_ref().map_or(0, Bytes::len);
+    // The room that the body does not need is given back now, and the rest after the response.
+    let _used = room.and_then(|mut room| room.split(length.min(room.num_permits())));
     Ok(address.place().await.run(handler::handle(state, request, body)).await)
-}
-
-/// Waits until an address has paid for bytes of a body.
-async fn pay(address: &Address, bytes: usize) {
-    let wait = address.bytes().spend(bytes);
-    if !wait.is_zero() {
-        time::sleep(wait).await;
-    }
 }
 
 /// Counts a WebSocket for the address of its client, if the client is behind a proxy. Fails if that address has
@@ -359,15 +353,38 @@ fn count_proxied(
     state.addresses.count(client).map(Some).ok_or(())
 }
 
-/// Reads a body. Returns `None` if it is larger than `limit`.
-async fn read(body: Incoming, limit: usize, wait: Duration) -> Result<Option<Bytes>, HttpResponse> {
-    if body.size_hint().lower() > limit as u64 {
+/// Reads a body, for whose bytes an address pays. Returns `None` if it has more than `most` bytes.
+async fn read(
+    mut body: Incoming,
+    most: usize,
+    limits: &GatewayLimits,
+    address: Option<&Address>,
+) -> Result<Option<Bytes>, HttpResponse> {
+    if body.size_hint().lower() > most as u64 {
         return Ok(None);
     }
-    match time::timeout(wait, Limited::new(body, limit).collect()).await {
-        Ok(Ok(body)) => Ok(Some(body.to_bytes())),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Ok(None),
-        Ok(Err(_)) => Err(response::error(StatusCode::BAD_REQUEST)),
-        Err(_) => Err(response::error(StatusCode::REQUEST_TIMEOUT)),
+    let mut received = BytesMut::new();
+    let mut deadline = Instant::now() + limits.http_read;
+    loop {
+        let data = match time::timeout_at(deadline, body.frame()).await {
+            Err(_) => return Err(response::error(StatusCode::REQUEST_TIMEOUT)),
+            Ok(Some(Err(_))) => return Err(response::error(StatusCode::BAD_REQUEST)),
+            Ok(None) => return Ok(Some(received.freeze())),
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => data,
+                // Trailers.
+                Err(_) => continue,
+            },
+        };
+        if data.len() > most - received.len() {
+            return Ok(None);
+        }
+        received.extend_from_slice(&data);
+        let wait = address.map_or(Duration::ZERO, |address| address.bytes().spend(data.len()));
+        if !wait.is_zero() {
+            time::sleep(wait).await;
+        }
+        let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        deadline += wait + Duration::from_secs(1) * bytes / limits.http_read_rate;
     }
 }

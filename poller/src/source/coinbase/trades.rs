@@ -39,6 +39,8 @@ pub(super) struct Trades {
     last: Option<u64>,
     /// Missing trades up to this one were reported as lost by an earlier leader.
     reported: u64,
+    /// The first trade that was published before the newest trade in the log was known.
+    first_unplaced: Option<u64>,
     held: BTreeMap<u64, Bytes>,
     held_bytes: usize,
     /// Since when there is a hole below the held trades.
@@ -92,8 +94,16 @@ impl Trades {
         now: Instant,
         publish: &mut impl FnMut(Outgoing),
     ) {
-        self.is_known = true;
         self.reported = logged.map_or(0, |logged| logged.trade.saturating_add(logged.lost));
+        if let Some(first) = self.first_unplaced.take() {
+            // More were held than fit, so the trades before them are lost.
+            let lost = logged.map_or(0, |_| first.saturating_sub(self.reported + 1));
+            if lost > 0 {
+                publish(Outgoing::lost(lost));
+            }
+            return;
+        }
+        self.is_known = true;
         let last = logged.map(|logged| logged.trade);
         self.last = last.or_else(|| Some(self.held.first_key_value()?.0.saturating_sub(1)));
         self.drain(now, publish);
@@ -132,6 +142,9 @@ impl Trades {
         self.hole_since.get_or_insert(now);
         if self.held.len() <= MAX_HELD && self.held_bytes <= MAX_HELD_BYTES {
             return Taken::Held;
+        }
+        if !self.is_known {
+            self.first_unplaced = self.held.first_key_value().map(|(first, _)| *first);
         }
         self.is_known = true;
         let newest = self.held.last_key_value().map_or(id, |(newest, _)| *newest);
@@ -447,6 +460,22 @@ mod tests {
         assert_eq!(bench.ids(), [-7, 11]);
         let lost: Vec<&Role> = bench.out.iter().map(|event| &event.role).collect();
         assert_eq!(lost, [&Role::Plain, &Outgoing::lost(2).role, &Role::Plain], "9 and 10");
+    }
+
+    #[test]
+    fn trades_that_were_published_before_the_log_was_known_stay_published() {
+        let mut bench = Bench::new(None);
+        bench.trades = Trades::default();
+        let last = 8 + MAX_HELD as u64;
+        for id in 8..=last {
+            bench.take(id);
+        }
+        assert_eq!(bench.out.len(), MAX_HELD + 1);
+        let logged = Logged { trade: 3, lost: 2 };
+        bench.trades.know(Some(logged), bench.now, &mut |event| bench.out.push(event));
+        assert_eq!(bench.out.last().map(|event| &event.role), Some(&Outgoing::lost(2).role));
+        assert_eq!(bench.take(last + 1), Published);
+        assert_eq!(bench.missing(GRACE), None);
     }
 
     #[test]
