@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     /// Waits for a task that runs on the same thread, unless that thread does something else meanwhile.
-    async fn wait_for_a_task(bytes: usize) -> bool {
+    fn wait_for_a_task(bytes: usize) -> bool {
         let (done, result) = std::sync::mpsc::channel();
         tokio::spawn(async move { done.send(()) });
         on_input(bytes, || result.recv_timeout(std::time::Duration::from_secs(5)).is_ok())
@@ -28,7 +28,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn other_tasks_go_on_while_a_large_input_is_handled() {
-        let task = tokio::spawn(wait_for_a_task(LARGE));
+        let task = tokio::spawn(async { wait_for_a_task(LARGE) });
         assert!(task.await.expect("the task ends"));
     }
 
