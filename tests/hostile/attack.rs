@@ -32,6 +32,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// waits. With the large one that the system gives, an attacker would take most of the machine's time to fill it.
 const SEND_BUFFER_BYTES: u32 = 16 * 1024;
 
+/// The number of requests that are sent at once.
+const REQUESTS: usize = 100;
+
 /// The size of a large message.
 const MESSAGE_BYTES: usize = 32_000;
 
@@ -206,8 +209,10 @@ impl Attacker {
         let history = format!("/api/v1/history/{MATCHES}?limit=1000");
         let path = if self.n.is_multiple_of(10) { &history } else { "/" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.target.address);
+        // Many at once, because a write for each would take the time of the server.
+        let requests = request.repeat(REQUESTS);
         loop {
-            connection.write_all(request.as_bytes()).await?;
+            connection.write_all(requests.as_bytes()).await?;
             self.count();
         }
     }

@@ -32,6 +32,7 @@ const KEPT: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct Addresses {
     bytes: Option<Rate>,
+    requests: Option<Rate>,
     body_bytes: usize,
     connections: usize,
     handshakes: usize,
@@ -52,6 +53,7 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct Address {
     bytes: TokenBucket,
+    requests: TokenBucket,
     /// A permit for each byte of a body that is in memory.
     bodies: Arc<Semaphore>,
     /// The number of those permits.
@@ -80,6 +82,7 @@ impl Addresses {
     pub(crate) fn new(limits: &GatewayLimits) -> Self {
         Self {
             bytes: limits.address_bytes,
+            requests: limits.address_requests,
             body_bytes: limits.address_body_bytes,
             connections: limits.address_connections,
             handshakes: limits.address_handshakes,
@@ -93,12 +96,13 @@ impl Addresses {
     pub(crate) fn of(&self, address: IpAddr) -> Arc<Address> {
         let mut known = self.known.lock();
         if known.addresses.len() >= known.cleanup_at {
-            known.addresses.retain(|_, it| Arc::strong_count(it) > 1 || !it.bytes.is_full());
+            known.addresses.retain(|_, it| Arc::strong_count(it) > 1 || !it.has_no_debt());
             known.cleanup_at = (known.addresses.len() * 2).max(KEPT);
         }
         let address = known.addresses.entry(network(address)).or_insert_with(|| {
             Arc::new(Address {
                 bytes: TokenBucket::new(self.bytes),
+                requests: TokenBucket::new(self.requests),
                 bodies: Arc::new(Semaphore::new(self.body_bytes)),
                 body_bytes: self.body_bytes,
                 connections: AtomicUsize::new(0),
@@ -123,6 +127,18 @@ impl Address {
     /// What all clients of the address may send.
     pub(crate) fn bytes(&self) -> &TokenBucket {
         &self.bytes
+    }
+
+    /// Waits until the clients of the address may make one more request.
+    pub(crate) async fn request(&self) {
+        let wait = self.requests.spend(1);
+        if !wait.is_zero() {
+            time::sleep(wait).await;
+        }
+    }
+
+    fn has_no_debt(&self) -> bool {
+        self.bytes.is_full() && self.requests.is_full()
     }
 
     /// Waits until the body of a request, which has so many bytes at most, may be read into memory.

@@ -56,6 +56,9 @@ pub struct GatewayLimits {
     /// Bytes that all clients of one address send, in messages and in the bodies of requests. Above this rate,
     /// the gateway reads messages more slowly, and requests wait. `None` means no limit.
     pub address_bytes: Option<Rate>,
+    /// Requests of all clients of one address to the HTTP API. Above this rate, requests wait. `None` means no
+    /// limit.
+    pub address_requests: Option<Rate>,
     /// Bytes of the bodies of requests from one address that the gateway has in memory at the same time. Further
     /// bodies wait.
     pub address_body_bytes: usize,
@@ -109,6 +112,7 @@ impl Default for GatewayLimits {
             messages: None,
             bytes: None,
             address_bytes: None,
+            address_requests: None,
             address_body_bytes: Semaphore::MAX_PERMITS,
             longest_pause: Duration::MAX,
             connections: Semaphore::MAX_PERMITS,
@@ -138,6 +142,7 @@ impl GatewayLimits {
             messages: Some(Rate::new(50, 100)),
             bytes: Some(Rate::new(128 * 1_024, 256 * 1_024)),
             address_bytes: Some(Rate::new(1_024 * 1_024, 2 * 1_024 * 1_024)),
+            address_requests: Some(Rate::new(1_000, 1_000)),
             address_body_bytes: 32 * 1_024 * 1_024,
             longest_pause: Duration::from_secs(30),
             connections,

@@ -323,6 +323,7 @@ async fn handle(
         return Ok(handler::handle(state, request, body).await);
     }
     let address = state.addresses.of(request.source_ip);
+    address.request().await;
     let needed = match body.size_hint().upper().map(usize::try_from) {
         Some(Ok(length)) if length <= most => length,
         // Such a body is not read.

@@ -248,6 +248,21 @@ async fn the_body_of_a_request_counts_too() {
 }
 
 #[tokio::test]
+async fn the_requests_of_an_address_have_a_rate() {
+    let limits =
+        GatewayLimits { address_requests: Some(Rate::of_burst(3)), ..GatewayLimits::default() };
+    let fixture = Fixture::with(|config| config.http = HttpRoutes::to("rest", None), limits);
+    let request = "GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut stream = stream_from(HERE, &fixture).await;
+    stream.write_all(request.repeat(5).as_bytes()).await.expect("written");
+    fixture.fake.event("rest", 3).await;
+    let mut other = stream_from(ELSEWHERE, &fixture).await;
+    other.write_all(request.as_bytes()).await.expect("written");
+    let last = fixture.fake.event("rest", 4).await;
+    assert!(last.contains(r#""sourceIp":"127.0.0.2""#), "{last}");
+}
+
+#[tokio::test]
 async fn bodies_of_an_address_share_a_room_in_memory() {
     let limits = GatewayLimits { address_body_bytes: 1_500, ..GatewayLimits::default() };
     let fixture = Fixture::with(|config| config.http = HttpRoutes::to("rest", None), limits);
