@@ -213,7 +213,7 @@ impl Attacker {
         let requests = request.repeat(REQUESTS);
         loop {
             connection.write_all(requests.as_bytes()).await?;
-            self.count();
+            self.requests.fetch_add(REQUESTS, Ordering::Relaxed);
         }
     }
 

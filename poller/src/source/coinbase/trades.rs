@@ -229,6 +229,7 @@ impl Trades {
             is_known: self.is_known,
             last: self.last,
             reported: self.reported,
+            first_unplaced: self.first_unplaced,
             is_filling: self.is_filling,
             ..Self::default()
         };
