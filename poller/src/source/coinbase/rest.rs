@@ -151,30 +151,47 @@ impl Rest {
         product: &str,
         ids: &RangeInclusive<u64>,
     ) -> Vec<(u64, Bytes)> {
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
         let mut time_left = FILL_WITHIN;
         let mut found = Vec::new();
         let mut after = ids.end().saturating_add(1);
-        let mut attempts = ATTEMPTS;
-        let mut pages = 0;
-        while pages < MAX_PAGES && after > *ids.start() && !time_left.is_zero() {
+        for _ in 0..MAX_PAGES {
+            if after <= *ids.start() || time_left.is_zero() {
+                break;
+            }
+            let Some(page) = self.retried_page(product, after, &mut time_left).await else { break };
+            found.extend(page.trades.into_iter().filter(|(id, _)| ids.contains(id)));
+            match page.oldest {
+                Some(oldest) if oldest < after => after = oldest,
+                _ => break,
+            }
+        }
+        found
+    }
+
+    /// Fetches the page of trades older than `after`, in several attempts while there is time left. Returns what
+    /// came last.
+    async fn retried_page(
+        &self,
+        product: &str,
+        after: u64,
+        time_left: &mut Duration,
+    ) -> Option<Page> {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
+        let mut received = None;
+        for attempt in 1..=ATTEMPTS {
             let started = Instant::now();
             let page = self.page(product, after).await;
             // A request that took longer was answered, but the process was frozen.
-            time_left = time_left.saturating_sub(started.elapsed().min(REQUEST_WITHIN));
+            *time_left = time_left.saturating_sub(started.elapsed().min(REQUEST_WITHIN));
             let retry_after = match page {
-                // The newest trades reach the REST interface a moment later than the WebSocket feed.
-                Ok(page) if page.is_behind(after) && attempts > 1 => None,
                 Ok(page) => {
-                    let Some(oldest) = page.oldest else { break };
-                    found.extend(page.trades.into_iter().filter(|(id, _)| ids.contains(id)));
-                    if oldest >= after {
+                    // The newest trades reach the REST interface a moment later than the WebSocket feed.
+                    let is_behind = page.is_behind(after);
+                    received = Some(page);
+                    if !is_behind {
                         break;
                     }
-                    after = oldest;
-                    attempts = ATTEMPTS;
-                    pages += 1;
-                    continue;
+                    None
                 }
                 Err(error) => {
                     warn!(product, error = %Chain(&error), "could not fetch missed trades");
@@ -184,18 +201,14 @@ impl Rest {
                     error.retry_after()
                 }
             };
-            attempts -= 1;
-            if attempts == 0 {
-                break;
-            }
             let delay = backoff.next_delay().max(retry_after.unwrap_or_default());
-            if delay >= time_left {
+            if attempt == ATTEMPTS || delay >= *time_left {
                 break;
             }
-            time_left -= delay;
+            *time_left -= delay;
             time::sleep(delay).await;
         }
-        found
+        received
     }
 
     /// Fetches the page of trades older than `after`.
@@ -371,6 +384,18 @@ mod tests {
         .await;
         let found = rest.trades("A-B", &(6..=7)).await;
         assert_eq!(ids(&found), [7, 6]);
+    }
+
+    #[tokio::test]
+    async fn what_was_fetched_is_used_even_if_a_later_attempt_fails() {
+        let (server, rest) = scripted(|attempt, _| match attempt {
+            // The exchange does not have trade 7.
+            0 | 1 => Json([trade(6), trade(5)]).into_response(),
+            _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        })
+        .await;
+        let found = rest.trades("A-B", &(5..=7)).await;
+        assert_eq!((ids(&found), server.requests().len()), (vec![6, 5], 3));
     }
 
     /// A network of a process that is frozen during its first request.
