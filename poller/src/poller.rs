@@ -11,7 +11,7 @@ use domain::{
     chain::Chain, clock::Clock, provenance::Provenance, push::Push, shard::Shard, source::State,
     topic::Topic,
 };
-use futures_util::future;
+use futures_util::future::{self, BoxFuture};
 use tokio::{sync::watch, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -86,7 +86,16 @@ impl Poller {
     ///
     /// When the tables contain data of the other kind, or cannot be read at the start, or a part of the
     /// poller has panicked.
-    pub async fn run(
+    // The future is boxed here so that the poller is compiled once, and not again in each program that runs it.
+    pub fn run(
+        self,
+        options: &config::Options,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(self.run_parts(options, shutdown))
+    }
+
+    async fn run_parts(
         self,
         options: &config::Options,
         shutdown: CancellationToken,
@@ -281,7 +290,6 @@ mod tests {
     use clap::Parser as _;
     use domain::push::{Job, PushError, Report};
     use dynamo::{Engine, Storage};
-    use futures_util::future::BoxFuture;
     use jiff::Timestamp;
 
     use super::*;

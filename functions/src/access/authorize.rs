@@ -7,6 +7,7 @@ use domain::{
     access::{ANONYMOUS, Principal, Right},
     chain::Chain,
 };
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use lambda_http::http::{
     HeaderMap,
@@ -67,8 +68,17 @@ pub enum AuthorizeError {
 /// # Errors
 ///
 /// [`AuthorizeError`] when the caller cannot be identified.
+// The future is boxed here so that this code is compiled once, and not again in each program that runs it.
+pub fn handle(
+    app: &App,
+    now: Timestamp,
+    event: AuthorizeEvent,
+) -> BoxFuture<'_, Result<Value, AuthorizeError>> {
+    Box::pin(handle_event(app, now, event))
+}
+
 #[instrument(name = "authorize", skip_all)]
-pub async fn handle(
+async fn handle_event(
     app: &App,
     now: Timestamp,
     event: AuthorizeEvent,

@@ -2,6 +2,7 @@
 
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use domain::connection::ConnectionId;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tracing::{debug, instrument};
 
@@ -18,8 +19,17 @@ use crate::app::App;
 /// # Errors
 ///
 /// [`ConnectionEventError`]; on `$connect` the handshake then fails with 502.
+// The future is boxed here so that this code is compiled once, and not again in each program that runs it.
+pub fn handle(
+    app: &App,
+    now: Timestamp,
+    event: ApiGatewayWebsocketProxyRequest,
+) -> BoxFuture<'_, Result<ApiGatewayProxyResponse, ConnectionEventError>> {
+    Box::pin(handle_event(app, now, event))
+}
+
 #[instrument(name = "connection", skip_all, fields(connection.id))]
-pub async fn handle(
+async fn handle_event(
     app: &App,
     now: Timestamp,
     event: ApiGatewayWebsocketProxyRequest,

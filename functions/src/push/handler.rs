@@ -33,8 +33,13 @@ impl Pusher {
     /// # Errors
     ///
     /// [`JobError`]; the caller can repeat the job.
+    // The future is boxed here so that `push` is compiled once, and not again in each program that runs it.
+    pub fn handle(&self, job: Job) -> BoxFuture<'_, Result<Report, JobError>> {
+        Box::pin(self.handle_job(job))
+    }
+
     #[instrument(name = "push", skip_all, fields(shard = job.shard))]
-    pub async fn handle(&self, job: Job) -> Result<Report, JobError> {
+    async fn handle_job(&self, job: Job) -> Result<Report, JobError> {
         let budget = Budget::new(job.posts, job.time());
         let now = self.clock.now();
         let prepared =
