@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use aws::tables::Tables;
 use domain::{entry::Entry, topic::Topic};
 use jiff::Timestamp;
+use tokio::time::{self, Instant};
 
 use crate::{
     client::Position,
@@ -12,6 +13,35 @@ use crate::{
     trace::Trace,
     upstream::{self, Logged, Upstream},
 };
+
+/// How often the log is searched for deleted posts.
+const SEARCH_EVERY: Duration = Duration::from_secs(20);
+
+/// Waits until no deleted post is in the log, but not longer than `most`.
+pub(crate) async fn wait_for_deletes(
+    tables: &Tables,
+    upstream: &Upstream,
+    topics: &[Topic],
+    most: Duration,
+) {
+    let until = Instant::now() + most;
+    while Instant::now() < until {
+        let mut is_done = true;
+        for topic in topics {
+            let entries = retained(tables, topic).await;
+            is_done &= check_deletes(topic, &entries, upstream).is_empty();
+        }
+        if is_done {
+            return;
+        }
+        time::sleep(SEARCH_EVERY).await;
+    }
+}
+
+/// Reads what the log has of a topic, expired entries too.
+async fn retained(tables: &Tables, topic: &Topic) -> Vec<Entry> {
+    tables.log.read(topic, 1, u64::MAX, usize::MAX, Timestamp::UNIX_EPOCH).await.unwrap()
+}
 
 /// Reports what is not as it must be. Only the last event of topics that are read `on_demand` must be there.
 pub(crate) async fn check(
@@ -24,9 +54,7 @@ pub(crate) async fn check(
     trace: &Trace,
 ) {
     for topic in topics {
-        // Expired entries count too.
-        let now = Timestamp::UNIX_EPOCH;
-        let retained = tables.log.read(topic, 1, u64::MAX, usize::MAX, now).await.unwrap();
+        let retained = retained(tables, topic).await;
         let entries = expired.restore(topic, &retained);
         let mut violations = check_numbers(&entries);
         let has_subscribers = positions.keys().any(|(_, of)| of == topic);

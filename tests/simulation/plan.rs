@@ -86,6 +86,10 @@ pub(crate) enum Fault {
     Withdrawals,
 }
 
+/// The longest outages and freezes, and the longest ones with [`Fault::LongFaults`].
+const LONGEST: Duration = Duration::from_secs(25);
+const LONGEST_OF_LONG: Duration = Duration::from_mins(1);
+
 /// What happens in a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -116,7 +120,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Draws a plan. Leaving out a fault does not change the others.
     pub(crate) fn draw(rng: &mut fastrand::Rng, without: &[Fault]) -> Self {
-        let mut time = Duration::from_millis(rng.u64(25_000..50_000));
+        let mut time = Duration::from_millis(rng.u64(25_000..45_000));
         let few_posts = rng.u32(100..300);
         // Each kind of fault happens in some of the runs only, so that a failing seed points to its cause.
         let mut share = |fault: Fault, of_the_runs: f64, most: f64| {
@@ -127,11 +131,10 @@ impl Plan {
             0.0 => Duration::from_hours(24),
             _ => Duration::from_secs(40),
         };
-        let mut longest = Duration::from_secs(25);
-        if share(Fault::LongFaults, 0.15, 1.0) > 0.0 {
-            longest = Duration::from_mins(1);
-            time += longest;
-        }
+        let longest = match share(Fault::LongFaults, 0.15, 1.0) {
+            0.0 => LONGEST,
+            _ => LONGEST_OF_LONG,
+        };
         let others = [
             (Fault::Outages, 0.4),
             (Fault::Kills, 0.4),
@@ -149,6 +152,14 @@ impl Plan {
         let mut faults: Vec<Fault> = drawn.map(|(fault, _)| fault).collect();
         // A polled server reports no deletes. They are found minutes later, when such events have expired.
         faults.retain(|fault| *fault != Fault::Polled || retention > Duration::from_hours(1));
+        let (longest_outage, longest_freeze) =
+            (longest.min(retention / 8), longest.min(retention * 5 / 8));
+        let lasts = |fault, most| if faults.contains(&fault) { most } else { Duration::ZERO };
+        let longest_fault =
+            lasts(Fault::Outages, longest_outage).max(lasts(Fault::Freezes, longest_freeze));
+        if longest_fault > LONGEST {
+            time += longest_fault;
+        }
         Self {
             time,
             faults,
@@ -185,8 +196,8 @@ impl Plan {
                 garbage: share(Fault::UpstreamGarbage, 0.4, 0.1),
             },
             skew: Duration::from_secs(3).mul_f64(share(Fault::Skew, 0.6, 1.0)),
-            longest_outage: longest.min(retention / 8),
-            longest_freeze: longest.min(retention * 5 / 8),
+            longest_outage,
+            longest_freeze,
             retention,
             deletes: share(Fault::Deletes, 0.5, 0.3),
             killed_functions: share(Fault::ConnectionKilled, 0.4, 0.2),

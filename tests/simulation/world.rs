@@ -52,8 +52,8 @@ use crate::{
 /// How long after the faults everything must be in order again.
 const PEACE: Duration = Duration::from_secs(10);
 
-/// How much longer it takes until the deletes on a server that is polled are found. Its posts are requested again
-/// after one minute, and four minutes after that, 20 of them every eight seconds.
+/// Longest time until the deletes on a server that is polled are found. Its posts are requested again after one
+/// minute, and four minutes after that, 20 of them every eight seconds.
 const POLLED_WITHIN: Duration = Duration::from_mins(7);
 
 /// How long before the end of the faults all pollers run again: a lease has to expire before another poller
@@ -245,8 +245,12 @@ async fn simulate(seed: u64, without: &[Fault], trace: Option<&Path>) -> Outcome
     for topic in on_demand {
         upstream.produce(&Topic::parse(topic).unwrap());
     }
-    let polling = if plan.has(Fault::Polled) { POLLED_WITHIN } else { Duration::ZERO };
-    time::sleep_until(peace + PEACE + polling).await;
+    time::sleep_until(peace + PEACE).await;
+    if plan.has(Fault::Polled) {
+        check::wait_for_deletes(&tables, &upstream, &topics, POLLED_WITHIN).await;
+        // The clients must learn of the last of them.
+        time::sleep(PEACE).await;
+    }
     let positions = positions.lock().clone();
     deleting.shutdown().await;
     check::check(&tables, &upstream, &positions, &topics, on_demand, &expired, &trace).await;
