@@ -152,6 +152,12 @@ lambda: tools web $(TOOLS)/aws/.done ## Run the functions under cargo lambda wat
 	$(CARGO) build --bin headwater --bin headwater-poller
 	@$(IN_TOOLS) infra/lambda
 
+.PHONY: test-lambda
+test-lambda: export CARGO_PROFILE_DEV_OPT_LEVEL = 1
+test-lambda: tools web $(TOOLS)/aws/.done ## Attack the functions under cargo lambda watch
+	$(CARGO) build --workspace --bins
+	$(IN_TOOLS) $(CARGO) nextest run --workspace --run-ignored only -E 'package(tests) & binary(hostile)'
+
 # Arguments of `docker build`, such as --build-arg FINAL_BASE=headwater-final-base.
 IMAGE_FLAGS ?=
 IMAGE ?= headwater-poller

@@ -18,6 +18,9 @@ use crate::{Client, ExchangeServer, PATIENCE, Ports, Rest, SECRET, program, skip
 /// The number of consecutive ports that a cluster uses.
 const PORTS: u16 = 21;
 
+/// The settings of parts that accept tokens.
+const WITH_TOKENS: [(&str, &str); 1] = [("HEADWATER_JWT_SECRET", SECRET)];
+
 /// A running cluster.
 pub struct Cluster {
     /// The address for clients.
@@ -45,7 +48,13 @@ impl Cluster {
     ///
     /// As [`Self::start`].
     pub async fn start_with_tokens(exchange: &ExchangeServer) -> Option<Self> {
-        Self::start_with(exchange, &[("HEADWATER_JWT_SECRET", SECRET)]).await
+        Self::start_with(exchange, &WITH_TOKENS).await
+    }
+
+    /// Starts the functions under `cargo lambda watch`, as `make lambda` does, with the other parts. They accept
+    /// tokens. `cargo-lambda` must be in the path.
+    pub async fn start_lambda_with_tokens(exchange: &ExchangeServer) -> Self {
+        Self::run("lambda", exchange, &WITH_TOKENS).await
     }
 
     async fn start_with(exchange: &ExchangeServer, variables: &[(&str, &str)]) -> Option<Self> {
@@ -55,7 +64,12 @@ impl Cluster {
             skip("HAProxy is not installed (apt-get install haproxy)");
             return None;
         }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/cluster");
+        Some(Self::run("cluster", exchange, variables).await)
+    }
+
+    /// Runs a script that starts all parts.
+    async fn run(script: &str, exchange: &ExchangeServer, variables: &[(&str, &str)]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra").join(script);
         let programs = program::folder();
         let poller = programs.join("headwater-poller");
         assert!(poller.exists(), "{} is missing: `make test` builds it", poller.display());
@@ -91,7 +105,7 @@ impl Cluster {
             is_known.then_some(())
         })
         .await;
-        Some(cluster)
+        cluster
     }
 
     /// Connects a client through the load balancer.

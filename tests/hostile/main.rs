@@ -138,8 +138,21 @@ async fn a_cluster_endures_them_too() {
     let exchange = ExchangeServer::start().await.unwrap();
     let Some(attacked) = Cluster::start_with_tokens(&exchange).await else { return };
     let Some(quiet) = Cluster::start_with_tokens(&exchange).await else { return };
+    endure_all(&exchange, attacked, quiet).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it requires cargo-lambda: `make test-lambda` runs it"]
+async fn functions_under_cargo_lambda_endure_them_too() {
+    let exchange = ExchangeServer::start().await.unwrap();
+    let attacked = Cluster::start_lambda_with_tokens(&exchange).await;
+    let quiet = Cluster::start_lambda_with_tokens(&exchange).await;
+    endure_all(&exchange, attacked, quiet).await;
+}
+
+async fn endure_all(exchange: &ExchangeServer, attacked: Cluster, quiet: Cluster) {
     let target = targets().await;
-    target(attacked.address).fill(&exchange).await;
+    target(attacked.address).fill(exchange).await;
     for attack in ALL {
         compare(*attack, &target(attacked.address), &target(quiet.address)).await;
     }

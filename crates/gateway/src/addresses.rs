@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time,
 };
 
@@ -38,6 +38,7 @@ pub(crate) struct Addresses {
     handshakes: usize,
     work: usize,
     turn: Duration,
+    invocations: usize,
     known: Mutex<Known>,
 }
 
@@ -65,6 +66,8 @@ pub(crate) struct Address {
     work: Arc<Semaphore>,
     /// How long work keeps its place at most.
     turn: Duration,
+    /// A permit for each invocation.
+    invocations: Semaphore,
 }
 
 /// A place to do something for a client of an address.
@@ -88,6 +91,7 @@ impl Addresses {
             handshakes: limits.address_handshakes,
             work: limits.address_work,
             turn: limits.address_turn,
+            invocations: limits.address_invocations,
             known: Mutex::default(),
         }
     }
@@ -109,6 +113,7 @@ impl Addresses {
                 handshakes: Arc::new(Semaphore::new(self.handshakes)),
                 work: Arc::new(Semaphore::new(self.work)),
                 turn: self.turn,
+                invocations: Semaphore::new(self.invocations),
             })
         });
         address.clone()
@@ -152,6 +157,12 @@ impl Address {
     pub(crate) async fn handshake(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         self.handshakes.clone().acquire_owned().await.ok()
+    }
+
+    /// Waits until one more function may be invoked for a client of the address.
+    pub(crate) async fn invocation(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.invocations.acquire().await.ok()
     }
 
     /// Waits for a place to do something for a client of the address.

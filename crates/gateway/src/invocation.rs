@@ -6,7 +6,10 @@ use bytes::Bytes;
 use tokio::time;
 use tracing::warn;
 
-use crate::functions::{FunctionError, Functions};
+use crate::{
+    addresses::Address,
+    functions::{FunctionError, Functions},
+};
 
 /// Why an invocation returned no response.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +18,18 @@ pub(crate) enum InvocationError {
     Function(#[from] FunctionError),
     #[error("function did not respond within the integration timeout")]
     TimedOut,
+}
+
+/// Invokes a function for a client of an address, once those that came before it have left room.
+pub(crate) async fn invoke_in_turn(
+    address: &Address,
+    functions: &dyn Functions,
+    function: &str,
+    event: Bytes,
+    limit: Duration,
+) -> Result<Bytes, InvocationError> {
+    let _permit = address.invocation().await;
+    invoke(functions, function, event, limit).await
 }
 
 /// Invokes a function, and logs a failure.

@@ -77,6 +77,9 @@ pub struct GatewayLimits {
     pub address_work: usize,
     /// How long each of them counts at most. What takes longer mostly waits for something else.
     pub address_turn: Duration,
+    /// Invocations for the clients of one address at the same time. Further ones wait. It matters if the functions
+    /// run in a few environments only, each of which handles one invocation at a time.
+    pub address_invocations: usize,
     /// Longest wait for a request's head, and for its body, beyond the time that its size takes at
     /// `http_read_rate`.
     pub http_read: Duration,
@@ -120,6 +123,7 @@ impl Default for GatewayLimits {
             address_handshakes: Semaphore::MAX_PERMITS,
             address_work: Semaphore::MAX_PERMITS,
             address_turn: Duration::from_millis(200),
+            address_invocations: Semaphore::MAX_PERMITS,
             http_read: Duration::from_secs(30),
             http_read_rate: 16 * 1_024,
             http_write: Duration::from_secs(30),

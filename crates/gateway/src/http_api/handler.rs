@@ -1,6 +1,6 @@
 //! The HTTP API: requests become events of payload format 2.0.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use crate::{
     http_server::request::{Fields, HttpRequest},
     http_server::response::{self, HttpResponse},
     ids,
-    invocation::{InvocationError, invoke},
+    invocation::{InvocationError, invoke_in_turn},
     state::GatewayState,
     web_socket::events::to_json,
 };
@@ -128,7 +128,7 @@ pub(crate) async fn handle(
     };
     let limit = state.sockets.limits().integration;
     let event = call.event(context.as_ref(), body);
-    let mut response = match invoke(&*state.functions, &route.function, event, limit).await {
+    let mut response = match call.invoke(&route.function, event, limit).await {
         Ok(response) => to_response(&response).unwrap_or_else(response::failed),
         Err(InvocationError::Function(FunctionError::Handled { .. })) => response::failed(),
         Err(InvocationError::TimedOut | InvocationError::Function(_)) => {
@@ -200,8 +200,18 @@ impl<'a> Call<'a> {
         let part = AuthorizerPart { r#type: "REQUEST", route_arn: &route_arn, identity_source };
         let event = self.to_event(Some(part), None, None);
         let limit = self.state.sockets.limits().authorizer;
-        let response = invoke(&*self.state.functions, &authorizer.function, event, limit).await?;
+        let response = self.invoke(&authorizer.function, event, limit).await?;
         Ok(Some(authorizer::evaluate_http(&response, &route_arn)?.values))
+    }
+
+    async fn invoke(
+        &self,
+        function: &str,
+        event: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, InvocationError> {
+        let address = self.state.addresses.of(self.request.source_ip);
+        invoke_in_turn(&address, &*self.state.functions, function, event, limit).await
     }
 
     fn event(&self, context: Option<&Map<String, Value>>, body: Bytes) -> Bytes {

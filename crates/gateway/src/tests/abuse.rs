@@ -350,6 +350,30 @@ async fn an_address_does_not_wait_for_the_work_of_another() {
 }
 
 #[tokio::test]
+async fn an_address_takes_only_its_share_of_the_environments() {
+    let limits = GatewayLimits {
+        address_invocations: 2,
+        address_turn: Duration::from_millis(20),
+        ..GatewayLimits::default()
+    };
+    let fixture = Fixture::with_limits(limits);
+    let (mut busy, id) = fixture.connect_with_id().await;
+    let mut other = connect_from(ELSEWHERE, &fixture).await.expect("101");
+    let permits = fixture.fake.hold("default");
+    for _ in 0..16 {
+        send(&mut busy, "busy").await;
+    }
+    let socket = fixture.gateway.sockets().find(&id).expect("open");
+    until("all messages have been read", || socket.is_busy(16)).await;
+    fixture.fake.event("default", 2).await;
+    send(&mut other, "other").await;
+    fixture.fake.event("default", 3).await;
+    assert_eq!(received(&fixture), ["busy", "busy", "other"]);
+    permits.add_permits(17);
+    fixture.fake.event("default", 17).await;
+}
+
+#[tokio::test]
 async fn slow_handshakes_of_an_address_do_not_take_those_of_the_others() {
     let limits = GatewayLimits {
         handshakes: 2,

@@ -24,7 +24,7 @@ use crate::{
     frames::decode::{ClientMessage, Decoder},
     frames::encode,
     ids,
-    invocation::invoke,
+    invocation::{invoke, invoke_in_turn},
     sockets::socket::{Client, CloseStatus, Socket},
     state::GatewayState,
     web_socket::events::EventBuilder,
@@ -82,12 +82,15 @@ pub(crate) async fn disconnect(state: &GatewayState, client: &Client, status: &C
     let request_id = ids::request(at);
     let builder = EventBuilder { api: &state.config.api, client, request_id: &request_id, at };
     let limit = state.sockets.limits().integration;
-    let invoking = invoke(&*state.functions, &route.function, builder.disconnect(status), limit);
+    let (functions, function) = (&*state.functions, &route.function);
+    let event = builder.disconnect(status);
     let _ = if state.shutdown.is_cancelled() {
         // All connections end at the same time, and the gateway does not wait for long.
-        invoking.await
+        invoke(functions, function, event, limit).await
     } else {
-        state.addresses.of(client.source_ip).place().await.run(invoking).await
+        let address = state.addresses.of(client.source_ip);
+        let invoking = invoke_in_turn(&address, functions, function, event, limit);
+        address.place().await.run(invoking).await
     };
 }
 

@@ -15,7 +15,7 @@ use crate::{
     http_server::request::HttpRequest,
     http_server::response::{self, HttpResponse},
     ids,
-    invocation::{InvocationError, invoke},
+    invocation::{InvocationError, invoke_in_turn},
     sockets::socket::{Client, CloseStatus},
     state::GatewayState,
     web_socket::connection,
@@ -128,7 +128,9 @@ async fn authorize(
     let event = builder.authorize(request);
     let started = Instant::now();
     let limit = state.sockets.limits().authorizer;
-    let response = invoke(&*state.functions, &authorizer.function, event, limit).await?;
+    let (address, functions) = (state.addresses.of(client.source_ip), &*state.functions);
+    let function = &authorizer.function;
+    let response = invoke_in_turn(&address, functions, function, event, limit).await?;
     let context = authorizer::evaluate_web_socket(&response, &api.connect_arn())?;
     Ok(Some(context.to_web_socket_json(started.elapsed())))
 }
@@ -145,7 +147,8 @@ async fn connect(
     let builder = EventBuilder { api, client, request_id, at: clock::now() };
     let event = builder.connect(request);
     let limit = state.sockets.limits().integration;
-    let response = invoke(&*state.functions, &route.function, event, limit)
+    let address = state.addresses.of(client.source_ip);
+    let response = invoke_in_turn(&address, &*state.functions, &route.function, event, limit)
         .await
         .map_err(|error| status_of(&error))?;
     let malformed = StatusCode::BAD_GATEWAY;

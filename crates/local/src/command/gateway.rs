@@ -1,6 +1,6 @@
 //! `headwater gateway`: the emulated API Gateway alone, in front of functions that run elsewhere.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{num::NonZero, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use aws::clients::Clients;
@@ -111,6 +111,13 @@ pub struct Options {
     )]
     pub trusted_proxies: Vec<IpNet>,
 
+    /// Invoke at most this many functions at the same time for the clients of one address. Further messages,
+    /// requests and handshakes wait. If only a few environments run the functions, as with
+    /// `cargo lambda watch --concurrency 4`, use half as many, so that one address cannot take all of them. By
+    /// default there is no limit.
+    #[arg(long, value_name = "COUNT", conflicts_with = "unguarded")]
+    pub address_invocations: Option<NonZero<usize>>,
+
     /// Do not limit what one client, or one address, may send and open. API Gateway has no such limits; it
     /// bills each message.
     #[arg(long)]
@@ -134,6 +141,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let limits =
         if options.unguarded { GatewayLimits::default() } else { GatewayLimits::guarded() };
     let limits = if options.quotas { limits.with_account_rates() } else { limits };
+    let address_invocations =
+        options.address_invocations.map_or(limits.address_invocations, NonZero::get);
+    let limits = GatewayLimits { address_invocations, ..limits };
     let gateway = Gateway::start(config, Arc::new(Sockets::new(limits)), functions, shutdown)
         .with_context(|| format!("cannot listen on {}", options.listen.address))?;
     gateway.stopped().await;
