@@ -83,7 +83,7 @@ audit: tools web/node_modules/.installed $(TOOLS)/cargo/bin/cargo-deny ## Check 
 
 # Without optimization, they build in half the time, and they run only for a few seconds.
 $(TOOLS)/cargo/bin/%:
-	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug --quiet --root $(TOOLS)/cargo $*
+	CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug --quiet --root $(TOOLS)/cargo $*
 
 .PHONY: web
 web: web/app/dist/index.html ## Build the web page, if it has changed

@@ -85,7 +85,7 @@ const CHANGED_SHARDS: (&str, Shard) = ("3,2", 3);
 /// The topics that the pollers may read only while they have subscribers.
 const ON_DEMAND: [&str; 2] = ["coinbase/matches/B-USD", "mastodon/tag/quiet"];
 
-const CLIENTS: usize = 12;
+const CLIENTS: usize = 9;
 
 /// The topics, and the mean time between two of their events in milliseconds.
 const TOPICS: [(&str, u64); 5] = [
