@@ -20,25 +20,19 @@ pub(crate) enum InvocationError {
     TimedOut,
 }
 
-/// Invokes a function for a client of an address, once those that came before it have left room.
-pub(crate) async fn invoke_in_turn(
-    address: &Address,
-    functions: &dyn Functions,
-    function: &str,
-    event: Bytes,
-    limit: Duration,
-) -> Result<Bytes, InvocationError> {
-    let _permit = address.invocation().await;
-    invoke(functions, function, event, limit).await
-}
-
-/// Invokes a function, and logs a failure.
+/// Invokes a function, and logs a failure. If it is for a client of an address, it first waits until the invocations
+/// for the others have left room.
 pub(crate) async fn invoke(
+    address: Option<&Address>,
     functions: &dyn Functions,
     function: &str,
     event: Bytes,
     limit: Duration,
 ) -> Result<Bytes, InvocationError> {
+    let _permit = match address {
+        Some(address) => address.invocation().await,
+        None => None,
+    };
     let result = match time::timeout(limit, functions.invoke(function, event)).await {
         Ok(result) => result.map_err(InvocationError::from),
         Err(_) => Err(InvocationError::TimedOut),

@@ -186,7 +186,7 @@ impl Outcome {
 impl Push for Pusher {
     fn push(&self, job: Job) -> BoxFuture<'_, Result<Report, PushError>> {
         Box::pin(async move {
-            self.handle(job).await.map_err(|error| PushError::Failed(BoxError::from(error)))
+            self.handle_job(job).await.map_err(|error| PushError::Failed(BoxError::from(error)))
         })
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
+    addresses::Address,
     authorizer::{self, AuthorizationError},
     clock,
     functions::FunctionError,
@@ -16,7 +17,7 @@ use crate::{
     http_server::request::{Fields, HttpRequest},
     http_server::response::{self, HttpResponse},
     ids,
-    invocation::{InvocationError, invoke_in_turn},
+    invocation::{InvocationError, invoke},
     state::GatewayState,
     web_socket::events::to_json,
 };
@@ -102,9 +103,11 @@ struct FunctionResponse {
     is_base64_encoded: Option<bool>,
 }
 
-/// Handles a request by invoking its function. The body is `None` if it exceeded the size limit.
+/// Handles a request by invoking its function. The body is `None` if it exceeded the size limit, and the address if
+/// the request must not wait for others.
 pub(crate) async fn handle(
     state: &GatewayState,
+    address: Option<&Address>,
     request: &HttpRequest,
     body: Option<Bytes>,
 ) -> HttpResponse {
@@ -121,7 +124,7 @@ pub(crate) async fn handle(
         return response::error(StatusCode::NOT_FOUND);
     };
     let route = matched.route;
-    let call = Call::new(state, request, matched);
+    let call = Call::new(state, address, request, matched);
     let context = match call.authorize().await {
         Ok(context) => context,
         Err(error) => return response::error(error.status()),
@@ -144,6 +147,7 @@ pub(crate) async fn handle(
 /// A request for which a function is invoked.
 struct Call<'a> {
     state: &'a GatewayState,
+    address: Option<&'a Address>,
     request: &'a HttpRequest,
     matched: RouteMatch<'a>,
     request_id: String,
@@ -153,7 +157,12 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(state: &'a GatewayState, request: &'a HttpRequest, matched: RouteMatch<'a>) -> Self {
+    fn new(
+        state: &'a GatewayState,
+        address: Option<&'a Address>,
+        request: &'a HttpRequest,
+        matched: RouteMatch<'a>,
+    ) -> Self {
         let mut headers = Fields::default();
         for (name, value) in &request.headers {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -181,6 +190,7 @@ impl<'a> Call<'a> {
             .collect();
         Self {
             state,
+            address,
             request,
             matched,
             request_id: ids::request(request.received_at),
@@ -210,8 +220,7 @@ impl<'a> Call<'a> {
         event: Bytes,
         limit: Duration,
     ) -> Result<Bytes, InvocationError> {
-        let address = self.state.addresses.of(self.request.source_ip);
-        invoke_in_turn(&address, &*self.state.functions, function, event, limit).await
+        invoke(self.address, &*self.state.functions, function, event, limit).await
     }
 
     fn event(&self, context: Option<&Map<String, Value>>, body: Bytes) -> Bytes {

@@ -320,7 +320,7 @@ async fn handle(
     if is_from_proxy && !is_for_client && request.path == "/healthz" {
         // The health check of a load balancer must not wait for clients.
         let body = read(body, most, limits, None).await?;
-        return Ok(handler::handle(state, request, body).await);
+        return Ok(handler::handle(state, None, request, body).await);
     }
     let address = state.addresses.of(request.source_ip);
     address.request().await;
@@ -338,7 +338,7 @@ async fn handle(
     let length = body.as_ref().map_or(0, Bytes::len);
     // The room that the body does not need is given back now, and the rest after the response.
     let _used = room.and_then(|mut room| room.split(length.min(room.num_permits())));
-    Ok(address.place().await.run(handler::handle(state, request, body)).await)
+    Ok(address.place().await.run(handler::handle(state, Some(&address), request, body)).await)
 }
 
 /// Counts a WebSocket for the address of its client, if the client is behind a proxy. Fails if that address has

@@ -140,8 +140,12 @@ async fn a_proxy_names_its_client_in_several_forms() {
 
 #[tokio::test]
 async fn the_health_check_of_a_proxy_does_not_wait_for_clients() {
-    let turn = Duration::from_hours(1);
-    let limits = GatewayLimits { address_work: 1, address_turn: turn, ..GatewayLimits::default() };
+    let limits = GatewayLimits {
+        address_work: 1,
+        address_turn: Duration::from_hours(1),
+        address_invocations: 1,
+        ..GatewayLimits::default()
+    };
     let fixture = with_proxies(limits);
     let _permits = fixture.fake.hold("rest");
     let mut open = Vec::new();

@@ -24,7 +24,7 @@ use crate::{
     frames::decode::{ClientMessage, Decoder},
     frames::encode,
     ids,
-    invocation::{invoke, invoke_in_turn},
+    invocation::invoke,
     sockets::socket::{Client, CloseStatus, Socket},
     state::GatewayState,
     web_socket::events::EventBuilder,
@@ -86,10 +86,10 @@ pub(crate) async fn disconnect(state: &GatewayState, client: &Client, status: &C
     let event = builder.disconnect(status);
     let _ = if state.shutdown.is_cancelled() {
         // All connections end at the same time, and the gateway does not wait for long.
-        invoke(functions, function, event, limit).await
+        invoke(None, functions, function, event, limit).await
     } else {
         let address = state.addresses.of(client.source_ip);
-        let invoking = invoke_in_turn(&address, functions, function, event, limit);
+        let invoking = invoke(Some(&address), functions, function, event, limit);
         address.place().await.run(invoking).await
     };
 }

@@ -9,13 +9,14 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::{
+    addresses::Address,
     authorizer::{self, AuthorizationError},
     clock,
     functions::FunctionError,
     http_server::request::HttpRequest,
     http_server::response::{self, HttpResponse},
     ids,
-    invocation::{InvocationError, invoke_in_turn},
+    invocation::{InvocationError, invoke},
     sockets::socket::{Client, CloseStatus},
     state::GatewayState,
     web_socket::connection,
@@ -55,7 +56,7 @@ pub(crate) async fn accept(
     state.tasks.clone().spawn(async move {
         let deciding = async {
             let _permit = state.handshakes.acquire().await;
-            decide(&state, &request).await
+            decide(&state, &address, &request).await
         };
         let result = place.run(deciding).await;
         drop(share);
@@ -97,7 +98,11 @@ fn check(state: &GatewayState, request: &HttpRequest) -> Result<String, StatusCo
     Ok(derive_accept_key(key.as_bytes()))
 }
 
-async fn decide(state: &GatewayState, request: &HttpRequest) -> Result<Accepted, StatusCode> {
+async fn decide(
+    state: &GatewayState,
+    address: &Address,
+    request: &HttpRequest,
+) -> Result<Accepted, StatusCode> {
     let mut client = Client {
         id: ids::connection(request.received_at).into(),
         connected_at: request.received_at,
@@ -107,15 +112,16 @@ async fn decide(state: &GatewayState, request: &HttpRequest) -> Result<Accepted,
         authorizer: None,
     };
     let request_id = ids::request(request.received_at);
-    client.authorizer = authorize(state, request, &client, &request_id)
+    client.authorizer = authorize(state, address, request, &client, &request_id)
         .await
         .map_err(AuthorizationError::status)?;
-    let subprotocol = connect(state, request, &client, &request_id).await?;
+    let subprotocol = connect(state, address, request, &client, &request_id).await?;
     Ok(Accepted { client, subprotocol })
 }
 
 async fn authorize(
     state: &GatewayState,
+    address: &Address,
     request: &HttpRequest,
     client: &Client,
     request_id: &str,
@@ -128,9 +134,8 @@ async fn authorize(
     let event = builder.authorize(request);
     let started = Instant::now();
     let limit = state.sockets.limits().authorizer;
-    let (address, functions) = (state.addresses.of(client.source_ip), &*state.functions);
-    let function = &authorizer.function;
-    let response = invoke_in_turn(&address, functions, function, event, limit).await?;
+    let (functions, function) = (&*state.functions, &authorizer.function);
+    let response = invoke(Some(address), functions, function, event, limit).await?;
     let context = authorizer::evaluate_web_socket(&response, &api.connect_arn())?;
     Ok(Some(context.to_web_socket_json(started.elapsed())))
 }
@@ -138,6 +143,7 @@ async fn authorize(
 /// Invokes `$connect`, and returns the subprotocol that it chose.
 async fn connect(
     state: &GatewayState,
+    address: &Address,
     request: &HttpRequest,
     client: &Client,
     request_id: &str,
@@ -147,8 +153,7 @@ async fn connect(
     let builder = EventBuilder { api, client, request_id, at: clock::now() };
     let event = builder.connect(request);
     let limit = state.sockets.limits().integration;
-    let address = state.addresses.of(client.source_ip);
-    let response = invoke_in_turn(&address, &*state.functions, &route.function, event, limit)
+    let response = invoke(Some(address), &*state.functions, &route.function, event, limit)
         .await
         .map_err(|error| status_of(&error))?;
     let malformed = StatusCode::BAD_GATEWAY;

@@ -8,7 +8,7 @@ use crate::{
     frames::encode,
     functions::FunctionError,
     ids,
-    invocation::{InvocationError, invoke_in_turn},
+    invocation::{InvocationError, invoke},
     sockets::socket::Socket,
     state::GatewayState,
     web_socket::events::EventBuilder,
@@ -58,12 +58,11 @@ async fn route(state: &GatewayState, socket: &Socket, body: &str, at: u64) {
         EventBuilder { api: &config.api, client: &socket.client, request_id: &request_id, at };
     let event = builder.message(key, body);
     let limit = state.sockets.limits().integration;
-    let invoke =
-        |event| invoke_in_turn(socket.address(), &*state.functions, &route.function, event, limit);
+    let (address, functions) = (Some(socket.address()), &*state.functions);
     if occurs(state.sockets.faults().duplicated_message) {
-        let _ = invoke(event.clone()).await;
+        let _ = invoke(address, functions, &route.function, event.clone(), limit).await;
     }
-    match invoke(event).await {
+    match invoke(address, functions, &route.function, event, limit).await {
         Ok(response) => match ProxyResponse::parse(&response) {
             Some(response) if route.is_two_way => {
                 if let Some(message) = response.into_message() {
